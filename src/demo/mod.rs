@@ -1,0 +1,1 @@
+//! The demo, and the stand-in for WeCom's API that it shares with the tests.

@@ -1,0 +1,1 @@
+//! Ground floor, pure: what a directory is and how it changes.

@@ -1,0 +1,4 @@
+//! The binary: hands the arguments to the command they name.
+#![forbid(unsafe_code)]
+
+fn main() {}
