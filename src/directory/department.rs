@@ -1,0 +1,123 @@
+//! Departments: the same merge as members, without renames.
+
+use serde_json::{Map, Value as Json, json};
+
+use super::changes::{Action, At, Change, Entity, difference, tag_item, updated};
+use super::fields::DepartmentField;
+use super::ids::{DepartmentId, TagId};
+use super::life::{Life, Saying};
+use super::time::{Stamp, UnixSeconds};
+
+/// One thing that was said of a department.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Fact {
+    /// When, on WeCom's clock.
+    pub stamp: Stamp,
+    /// Order of arrival among the facts of this department.
+    pub arrival: i64,
+    /// What.
+    pub saying: Saying<DepartmentField>,
+}
+
+impl Fact {
+    /// The saying as the database keeps it.
+    #[must_use]
+    pub fn saying_to_json(&self) -> Json {
+        self.saying.to_json(self.stamp)
+    }
+}
+
+/// What one more fact does to a department.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Merge {
+    /// The fact as it is to be remembered.
+    pub fact: Fact,
+    /// The department as it is now; `None` while only tags have spoken of it.
+    pub row: Option<Life<DepartmentField>>,
+    /// Whether the row begins anew: it was not there, or was deleted in between.
+    pub anew: bool,
+    /// Whether anything but the time of the newest fact changed.
+    pub changed: bool,
+    /// Tags that it came into (true) and left.
+    pub tags: Vec<(TagId, bool)>,
+    /// Lines for the change feed.
+    pub changes: Vec<Change>,
+    /// Whether it changed anything, or was at least the newest.
+    pub took_effect: bool,
+}
+
+/// Folds a department's facts, given in any order.
+#[must_use]
+pub fn fold<'a>(facts: impl IntoIterator<Item = &'a Fact>) -> Life<DepartmentField> {
+    let mut facts: Vec<&Fact> = facts.into_iter().collect();
+    facts.sort_by_key(|fact| (fact.stamp, fact.arrival));
+    let mut life = Life::default();
+    for fact in facts {
+        life.tell(fact.stamp, &fact.saying);
+    }
+    life
+}
+
+/// Adds what was said of department `id` to its known facts.
+#[must_use]
+pub fn merge(known: &[Fact], id: DepartmentId, at: At, saying: Saying<DepartmentField>) -> Merge {
+    let stamp = stamp(known, at, &saying);
+    let arrival = known.iter().map(|f| f.arrival).max().map_or(0, |n| n.saturating_add(1));
+    let fact = Fact { stamp, arrival, saying };
+    let before = fold(known);
+    let after = fold(known.iter().chain([&fact]));
+    let newest = known.iter().all(|other| other.stamp <= stamp);
+
+    let mut changes = Vec::new();
+    let another_life = before.born && after.born && before.floor != after.floor;
+    let anew = after.born && (!before.born || another_life);
+    if another_life && before.alive() {
+        changes.push(Change::new(Entity::Department, id, Action::Deleted, Map::new()));
+    }
+    let (_, fields) = difference((!anew).then_some(&before), &after);
+    let differs = !fields.is_empty();
+    if !before.alive() && !after.alive() {
+        // What is said late of a department that is gone is kept, but is no news.
+    } else if anew {
+        changes.push(Change::new(Entity::Department, id, Action::Created, fields));
+    } else if after.born && differs {
+        let action = updated(&before, &after);
+        changes.push(Change::new(Entity::Department, id, action, fields));
+    }
+    let mut tags = Vec::new();
+    let held: Vec<TagId> = before.tags_now().collect();
+    let holds: Vec<TagId> = after.tags_now().collect();
+    for tag in held.iter().filter(|tag| !holds.contains(tag)) {
+        tags.push((*tag, false));
+        changes.push(tag_item(*tag, "department", json!([id.0, null])));
+    }
+    for tag in holds.iter().filter(|tag| !held.contains(tag)) {
+        tags.push((*tag, true));
+        changes.push(tag_item(*tag, "department", json!([null, id.0])));
+    }
+    Merge {
+        took_effect: newest || !changes.is_empty(),
+        changed: anew || differs,
+        anew,
+        tags,
+        changes,
+        row: after.born.then_some(after),
+        fact,
+    }
+}
+
+fn stamp(known: &[Fact], at: At, saying: &Saying<DepartmentField>) -> Stamp {
+    let at: UnixSeconds = match at {
+        At::Observed(at) => return Stamp::observed(at),
+        At::Told(at) => at,
+    };
+    match saying {
+        Saying::Deleted => Stamp::deleted(at),
+        Saying::Seen { created: true, .. }
+            if known.iter().any(|f| f.stamp == Stamp::deleted(at) && f.saying == Saying::Deleted) =>
+        {
+            Stamp::reborn(at)
+        }
+        _ => Stamp::told(at),
+    }
+}

@@ -1,0 +1,217 @@
+//! The fields of members and departments, and their values.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value as Json;
+
+use super::ids::UserId;
+
+/// What sort of value a field holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sort {
+    /// Text; empty when WeCom emptied it.
+    Text,
+    /// A whole number.
+    Int,
+    /// A list of department ids, in WeCom's order.
+    Ids,
+    /// Which of the member's departments it leads.
+    Leads,
+    /// The self-defined attributes, as the API writes `extattr.attrs`.
+    Attrs,
+}
+
+/// A field's value. Which variant a field takes is told by its [`Sort`]; [`Value::Emptied`] fits all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Value {
+    /// WeCom says that there is no value (an empty element, not an absent one).
+    Emptied,
+    /// Text that is not empty.
+    Text(String),
+    /// A number.
+    Int(i64),
+    /// Department ids in order. For [`Sort::Leads`]: the departments that are led.
+    Ids(Vec<u32>),
+    /// For [`Sort::Leads`] only: 0/1 in the order of the member's departments at that time.
+    Flags(Vec<bool>),
+    /// For [`Sort::Attrs`] only: a JSON array.
+    Attrs(Json),
+}
+
+/// One field of an entity: its column's name, its sort, and its place in the list of all.
+pub trait Field: Copy + Ord + std::fmt::Debug + 'static {
+    /// All fields, in the order of the schema.
+    const ALL: &'static [Self];
+    /// The name in the database and in the change feed.
+    fn name(self) -> &'static str;
+    /// What it holds.
+    fn sort(self) -> Sort;
+
+    /// The field of that name.
+    fn by_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|f| f.name() == name)
+    }
+}
+
+macro_rules! fields {
+    ($(#[$doc:meta])* $type:ident { $($(#[$vdoc:meta])* $variant:ident $name:literal $sort:ident,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum $type { $($(#[$vdoc])* $variant,)* }
+        impl Field for $type {
+            const ALL: &'static [Self] = &[$(Self::$variant,)*];
+            fn name(self) -> &'static str { match self { $(Self::$variant => $name,)* } }
+            fn sort(self) -> Sort { match self { $(Self::$variant => Sort::$sort,)* } }
+        }
+    };
+}
+
+fields! {
+    /// A member's fields (doc 90970). Membership of departments is one field, a list.
+    MemberField {
+        /// 成员名称
+        Name "name" Text,
+        /// 别名
+        Alias "alias" Text,
+        /// 手机
+        Mobile "mobile" Text,
+        /// 座机
+        Telephone "telephone" Text,
+        /// 邮箱
+        Email "email" Text,
+        /// 企业邮箱
+        BizMail "biz_mail" Text,
+        /// 职务
+        Position "position" Text,
+        /// 0 unknown, 1 male, 2 female
+        Gender "gender" Int,
+        /// 1 activated, 2 disabled, 4 not activated, 5 left
+        Status "status" Int,
+        /// URL of the picture
+        Avatar "avatar" Text,
+        /// 地址
+        Address "address" Text,
+        /// 主部门
+        MainDepartment "main_department" Int,
+        /// userids of the direct leaders, comma between them, as WeCom sends them
+        DirectLeader "direct_leader" Text,
+        /// 扩展属性
+        ExtAttr "ext_attr" Attrs,
+        /// the member's departments
+        Department "department" Ids,
+        /// those of them that the member leads
+        LeaderOf "leader_of" Leads,
+    }
+}
+
+fields! {
+    /// A department's fields (doc 90974).
+    DepartmentField {
+        /// 部门名称
+        Name "name" Text,
+        /// 父部门
+        ParentId "parent_id" Int,
+        /// 在父部门中的次序, larger first
+        Order "order" Int,
+    }
+}
+
+/// The fields that something said, and their values. A field that is not in it was not spoken of.
+pub type Fields<F> = BTreeMap<F, Value>;
+
+impl Value {
+    /// Text, or [`Value::Emptied`] if there is none.
+    #[must_use]
+    pub fn text(text: &str) -> Self {
+        if text.is_empty() {
+            Self::Emptied
+        } else {
+            Self::Text(text.to_owned())
+        }
+    }
+
+    /// As the change feed and the memory of the merge write it.
+    #[must_use]
+    pub fn to_json(&self) -> Json {
+        match self {
+            Self::Emptied => Json::Null,
+            Self::Text(text) => Json::from(text.as_str()),
+            Self::Int(number) => Json::from(*number),
+            Self::Ids(ids) => Json::from(ids.as_slice()),
+            Self::Flags(flags) => Json::from(flags.as_slice()),
+            Self::Attrs(attrs) => attrs.clone(),
+        }
+    }
+
+    /// The value that [`Value::to_json`] wrote for a field of this sort; `None` if it does not fit.
+    #[must_use]
+    pub fn from_json(sort: Sort, json: &Json) -> Option<Self> {
+        if json.is_null() {
+            return Some(Self::Emptied);
+        }
+        match sort {
+            Sort::Text => json.as_str().map(Self::text),
+            Sort::Int => json.as_i64().map(Self::Int),
+            Sort::Ids => ids(json).map(Self::Ids),
+            Sort::Leads => ids(json).map(Self::Ids).or_else(|| {
+                let flags = json.as_array()?.iter().map(Json::as_bool);
+                flags.collect::<Option<Vec<_>>>().map(Self::Flags)
+            }),
+            Sort::Attrs => json.is_array().then(|| Self::Attrs(json.clone())),
+        }
+    }
+}
+
+fn ids(json: &Json) -> Option<Vec<u32>> {
+    let numbers = json.as_array()?.iter();
+    numbers.map(|n| u32::try_from(n.as_u64()?).ok()).collect()
+}
+
+/// The userids in a comma list such as DirectLeader or AddUserItems; `Err` names the first bad one.
+///
+/// # Errors
+/// When an item is no userid.
+pub fn parse_userids(list: &str) -> Result<Vec<UserId>, super::ids::BadUserId> {
+    list.split(',')
+        .map(str::trim)
+        .filter(|item| !item.is_empty())
+        .map(UserId::parse)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn values_survive_their_json_form() {
+        let values = [
+            (Sort::Text, Value::Text("张三".into())),
+            (Sort::Text, Value::Emptied),
+            (Sort::Int, Value::Int(-1)),
+            (Sort::Ids, Value::Ids(vec![1, u32::MAX])),
+            (Sort::Ids, Value::Ids(vec![])),
+            (Sort::Leads, Value::Flags(vec![true, false])),
+            (Sort::Leads, Value::Ids(vec![7])),
+            (Sort::Attrs, Value::Attrs(json!([{"name": "工号"}]))),
+        ];
+        for (sort, value) in values {
+            assert_eq!(Value::from_json(sort, &value.to_json()), Some(value));
+        }
+    }
+
+    #[test]
+    fn a_value_of_the_wrong_sort_is_refused() {
+        assert_eq!(Value::from_json(Sort::Int, &json!("1")), None);
+        assert_eq!(Value::from_json(Sort::Ids, &json!([-1])), None);
+        assert_eq!(Value::from_json(Sort::Attrs, &json!({})), None);
+    }
+
+    #[test]
+    fn every_field_is_found_by_its_name() {
+        for field in MemberField::ALL {
+            assert_eq!(MemberField::by_name(field.name()), Some(*field));
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! The merge: what WeCom said of a group of names is kept and folded in order of its time.
+//!
+//! A state that is patched event by event depends on the order of arrival. So the state is never patched:
+//! each event adds a [`Fact`], and the members are what [`fold`] makes of all facts, sorted by WeCom's
+//! time. Whatever order they came in, the sorted list is the same, hence the result. The only names
+//! whose facts can touch each other are those tied by renames; such a group is folded together.
+//!
+//! Rules of the fold, in order of time:
+//! - An event names whoever bears the userid; failing that, whoever was renamed from it.
+//! - An update of a member who is not known, or was deleted before, shows that there is one: its
+//!   creation was missed, or comes later.
+//! - A rename moves the member, with its departments, tags and openid, to the new name. A name that is
+//!   created again afterwards is somebody else.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value as Json, json};
+
+use super::fields::MemberField;
+use super::ids::UserId;
+pub use super::life::Saying;
+use super::life::{Life, TimedFields, fields_from_json, fields_to_json};
+use super::time::Stamp;
+
+/// What was said of a userid.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Word {
+    /// Something that concerns this one name.
+    Of(Saying<MemberField>),
+    /// From now on the member is called so; and what else changed.
+    Renamed(UserId, TimedFields<MemberField>),
+}
+
+/// One thing that WeCom said, at a time.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Fact {
+    /// The userid as it was named.
+    pub userid: UserId,
+    /// When, on WeCom's clock.
+    pub stamp: Stamp,
+    /// Order of arrival among the facts of one group; decides what the clock leaves open.
+    pub arrival: i64,
+    /// What.
+    pub word: Word,
+}
+
+impl Fact {
+    /// The word as the database keeps it.
+    #[must_use]
+    pub fn word_to_json(&self) -> Json {
+        match &self.word {
+            Word::Of(saying) => saying.to_json(self.stamp),
+            Word::Renamed(to, fields) => {
+                json!({"renamed": to.as_str(), "updated": fields_to_json(self.stamp, fields)})
+            }
+        }
+    }
+
+    /// What [`Fact::word_to_json`] wrote.
+    #[must_use]
+    pub fn word_from_json(stamp: Stamp, json: &Json) -> Option<Word> {
+        match json.get("renamed") {
+            Some(to) => Some(Word::Renamed(
+                UserId::parse(to.as_str()?).ok()?,
+                fields_from_json(stamp, json.get("updated")?)?,
+            )),
+            None => Saying::from_json(stamp, json).map(Word::Of),
+        }
+    }
+}
+
+/// Which member a life is, whatever it is called by now: the name that it was first known by, and the
+/// end of that name's former holder.
+pub type Identity = (UserId, Stamp);
+
+/// A member as the facts tell.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Person {
+    /// Who.
+    pub identity: Identity,
+    /// The userid as WeCom wrote it last.
+    pub userid: UserId,
+    /// All else.
+    pub life: Life<MemberField>,
+}
+
+impl Person {
+    fn new(userid: &UserId, floor: Stamp) -> Self {
+        Self {
+            identity: (userid.clone(), floor),
+            userid: userid.clone(),
+            life: Life {
+                floor,
+                ..Life::default()
+            },
+        }
+    }
+
+    fn see(&mut self, userid: &UserId, stamp: Stamp, fields: &TimedFields<MemberField>) {
+        self.life.see(stamp, fields);
+        self.identity.1 = self.life.floor;
+        if self.userid == *userid {
+            self.userid = userid.clone();
+        }
+    }
+}
+
+/// The members of a group of names.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Group {
+    /// By present userid; also the deleted, and those of whom only a tag has spoken.
+    pub people: BTreeMap<UserId, Person>,
+    /// Former names, and what they were renamed to; when.
+    aliases: BTreeMap<UserId, (UserId, Stamp)>,
+}
+
+/// Folds facts, given in any order.
+#[must_use]
+pub fn fold<'a>(facts: impl IntoIterator<Item = &'a Fact>) -> Group {
+    let mut facts: Vec<&Fact> = facts.into_iter().collect();
+    facts.sort_by(|a, b| (a.stamp, a.arrival, &a.userid).cmp(&(b.stamp, b.arrival, &b.userid)));
+    let mut group = Group::default();
+    for fact in facts {
+        group.tell(fact);
+    }
+    group
+}
+
+impl Group {
+    /// The present userid of whoever is meant by `name`.
+    #[must_use]
+    pub fn bearer(&self, name: &UserId) -> UserId {
+        let mut name = name;
+        // As many steps as there are aliases at most: a circle of renames must not hang the daemon.
+        for _ in 0..=self.aliases.len() {
+            if self.people.get(name).is_some_and(|p| p.life.alive()) {
+                break;
+            }
+            match self.aliases.get(name) {
+                Some((next, _)) => name = next,
+                None => break,
+            }
+        }
+        name.clone()
+    }
+
+    fn tell(&mut self, fact: &Fact) {
+        let stamp = fact.stamp;
+        match &fact.word {
+            Word::Renamed(to, fields) => self.rename(&fact.userid, to, stamp, fields),
+            Word::Of(Saying::Seen { created: true, fields }) => {
+                // A creation is never meant for the one who was renamed from this name.
+                let floor = self.aliases.remove(&fact.userid).map(|(_, renamed)| renamed);
+                self.person(&fact.userid, floor).see(&fact.userid, stamp, fields);
+            }
+            Word::Of(Saying::Seen { created: false, fields }) => {
+                let bearer = self.bearer(&fact.userid);
+                self.person(&bearer, None).see(&fact.userid, stamp, fields);
+            }
+            Word::Of(other) => {
+                let bearer = self.bearer(&fact.userid);
+                self.person(&bearer, None).life.tell(stamp, other);
+            }
+        }
+    }
+
+    fn person(&mut self, userid: &UserId, floor: Option<Stamp>) -> &mut Person {
+        self.people
+            .entry(userid.clone())
+            .or_insert_with(|| Person::new(userid, floor.unwrap_or(Stamp::BEGINNING)))
+    }
+
+    fn rename(&mut self, from: &UserId, to: &UserId, stamp: Stamp, fields: &TimedFields<MemberField>) {
+        let bearer = self.bearer(from);
+        if bearer == *to {
+            // Told before, or only the spelling changes.
+            self.person(&bearer, None).see(to, stamp, fields);
+            return;
+        }
+        let mut person = self
+            .people
+            .remove(&bearer)
+            .unwrap_or_else(|| Person::new(&bearer, Stamp::BEGINNING));
+        person.see(&bearer, stamp, fields);
+        if let Some(former) = self.people.remove(to)
+            && former.life.deleted.is_none()
+        {
+            // Whoever is known by the new name already is the same member, seen before the rename was.
+            person.life.absorb(former.life);
+        }
+        person.userid = to.clone();
+        for old in [from, &bearer] {
+            self.aliases.insert(old.clone(), (to.clone(), stamp));
+        }
+        self.aliases.remove(to);
+        self.people.insert(to.clone(), person);
+    }
+
+    /// Whether the group is one member who never had another name, so that it may be told shorter.
+    fn single(&self) -> Option<&Person> {
+        let mut people = self.people.values();
+        match (people.next(), people.next()) {
+            (Some(person), None) if self.aliases.is_empty() => Some(person),
+            _ => None,
+        }
+    }
+}
+
+/// Facts of one member beyond which the older ones are told shorter, whatever their age.
+const MANY: usize = 256;
+/// Facts that are that much older than the newest (seconds) can hardly be overtaken any more: WeCom
+/// gives up after three deliveries within minutes.
+const SETTLED: i64 = 7 * 24 * 3600;
+/// Fewer than these are not worth the work.
+const FEW: usize = 16;
+
+/// A shorter list of facts that tells the same, if it is time for that.
+///
+/// What is lost is only what a rename *or* deletion that arrives more than a week late would need to
+/// tell apart two holders of one name.
+#[must_use]
+pub fn shortened(facts: &[Fact]) -> Option<Vec<Fact>> {
+    let mut sorted: Vec<&Fact> = facts.iter().collect();
+    sorted.sort_by_key(|fact| (fact.stamp, fact.arrival));
+    let newest = sorted.last()?.stamp.seconds();
+    let settled = sorted
+        .iter()
+        .take_while(|fact| newest.since(fact.stamp.seconds()) > SETTLED)
+        .count();
+    let cut = match facts.len() {
+        n if n > MANY => settled.max(n / 2),
+        n if n > FEW && settled > FEW / 2 => settled,
+        _ => return None,
+    };
+    let (old, recent) = sorted.split_at(cut);
+    let group = fold(old.iter().copied());
+    let person = group.single()?;
+    let retold = person.life.retold();
+    if retold.len() >= old.len() {
+        return None;
+    }
+    let mut shorter: Vec<Fact> = Vec::with_capacity(retold.len() + recent.len());
+    for (stamp, saying) in retold {
+        let arrival = i64::try_from(shorter.len()).unwrap_or(i64::MAX);
+        let userid = person.userid.clone();
+        let word = Word::Of(saying);
+        shorter.push(Fact { userid, stamp, arrival, word });
+    }
+    for fact in recent {
+        let arrival = i64::try_from(shorter.len()).unwrap_or(i64::MAX);
+        shorter.push(Fact { arrival, ..(*fact).clone() });
+    }
+    Some(shorter)
+}
