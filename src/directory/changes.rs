@@ -216,9 +216,7 @@ fn details(known: &[Fact], fact: &Fact, before: &Group, named: &UserId) -> Detai
         return Details::Due;
     }
     let told: BTreeSet<MemberField> = fields.keys().copied().collect();
-    let only_departments = told
-        .iter()
-        .all(|f| matches!(f, MemberField::Department | MemberField::LeaderOf));
+    let only_departments = told.iter().all(|f| matches!(f, MemberField::Department | MemberField::LeaderOf));
     let is_rename = matches!(fact.word, Word::Renamed(..));
     let is_new = !before.people.get(named).is_some_and(|p| p.life.alive()) && !is_rename;
     if told.contains(&MemberField::Name) && is_new {
@@ -232,9 +230,8 @@ fn details(known: &[Fact], fact: &Fact, before: &Group, named: &UserId) -> Detai
 
 /// Whether another event of the same second says something else of the same userid.
 fn contradicted(known: &[Fact], fact: &Fact) -> bool {
-    let same_second = |other: &&Fact| {
-        other.userid == fact.userid && other.stamp.seconds() == fact.stamp.seconds()
-    };
+    let same_second =
+        |other: &&Fact| other.userid == fact.userid && other.stamp.seconds() == fact.stamp.seconds();
     known.iter().filter(same_second).any(|other| match (&other.word, &fact.word) {
         (Word::Of(Saying::Seen { fields: a, .. }), Word::Of(Saying::Seen { fields: b, .. })) => {
             b.iter().any(|(field, (_, value))| a.get(field).is_some_and(|(_, v)| v != value))

@@ -123,11 +123,7 @@ impl Value {
     /// Text, or [`Value::Emptied`] if there is none.
     #[must_use]
     pub fn text(text: &str) -> Self {
-        if text.is_empty() {
-            Self::Emptied
-        } else {
-            Self::Text(text.to_owned())
-        }
+        if text.is_empty() { Self::Emptied } else { Self::Text(text.to_owned()) }
     }
 
     /// As the change feed and the memory of the merge write it.
@@ -172,11 +168,7 @@ fn ids(json: &Json) -> Option<Vec<u32>> {
 /// # Errors
 /// When an item is no userid.
 pub fn parse_userids(list: &str) -> Result<Vec<UserId>, super::ids::BadUserId> {
-    list.split(',')
-        .map(str::trim)
-        .filter(|item| !item.is_empty())
-        .map(UserId::parse)
-        .collect()
+    list.split(',').map(str::trim).filter(|item| !item.is_empty()).map(UserId::parse).collect()
 }
 
 #[cfg(test)]

@@ -89,10 +89,7 @@ impl Person {
         Self {
             identity: (userid.clone(), floor),
             userid: userid.clone(),
-            life: Life {
-                floor,
-                ..Life::default()
-            },
+            life: Life { floor, ..Life::default() },
         }
     }
 
@@ -177,10 +174,8 @@ impl Group {
             self.person(&bearer, None).see(to, stamp, fields);
             return;
         }
-        let mut person = self
-            .people
-            .remove(&bearer)
-            .unwrap_or_else(|| Person::new(&bearer, Stamp::BEGINNING));
+        let mut person =
+            self.people.remove(&bearer).unwrap_or_else(|| Person::new(&bearer, Stamp::BEGINNING));
         person.see(&bearer, stamp, fields);
         if let Some(former) = self.people.remove(to)
             && former.life.deleted.is_none()
@@ -223,10 +218,7 @@ pub fn shortened(facts: &[Fact]) -> Option<Vec<Fact>> {
     let mut sorted: Vec<&Fact> = facts.iter().collect();
     sorted.sort_by_key(|fact| (fact.stamp, fact.arrival));
     let newest = sorted.last()?.stamp.seconds();
-    let settled = sorted
-        .iter()
-        .take_while(|fact| newest.since(fact.stamp.seconds()) > SETTLED)
-        .count();
+    let settled = sorted.iter().take_while(|fact| newest.since(fact.stamp.seconds()) > SETTLED).count();
     let cut = match facts.len() {
         n if n > MANY => settled.max(n / 2),
         n if n > FEW && settled > FEW / 2 => settled,

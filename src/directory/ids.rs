@@ -24,9 +24,7 @@ impl UserId {
     /// When it breaks WeCom's rules for a userid.
     pub fn parse(text: &str) -> Result<Self, BadUserId> {
         let first_is_alphanumeric = text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
-        let all_allowed = text
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"_-@.".contains(&b));
+        let all_allowed = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-@.".contains(&b));
         if first_is_alphanumeric && all_allowed && text.len() <= 64 {
             Ok(Self(text.to_owned()))
         } else {

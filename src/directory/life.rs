@@ -69,10 +69,7 @@ impl<F: Field> Life<F> {
     /// The tags it is in now. Somebody of whom only a tag has spoken yet is in it all the same.
     pub fn tags_now(&self) -> impl Iterator<Item = TagId> + '_ {
         let present = self.deleted.is_none();
-        self.tags
-            .iter()
-            .filter(move |(_, (_, within))| present && *within)
-            .map(|(tag, _)| *tag)
+        self.tags.iter().filter(move |(_, (_, within))| present && *within).map(|(tag, _)| *tag)
     }
 
     /// Applies the next fact in order of time.
@@ -159,13 +156,7 @@ impl<F: Field> Life<F> {
             let at = newest_seen.unwrap_or(Stamp::BEGINNING);
             let not_after_deletion = self.deleted.unwrap_or(self.newest);
             let at = if at == Stamp::BEGINNING { not_after_deletion } else { at };
-            facts.push((
-                at,
-                Saying::Seen {
-                    created: false,
-                    fields: self.fields.clone(),
-                },
-            ));
+            facts.push((at, Saying::Seen { created: false, fields: self.fields.clone() }));
         }
         if let Some(deleted) = self.deleted {
             facts.push((deleted, Saying::Deleted));
@@ -183,10 +174,7 @@ impl<F: Field> Life<F> {
 /// Gives every field the same time.
 #[must_use]
 pub fn timed<F: Field>(stamp: Stamp, fields: &Fields<F>) -> TimedFields<F> {
-    fields
-        .iter()
-        .map(|(field, value)| (*field, (stamp, value.clone())))
-        .collect()
+    fields.iter().map(|(field, value)| (*field, (stamp, value.clone()))).collect()
 }
 
 impl<F: Field> Saying<F> {
@@ -215,10 +203,7 @@ impl<F: Field> Saying<F> {
         }
         let created = json.get("created");
         let fields = fields_from_json(stamp, created.or_else(|| json.get("updated"))?)?;
-        Some(Self::Seen {
-            created: created.is_some(),
-            fields,
-        })
+        Some(Self::Seen { created: created.is_some(), fields })
     }
 }
 

@@ -65,10 +65,7 @@ impl Backoff {
 mod tests {
     use super::*;
 
-    const BACKOFF: Backoff = Backoff {
-        first: Duration::from_secs(60),
-        max: Duration::from_secs(24 * 3600),
-    };
+    const BACKOFF: Backoff = Backoff { first: Duration::from_secs(60), max: Duration::from_secs(24 * 3600) };
 
     #[test]
     fn waits_double_up_to_the_longest() {
