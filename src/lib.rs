@@ -6,5 +6,6 @@ pub mod config;
 pub mod daemon;
 pub mod demo;
 pub mod directory;
+pub mod stop;
 pub mod store;
 pub mod wecom;

@@ -5,7 +5,7 @@ use serde_json::{Map, Value as Json, json};
 use super::changes::{Action, At, Change, Entity, difference, tag_item, updated};
 use super::fields::DepartmentField;
 use super::ids::{DepartmentId, TagId};
-use super::life::{Life, Saying};
+use super::life::{Life, Saying, cut};
 use super::time::{Stamp, UnixSeconds};
 
 /// One thing that was said of a department.
@@ -120,4 +120,21 @@ fn stamp(known: &[Fact], at: At, saying: &Saying<DepartmentField>) -> Stamp {
         }
         _ => Stamp::told(at),
     }
+}
+
+/// A shorter list of facts that tells the same, if it is time for that.
+#[must_use]
+pub fn shortened(facts: &[Fact]) -> Option<Vec<Fact>> {
+    let mut sorted: Vec<&Fact> = facts.iter().collect();
+    sorted.sort_by_key(|fact| (fact.stamp, fact.arrival));
+    let stamps: Vec<Stamp> = sorted.iter().map(|fact| fact.stamp).collect();
+    let (old, recent) = sorted.split_at(cut(&stamps)?);
+    let retold = fold(old.iter().copied()).retold();
+    if retold.len() >= old.len() {
+        return None;
+    }
+    let retold = retold.into_iter().map(|(stamp, saying)| Fact { stamp, arrival: 0, saying });
+    let recent = recent.iter().map(|fact| (*fact).clone());
+    let shorter = (0..).zip(retold.chain(recent));
+    Some(shorter.map(|(arrival, fact)| Fact { arrival, ..fact }).collect())
 }

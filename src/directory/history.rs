@@ -19,7 +19,7 @@ use serde_json::{Value as Json, json};
 use super::fields::MemberField;
 use super::ids::UserId;
 pub use super::life::Saying;
-use super::life::{Life, TimedFields, fields_from_json, fields_to_json};
+use super::life::{Life, TimedFields, cut, fields_from_json, fields_to_json};
 use super::time::Stamp;
 
 /// What was said of a userid.
@@ -201,14 +201,6 @@ impl Group {
     }
 }
 
-/// Facts of one member beyond which the older ones are told shorter, whatever their age.
-const MANY: usize = 256;
-/// Facts that are that much older than the newest (seconds) can hardly be overtaken any more: WeCom
-/// gives up after three deliveries within minutes.
-const SETTLED: i64 = 7 * 24 * 3600;
-/// Fewer than these are not worth the work.
-const FEW: usize = 16;
-
 /// A shorter list of facts that tells the same, if it is time for that.
 ///
 /// What is lost is only what a rename *or* deletion that arrives more than a week late would need to
@@ -217,14 +209,8 @@ const FEW: usize = 16;
 pub fn shortened(facts: &[Fact]) -> Option<Vec<Fact>> {
     let mut sorted: Vec<&Fact> = facts.iter().collect();
     sorted.sort_by_key(|fact| (fact.stamp, fact.arrival));
-    let newest = sorted.last()?.stamp.seconds();
-    let settled = sorted.iter().take_while(|fact| newest.since(fact.stamp.seconds()) > SETTLED).count();
-    let cut = match facts.len() {
-        n if n > MANY => settled.max(n / 2),
-        n if n > FEW && settled > FEW / 2 => settled,
-        _ => return None,
-    };
-    let (old, recent) = sorted.split_at(cut);
+    let stamps: Vec<Stamp> = sorted.iter().map(|fact| fact.stamp).collect();
+    let (old, recent) = sorted.split_at(cut(&stamps)?);
     let group = fold(old.iter().copied());
     let person = group.single()?;
     let retold = person.life.retold();

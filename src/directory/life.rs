@@ -171,6 +171,26 @@ impl<F: Field> Life<F> {
     }
 }
 
+/// Fewer facts than these are never told shorter.
+pub const FEW: usize = 16;
+/// With more facts than these the older half is told shorter, whatever its age, so that one entity with
+/// very many events stays cheap.
+const MANY: usize = 256;
+/// Facts that are so much older than the newest (seconds) can hardly be overtaken any more: WeCom gives up
+/// after three deliveries within minutes.
+const SETTLED: i64 = 7 * 24 * 3600;
+
+/// How many of the oldest facts it is time to tell shorter, given the stamps of all, sorted.
+pub(super) fn cut(sorted: &[Stamp]) -> Option<usize> {
+    let newest = sorted.last()?.seconds();
+    let settled = sorted.iter().take_while(|stamp| newest.since(stamp.seconds()) > SETTLED).count();
+    match sorted.len() {
+        n if n > MANY => Some(settled.max(n / 2)),
+        n if n > FEW && settled > FEW / 2 => Some(settled),
+        _ => None,
+    }
+}
+
 /// Gives every field the same time.
 #[must_use]
 pub fn timed<F: Field>(stamp: Stamp, fields: &Fields<F>) -> TimedFields<F> {

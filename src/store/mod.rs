@@ -1,1 +1,21 @@
-//! The directory in SQLite.
+//! The directory in SQLite: one file, one writer that commits in groups, readers of their own.
+//!
+//! Knows no HTTP and no XML. All SQL of the program is here.
+
+mod apply;
+pub mod departments;
+mod error;
+mod facts;
+pub mod members;
+pub mod open;
+pub mod openids;
+pub mod queries;
+pub mod state;
+pub mod writer;
+
+pub use apply::{Applied, NewEvent, Outcome, apply_event, record_invalid};
+pub use error::StoreError;
+pub use open::{open_reader, open_writer};
+pub use openids::{ApiCall, Verdict, due_members, earliest_due, make_due, record_api_call, record_verdict};
+pub use state::{get_state, set_state};
+pub use writer::Writer;

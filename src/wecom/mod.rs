@@ -2,9 +2,13 @@
 //!
 //! Speaks HTTP and XML and JSON; knows no database.
 
+pub mod api;
 pub mod crypt;
 pub mod envelope;
-
+pub mod errcode;
 pub mod message;
-
+pub mod pace;
+pub mod pauses;
+mod token;
+mod transport;
 pub mod xml;

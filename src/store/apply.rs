@@ -1,0 +1,237 @@
+//! One callback's effect on the database, inside the writer's transaction.
+
+use rusqlite::{Connection, params};
+use serde_json::json;
+
+use super::departments::{see_tag, tell_department};
+use super::openids::make_due_now;
+use super::{facts, members, state};
+use crate::directory::changes::{At, Merge, merge};
+use crate::directory::history::{Word, fold};
+use crate::directory::life::{Saying, timed};
+use crate::directory::{
+    BatchJob, DepartmentEvent, Event, MemberEvent, Stamp, Subject, TagEvent, TagId, UnixSeconds, UserId,
+};
+
+/// What became of an event. The schema's CHECK has the same list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is part of the directory now.
+    Applied,
+    /// The same message was applied before.
+    Duplicate,
+    /// It came too late to change anything.
+    Stale,
+    /// It is of no concern.
+    Ignored,
+    /// It makes no sense.
+    Invalid,
+}
+
+impl Outcome {
+    /// All outcomes.
+    pub const ALL: [Self; 5] = [Self::Applied, Self::Duplicate, Self::Stale, Self::Ignored, Self::Invalid];
+
+    /// The word in the database.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Applied => "applied",
+            Self::Duplicate => "duplicate",
+            Self::Stale => "stale",
+            Self::Ignored => "ignored",
+            Self::Invalid => "invalid",
+        }
+    }
+}
+
+/// A callback to be made durable.
+#[derive(Debug, Clone)]
+pub struct NewEvent {
+    /// When it arrived, on this machine's clock.
+    pub received_at: UnixSeconds,
+    /// WeCom's CreateTime, if it has one.
+    pub create_time: Option<UnixSeconds>,
+    /// Event.
+    pub event: String,
+    /// ChangeType, or empty.
+    pub change_type: String,
+    /// What it is about, as it was named.
+    pub subject: String,
+    /// The decrypted XML.
+    pub payload: String,
+    /// A digest of the payload.
+    pub digest: i64,
+    /// What it means; `None` if it makes no sense.
+    pub meaning: Option<Event>,
+}
+
+/// What applying an event came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Applied {
+    /// What became of it.
+    pub outcome: Outcome,
+    /// Members without an openid that are due now.
+    pub to_convert: Vec<UserId>,
+}
+
+/// Applies an event and records it.
+///
+/// # Errors
+/// Whatever SQLite says; the caller rolls back.
+pub fn apply_event(connection: &Connection, event: &NewEvent) -> rusqlite::Result<Applied> {
+    let mut to_convert = Vec::new();
+    let outcome = match &event.meaning {
+        None => Outcome::Invalid,
+        Some(_) if is_duplicate(connection, event)? => Outcome::Duplicate,
+        Some(meaning) => apply(connection, meaning, event.received_at, &mut to_convert)?,
+    };
+    record_event(connection, event, outcome)?;
+    Ok(Applied { outcome, to_convert })
+}
+
+/// Records an event that could not be applied, so that nothing is lost.
+///
+/// # Errors
+/// Whatever SQLite says.
+pub fn record_invalid(connection: &Connection, event: &NewEvent) -> rusqlite::Result<Applied> {
+    record_event(connection, event, Outcome::Invalid)?;
+    Ok(Applied { outcome: Outcome::Invalid, to_convert: Vec::new() })
+}
+
+/// Repetition is told by content: WeCom encrypts a message anew when it sends it again, and its
+/// CreateTime is the same for different events of one second.
+fn is_duplicate(connection: &Connection, event: &NewEvent) -> rusqlite::Result<bool> {
+    connection
+        .prepare_cached("SELECT 1 FROM events WHERE digest = ?1 AND payload = ?2 LIMIT 1")?
+        .exists(params![event.digest, event.payload])
+}
+
+fn record_event(connection: &Connection, event: &NewEvent, outcome: Outcome) -> rusqlite::Result<()> {
+    let digest = (outcome != Outcome::Duplicate).then_some(event.digest);
+    connection
+        .prepare_cached(
+            "INSERT INTO events (received_at, create_time, event, change_type, subject, outcome, payload, digest)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        )?
+        .execute(params![
+            event.received_at.0,
+            event.create_time.map(|at| at.0),
+            event.event,
+            event.change_type,
+            event.subject,
+            outcome.as_str(),
+            event.payload,
+            digest,
+        ])?;
+    Ok(())
+}
+
+fn apply(
+    connection: &Connection,
+    event: &Event,
+    now: UnixSeconds,
+    to_convert: &mut Vec<UserId>,
+) -> rusqlite::Result<Outcome> {
+    let at = At::Told(event.at);
+    let took_effect = match &event.subject {
+        Subject::Other => return Ok(Outcome::Ignored),
+        Subject::Member(userid, told) => {
+            let deleted = matches!(told, MemberEvent::Deleted);
+            let merged = tell_member(connection, userid, at, member_word(event.at, told), now)?;
+            if merged.took_effect && !deleted {
+                to_convert.extend(make_due_now(connection, &merged.named, now)?);
+            }
+            merged.took_effect
+        }
+        Subject::Department(id, told) => {
+            let stamp = Stamp::told(event.at);
+            let saying = match told {
+                DepartmentEvent::Created(fields) => Saying::Seen { created: true, fields: timed(stamp, fields) },
+                DepartmentEvent::Updated(fields) => Saying::Seen { created: false, fields: timed(stamp, fields) },
+                DepartmentEvent::Deleted => Saying::Deleted,
+            };
+            tell_department(connection, *id, at, saying, now)?
+        }
+        Subject::Tag(tag, told) => tell_tag(connection, *tag, at, event.at, told, now)?,
+        Subject::Trigger(userid, _) => {
+            let group = fold(&facts::group_facts(connection, userid)?);
+            let bearer = group.bearer(userid);
+            if !group.people.get(&bearer).is_some_and(|person| person.life.alive()) {
+                // Its creation may come later, and brings the first try with it.
+                return Ok(Outcome::Ignored);
+            }
+            to_convert.extend(make_due_now(connection, &bearer, now)?);
+            true
+        }
+        Subject::BatchJob(job) => {
+            comparison_due(connection, job, now)?;
+            true
+        }
+    };
+    Ok(if took_effect { Outcome::Applied } else { Outcome::Stale })
+}
+
+fn member_word(at: UnixSeconds, told: &MemberEvent) -> Word {
+    let stamp = Stamp::told(at);
+    match told {
+        MemberEvent::Created(fields) => Word::Of(Saying::Seen { created: true, fields: timed(stamp, fields) }),
+        MemberEvent::Updated(fields) => Word::Of(Saying::Seen { created: false, fields: timed(stamp, fields) }),
+        MemberEvent::Renamed(to, fields) => Word::Renamed(to.clone(), timed(stamp, fields)),
+        MemberEvent::Deleted => Word::Of(Saying::Deleted),
+    }
+}
+
+/// Applies what was said of a member.
+fn tell_member(
+    connection: &Connection,
+    userid: &UserId,
+    at: At,
+    word: Word,
+    now: UnixSeconds,
+) -> rusqlite::Result<Merge> {
+    let mut known = facts::group_facts(connection, userid)?;
+    if let Word::Renamed(to, _) = &word
+        && !known.iter().any(|fact| fact.userid == *to)
+    {
+        // The rename ties the two names' groups together from now on.
+        let others = facts::group_facts(connection, to)?;
+        known.extend(others);
+    }
+    let merged = merge(&known, userid, at, word);
+    facts::remember(connection, &known, &merged.fact)?;
+    members::write_merge(connection, &merged, now)?;
+    Ok(merged)
+}
+
+fn tell_tag(
+    connection: &Connection,
+    tag: TagId,
+    at: At,
+    event_time: UnixSeconds,
+    told: &TagEvent,
+    now: UnixSeconds,
+) -> rusqlite::Result<bool> {
+    see_tag(connection, tag, event_time, now)?;
+    let mut took_effect = false;
+    let lists = [(&told.added_members, true), (&told.removed_members, false)];
+    for (userid, within) in lists.into_iter().flat_map(|(list, within)| list.iter().map(move |u| (u, within))) {
+        let word = Word::Of(Saying::Tagged(tag, within));
+        took_effect |= tell_member(connection, userid, at, word, now)?.took_effect;
+    }
+    let lists = [(&told.added_departments, true), (&told.removed_departments, false)];
+    for (id, within) in lists.into_iter().flat_map(|(list, within)| list.iter().map(move |d| (d, within))) {
+        took_effect |= tell_department(connection, *id, at, Saying::Tagged(tag, within), now)?;
+    }
+    let empty = *told == TagEvent::default();
+    Ok(took_effect || empty)
+}
+
+/// A bulk job may have changed much without telling; only comparing with the API shows what.
+fn comparison_due(connection: &Connection, job: &BatchJob, now: UnixSeconds) -> rusqlite::Result<()> {
+    if job.changes_the_directory() {
+        let why = json!({"reason": format!("batch job {}", job.job_type)});
+        state::set_state(connection, "comparison_due", now, Some(&why))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,95 @@
+//! Departments and tags: writing rows as the merge tells them.
+
+use rusqlite::{Connection, OptionalExtension, params};
+use serde_json::{Map, json};
+
+use super::facts;
+use super::members::write_changes;
+use crate::directory::changes::{At, Change, Entity};
+use crate::directory::life::{Life, Saying};
+use crate::directory::{Action, DepartmentField, DepartmentId, TagId, UnixSeconds, Value, department};
+
+/// Applies what was said of a department; whether it took effect.
+pub(super) fn tell_department(
+    connection: &Connection,
+    id: DepartmentId,
+    at: At,
+    saying: Saying<DepartmentField>,
+    now: UnixSeconds,
+) -> rusqlite::Result<bool> {
+    let known = facts::department_facts(connection, id)?;
+    let merge = department::merge(&known, id, at, saying);
+    facts::remember_department(connection, id, &known, &merge.fact)?;
+    if let Some(life) = &merge.row {
+        if merge.anew {
+            connection.prepare_cached("DELETE FROM departments WHERE id = ?1")?.execute([id.0])?;
+        }
+        write_row(connection, id, life, merge.changed, now)?;
+    }
+    for (tag, within) in &merge.tags {
+        let sql = if *within {
+            "INSERT OR REPLACE INTO tag_departments (tag_id, department_id) VALUES (?1, ?2)"
+        } else {
+            "DELETE FROM tag_departments WHERE tag_id = ?1 AND department_id = ?2"
+        };
+        connection.prepare_cached(sql)?.execute(params![tag.0, id.0])?;
+    }
+    write_changes(connection, &merge.changes, now)?;
+    Ok(merge.took_effect)
+}
+
+fn write_row(
+    connection: &Connection,
+    id: DepartmentId,
+    life: &Life<DepartmentField>,
+    changed: bool,
+    now: UnixSeconds,
+) -> rusqlite::Result<()> {
+    let value = |field| life.fields.get(&field).map(|(_, value)| value);
+    let number = |field| match value(field) {
+        Some(Value::Int(number)) => Some(*number),
+        _ => None,
+    };
+    let name = match value(DepartmentField::Name) {
+        Some(Value::Text(name)) => Some(name.as_str()),
+        Some(_) => Some(""),
+        None => None,
+    };
+    connection
+        .prepare_cached(
+            "INSERT INTO departments (id, name, parent_id, \"order\", created_at, updated_at, event_time, deleted_at)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?5, ?6, ?7)
+             ON CONFLICT (id) DO UPDATE SET name = ?2, parent_id = ?3, \"order\" = ?4,
+                updated_at = CASE WHEN ?8 THEN ?5 ELSE updated_at END, event_time = ?6, deleted_at = ?7",
+        )?
+        .execute(params![
+            id.0,
+            name,
+            number(DepartmentField::ParentId),
+            number(DepartmentField::Order),
+            now.0,
+            life.event_time().0,
+            life.deleted.map(|stamp| stamp.seconds().0),
+            changed,
+        ])?;
+    Ok(())
+}
+
+/// Notes that a tag exists. Its name is not told by events.
+pub(super) fn see_tag(connection: &Connection, id: TagId, at: UnixSeconds, now: UnixSeconds) -> rusqlite::Result<()> {
+    let known: Option<bool> = connection
+        .prepare_cached("SELECT deleted_at IS NULL FROM tags WHERE id = ?1")?
+        .query_row([id.0], |row| row.get(0))
+        .optional()?;
+    if known.is_none() {
+        let fields = Map::from_iter([("id".to_owned(), json!([null, id.0]))]);
+        write_changes(connection, &[Change::new(Entity::Tag, id, Action::Created, fields)], now)?;
+    }
+    connection
+        .prepare_cached(
+            "INSERT INTO tags (id, created_at, updated_at, event_time) VALUES (?1, ?2, ?2, ?3)
+             ON CONFLICT (id) DO UPDATE SET updated_at = ?2, event_time = max(event_time, ?3)",
+        )?
+        .execute(params![id.0, now.0, at.0])?;
+    Ok(())
+}

@@ -1,0 +1,101 @@
+//! What can go wrong with the database, by what somebody can do about it.
+
+use std::path::PathBuf;
+
+use rusqlite::ErrorCode;
+
+/// Why the database did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// There is no such file.
+    #[error("{0}: there is no database yet; `wecom-dirsync run` makes one")]
+    Missing(PathBuf),
+    /// The file cannot be made or opened.
+    #[error("{path}: cannot open the database: {reason}; check that its folder exists and belongs to the service's user")]
+    CannotOpen {
+        /// The database.
+        path: PathBuf,
+        /// What the system said.
+        reason: String,
+    },
+    /// SQLite, but made by something else, or not SQLite at all.
+    #[error("{0}: this is not a database of wecom-dirsync; point [database] path to another file")]
+    NotOurs(PathBuf),
+    /// Made by a newer version.
+    #[error("{path}: the database has schema {found}, this version knows up to {known}; install the newer version again")]
+    Newer {
+        /// The database.
+        path: PathBuf,
+        /// Its schema.
+        found: i64,
+        /// Ours.
+        known: i64,
+    },
+    /// Made by an older version; only the daemon migrates.
+    #[error("{path}: the database has the older schema {found}; start the daemon of this version once, it brings it up to date")]
+    Older {
+        /// The database.
+        path: PathBuf,
+        /// Its schema.
+        found: i64,
+    },
+    /// Another program holds a lock for too long.
+    #[error("the database is locked by another program (a sqlite3 shell with an open transaction?); end that transaction")]
+    Locked,
+    /// No room.
+    #[error("the disk is full; make room on the file system of the database")]
+    Full,
+    /// The writer has stopped, because the daemon is ending.
+    #[error("the database is being closed")]
+    Closed,
+    /// Anything else that SQLite says.
+    #[error("the database failed: {0}")]
+    Sqlite(#[source] rusqlite::Error),
+}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        match error.sqlite_error_code() {
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Self::Locked,
+            Some(ErrorCode::DiskFull) => Self::Full,
+            _ => Self::Sqlite(error),
+        }
+    }
+}
+
+impl StoreError {
+    /// Whether the error lies in what was to be written, not in the database: the same again fails again.
+    #[must_use]
+    pub fn is_of_the_data(&self) -> bool {
+        match self {
+            Self::Sqlite(error) => matches!(
+                error.sqlite_error_code(),
+                Some(ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch | ErrorCode::TooBig)
+            ),
+            _ => false,
+        }
+    }
+
+    /// A copy to tell several people of.
+    #[must_use]
+    pub(crate) fn again(&self) -> Self {
+        match self {
+            Self::Locked => Self::Locked,
+            Self::Full => Self::Full,
+            Self::Closed => Self::Closed,
+            Self::Missing(path) => Self::Missing(path.clone()),
+            Self::NotOurs(path) => Self::NotOurs(path.clone()),
+            Self::CannotOpen { path, reason } => {
+                Self::CannotOpen { path: path.clone(), reason: reason.clone() }
+            }
+            Self::Newer { path, found, known } => {
+                Self::Newer { path: path.clone(), found: *found, known: *known }
+            }
+            Self::Older { path, found } => Self::Older { path: path.clone(), found: *found },
+            Self::Sqlite(error) => Self::Sqlite(rusqlite::Error::SqliteFailure(
+                rusqlite::ffi::Error::new(error.sqlite_error().map_or(1, |e| e.extended_code)),
+                Some(error.to_string()),
+            )),
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! Opening the file: who may read it, whose it is, and bringing its schema up to date.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+
+use super::error::StoreError;
+
+/// Marks the file as ours (`PRAGMA application_id`): "WDSy".
+const APPLICATION_ID: i64 = 0x5744_5379;
+
+/// Each brings the schema from its index to the next `user_version`.
+const MIGRATIONS: &[&str] = &[include_str!("migrations/0001.sql")];
+
+/// Made anew with each migration, so that a view never needs a migration of its own.
+const VIEWS: &str = include_str!("migrations/views.sql");
+
+/// How long a command waits for a lock; the daemon's writer sets its own time for each commit.
+const PATIENCE: Duration = Duration::from_secs(4);
+
+/// Opens the database for writing; makes it, with file mode `mode`, if there is none; migrates it.
+///
+/// # Errors
+/// [`StoreError`], nothing having been changed.
+pub fn open_writer(path: &Path, mode: u32) -> Result<Connection, StoreError> {
+    let cannot = |error: std::io::Error| StoreError::CannotOpen {
+        path: path.to_owned(),
+        reason: error.to_string(),
+    };
+    // SQLite would make the file with the umask's rights; -wal and -shm take theirs from the file.
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .read(true)
+        .mode(mode)
+        .open(path)
+        .map_err(cannot)?;
+    let current = file.metadata().map_err(cannot)?.permissions().mode() & 0o777;
+    drop(file);
+    if current != mode {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(cannot)?;
+    }
+    let mut connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    migrate(&mut connection, path)?;
+    Ok(connection)
+}
+
+/// Opens an existing database for reading only.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn open_reader(path: &Path) -> Result<Connection, StoreError> {
+    let connection = open_existing(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    connection.pragma_update(None, "query_only", true)?;
+    Ok(connection)
+}
+
+/// Opens an existing, up-to-date database for a command that writes beside the daemon.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn open_beside(path: &Path) -> Result<Connection, StoreError> {
+    open_existing(path, OpenFlags::SQLITE_OPEN_READ_WRITE)
+}
+
+fn open_existing(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
+    if !path.exists() {
+        return Err(StoreError::Missing(path.to_owned()));
+    }
+    let connection = connect(path, flags)?;
+    let version = schema_version(&connection, path)?;
+    match version {
+        0 => Err(StoreError::Missing(path.to_owned())),
+        v if v == known_version() => Ok(connection),
+        // A command never migrates: the daemon that is running might be the older one.
+        found => Err(StoreError::Older { path: path.to_owned(), found }),
+    }
+}
+
+fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
+    let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)
+        .map_err(|error| StoreError::CannotOpen { path: path.to_owned(), reason: error.to_string() })?;
+    connection.busy_timeout(PATIENCE)?;
+    connection.set_prepared_statement_cache_capacity(64);
+    connection.pragma_update(None, "foreign_keys", true)?;
+    Ok(connection)
+}
+
+fn known_version() -> i64 {
+    i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX)
+}
+
+/// The file's schema version; 0 for an empty file. Refuses what is not ours or is too new.
+fn schema_version(connection: &Connection, path: &Path) -> Result<i64, StoreError> {
+    let number = |pragma: &str| -> Result<i64, StoreError> {
+        connection.pragma_query_value(None, pragma, |row| row.get(0)).map_err(|error| {
+            match error.sqlite_error_code() {
+                Some(rusqlite::ErrorCode::NotADatabase) => StoreError::NotOurs(path.to_owned()),
+                _ => error.into(),
+            }
+        })
+    };
+    let (application, version) = (number("application_id")?, number("user_version")?);
+    let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    let is_empty = application == 0 && version == 0 && tables == 0;
+    if !is_empty && application != APPLICATION_ID {
+        return Err(StoreError::NotOurs(path.to_owned()));
+    }
+    if version > known_version() {
+        return Err(StoreError::Newer { path: path.to_owned(), found: version, known: known_version() });
+    }
+    Ok(version)
+}
+
+fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
+    schema_version(connection, path)?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    // A WAL that a long reader made grow is cut back to this when it is next started over.
+    connection.pragma_update(None, "journal_size_limit", 64 * 1024 * 1024)?;
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let version = schema_version(&transaction, path)?;
+    if version < known_version() {
+        if version > 0 {
+            log::info!("database: migrating the schema from {version} to {}", known_version());
+        }
+        drop_views(&transaction)?;
+        for migration in MIGRATIONS.iter().skip(usize::try_from(version).unwrap_or(0)) {
+            transaction.execute_batch(migration)?;
+        }
+        transaction.execute_batch(VIEWS)?;
+        transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+        transaction.pragma_update(None, "user_version", known_version())?;
+    }
+    transaction.commit()?;
+    Ok(())
+}
+
+fn drop_views(connection: &Connection) -> Result<(), StoreError> {
+    let mut statement = connection.prepare("SELECT name FROM sqlite_schema WHERE type = 'view'")?;
+    let names: Vec<String> = statement.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
+    for name in names {
+        connection.execute_batch(&format!("DROP VIEW \"{}\"", name.replace('"', "\"\"")))?;
+    }
+    Ok(())
+}

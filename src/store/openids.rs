@@ -1,0 +1,222 @@
+//! Openids: who is due, what WeCom said, and when to try again.
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::members::write_openid_change;
+use crate::directory::openid::Backoff;
+use crate::directory::{UnixSeconds, UserId};
+
+/// What WeCom said to one conversion.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// The member's openid.
+    Openid(String),
+    /// Not now (43004, or something unknown): the member backs off.
+    NotYet {
+        /// WeCom's errcode.
+        errcode: i64,
+        /// WeCom's errmsg.
+        errmsg: String,
+    },
+    /// Never, unless something changes.
+    Never {
+        /// WeCom's errcode.
+        errcode: i64,
+        /// WeCom's errmsg.
+        errmsg: String,
+    },
+}
+
+/// One call of the API, for the record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiCall {
+    /// When it was answered.
+    pub at: UnixSeconds,
+    /// Such as `user/convert_to_openid`.
+    pub api: &'static str,
+    /// The member it was about.
+    pub userid: Option<UserId>,
+    /// WeCom's errcode; `None` if there was no answer that could be read.
+    pub errcode: Option<i64>,
+    /// WeCom's errmsg, or what the network said.
+    pub errmsg: String,
+    /// How long it took.
+    pub millis: u64,
+}
+
+/// API calls that are kept.
+const CALLS_KEPT: i64 = 10_000;
+
+/// Records a call; the oldest go when there are too many.
+///
+/// # Errors
+/// Whatever SQLite says.
+pub fn record_api_call(connection: &Connection, call: &ApiCall) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached(
+            "INSERT INTO api_calls (at, api, userid, errcode, errmsg, millis) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        )?
+        .execute(params![
+            call.at.0,
+            call.api,
+            call.userid.as_ref().map(UserId::as_str),
+            call.errcode,
+            call.errmsg,
+            i64::try_from(call.millis).unwrap_or(i64::MAX),
+        ])?;
+    let newest = connection.last_insert_rowid();
+    connection.prepare_cached("DELETE FROM api_calls WHERE id <= ?1")?.execute([newest - CALLS_KEPT])?;
+    Ok(())
+}
+
+/// Members that are due at `now`, the longest overdue first.
+///
+/// # Errors
+/// Whatever SQLite says.
+pub fn due_members(connection: &Connection, now: UnixSeconds, limit: usize) -> rusqlite::Result<Vec<UserId>> {
+    let mut statement = connection.prepare_cached(
+        "SELECT userid FROM members
+         WHERE openid_state = 'pending' AND deleted_at IS NULL AND openid_next_attempt_at <= ?1
+         ORDER BY openid_next_attempt_at LIMIT ?2",
+    )?;
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let mut rows = statement.query(params![now.0, limit])?;
+    let mut due = Vec::new();
+    while let Some(row) = rows.next()? {
+        due.extend(UserId::parse(row.get_ref(0)?.as_str()?).ok());
+    }
+    Ok(due)
+}
+
+/// When the next member after `now` falls due.
+///
+/// # Errors
+/// Whatever SQLite says.
+pub fn earliest_due(connection: &Connection, now: UnixSeconds) -> rusqlite::Result<Option<UnixSeconds>> {
+    connection
+        .prepare_cached(
+            "SELECT min(openid_next_attempt_at) FROM members
+             WHERE openid_state = 'pending' AND deleted_at IS NULL AND openid_next_attempt_at > ?1",
+        )?
+        .query_row([now.0], |row| Ok(row.get::<_, Option<i64>>(0)?.map(UnixSeconds)))
+}
+
+/// Something spoke of this member: unless it has its openid, it is tried at once and from the start.
+pub(super) fn make_due_now(
+    connection: &Connection,
+    userid: &UserId,
+    now: UnixSeconds,
+) -> rusqlite::Result<Option<UserId>> {
+    let changed = connection
+        .prepare_cached(
+            "UPDATE members SET openid_state = 'pending', openid_attempts = 0, openid_next_attempt_at = ?2,
+                openid_revision = openid_revision + 1
+             WHERE userid = ?1 AND openid IS NULL AND deleted_at IS NULL",
+        )?
+        .execute(params![userid.as_str(), now.0])?;
+    Ok((changed > 0).then(|| userid.clone()))
+}
+
+/// Makes a member due now by an operator's wish; false if there is no such member without an openid.
+///
+/// # Errors
+/// Whatever SQLite says.
+pub fn make_due(connection: &Connection, userid: &UserId, now: UnixSeconds) -> rusqlite::Result<bool> {
+    Ok(make_due_now(connection, userid, now)?.is_some())
+}
+
+/// Makes every member without an openid due now; how many.
+///
+/// # Errors
+/// Whatever SQLite says.
+pub fn make_all_due(connection: &Connection, now: UnixSeconds) -> rusqlite::Result<usize> {
+    connection
+        .prepare_cached(
+            "UPDATE members SET openid_state = 'pending', openid_attempts = 0, openid_next_attempt_at = ?1,
+                openid_revision = openid_revision + 1
+             WHERE openid IS NULL AND deleted_at IS NULL",
+        )?
+        .execute([now.0])
+}
+
+/// Writes what WeCom said; false if it no longer counts, because an event came while WeCom was being asked:
+/// the member may be another one by now, or wants to be tried again at once, which it will be.
+///
+/// # Errors
+/// Whatever SQLite says.
+pub fn record_verdict(
+    connection: &Connection,
+    asked: &Asked,
+    verdict: &Verdict,
+    backoff: Backoff,
+    now: UnixSeconds,
+    random: f64,
+) -> rusqlite::Result<bool> {
+    let userid = asked.userid.as_str();
+    let row: Option<(Option<String>, u32, String)> = connection
+        .prepare_cached(
+            "SELECT openid, openid_attempts, userid FROM members
+             WHERE userid = ?1 AND openid_revision = ?2 AND deleted_at IS NULL",
+        )?
+        .query_row(params![userid, asked.revision], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+        .optional()?;
+    let Some((old, attempts, spelling)) = row else { return Ok(false) };
+    match verdict {
+        Verdict::Openid(openid) => {
+            connection
+                .prepare_cached(
+                    "UPDATE members SET openid = ?2, openid_state = 'converted', openid_attempts = 0,
+                        openid_next_attempt_at = NULL, openid_errcode = NULL, openid_error = NULL,
+                        openid_updated_at = ?3 WHERE userid = ?1",
+                )?
+                .execute(params![userid, openid, now.0])?;
+            if old.as_deref() != Some(openid) {
+                write_openid_change(connection, &spelling, old.as_deref(), Some(openid), now)?;
+            }
+        }
+        Verdict::NotYet { errcode, errmsg } => {
+            let attempts = attempts.saturating_add(1);
+            let next = backoff.next(attempts, now, random);
+            connection
+                .prepare_cached(
+                    "UPDATE members SET openid_attempts = ?2, openid_next_attempt_at = ?3, openid_errcode = ?4,
+                        openid_error = ?5 WHERE userid = ?1 AND openid IS NULL",
+                )?
+                .execute(params![userid, attempts, next.0, errcode, errmsg])?;
+        }
+        Verdict::Never { errcode, errmsg } => {
+            connection
+                .prepare_cached(
+                    "UPDATE members SET openid_state = 'failed', openid_attempts = openid_attempts + 1,
+                        openid_next_attempt_at = NULL, openid_errcode = ?2, openid_error = ?3,
+                        openid_updated_at = ?4 WHERE userid = ?1 AND openid IS NULL",
+                )?
+                .execute(params![userid, errcode, errmsg, now.0])?;
+        }
+    }
+    Ok(true)
+}
+
+/// A member as it was when WeCom was asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asked {
+    /// Who.
+    pub userid: UserId,
+    revision: i64,
+}
+
+/// Looks a member up that is to be converted; `None` if that is not (or no longer) so.
+///
+/// # Errors
+/// Whatever SQLite says.
+pub fn about_to_ask(connection: &Connection, userid: &UserId) -> rusqlite::Result<Option<Asked>> {
+    connection
+        .prepare_cached(
+            "SELECT openid_revision FROM members
+             WHERE userid = ?1 AND openid_state = 'pending' AND deleted_at IS NULL",
+        )?
+        .query_row([userid.as_str()], |row| {
+            Ok(Asked { userid: userid.clone(), revision: row.get(0)? })
+        })
+        .optional()
+}

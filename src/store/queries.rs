@@ -1,0 +1,185 @@
+//! What the commands ask: counts, and one member's story. Each on a reader's connection of its own.
+
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use serde_json::{Map, Value as Json, json};
+
+use super::facts;
+use crate::directory::history::fold;
+use crate::directory::{UnixSeconds, UserId};
+
+/// Counts for `status`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// Present members by openid state: pending, converted, failed.
+    pub pending: i64,
+    /// Those that have an openid.
+    pub converted: i64,
+    /// Those that WeCom refuses.
+    pub failed: i64,
+    /// Members that are due now.
+    pub due: i64,
+    /// Members that are gone, and still kept.
+    pub deleted: i64,
+    /// Present departments.
+    pub departments: i64,
+    /// Present tags.
+    pub tags: i64,
+    /// When the member that has waited longest became known.
+    pub oldest_pending: Option<UnixSeconds>,
+    /// When the next member falls due.
+    pub next_attempt: Option<UnixSeconds>,
+    /// When the last callback came, and how many there are.
+    pub last_event: Option<UnixSeconds>,
+    /// Callbacks kept.
+    pub events: i64,
+    /// Number of the newest change.
+    pub last_change: i64,
+}
+
+/// Counts everything that `status` shows.
+///
+/// # Errors
+/// Whatever SQLite says.
+pub fn counts(connection: &Connection, now: UnixSeconds) -> rusqlite::Result<Counts> {
+    let number = |sql: &str| -> rusqlite::Result<i64> {
+        connection.query_row(sql, [], |row| Ok(row.get::<_, Option<i64>>(0)?.unwrap_or(0)))
+    };
+    let time = |sql: &str| -> rusqlite::Result<Option<UnixSeconds>> {
+        connection.query_row(sql, [], |row| Ok(row.get::<_, Option<i64>>(0)?.map(UnixSeconds)))
+    };
+    let in_state = |state: &str| -> rusqlite::Result<i64> {
+        connection.query_row(
+            "SELECT count(*) FROM members WHERE deleted_at IS NULL AND openid_state = ?1",
+            [state],
+            |row| row.get(0),
+        )
+    };
+    let waiting = "FROM members WHERE deleted_at IS NULL AND openid_state = 'pending'";
+    Ok(Counts {
+        pending: in_state("pending")?,
+        converted: in_state("converted")?,
+        failed: in_state("failed")?,
+        due: connection.query_row(
+            &format!("SELECT count(*) {waiting} AND openid_next_attempt_at <= ?1"),
+            [now.0],
+            |row| row.get(0),
+        )?,
+        deleted: number("SELECT count(*) FROM members WHERE deleted_at IS NOT NULL")?,
+        departments: number("SELECT count(*) FROM departments WHERE deleted_at IS NULL")?,
+        tags: number("SELECT count(*) FROM tags WHERE deleted_at IS NULL")?,
+        oldest_pending: time(&format!("SELECT min(created_at) {waiting}"))?,
+        next_attempt: time(&format!("SELECT min(openid_next_attempt_at) {waiting}"))?,
+        last_event: time("SELECT received_at FROM events WHERE seq = (SELECT max(seq) FROM events)")
+            .optional()?
+            .flatten(),
+        events: number("SELECT count(*) FROM events")?,
+        last_change: number("SELECT max(seq) FROM changes")?,
+    })
+}
+
+/// A member's row as JSON, column by column, with its departments and tags; `None` if there is none.
+/// A former userid finds the member that bears another one now.
+///
+/// # Errors
+/// Whatever SQLite says.
+pub fn member(connection: &Connection, userid: &UserId) -> rusqlite::Result<Option<Map<String, Json>>> {
+    let bearer = fold(&facts::group_facts(connection, userid)?).bearer(userid);
+    let row = connection
+        .query_row("SELECT * FROM members WHERE userid = ?1", [bearer.as_str()], |row| Ok(object(row)))
+        .optional()?;
+    let Some(mut member) = row else { return Ok(None) };
+    let departments = rows(
+        connection,
+        "SELECT md.department_id AS id, d.name, md.is_leader FROM member_departments AS md
+         LEFT JOIN departments AS d ON d.id = md.department_id AND d.deleted_at IS NULL
+         WHERE md.userid = ?1 ORDER BY md.position",
+        bearer.as_str(),
+    )?;
+    let tags = rows(
+        connection,
+        "SELECT t.id, t.name FROM tag_members AS tm JOIN tags AS t ON t.id = tm.tag_id WHERE tm.userid = ?1",
+        bearer.as_str(),
+    )?;
+    member.insert("departments".into(), Json::Array(departments));
+    member.insert("tags".into(), Json::Array(tags));
+    Ok(Some(member))
+}
+
+/// One moment in a member's story.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Moment {
+    /// When, on this machine's clock.
+    pub at: UnixSeconds,
+    /// `event`, `change` or `api`.
+    pub kind: &'static str,
+    /// What, as the row that it is from.
+    pub what: Map<String, Json>,
+}
+
+/// A member's events, changes and API answers, under all its names, in order of time; the latest
+/// `limit` of each.
+///
+/// # Errors
+/// Whatever SQLite says.
+pub fn story(connection: &Connection, userid: &UserId, limit: u32) -> rusqlite::Result<Vec<Moment>> {
+    let mut names: Vec<UserId> =
+        facts::group_facts(connection, userid)?.into_iter().map(|fact| fact.userid).collect();
+    names.push(fold(&facts::group_facts(connection, userid)?).bearer(userid));
+    names.sort();
+    names.dedup();
+    let sources = [
+        (
+            "event",
+            "SELECT received_at AS at, seq, create_time, event, change_type, outcome FROM events
+             WHERE subject = ?1 ORDER BY seq DESC LIMIT ?2",
+        ),
+        (
+            "change",
+            "SELECT at, seq, action, key, fields FROM changes
+             WHERE entity = 'member' AND key = ?1 ORDER BY seq DESC LIMIT ?2",
+        ),
+        (
+            "api",
+            "SELECT at, id AS seq, api, errcode, errmsg, millis FROM api_calls
+             WHERE userid = ?1 ORDER BY id DESC LIMIT ?2",
+        ),
+    ];
+    let mut moments = Vec::new();
+    for name in &names {
+        for (order, (kind, sql)) in sources.iter().enumerate() {
+            let mut statement = connection.prepare_cached(sql)?;
+            let mut rows = statement.query(params![name.as_str(), limit])?;
+            while let Some(row) = rows.next()? {
+                let what = object(row);
+                let at = UnixSeconds(what.get("at").and_then(Json::as_i64).unwrap_or(0));
+                let seq = what.get("seq").and_then(Json::as_i64).unwrap_or(0);
+                moments.push((at, order, seq, Moment { at, kind, what }));
+            }
+        }
+    }
+    // Within a second: the event, then what it changed, then what WeCom answered.
+    moments.sort_by_key(|(at, order, seq, _)| (*at, *order, *seq));
+    Ok(moments.into_iter().map(|(.., moment)| moment).collect())
+}
+
+fn rows(connection: &Connection, sql: &str, key: &str) -> rusqlite::Result<Vec<Json>> {
+    let mut statement = connection.prepare_cached(sql)?;
+    let rows = statement.query_map([key], |row| Ok(Json::Object(object(row))))?;
+    rows.collect()
+}
+
+/// A row as a JSON object.
+fn object(row: &Row<'_>) -> Map<String, Json> {
+    let names = row.as_ref().column_names();
+    let values = names.enumerate().map(|(i, name)| {
+        let value = match row.get_ref(i) {
+            Ok(ValueRef::Integer(number)) => json!(number),
+            Ok(ValueRef::Real(number)) => json!(number),
+            Ok(ValueRef::Text(text)) => json!(String::from_utf8_lossy(text)),
+            _ => Json::Null,
+        };
+        (name.to_owned(), value)
+    });
+    values.collect()
+}

@@ -1,0 +1,274 @@
+//! The one writer: a thread that owns the connection and commits in groups.
+//!
+//! One commit costs a sync of the disk however much it holds, so all that waits is committed together;
+//! each piece of work stands in a savepoint of its own, and its reply is given only after the commit.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+
+use super::error::StoreError;
+
+/// Pieces of work that may wait; more are refused. Far more than callbacks can be in flight.
+const QUEUE: usize = 4096;
+/// Pieces of work in one commit at most, so that the first does not wait long for the last.
+const GROUP: usize = 512;
+
+/// Work for the writer. `run` may be called again if the group has to be started over.
+trait Work: Send {
+    fn run(&mut self, connection: &Connection) -> Result<(), StoreError>;
+    fn reply(self: Box<Self>, committed: Result<(), StoreError>);
+}
+
+struct Task<T, W, R> {
+    work: W,
+    done: Option<T>,
+    reply: R,
+}
+
+impl<T, W, R> Work for Task<T, W, R>
+where
+    T: Send,
+    W: FnMut(&Connection) -> rusqlite::Result<T> + Send,
+    R: FnOnce(Result<T, StoreError>) + Send,
+{
+    fn run(&mut self, connection: &Connection) -> Result<(), StoreError> {
+        self.done = Some((self.work)(connection)?);
+        Ok(())
+    }
+
+    fn reply(self: Box<Self>, committed: Result<(), StoreError>) {
+        let Self { done, reply, .. } = *self;
+        reply(committed.and_then(|()| done.ok_or(StoreError::Closed)));
+    }
+}
+
+struct Job {
+    deadline: Instant,
+    work: Box<dyn Work>,
+}
+
+/// The handle to the writer's thread; cheap to clone.
+#[derive(Clone)]
+pub struct Writer {
+    queue: SyncSender<Job>,
+}
+
+/// The writer's thread: ends, all being committed, when every [`Writer`] is gone.
+pub struct WriterThread(JoinHandle<()>);
+
+impl WriterThread {
+    /// Whether it has ended.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        self.0.is_finished()
+    }
+
+    /// Waits for its end, `patience` at most; false if it is still at work then.
+    #[must_use]
+    pub fn join_within(self, patience: Duration) -> bool {
+        let deadline = Instant::now() + patience;
+        while !self.0.is_finished() {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        self.join();
+        true
+    }
+
+    fn join(self) {
+        if self.0.join().is_err() {
+            log::error!("the database writer ended in a panic; please report this");
+        }
+    }
+}
+
+impl Writer {
+    /// Starts the thread on this connection.
+    ///
+    /// # Errors
+    /// If no thread can be had.
+    pub fn start(connection: Connection) -> std::io::Result<(Self, WriterThread)> {
+        let (queue, jobs) = sync_channel(QUEUE);
+        let thread = std::thread::Builder::new()
+            .name("writer".into())
+            .spawn(move || write_until_closed(&connection, &jobs))?;
+        Ok((Self { queue }, WriterThread(thread)))
+    }
+
+    /// Hands in work; `reply` is called once, on the writer's thread, after the commit or when `deadline`
+    /// has passed without one. Never blocks.
+    pub fn submit<T, W, R>(&self, deadline: Instant, work: W, reply: R)
+    where
+        T: Send + 'static,
+        W: FnMut(&Connection) -> rusqlite::Result<T> + Send + 'static,
+        R: FnOnce(Result<T, StoreError>) + Send + 'static,
+    {
+        let work = Box::new(Task { work, done: None, reply });
+        match self.queue.try_send(Job { deadline, work }) {
+            Ok(()) => {}
+            Err(TrySendError::Full(job)) => job.work.reply(Err(StoreError::Locked)),
+            Err(TrySendError::Disconnected(job)) => job.work.reply(Err(StoreError::Closed)),
+        }
+    }
+
+    /// Hands in work and waits for its commit, `patience` at most.
+    ///
+    /// # Errors
+    /// [`StoreError`]; nothing was written then.
+    pub fn run<T, W>(&self, patience: Duration, work: W) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        W: FnMut(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    {
+        let (sender, receiver) = sync_channel(1);
+        self.submit(Instant::now() + patience, work, move |result| {
+            let _ = sender.send(result);
+        });
+        receiver.recv().unwrap_or(Err(StoreError::Closed))
+    }
+}
+
+fn write_until_closed(connection: &Connection, jobs: &Receiver<Job>) {
+    let mut trouble = Trouble::default();
+    while let Ok(first) = jobs.recv() {
+        let mut group = vec![first];
+        take_waiting(jobs, &mut group);
+        match begin(connection, jobs, &mut group, &mut trouble) {
+            Ok(true) => commit(connection, group, &mut trouble),
+            Ok(false) => {}
+            Err(error) => refuse(group, &error, &mut trouble),
+        }
+    }
+    if let Err(error) = connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)") {
+        log::debug!("no last checkpoint: {error}");
+    }
+}
+
+fn take_waiting(jobs: &Receiver<Job>, group: &mut Vec<Job>) {
+    while group.len() < GROUP
+        && let Ok(job) = jobs.try_recv()
+    {
+        group.push(job);
+    }
+}
+
+/// Begins a transaction, waiting for somebody else's lock as long as any of the group can wait. Whoever
+/// cannot wait any longer is refused in time; false if that is everybody.
+fn begin(
+    connection: &Connection,
+    jobs: &Receiver<Job>,
+    group: &mut Vec<Job>,
+    trouble: &mut Trouble,
+) -> Result<bool, StoreError> {
+    while let Some(earliest) = group.iter().map(|job| job.deadline).min() {
+        let patience = earliest.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        connection.busy_timeout(patience)?;
+        match connection.execute_batch("BEGIN IMMEDIATE").map_err(StoreError::from) {
+            Ok(()) => return Ok(true),
+            Err(StoreError::Locked) => {}
+            Err(error) => return Err(error),
+        }
+        let now = Instant::now();
+        let (late, rest): (Vec<Job>, Vec<Job>) =
+            std::mem::take(group).into_iter().partition(|job| job.deadline <= now);
+        *group = rest;
+        refuse(late, &StoreError::Locked, trouble);
+        take_waiting(jobs, group);
+    }
+    Ok(false)
+}
+
+fn commit(connection: &Connection, group: Vec<Job>, trouble: &mut Trouble) {
+    let mut done = Vec::with_capacity(group.len());
+    let mut rest = group.into_iter();
+    let mut failed = None;
+    for mut job in rest.by_ref() {
+        match in_savepoint(connection, job.work.as_mut()) {
+            Ok(()) => done.push(job),
+            // SQLite itself rolled everything back: the whole group is lost.
+            Err(error) if connection.is_autocommit() => {
+                failed = Some(error);
+                done.push(job);
+                break;
+            }
+            Err(error) => refuse(vec![job], &error, trouble),
+        }
+    }
+    let result = match failed {
+        Some(error) => Err(error),
+        None => connection.execute_batch("COMMIT").map_err(StoreError::from),
+    };
+    match result {
+        Ok(()) => {
+            trouble.over();
+            for job in done {
+                job.work.reply(Ok(()));
+            }
+        }
+        Err(error) => {
+            if !connection.is_autocommit()
+                && let Err(error) = connection.execute_batch("ROLLBACK")
+            {
+                log::error!("database: a failed transaction cannot be rolled back: {error}");
+            }
+            done.extend(rest);
+            refuse(done, &error, trouble);
+        }
+    }
+}
+
+fn in_savepoint(connection: &Connection, work: &mut dyn Work) -> Result<(), StoreError> {
+    connection.prepare_cached("SAVEPOINT work")?.execute([])?;
+    // A panic here would stop all writing for good; this way it costs one piece of work.
+    let result = catch_unwind(AssertUnwindSafe(|| work.run(connection))).unwrap_or_else(|_| {
+        Err(StoreError::Sqlite(rusqlite::Error::SqliteFailure(
+            rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CONSTRAINT),
+            Some("the program failed on this data; please report it".into()),
+        )))
+    });
+    if result.is_err() && !connection.is_autocommit() {
+        connection.prepare_cached("ROLLBACK TO work")?.execute([])?;
+    }
+    if !connection.is_autocommit() {
+        connection.prepare_cached("RELEASE work")?.execute([])?;
+    }
+    result
+}
+
+fn refuse(group: Vec<Job>, error: &StoreError, trouble: &mut Trouble) {
+    if group.is_empty() {
+        return;
+    }
+    if !error.is_of_the_data() {
+        trouble.begins(error);
+    }
+    for job in group {
+        job.work.reply(Err(error.again()));
+    }
+}
+
+/// Says once that the database fails, and once that it works again.
+#[derive(Default)]
+struct Trouble(Option<(String, Instant)>);
+
+impl Trouble {
+    fn begins(&mut self, error: &StoreError) {
+        let text = error.to_string();
+        if self.0.as_ref().is_none_or(|(known, _)| *known != text) {
+            log::error!("{text}; callbacks are answered with 503 until then");
+            self.0 = Some((text, Instant::now()));
+        }
+    }
+
+    fn over(&mut self) {
+        if let Some((_, since)) = self.0.take() {
+            log::info!("the database takes writes again after {} s", since.elapsed().as_secs());
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! One HTTP exchange with WeCom's API: what came back, or why nothing did. Knows no tokens or pauses.
+
+use std::time::Duration;
+
+use serde_json::Value as Json;
+
+use crate::directory::UnixSeconds;
+
+/// The longest answer that is read; a page of 10,000 members is under 1 MiB.
+const MAX_ANSWER: u64 = 16 * 1024 * 1024;
+
+/// An answer that can be understood.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answer {
+    /// WeCom's errcode; 0 if the answer had none.
+    pub errcode: i64,
+    /// WeCom's errmsg.
+    pub errmsg: String,
+    /// The whole answer.
+    pub json: Json,
+    /// WeCom's clock (the HTTP Date header), if it said.
+    pub date: Option<UnixSeconds>,
+}
+
+/// The HTTP client, shared by all threads.
+pub(super) struct Transport {
+    agent: ureq::Agent,
+}
+
+impl Transport {
+    /// `timeout` bounds a whole exchange, from name look-up to the last byte.
+    pub(super) fn new(timeout: Duration) -> Self {
+        let config = ureq::Agent::config_builder()
+            .timeout_global(Some(timeout))
+            .http_status_as_error(false)
+            // A redirect would carry the access_token to wherever it points.
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .user_agent(concat!("wecom-dirsync/", env!("CARGO_PKG_VERSION")))
+            .build();
+        Self { agent: config.into() }
+    }
+
+    /// GET, or POST with a JSON body. The error says what happened, without the URL: that has secrets.
+    pub(super) fn exchange(&self, url: &str, body: Option<&Json>) -> Result<Answer, String> {
+        let sent = match body {
+            None => self.agent.get(url).call(),
+            Some(body) => {
+                self.agent.post(url).content_type("application/json; charset=utf-8").send(body.to_string())
+            }
+        };
+        let mut response = sent.map_err(|error| explain(&error))?;
+        let status = response.status().as_u16();
+        if status != 200 {
+            return Err(format!("HTTP status {status}"));
+        }
+        let date = response.headers().get("date").and_then(|value| value.to_str().ok()).and_then(parse_date);
+        let text = response.body_mut().with_config().limit(MAX_ANSWER).read_to_vec();
+        let text = text.map_err(|error| explain(&error))?;
+        let json: Json = serde_json::from_slice(&text).map_err(|_| "the answer is not JSON".to_owned())?;
+        if !json.is_object() {
+            return Err("the answer is not a JSON object".into());
+        }
+        let errcode = match json.get("errcode") {
+            None => 0,
+            Some(code) => code.as_i64().ok_or("the answer's errcode is not a number")?,
+        };
+        let errmsg = json.get("errmsg").and_then(Json::as_str).unwrap_or("").chars().take(500).collect();
+        Ok(Answer { errcode, errmsg, json, date })
+    }
+}
+
+fn parse_date(text: &str) -> Option<UnixSeconds> {
+    let date = httpdate::parse_http_date(text).ok()?;
+    let since = date.duration_since(std::time::UNIX_EPOCH).ok()?;
+    i64::try_from(since.as_secs()).ok().map(UnixSeconds)
+}
+
+/// ureq's errors in words of our own, because some of its texts contain the URL.
+fn explain(error: &ureq::Error) -> String {
+    match error {
+        ureq::Error::Timeout(_) => "no answer in time".into(),
+        ureq::Error::HostNotFound => "the host name of api_base is not known".into(),
+        ureq::Error::ConnectionFailed => "the connection failed".into(),
+        ureq::Error::Io(error) => format!("the connection failed: {}", error.kind()),
+        ureq::Error::BodyExceedsLimit(_) => "the answer is too long".into(),
+        ureq::Error::Tls(_) | ureq::Error::Rustls(_) | ureq::Error::Pem(_) => {
+            "the TLS connection failed (certificate?)".into()
+        }
+        ureq::Error::Protocol(_) => "the answer is not HTTP".into(),
+        ureq::Error::InvalidProxyUrl | ureq::Error::ConnectProxyFailed(_) => "the proxy failed".into(),
+        _ => "the exchange failed".into(),
+    }
+}
