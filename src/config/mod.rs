@@ -1,1 +1,239 @@
-//! The configuration: INI text to typed settings.
+//! The configuration: INI text to typed settings, with errors that name file, line and key.
+
+mod ini;
+mod reader;
+mod render;
+mod secret;
+mod values;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use log::LevelFilter;
+
+pub use reader::Surroundings;
+pub use render::render;
+pub use secret::Secret;
+
+/// Where a configuration is looked for when none is named.
+const PLACES: [&str; 2] = ["sync.ini", "/etc/wecom-dirsync/sync.ini"];
+
+/// The whole configuration.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The file it is from.
+    pub file: PathBuf,
+    /// `[wecom]`
+    pub wecom: Wecom,
+    /// `[callback]`
+    pub callback: Callback,
+    /// `[callback.app]`
+    pub app_callback: Option<AppCallback>,
+    /// `[database]`
+    pub database: Database,
+    /// `[openid]`
+    pub openid: Openid,
+    /// `[details]`: whether user/get may be asked.
+    pub fetch_details: bool,
+    /// `[reconcile]`
+    pub reconcile: Reconcile,
+    /// `[retention]`
+    pub retention: Retention,
+    /// `[admin]` listen; none: off.
+    pub admin_listen: Option<SocketAddr>,
+    /// `[notify]`
+    pub notify: Notify,
+    /// `[log]`
+    pub log: Log,
+    /// Sections that the file has, to say which of them have no effect yet.
+    pub sections: Vec<String>,
+}
+
+/// `[wecom]`
+#[derive(Debug, Clone)]
+pub struct Wecom {
+    /// The company.
+    pub corp_id: String,
+    /// Secret of contacts sync.
+    pub contacts_secret: Option<Secret>,
+    /// Secret of an app.
+    pub app_secret: Option<Secret>,
+    /// Base URL, without a slash at the end.
+    pub api_base: String,
+    /// One API call.
+    pub timeout: Duration,
+    /// All API calls together.
+    pub calls_per_minute: u32,
+}
+
+/// Token and key of a callback URL.
+#[derive(Debug, Clone)]
+pub struct Keys {
+    /// Token.
+    pub token: Secret,
+    /// EncodingAESKey, 43 characters that decode.
+    pub encoding_aes_key: Secret,
+}
+
+/// `[callback]`
+#[derive(Debug, Clone)]
+pub struct Callback {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// The URL's path.
+    pub path: String,
+    /// The keys.
+    pub keys: Keys,
+    /// Keys that are still accepted.
+    pub previous: Option<Keys>,
+    /// Threads that answer.
+    pub threads: usize,
+    /// Longest body, in bytes.
+    pub max_body: usize,
+    /// Whom messages must be meant for.
+    pub receive_id: String,
+}
+
+/// `[callback.app]`
+#[derive(Debug, Clone)]
+pub struct AppCallback {
+    /// The URL's path.
+    pub path: String,
+    /// The keys.
+    pub keys: Keys,
+}
+
+/// `[database]`
+#[derive(Debug, Clone)]
+pub struct Database {
+    /// The file.
+    pub path: PathBuf,
+    /// Its file mode.
+    pub mode: u32,
+}
+
+/// `[openid]`
+#[derive(Debug, Clone)]
+pub struct Openid {
+    /// Whether userids are converted at all.
+    pub enabled: bool,
+    /// Conversions at the same time.
+    pub workers: usize,
+    /// Wait after the first refusal.
+    pub retry_first: Duration,
+    /// Longest wait.
+    pub retry_max: Duration,
+    /// Age at which an openid is asked for again; zero: never.
+    pub recheck_after: Duration,
+}
+
+/// `[reconcile]`
+#[derive(Debug, Clone)]
+pub struct Reconcile {
+    /// Whether the directory is compared with WeCom.
+    pub enabled: bool,
+    /// How often.
+    pub every: Duration,
+    /// More deletions than this share are not made.
+    pub max_delete_percent: u32,
+}
+
+/// `[retention]`
+#[derive(Debug, Clone)]
+pub struct Retention {
+    /// How long events are kept.
+    pub events: Duration,
+    /// How long changes are kept.
+    pub changes: Duration,
+    /// How long members are kept after their deletion.
+    pub deleted_members: Duration,
+}
+
+/// `[notify]`
+#[derive(Debug, Clone)]
+pub struct Notify {
+    /// Run at each change of state.
+    pub on_change_command: Option<String>,
+    /// A group robot's webhook; its URL has a key.
+    pub robot_webhook: Option<Secret>,
+    /// Called regularly while all is well.
+    pub heartbeat_url: Option<String>,
+    /// How regularly.
+    pub heartbeat_every: Duration,
+}
+
+/// `[log]`
+#[derive(Debug, Clone)]
+pub struct Log {
+    /// How much.
+    pub level: LevelFilter,
+    /// Where to; none: standard error.
+    pub file: Option<PathBuf>,
+}
+
+/// Why there is no configuration: one line for each thing that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}", .0.join("\n"))]
+pub struct ConfigError(pub Vec<String>);
+
+impl Config {
+    /// Reads the configuration: the file that is named, else `./sync.ini`, else
+    /// `/etc/wecom-dirsync/sync.ini`.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
+        let file = match path {
+            Some(path) => path.to_owned(),
+            None => PLACES.iter().map(PathBuf::from).find(|place| place.exists()).ok_or_else(|| {
+                ConfigError(vec![format!(
+                    "no configuration: neither ./{} nor {} is there; name one with -c FILE, or copy sync.example.ini to ./{}",
+                    PLACES[0], PLACES[1], PLACES[0]
+                )])
+            })?,
+        };
+        let unreadable =
+            |what: String| ConfigError(vec![format!("{}: cannot be read: {what}", file.display())]);
+        let bytes = std::fs::read(&file).map_err(|error| unreadable(error.to_string()))?;
+        let text = String::from_utf8(bytes)
+            .map_err(|_| unreadable("it is not UTF-8; save it as UTF-8 (not GBK) in the editor".into()))?;
+        Self::parse(&text, &file, &Surroundings::real())
+    }
+
+    /// Things that are valid but deserve a word, one line each.
+    #[must_use]
+    pub fn remarks(&self) -> Vec<String> {
+        let mut remarks = Vec::new();
+        let sample =
+            self.callback.keys.encoding_aes_key.expose() == "jWmYm7qr5nMoAUwZRjGtBxmz3KA1tkAj3ykkR6q2B2C";
+        if sample {
+            remarks.push(
+                "[callback] has WeCom's published sample key: fine for a first try, but everybody knows it"
+                    .into(),
+            );
+        }
+        if !self.openid.enabled {
+            remarks.push("[openid] enabled is no: userids are not converted to openids".into());
+        } else if self.wecom.app_secret.is_none() {
+            remarks.push("[wecom] app_secret is not set: userids are not converted to openids".into());
+        }
+        if !self.callback.listen.ip().is_loopback() {
+            remarks.push(format!(
+                "[callback] listen {} is open to others: put a reverse proxy with TLS before it where you can",
+                self.callback.listen
+            ));
+        }
+        let without_effect = ["details", "reconcile", "retention", "admin", "notify"];
+        for section in without_effect.iter().filter(|name| self.sections.iter().any(|s| s == *name)) {
+            remarks.push(format!("[{section}] is understood but has no effect in this version"));
+        }
+        if self.openid.recheck_after > Duration::ZERO {
+            remarks.push("[openid] recheck_after is understood but has no effect in this version".into());
+        }
+        remarks
+    }
+}
+
+#[cfg(test)]
+mod tests;

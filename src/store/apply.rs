@@ -147,8 +147,12 @@ fn apply(
         Subject::Department(id, told) => {
             let stamp = Stamp::told(event.at);
             let saying = match told {
-                DepartmentEvent::Created(fields) => Saying::Seen { created: true, fields: timed(stamp, fields) },
-                DepartmentEvent::Updated(fields) => Saying::Seen { created: false, fields: timed(stamp, fields) },
+                DepartmentEvent::Created(fields) => {
+                    Saying::Seen { created: true, fields: timed(stamp, fields) }
+                }
+                DepartmentEvent::Updated(fields) => {
+                    Saying::Seen { created: false, fields: timed(stamp, fields) }
+                }
                 DepartmentEvent::Deleted => Saying::Deleted,
             };
             tell_department(connection, *id, at, saying, now)?
@@ -175,8 +179,12 @@ fn apply(
 fn member_word(at: UnixSeconds, told: &MemberEvent) -> Word {
     let stamp = Stamp::told(at);
     match told {
-        MemberEvent::Created(fields) => Word::Of(Saying::Seen { created: true, fields: timed(stamp, fields) }),
-        MemberEvent::Updated(fields) => Word::Of(Saying::Seen { created: false, fields: timed(stamp, fields) }),
+        MemberEvent::Created(fields) => {
+            Word::Of(Saying::Seen { created: true, fields: timed(stamp, fields) })
+        }
+        MemberEvent::Updated(fields) => {
+            Word::Of(Saying::Seen { created: false, fields: timed(stamp, fields) })
+        }
         MemberEvent::Renamed(to, fields) => Word::Renamed(to.clone(), timed(stamp, fields)),
         MemberEvent::Deleted => Word::Of(Saying::Deleted),
     }
@@ -215,7 +223,8 @@ fn tell_tag(
     see_tag(connection, tag, event_time, now)?;
     let mut took_effect = false;
     let lists = [(&told.added_members, true), (&told.removed_members, false)];
-    for (userid, within) in lists.into_iter().flat_map(|(list, within)| list.iter().map(move |u| (u, within))) {
+    for (userid, within) in lists.into_iter().flat_map(|(list, within)| list.iter().map(move |u| (u, within)))
+    {
         let word = Word::Of(Saying::Tagged(tag, within));
         took_effect |= tell_member(connection, userid, at, word, now)?.took_effect;
     }

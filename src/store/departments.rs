@@ -76,7 +76,12 @@ fn write_row(
 }
 
 /// Notes that a tag exists. Its name is not told by events.
-pub(super) fn see_tag(connection: &Connection, id: TagId, at: UnixSeconds, now: UnixSeconds) -> rusqlite::Result<()> {
+pub(super) fn see_tag(
+    connection: &Connection,
+    id: TagId,
+    at: UnixSeconds,
+    now: UnixSeconds,
+) -> rusqlite::Result<()> {
     let known: Option<bool> = connection
         .prepare_cached("SELECT deleted_at IS NULL FROM tags WHERE id = ?1")?
         .query_row([id.0], |row| row.get(0))

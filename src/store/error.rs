@@ -11,7 +11,9 @@ pub enum StoreError {
     #[error("{0}: there is no database yet; `wecom-dirsync run` makes one")]
     Missing(PathBuf),
     /// The file cannot be made or opened.
-    #[error("{path}: cannot open the database: {reason}; check that its folder exists and belongs to the service's user")]
+    #[error(
+        "{path}: cannot open the database: {reason}; check that its folder exists and belongs to the service's user"
+    )]
     CannotOpen {
         /// The database.
         path: PathBuf,
@@ -22,7 +24,9 @@ pub enum StoreError {
     #[error("{0}: this is not a database of wecom-dirsync; point [database] path to another file")]
     NotOurs(PathBuf),
     /// Made by a newer version.
-    #[error("{path}: the database has schema {found}, this version knows up to {known}; install the newer version again")]
+    #[error(
+        "{path}: the database has schema {found}, this version knows up to {known}; install the newer version again"
+    )]
     Newer {
         /// The database.
         path: PathBuf,
@@ -32,7 +36,9 @@ pub enum StoreError {
         known: i64,
     },
     /// Made by an older version; only the daemon migrates.
-    #[error("{path}: the database has the older schema {found}; start the daemon of this version once, it brings it up to date")]
+    #[error(
+        "{path}: the database has the older schema {found}; start the daemon of this version once, it brings it up to date"
+    )]
     Older {
         /// The database.
         path: PathBuf,
@@ -40,7 +46,9 @@ pub enum StoreError {
         found: i64,
     },
     /// Another program holds a lock for too long.
-    #[error("the database is locked by another program (a sqlite3 shell with an open transaction?); end that transaction")]
+    #[error(
+        "the database is locked by another program (a sqlite3 shell with an open transaction?); end that transaction"
+    )]
     Locked,
     /// No room.
     #[error("the disk is full; make room on the file system of the database")]

@@ -16,8 +16,8 @@ pub(super) fn group_facts(connection: &Connection, userid: &UserId) -> rusqlite:
         "SELECT new_userid FROM renames WHERE old_userid = ?1
          UNION SELECT old_userid FROM renames WHERE new_userid = ?1",
     )?;
-    let mut of_name =
-        connection.prepare_cached("SELECT userid, stamp, arrival, word FROM member_facts WHERE userid = ?1")?;
+    let mut of_name = connection
+        .prepare_cached("SELECT userid, stamp, arrival, word FROM member_facts WHERE userid = ?1")?;
     let mut facts = Vec::new();
     while let Some(name) = to_visit.pop() {
         let mut rows = of_name.query([name.as_str()])?;
@@ -54,7 +54,9 @@ fn read_fact(userid: &str, stamp: i64, arrival: i64, word: &str) -> Option<Fact>
 pub(super) fn remember(connection: &Connection, known: &[Fact], fact: &Fact) -> rusqlite::Result<()> {
     if let Word::Renamed(to, _) = &fact.word {
         connection
-            .prepare_cached("INSERT OR IGNORE INTO renames (old_userid, new_userid, event_time) VALUES (?1, ?2, ?3)")?
+            .prepare_cached(
+                "INSERT OR IGNORE INTO renames (old_userid, new_userid, event_time) VALUES (?1, ?2, ?3)",
+            )?
             .execute(params![fact.userid.as_str(), to.as_str(), fact.stamp.seconds().0])?;
     }
     insert(connection, fact)?;
@@ -94,8 +96,8 @@ pub(super) fn department_facts(
     connection: &Connection,
     id: DepartmentId,
 ) -> rusqlite::Result<Vec<department::Fact>> {
-    let mut statement = connection
-        .prepare_cached("SELECT stamp, arrival, saying FROM department_facts WHERE id = ?1")?;
+    let mut statement =
+        connection.prepare_cached("SELECT stamp, arrival, saying FROM department_facts WHERE id = ?1")?;
     let mut rows = statement.query([id.0])?;
     let mut facts = Vec::new();
     while let Some(row) = rows.next()? {
@@ -103,7 +105,9 @@ pub(super) fn department_facts(
         let json = serde_json::from_str(row.get_ref(2)?.as_str()?).ok();
         match json.and_then(|json| Saying::from_json(stamp, &json)) {
             Some(saying) => facts.push(department::Fact { stamp, arrival: row.get(1)?, saying }),
-            None => log::error!("database: a row of department_facts cannot be read id={id}; it is passed over"),
+            None => {
+                log::error!("database: a row of department_facts cannot be read id={id}; it is passed over")
+            }
         }
     }
     Ok(facts)
@@ -131,7 +135,11 @@ pub(super) fn remember_department(
     Ok(())
 }
 
-fn insert_department(connection: &Connection, id: DepartmentId, fact: &department::Fact) -> rusqlite::Result<()> {
+fn insert_department(
+    connection: &Connection,
+    id: DepartmentId,
+    fact: &department::Fact,
+) -> rusqlite::Result<()> {
     connection
         .prepare_cached("INSERT INTO department_facts (id, stamp, arrival, saying) VALUES (?1, ?2, ?3, ?4)")?
         .execute(params![id.0, fact.stamp.to_raw(), fact.arrival, fact.saying_to_json().to_string()])?;

@@ -142,7 +142,12 @@ fn column_values(row: &MemberRow) -> Vec<Sql> {
         .collect()
 }
 
-fn insert(connection: &Connection, row: &MemberRow, carried: &Carried, now: UnixSeconds) -> rusqlite::Result<()> {
+fn insert(
+    connection: &Connection,
+    row: &MemberRow,
+    carried: &Carried,
+    now: UnixSeconds,
+) -> rusqlite::Result<()> {
     let mut values = column_values(row);
     values.extend([
         Sql::Text(row.userid.as_str().to_owned()),
@@ -225,7 +230,12 @@ fn write_departments(connection: &Connection, row: &MemberRow) -> rusqlite::Resu
     Ok(())
 }
 
-fn write_tag_member(connection: &Connection, tag: TagId, userid: &UserId, within: bool) -> rusqlite::Result<()> {
+fn write_tag_member(
+    connection: &Connection,
+    tag: TagId,
+    userid: &UserId,
+    within: bool,
+) -> rusqlite::Result<()> {
     let sql = if within {
         "INSERT OR REPLACE INTO tag_members (tag_id, userid) VALUES (?1, ?2)"
     } else {
@@ -236,12 +246,23 @@ fn write_tag_member(connection: &Connection, tag: TagId, userid: &UserId, within
 }
 
 /// Appends to the change feed.
-pub(super) fn write_changes(connection: &Connection, changes: &[Change], now: UnixSeconds) -> rusqlite::Result<()> {
-    let mut statement = connection
-        .prepare_cached("INSERT INTO changes (at, entity, key, action, fields) VALUES (?1, ?2, ?3, ?4, ?5)")?;
+pub(super) fn write_changes(
+    connection: &Connection,
+    changes: &[Change],
+    now: UnixSeconds,
+) -> rusqlite::Result<()> {
+    let mut statement = connection.prepare_cached(
+        "INSERT INTO changes (at, entity, key, action, fields) VALUES (?1, ?2, ?3, ?4, ?5)",
+    )?;
     for change in changes {
         let fields = serde_json::to_string(&change.fields).unwrap_or_else(|_| "{}".into());
-        statement.execute(params![now.0, change.entity.as_str(), change.key, change.action.as_str(), fields])?;
+        statement.execute(params![
+            now.0,
+            change.entity.as_str(),
+            change.key,
+            change.action.as_str(),
+            fields
+        ])?;
     }
     Ok(())
 }

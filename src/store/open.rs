@@ -26,10 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(4);
 /// # Errors
 /// [`StoreError`], nothing having been changed.
 pub fn open_writer(path: &Path, mode: u32) -> Result<Connection, StoreError> {
-    let cannot = |error: std::io::Error| StoreError::CannotOpen {
-        path: path.to_owned(),
-        reason: error.to_string(),
-    };
+    let cannot =
+        |error: std::io::Error| StoreError::CannotOpen { path: path.to_owned(), reason: error.to_string() };
     // SQLite would make the file with the umask's rights; -wal and -shm take theirs from the file.
     let file = OpenOptions::new()
         .create(true)

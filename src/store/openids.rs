@@ -215,8 +215,6 @@ pub fn about_to_ask(connection: &Connection, userid: &UserId) -> rusqlite::Resul
             "SELECT openid_revision FROM members
              WHERE userid = ?1 AND openid_state = 'pending' AND deleted_at IS NULL",
         )?
-        .query_row([userid.as_str()], |row| {
-            Ok(Asked { userid: userid.clone(), revision: row.get(0)? })
-        })
+        .query_row([userid.as_str()], |row| Ok(Asked { userid: userid.clone(), revision: row.get(0)? }))
         .optional()
 }

@@ -16,10 +16,12 @@ pub fn set_state(
     value: Option<&Json>,
 ) -> rusqlite::Result<()> {
     match value {
-        Some(value) => connection.prepare_cached(
-            "INSERT INTO daemon_state (name, at, value) VALUES (?1, ?2, ?3)
+        Some(value) => connection
+            .prepare_cached(
+                "INSERT INTO daemon_state (name, at, value) VALUES (?1, ?2, ?3)
              ON CONFLICT (name) DO UPDATE SET at = excluded.at, value = excluded.value",
-        )?.execute(params![name, at.0, value.to_string()])?,
+            )?
+            .execute(params![name, at.0, value.to_string()])?,
         None => connection.prepare_cached("DELETE FROM daemon_state WHERE name = ?1")?.execute([name])?,
     };
     Ok(())

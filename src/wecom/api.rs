@@ -385,7 +385,11 @@ impl<L: Listener> Client<L> {
         if row.1 < UNKNOWN_IN_A_ROW {
             return Step::Said(Said::NotYet(answer));
         }
-        Step::Trouble(Trouble { reason: Reason::Unknown, errcode: Some(answer.errcode), errmsg: answer.errmsg })
+        Step::Trouble(Trouble {
+            reason: Reason::Unknown,
+            errcode: Some(answer.errcode),
+            errmsg: answer.errmsg,
+        })
     }
 
     /// WeCom's texts have no secrets that we know of; a gateway's might.

@@ -91,10 +91,18 @@ impl Reason {
     #[must_use]
     pub fn advice(self) -> &'static str {
         match self {
-            Self::Secret => "check corp_id and the secret in the configuration against the admin console, then restart",
-            Self::Address => "add this machine's address to the app's trusted IPs (企业可信IP) in the admin console; it works a minute later",
-            Self::Permission => "grant the app this API in the admin console, or use the secret of one that may call it",
-            Self::Quota => "nothing to do, WeCom's limit passes by itself; if it comes often, lower calls_per_minute",
+            Self::Secret => {
+                "check corp_id and the secret in the configuration against the admin console, then restart"
+            }
+            Self::Address => {
+                "add this machine's address to the app's trusted IPs (企业可信IP) in the admin console; it works a minute later"
+            }
+            Self::Permission => {
+                "grant the app this API in the admin console, or use the secret of one that may call it"
+            }
+            Self::Quota => {
+                "nothing to do, WeCom's limit passes by itself; if it comes often, lower calls_per_minute"
+            }
             Self::Concurrency => "nothing to do; if it comes often, lower [openid] workers",
             Self::Network => "check the network, DNS and proxy between this machine and api_base",
             Self::Unknown => "look the errcode up in WeCom's documentation (全局错误码)",

@@ -34,7 +34,13 @@ impl Pace {
         let per_minute = per_minute.max(1);
         let burst = f64::from((per_minute / 10).max(1));
         let calls = VecDeque::new();
-        Self { per_minute: usize::try_from(per_minute).unwrap_or(usize::MAX), calls, ready: burst, burst, since: now }
+        Self {
+            per_minute: usize::try_from(per_minute).unwrap_or(usize::MAX),
+            calls,
+            ready: burst,
+            burst,
+            since: now,
+        }
     }
 
     /// Counts a call that is made now.

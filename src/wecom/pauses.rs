@@ -241,7 +241,10 @@ mod tests {
         let later = now + Duration::from_secs(61);
         assert!(pauses.admit(CALL.0, CALL.1, later).is_ok());
         assert!(pauses.admit_within(Api::GetToken, CALL.1, later).is_ok());
-        assert!(pauses.over(Api::GetToken, CALL.1).is_empty(), "a token does not show that the address is allowed");
+        assert!(
+            pauses.over(Api::GetToken, CALL.1).is_empty(),
+            "a token does not show that the address is allowed"
+        );
         assert_eq!(pauses.over(CALL.0, CALL.1).len(), 1);
     }
 

@@ -1,0 +1,421 @@
+//! From entries to settings: every key of the contract, its default and its range.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use log::LevelFilter;
+
+use super::ini::{self, Entry};
+use super::values;
+use super::{
+    AppCallback, Callback, Config, ConfigError, Database, Keys, Log, Notify, Openid, Reconcile, Retention,
+    Secret, Wecom,
+};
+use crate::wecom::crypt::EncodingAesKey;
+
+/// What of the machine a configuration depends on; given, so that reading it is a function of its input.
+pub struct Surroundings<'a> {
+    /// `$CREDENTIALS_DIRECTORY` (systemd's LoadCredential).
+    pub credentials_directory: Option<PathBuf>,
+    /// Reads a secret's file.
+    #[allow(clippy::type_complexity)]
+    pub read_file: Box<dyn Fn(&Path) -> std::io::Result<String> + 'a>,
+}
+
+impl Surroundings<'_> {
+    /// The machine as it is.
+    #[must_use]
+    pub fn real() -> Self {
+        Self {
+            credentials_directory: std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from),
+            read_file: Box::new(|path| std::fs::read_to_string(path)),
+        }
+    }
+}
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+const YEAR: Duration = Duration::from_secs(366 * 24 * 3600);
+
+impl Config {
+    /// Reads a configuration from text. All that is wrong is told, not only the first.
+    ///
+    /// # Errors
+    /// [`ConfigError`]; it never contains the value of a secret.
+    pub fn parse(text: &str, file: &Path, surroundings: &Surroundings<'_>) -> Result<Self, ConfigError> {
+        let mut reader = Reader::new(text, file, surroundings);
+        let config = reader.config();
+        reader.unknown();
+        match config {
+            Some(config) if reader.wrong.is_empty() => Ok(config),
+            _ => {
+                reader.wrong.sort();
+                Err(ConfigError(reader.wrong.into_iter().map(|(_, text)| text).collect()))
+            }
+        }
+    }
+}
+
+struct Reader<'a> {
+    file: &'a Path,
+    surroundings: &'a Surroundings<'a>,
+    entries: BTreeMap<(String, String), Entry>,
+    sections: Vec<String>,
+    /// Every key that was asked for: what is left over is unknown.
+    known: Vec<(&'static str, String)>,
+    wrong: Vec<(usize, String)>,
+}
+
+impl<'a> Reader<'a> {
+    fn new(text: &str, file: &'a Path, surroundings: &'a Surroundings<'a>) -> Self {
+        let (entries, wrong) = ini::read(text);
+        let mut sections: Vec<String> = entries.iter().map(|entry| entry.section.clone()).collect();
+        sections.dedup();
+        let entries = entries.into_iter().map(|entry| ((entry.section.clone(), entry.key.clone()), entry));
+        let mut reader = Self {
+            file,
+            surroundings,
+            entries: entries.collect(),
+            sections,
+            known: Vec::new(),
+            wrong: Vec::new(),
+        };
+        for wrong in wrong {
+            reader.complain(wrong.line, &wrong.what);
+        }
+        reader
+    }
+
+    fn complain(&mut self, line: usize, what: &str) {
+        let file = self.file.display();
+        let place = if line == 0 { format!("{file}") } else { format!("{file}:{line}") };
+        self.wrong.push((line, format!("{place}: {what}")));
+    }
+
+    fn take(&mut self, section: &'static str, key: &str) -> Option<Entry> {
+        self.known.push((section, key.to_owned()));
+        self.entries.remove(&(section.to_owned(), key.to_owned()))
+    }
+
+    /// A setting that `parse` understands. A value that it does not is complained of.
+    fn value<T>(
+        &mut self,
+        section: &'static str,
+        key: &str,
+        default: T,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> T {
+        let Some(entry) = self.take(section, key) else { return default };
+        match parse(&entry.value) {
+            Ok(value) => value,
+            Err(what) => {
+                let comment = entry.value.contains(" #") || entry.value.contains(" ;");
+                let hint = if comment { "; comments stand on lines of their own" } else { "" };
+                let shown: String = entry.value.chars().take(60).collect();
+                self.complain(entry.line, &format!("[{section}] {key}: {shown:?} {what}{hint}"));
+                default
+            }
+        }
+    }
+
+    fn number(&mut self, section: &'static str, key: &str, default: u32, range: RangeInclusive<u32>) -> u32 {
+        self.value(section, key, default, |text| match text.parse() {
+            Ok(number) if range.contains(&number) => Ok(number),
+            _ => Err(format!("is not a number from {} to {}", range.start(), range.end())),
+        })
+    }
+
+    fn duration(
+        &mut self,
+        section: &'static str,
+        key: &str,
+        default: Duration,
+        range: RangeInclusive<Duration>,
+    ) -> Duration {
+        self.value(section, key, default, |text| {
+            let duration = values::duration(text)?;
+            if range.contains(&duration) {
+                return Ok(duration);
+            }
+            let shown = values::show_duration;
+            Err(format!("is not from {} to {}", shown(*range.start()), shown(*range.end())))
+        })
+    }
+
+    /// A text that is not empty, or nothing.
+    fn text(&mut self, section: &'static str, key: &str) -> Option<String> {
+        self.value(section, key, None, |text| Ok((!text.is_empty()).then(|| text.to_owned())))
+    }
+
+    /// A secret, given as KEY or by KEY_file. Complaints never show its value.
+    fn secret(
+        &mut self,
+        section: &'static str,
+        key: &str,
+        check: impl Fn(&str) -> Result<(), String>,
+    ) -> Option<Secret> {
+        let direct = self.take(section, key).filter(|entry| !entry.value.is_empty());
+        let by_file = self.take(section, &format!("{key}_file"));
+        let (text, line) = match (direct, by_file) {
+            (Some(entry), Some(file)) => {
+                let what = format!(
+                    "[{section}] {key}_file: {key} is given on line {} too; keep one of them",
+                    entry.line
+                );
+                self.complain(file.line, &what);
+                return None;
+            }
+            (Some(entry), None) => (entry.value, entry.line),
+            (None, Some(entry)) => {
+                let path = self.secret_path(&entry.value);
+                match (self.surroundings.read_file)(&path) {
+                    Ok(text) => (text.trim_end_matches(['\n', '\r']).to_owned(), entry.line),
+                    Err(error) => {
+                        let what =
+                            format!("[{section}] {key}_file: {} cannot be read: {error}", path.display());
+                        self.complain(entry.line, &what);
+                        return None;
+                    }
+                }
+            }
+            (None, None) => return None,
+        };
+        if let Err(what) = check(&text) {
+            self.complain(line, &format!("[{section}] {key}: {what}"));
+            return None;
+        }
+        Some(Secret::new(text))
+    }
+
+    fn secret_path(&self, value: &str) -> PathBuf {
+        let credential = self.surroundings.credentials_directory.as_ref().map(|folder| folder.join(value));
+        match credential {
+            Some(path) if Path::new(value).is_relative() && path.exists() => path,
+            _ => self.relative(value),
+        }
+    }
+
+    /// Relative paths are from the INI file's folder.
+    fn relative(&self, value: &str) -> PathBuf {
+        self.file.parent().unwrap_or(Path::new("")).join(value)
+    }
+
+    fn missing(&mut self, section: &str, key: &str, why: &str) {
+        self.complain(0, &format!("[{section}] {key} is missing: {why}"));
+    }
+
+    fn config(&mut self) -> Option<Config> {
+        let wecom = self.wecom();
+        let (callback, app_callback) = (self.callback(&wecom.corp_id), self.app_callback());
+        if let (Some(callback), Some(app)) = (&callback, &app_callback)
+            && callback.path == app.path
+        {
+            self.complain(0, "[callback.app] path: must be another one than that of [callback]");
+        }
+        let database = Database {
+            path: {
+                let path = self.text("database", "path").unwrap_or_else(|| "directory.db".into());
+                self.relative(&path)
+            },
+            mode: self.value("database", "mode", 0o600, values::file_mode),
+        };
+        let openid = self.openid();
+        let fetch_details = self.value("details", "fetch", true, |text| match text {
+            "auto" => Ok(true),
+            "never" => Ok(false),
+            _ => Err("is neither auto nor never".into()),
+        });
+        let reconcile = Reconcile {
+            enabled: self.value("reconcile", "enabled", true, values::boolean),
+            every: self.duration("reconcile", "every", DAY, Duration::from_secs(60)..=YEAR),
+            max_delete_percent: self.number("reconcile", "max_delete_percent", 5, 0..=100),
+        };
+        let retention = Retention {
+            events: self.duration("retention", "events", DAY * 30, DAY..=YEAR * 100),
+            changes: self.duration("retention", "changes", DAY * 90, DAY..=YEAR * 100),
+            deleted_members: self.duration("retention", "deleted_members", DAY * 365, DAY..=YEAR * 100),
+        };
+        let admin_default: SocketAddr = ([127, 0, 0, 1], 9180).into();
+        let admin_listen = self.value("admin", "listen", Some(admin_default), |text| match text {
+            "" => Ok(None),
+            text => values::address(text).map(Some),
+        });
+        let notify = Notify {
+            on_change_command: self.text("notify", "on_change_command"),
+            robot_webhook: self.secret("notify", "robot_webhook", |_| Ok(())),
+            heartbeat_url: self.text("notify", "heartbeat_url"),
+            heartbeat_every: self.duration(
+                "notify",
+                "heartbeat_every",
+                Duration::from_secs(60),
+                Duration::from_secs(1)..=DAY,
+            ),
+        };
+        let log = Log {
+            level: self.value("log", "level", LevelFilter::Info, |text| {
+                text.parse().map_err(|_| "is none of off, error, warn, info, debug, trace".into())
+            }),
+            file: self.text("log", "file").map(|path| self.relative(&path)),
+        };
+        let (file, sections) = (self.file.to_owned(), self.sections.clone());
+        Some(Config {
+            file,
+            wecom,
+            callback: callback?,
+            app_callback,
+            database,
+            openid,
+            fetch_details,
+            reconcile,
+            retention,
+            admin_listen,
+            notify,
+            log,
+            sections,
+        })
+    }
+
+    fn wecom(&mut self) -> Wecom {
+        let corp_id = self.value("wecom", "corp_id", None, |text| {
+            let fits =
+                !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+            if fits { Ok(Some(text.to_owned())) } else { Err("is not a corp id (企业ID)".into()) }
+        });
+        if corp_id.is_none() && !self.wrong.iter().any(|(_, text)| text.contains("[wecom] corp_id")) {
+            self.missing("wecom", "corp_id", "copy 企业ID from 我的企业 in the admin console");
+        }
+        Wecom {
+            corp_id: corp_id.unwrap_or_default(),
+            contacts_secret: self.secret("wecom", "contacts_secret", |_| Ok(())),
+            app_secret: self.secret("wecom", "app_secret", |_| Ok(())),
+            api_base: self.value("wecom", "api_base", "https://qyapi.weixin.qq.com".into(), values::base_url),
+            timeout: self.duration(
+                "wecom",
+                "timeout",
+                Duration::from_secs(10),
+                Duration::from_secs(1)..=Duration::from_secs(60),
+            ),
+            calls_per_minute: self.number("wecom", "calls_per_minute", 5000, 1..=1_000_000),
+        }
+    }
+
+    fn callback(&mut self, corp_id: &str) -> Option<Callback> {
+        let listen = self.value("callback", "listen", ([127, 0, 0, 1], 8080).into(), values::address);
+        let path = self.value("callback", "path", "/callback".into(), url_path);
+        let keys = self.keys("callback", "", true);
+        let previous = self.keys("callback", "_previous", false);
+        let threads = self.number("callback", "threads", 4, 1..=256);
+        let max_body = self.value("callback", "max_body", 256 * 1024, |text| {
+            let size = values::size(text)?;
+            let range = 1024..=16 * 1024 * 1024;
+            usize::try_from(size)
+                .ok()
+                .filter(|size| range.contains(size))
+                .ok_or("is not from 1KiB to 16MiB".into())
+        });
+        let receive_id = self.value("callback", "receive_id", corp_id.to_owned(), |text| Ok(text.to_owned()));
+        let threads = usize::try_from(threads).unwrap_or(1);
+        Some(Callback { listen, path, keys: keys?, previous, threads, max_body, receive_id })
+    }
+
+    fn app_callback(&mut self) -> Option<AppCallback> {
+        if !self.sections.iter().any(|section| section == "callback.app") {
+            return None;
+        }
+        let path = self.value("callback.app", "path", String::new(), url_path);
+        if path.is_empty() {
+            self.missing("callback.app", "path", "the path of the app's own callback URL, such as /app");
+        }
+        Some(AppCallback { path, keys: self.keys("callback.app", "", true)? })
+    }
+
+    fn keys(&mut self, section: &'static str, suffix: &str, required: bool) -> Option<Keys> {
+        let (token_key, aes_key) = (format!("token{suffix}"), format!("encoding_aes_key{suffix}"));
+        let complaints = self.wrong.len();
+        let token = self.secret(section, &token_key, |text| {
+            let fits = (1..=32).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric());
+            if fits {
+                Ok(())
+            } else {
+                Err("is not 1 to 32 letters and digits; copy it again from the console".into())
+            }
+        });
+        let key = self.secret(section, &aes_key, |text| {
+            let n = text.chars().count();
+            if n != 43 {
+                return Err(format!(
+                    "is {n} characters long, WeCom's have 43; copy it again from the console"
+                ));
+            }
+            let bad = || "is not all letters and digits; copy it again from the console".to_owned();
+            EncodingAesKey::parse(text).map(|_| ()).map_err(|_| bad())
+        });
+        let told = self.wrong.len() > complaints;
+        match (token, key) {
+            (Some(token), Some(encoding_aes_key)) => return Some(Keys { token, encoding_aes_key }),
+            (None, None) if !required => {}
+            _ if told => {}
+            (token, _) => {
+                let key = if token.is_none() { token_key } else { aes_key };
+                self.missing(
+                    section,
+                    &key,
+                    "copy it from where the callback URL is set in the admin console",
+                );
+            }
+        }
+        None
+    }
+
+    fn openid(&mut self) -> Openid {
+        let second = Duration::from_secs(1);
+        let openid = Openid {
+            enabled: self.value("openid", "enabled", true, values::boolean),
+            workers: usize::try_from(self.number("openid", "workers", 2, 1..=64)).unwrap_or(1),
+            retry_first: self.duration("openid", "retry_first", second * 60, second..=DAY * 30),
+            retry_max: self.duration("openid", "retry_max", DAY, second..=DAY * 30),
+            recheck_after: self.duration(
+                "openid",
+                "recheck_after",
+                Duration::ZERO,
+                Duration::ZERO..=YEAR * 100,
+            ),
+        };
+        if openid.retry_first > openid.retry_max {
+            self.complain(0, "[openid] retry_first is longer than retry_max; make it shorter");
+        }
+        openid
+    }
+
+    /// Complains of what nothing asked for, and names what may have been meant.
+    fn unknown(&mut self) {
+        let left: Vec<Entry> = std::mem::take(&mut self.entries).into_values().collect();
+        for entry in left {
+            // Keys of a section that is off were not asked for one by one, but are not unknown either.
+            let sections = || self.known.iter().map(|(section, _)| *section);
+            let what = if !sections().any(|section| section == entry.section) {
+                let nearest = sections().min_by_key(|section| values::distance(section, &entry.section));
+                format!(
+                    "there is no section [{}]; did you mean [{}]?",
+                    entry.section,
+                    nearest.unwrap_or("wecom")
+                )
+            } else if let Some((other, _)) = self.known.iter().find(|(_, key)| *key == entry.key) {
+                format!("[{}] has no key {}; it belongs to [{other}]", entry.section, entry.key)
+            } else {
+                let here = self.known.iter().filter(|(section, _)| *section == entry.section);
+                let nearest = here.map(|(_, key)| key).min_by_key(|key| values::distance(key, &entry.key));
+                let nearest = nearest.map_or("", String::as_str);
+                format!("[{}] has no key {}; did you mean {nearest}?", entry.section, entry.key)
+            };
+            self.complain(entry.line, &what);
+        }
+    }
+}
+
+fn url_path(text: &str) -> Result<String, String> {
+    let fits = text.starts_with('/') && text.bytes().all(|b| b.is_ascii_graphic() && !b"?#%".contains(&b));
+    if fits { Ok(text.to_owned()) } else { Err("is not a path such as /callback".into()) }
+}

@@ -1,0 +1,152 @@
+//! What an operator is told of a configuration.
+
+use std::collections::HashMap;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const KEY: &str = "jWmYm7qr5nMoAUwZRjGtBxmz3KA1tkAj3ykkR6q2B2C";
+
+fn good(more: &str) -> String {
+    format!("[wecom]\ncorp_id = ww1\n[callback]\ntoken = T1\nencoding_aes_key = {KEY}\n{more}")
+}
+
+fn parse(text: &str) -> Result<Config, Vec<String>> {
+    let files = HashMap::from([("/etc/w/s", "hush\n"), ("/etc/w/bad", "short")]);
+    let surroundings = Surroundings {
+        credentials_directory: None,
+        read_file: Box::new(move |path| {
+            let found = path.to_str().and_then(|path| files.get(path));
+            found.map(|text| (*text).to_owned()).ok_or_else(|| std::io::ErrorKind::NotFound.into())
+        }),
+    };
+    Config::parse(text, Path::new("/etc/w/sync.ini"), &surroundings).map_err(|error| error.0)
+}
+
+#[test]
+fn defaults_are_those_of_the_contract() {
+    let config = parse(&good("")).unwrap();
+    assert_eq!(config.callback.listen.to_string(), "127.0.0.1:8080");
+    assert_eq!(config.callback.path, "/callback");
+    assert_eq!(config.callback.receive_id, "ww1");
+    assert_eq!((config.callback.threads, config.callback.max_body), (4, 262_144));
+    assert_eq!(config.database.path, Path::new("/etc/w/directory.db"));
+    assert_eq!(config.database.mode, 0o600);
+    assert_eq!((config.openid.enabled, config.openid.workers), (true, 2));
+    assert_eq!(config.openid.retry_first, Duration::from_secs(60));
+    assert_eq!(config.openid.retry_max, Duration::from_secs(86_400));
+    assert_eq!(config.wecom.api_base, "https://qyapi.weixin.qq.com");
+    assert_eq!(config.wecom.calls_per_minute, 5000);
+    assert_eq!(config.admin_listen.map(|a| a.to_string()).as_deref(), Some("127.0.0.1:9180"));
+    assert_eq!(config.log.level, LevelFilter::Info);
+}
+
+#[test]
+fn errors_name_file_line_key_and_remedy() {
+    let cases = [
+        ("thread = 4", "sync.ini:6: [callback] has no key thread; did you mean threads?"),
+        ("[opneid]\nenabled = yes", "sync.ini:7: there is no section [opneid]; did you mean [openid]?"),
+        ("[openid]\nthreads = 4", "sync.ini:7: [openid] has no key threads; it belongs to [callback]"),
+        ("threads = 0", "[callback] threads: \"0\" is not a number from 1 to 256"),
+        ("threads = 4 # four", "comments stand on lines of their own"),
+        ("threads = 4\nthreads = 5", "sync.ini:7: [callback] threads stands on line 6 already"),
+        ("[openid]\nretry_first = 1w", "is not a duration such as 30s, 5m, 24h or 7d"),
+        ("[openid]\nretry_first = 2h\nretry_max = 1h", "retry_first is longer than retry_max"),
+        ("max_body = 1GiB", "is not a size such as 64KiB or 1MiB"),
+        ("path = callback", "is not a path such as /callback"),
+        ("listen = 8080", "is not an address and port such as 127.0.0.1:8080"),
+        ("[log]\nlevel = loud", "is none of off, error, warn, info, debug, trace"),
+        ("[openid]\nenabled = maybe", "is neither yes nor no"),
+        ("token_previous = T0", "[callback] encoding_aes_key_previous is missing"),
+        ("[callback.app]\ntoken = T2", "[callback.app] path is missing"),
+        ("token_file = nowhere", "token is given on line 4 too"),
+        ("[wecom.x]\na = 1", "there is no section [wecom.x]; did you mean [wecom]?"),
+        ("[database]\nmode = 644x", "is not an octal file mode"),
+    ];
+    for (more, expected) in cases {
+        let errors = parse(&good(more)).map(|_| ()).unwrap_err();
+        assert!(
+            errors.iter().any(|e| e.contains(expected) && e.starts_with("/etc/w/sync.ini")),
+            "{more}: {errors:?}"
+        );
+    }
+}
+
+#[test]
+fn what_is_missing_is_named_and_all_is_told_at_once() {
+    let errors = parse("[callback]\nthreads = x\n").map(|_| ()).unwrap_err();
+    for expected in ["[wecom] corp_id is missing", "[callback] token is missing", "threads"] {
+        assert!(errors.iter().any(|e| e.contains(expected)), "{expected}: {errors:?}");
+    }
+}
+
+#[test]
+fn secrets_may_be_in_files_and_are_never_shown() {
+    let config = parse(&good("[notify]\nrobot_webhook_file = s")).unwrap();
+    assert_eq!(config.notify.robot_webhook.as_ref().unwrap().expose(), "hush");
+    let shown = format!("{config:?}{}", render(&config));
+    for secret in ["hush", KEY, "T1"] {
+        assert!(!shown.contains(secret), "{secret} is shown");
+    }
+    let errors = parse("[wecom]\ncorp_id = ww1\n[callback]\ntoken = T1\nencoding_aes_key_file = bad\n")
+        .map(|_| ())
+        .unwrap_err();
+    assert_eq!(errors.len(), 1, "{errors:?}");
+    assert!(
+        errors[0].contains("is 5 characters long, WeCom's have 43") && !errors[0].contains("short"),
+        "{errors:?}"
+    );
+    let errors = parse(&good("[notify]\nrobot_webhook_file = none")).map(|_| ()).unwrap_err();
+    assert!(errors[0].contains("/etc/w/none cannot be read"), "{errors:?}");
+}
+
+#[test]
+fn credentials_of_the_service_manager_come_first() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("app"), "from-systemd\n").unwrap();
+    let surroundings = Surroundings {
+        credentials_directory: Some(folder.path().to_owned()),
+        read_file: Box::new(|path| std::fs::read_to_string(path)),
+    };
+    let text = good("").replace("corp_id = ww1", "corp_id = ww1\napp_secret_file = app");
+    let config = Config::parse(&text, Path::new("sync.ini"), &surroundings).unwrap();
+    assert_eq!(config.wecom.app_secret.unwrap().expose(), "from-systemd");
+}
+
+#[test]
+fn what_check_prints_is_a_configuration_again() {
+    let text = good("[callback.app]\npath = /app\ntoken = T2\nencoding_aes_key = KEY\n[admin]\nlisten =\n")
+        .replace("= KEY", &format!("= {KEY}"));
+    let shown = render(&parse(&text).unwrap());
+    let again = shown
+        .replace("key = [redacted]", &format!("key = {KEY}"))
+        .replace("token = [redacted]", "token = T1");
+    assert_eq!(render(&parse(&again).unwrap()), shown);
+}
+
+#[test]
+fn the_example_is_accepted_as_it_stands_and_shows_every_key() {
+    let example = include_str!("../../sync.example.ini");
+    let config = parse(example).unwrap();
+    assert_eq!(config.callback.path, "/callback");
+    for line in render(&config).lines().filter(|line| line.contains('=')) {
+        let key = line.split(' ').next().unwrap();
+        assert!(example.contains(&format!("{key} =")), "{key} is not in sync.example.ini");
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_text_panics(text in "\\PC*(\n\\[?[a-z.]{0,8}\\]?=?\\PC*){0,6}") {
+        let _ = parse(&text);
+    }
+
+    #[test]
+    fn a_wrong_secret_never_shows_in_the_errors(secret in "[A-Za-z0-9!?]{12,60}") {
+        prop_assume!(secret.len() != 43);
+        let text = format!("[wecom]\ncorp_id = ww1\n[callback]\ntoken = !{secret}\nencoding_aes_key = {secret}\n");
+        let errors = parse(&text).map(|_| ()).unwrap_err().join("\n");
+        prop_assert!(!errors.contains(&secret), "{errors}");
+    }
+}

@@ -1,0 +1,156 @@
+//! Reading and writing the values of settings.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::time::Duration;
+
+/// `30s 5m 24h 7d`; 0 needs no unit.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    const HOW: &str = "is not a duration such as 30s, 5m, 24h or 7d";
+    if text == "0" {
+        return Ok(Duration::ZERO);
+    }
+    let unit = match text.chars().last() {
+        Some('s') => 1,
+        Some('m') => 60,
+        Some('h') => 3600,
+        Some('d') => 86_400,
+        _ => return Err(HOW.into()),
+    };
+    let number: u64 = text[..text.len() - 1].trim().parse().map_err(|_| HOW.to_owned())?;
+    number.checked_mul(unit).map(Duration::from_secs).ok_or_else(|| HOW.into())
+}
+
+/// The shortest text that [`duration`] reads as this.
+pub(super) fn show_duration(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    for (unit, name) in [(86_400, 'd'), (3600, 'h'), (60, 'm')] {
+        if seconds > 0 && seconds.is_multiple_of(unit) {
+            return format!("{}{name}", seconds / unit);
+        }
+    }
+    if seconds == 0 { "0".into() } else { format!("{seconds}s") }
+}
+
+/// `64KiB 1MiB`, or plain bytes.
+pub(super) fn size(text: &str) -> Result<u64, String> {
+    const HOW: &str = "is not a size such as 64KiB or 1MiB";
+    let (number, unit) = match (text.strip_suffix("KiB"), text.strip_suffix("MiB")) {
+        (Some(number), _) => (number, 1024),
+        (_, Some(number)) => (number, 1024 * 1024),
+        _ => (text, 1),
+    };
+    let number: u64 = number.trim().parse().map_err(|_| HOW.to_owned())?;
+    number.checked_mul(unit).ok_or_else(|| HOW.into())
+}
+
+/// The shortest text that [`size`] reads as this.
+pub(super) fn show_size(bytes: u64) -> String {
+    for (unit, name) in [(1024 * 1024, "MiB"), (1024, "KiB")] {
+        if bytes > 0 && bytes.is_multiple_of(unit) {
+            return format!("{}{name}", bytes / unit);
+        }
+    }
+    bytes.to_string()
+}
+
+pub(super) fn boolean(text: &str) -> Result<bool, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "yes" | "true" | "on" => Ok(true),
+        "no" | "false" | "off" => Ok(false),
+        _ => Err("is neither yes nor no".into()),
+    }
+}
+
+/// `127.0.0.1:8080`, `[::]:8080`, `localhost:8080`.
+pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
+    if let Ok(address) = text.parse() {
+        return Ok(address);
+    }
+    let local = text.strip_prefix("localhost:").map(|port| format!("127.0.0.1:{port}"));
+    let found = local.and_then(|text| text.to_socket_addrs().ok()?.next());
+    found.ok_or_else(|| "is not an address and port such as 127.0.0.1:8080".into())
+}
+
+/// `0640`
+pub(super) fn file_mode(text: &str) -> Result<u32, String> {
+    const HOW: &str = "is not an octal file mode such as 0600 or 0640 that lets the owner read and write";
+    let mode = u32::from_str_radix(text, 8).map_err(|_| HOW.to_owned())?;
+    if mode <= 0o777 && mode & 0o600 == 0o600 { Ok(mode) } else { Err(HOW.into()) }
+}
+
+/// `https://qyapi.weixin.qq.com`; without a slash at the end.
+pub(super) fn base_url(text: &str) -> Result<String, String> {
+    let host = text
+        .strip_prefix("https://")
+        .or_else(|| text.strip_prefix("http://"))
+        .map(|h| h.trim_end_matches('/'));
+    match host {
+        Some(host)
+            if !host.is_empty() && host.bytes().all(|b| b.is_ascii_graphic() && !b"?#@".contains(&b)) =>
+        {
+            Ok(text.trim_end_matches('/').to_owned())
+        }
+        _ => Err("is not a URL such as https://qyapi.weixin.qq.com".into()),
+    }
+}
+
+/// Letters that must be inserted, deleted or replaced to turn one text into the other.
+pub(super) fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, ca) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, cb) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(ca != *cb);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_and_sizes_read_back() {
+        for text in ["0", "30s", "5m", "24h", "7d", "90s"] {
+            let shown = show_duration(duration(text).unwrap());
+            assert_eq!(duration(&shown), duration(text), "{text}");
+        }
+        for text in ["64KiB", "1MiB", "1000"] {
+            assert_eq!(show_size(size(text).unwrap()), text);
+        }
+        for bad in ["", "5", "m", "-5m", "5w", "1.5h", "99999999999999999999d", "5张"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+        for bad in ["", "KiB", "-1", "1GB", "99999999999999999999MiB"] {
+            assert!(size(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn addresses_modes_and_urls_are_checked() {
+        assert!(
+            address("127.0.0.1:8080").is_ok() && address("[::]:80").is_ok() && address("localhost:1").is_ok()
+        );
+        assert!(
+            address("127.0.0.1").is_err() && address(":80").is_err() && address("1.2.3.4:99999").is_err()
+        );
+        assert_eq!(file_mode("0640"), Ok(0o640));
+        assert!(file_mode("0040").is_err() && file_mode("rw").is_err() && file_mode("1777").is_err());
+        assert_eq!(base_url("https://x.y/").as_deref(), Ok("https://x.y"));
+        assert!(
+            base_url("x.y").is_err() && base_url("https://").is_err() && base_url("https://a@b").is_err()
+        );
+    }
+
+    #[test]
+    fn distance_counts_edits() {
+        assert_eq!(distance("listen", "lisen"), 1);
+        assert_eq!(distance("", "abc"), 3);
+        assert_eq!(distance("kitten", "sitting"), 3);
+    }
+}

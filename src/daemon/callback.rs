@@ -1,0 +1,235 @@
+//! What a callback request is answered, and what is to be stored: a function of its bytes.
+
+use sha1::{Digest, Sha1};
+
+use crate::directory::UnixSeconds;
+use crate::store::NewEvent;
+use crate::wecom::crypt::{Crypt, CryptError};
+use crate::wecom::envelope::{Query, encrypted_part};
+use crate::wecom::message;
+
+/// One callback URL: its path, and the keys that its messages may be encrypted with.
+#[derive(Debug, Clone)]
+pub struct Endpoint {
+    /// The URL's path.
+    pub path: String,
+    /// The present keys first; then the previous ones, while they are being changed.
+    pub keys: Vec<Crypt>,
+}
+
+/// Why a request is refused. The answer's status tells no more than the contract says; the text is for
+/// the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// 400: not what WeCom sends.
+    Malformed(String),
+    /// 403: not from WeCom, or not for us.
+    Forbidden(CryptError),
+}
+
+impl Refusal {
+    /// The HTTP status.
+    #[must_use]
+    pub fn status(&self) -> u16 {
+        match self {
+            Self::Malformed(_) => 400,
+            Self::Forbidden(_) => 403,
+        }
+    }
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Malformed(what) => f.write_str(what),
+            Self::Forbidden(error) => error.fmt(f),
+        }
+    }
+}
+
+impl From<CryptError> for Refusal {
+    fn from(error: CryptError) -> Self {
+        match error {
+            CryptError::Signature | CryptError::ReceiveId => Self::Forbidden(error),
+            other => Self::Malformed(other.to_string()),
+        }
+    }
+}
+
+impl Endpoint {
+    /// Answers a GET: the decrypted echostr.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub fn verify(&self, query: &str) -> Result<Vec<u8>, Refusal> {
+        let query = parse_query(query)?;
+        let echostr = query.echostr.clone().filter(|text| !text.is_empty());
+        let echostr = echostr.ok_or_else(|| Refusal::Malformed("there is no echostr".into()))?;
+        self.open(&query, &echostr)
+    }
+
+    /// Reads a POST's event. `corp_id` is our own company.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub fn receive(
+        &self,
+        query: &str,
+        body: &[u8],
+        corp_id: &str,
+        now: UnixSeconds,
+    ) -> Result<Received, Refusal> {
+        let query = parse_query(query)?;
+        let encrypted = encrypted_part(body).ok_or(CryptError::Xml)?;
+        let payload = self.open(&query, &encrypted)?;
+        let message = message::read(&payload, corp_id)
+            .map_err(|error| Refusal::Malformed(format!("decrypted: {error}")))?;
+        let digest = digest(&payload);
+        let payload = String::from_utf8(payload).map_err(|_| Refusal::Malformed("not UTF-8".into()))?;
+        let (meaning, complaint) = match message.meaning {
+            Ok(meaning) => (Some(meaning), None),
+            Err(reason) => (None, Some(reason)),
+        };
+        let event = NewEvent {
+            received_at: now,
+            create_time: message.create_time,
+            event: message.event,
+            change_type: message.change_type,
+            subject: message.subject,
+            payload,
+            digest,
+            meaning,
+        };
+        Ok(Received { event, complaint, passed_over: message.passed_over })
+    }
+
+    /// Opens with whichever key fits; while keys are being changed, either may.
+    fn open(&self, query: &Query, encrypted: &str) -> Result<Vec<u8>, Refusal> {
+        let signed = query.signed().ok_or_else(|| {
+            Refusal::Malformed("msg_signature, timestamp and nonce are not all there".into())
+        })?;
+        let mut first_error = None;
+        for key in self.keys.iter().filter(|key| key.signature_fits(signed, encrypted)) {
+            let opened = key.decrypt(encrypted).and_then(|plain| {
+                if key.is_for_us(&plain) { Ok(plain.message) } else { Err(CryptError::ReceiveId) }
+            });
+            match opened {
+                Ok(message) => return Ok(message),
+                Err(error) => {
+                    first_error.get_or_insert(error);
+                }
+            }
+        }
+        Err(first_error.unwrap_or(CryptError::Signature).into())
+    }
+}
+
+fn parse_query(query: &str) -> Result<Query, Refusal> {
+    Query::parse(query).ok_or_else(|| Refusal::Malformed("the query is not rightly URL-encoded".into()))
+}
+
+/// An event to be stored, and what the log should say of it.
+#[derive(Debug, Clone)]
+pub struct Received {
+    /// To be stored.
+    pub event: NewEvent,
+    /// Why it makes no sense, if it makes none.
+    pub complaint: Option<String>,
+    /// Fields that were passed over.
+    pub passed_over: Vec<String>,
+}
+
+/// Eight bytes of SHA-1: whoever finds two alike by content is compared in full.
+fn digest(payload: &[u8]) -> i64 {
+    let hash = Sha1::digest(payload);
+    let mut bytes = [0; 8];
+    bytes.copy_from_slice(&hash[..8]);
+    i64::from_be_bytes(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wecom::crypt::EncodingAesKey;
+    use crate::wecom::envelope::{callback, url_encode};
+
+    const NOW: UnixSeconds = UnixSeconds(1_700_000_000);
+    const OLD: &str = "jWmYm7qr5nMoAUwZRjGtBxmz3KA1tkAj3ykkR6q2B2C";
+    const NEW: &str = "kWxPEV2UEDyxWpmPdKC3F4dgPDmOvfKX1HGnEUDS1aR";
+
+    fn keys(token: &str, key: &str) -> Crypt {
+        Crypt::new(token, EncodingAesKey::parse(key).unwrap(), "ww1")
+    }
+
+    fn request(keys: &Crypt, message: &str) -> (String, String) {
+        let encrypted = keys.encrypt(message.as_bytes(), [7; 16]).unwrap();
+        let signature = keys.sign("1", "2", &encrypted);
+        (format!("msg_signature={signature}&timestamp=1&nonce=2"), callback("ww1", &encrypted, ""))
+    }
+
+    const MESSAGE: &str = "<xml><CreateTime>5</CreateTime><Event>change_contact</Event>\
+                           <ChangeType>delete_user</ChangeType><UserID>a</UserID></xml>";
+
+    #[test]
+    fn while_keys_are_changed_both_are_accepted_even_with_the_same_token() {
+        let (new, old) = (keys("T", NEW), keys("T", OLD));
+        let endpoint = Endpoint { path: "/".into(), keys: vec![new.clone(), old.clone()] };
+        for sender in [&new, &old] {
+            let (query, body) = request(sender, MESSAGE);
+            let received = endpoint.receive(&query, body.as_bytes(), "ww1", NOW).unwrap();
+            assert_eq!(received.event.subject, "a");
+        }
+    }
+
+    #[test]
+    fn refusals_have_the_contracts_status() {
+        let ours = keys("T", NEW);
+        let endpoint = Endpoint { path: "/".into(), keys: vec![ours.clone()] };
+        let (query, body) = request(&ours, MESSAGE);
+        let status = |query: &str, body: &str| {
+            endpoint.receive(query, body.as_bytes(), "ww1", NOW).map(|_| ()).map_err(|r| r.status())
+        };
+        assert_eq!(status(&query, &body), Ok(()));
+        assert_eq!(status("", &body), Err(400));
+        assert_eq!(status(&query, "hello"), Err(400));
+        assert_eq!(status(&query, "<xml><A/></xml>"), Err(400));
+        assert_eq!(status(&query.replace("nonce=2", "nonce=3"), &body), Err(403));
+        let (query, body) = request(&keys("T", OLD), MESSAGE);
+        assert_eq!(status(&query, &body), Err(400), "signed rightly, encrypted with another key");
+        let other = Crypt::new("T", EncodingAesKey::parse(NEW).unwrap(), "ww2");
+        let (query, body) = request(&other, MESSAGE);
+        assert_eq!(status(&query, &body), Err(403), "for somebody else");
+        let (query, body) = request(&ours, "not xml");
+        assert_eq!(status(&query, &body), Err(400));
+    }
+
+    #[test]
+    fn a_verification_is_answered_with_the_decrypted_text() {
+        let ours = keys("T", NEW);
+        let endpoint = Endpoint { path: "/".into(), keys: vec![ours.clone()] };
+        let encrypted = ours.encrypt(b"12345", [1; 16]).unwrap();
+        let query = format!(
+            "msg_signature={}&timestamp=1&nonce=2&echostr={}",
+            ours.sign("1", "2", &encrypted),
+            url_encode(&encrypted)
+        );
+        assert_eq!(endpoint.verify(&query), Ok(b"12345".to_vec()));
+        assert_eq!(endpoint.verify("msg_signature=a&timestamp=1&nonce=2").map_err(|r| r.status()), Err(400));
+    }
+
+    #[test]
+    fn a_message_encrypted_anew_has_the_same_digest() {
+        let ours = keys("T", NEW);
+        let endpoint = Endpoint { path: "/".into(), keys: vec![ours.clone()] };
+        let digest_with = |random| {
+            let encrypted = ours.encrypt(MESSAGE.as_bytes(), random).unwrap();
+            let query = format!("msg_signature={}&timestamp=1&nonce=2", ours.sign("1", "2", &encrypted));
+            endpoint
+                .receive(&query, callback("x", &encrypted, "").as_bytes(), "ww1", NOW)
+                .unwrap()
+                .event
+                .digest
+        };
+        assert_eq!(digest_with([1; 16]), digest_with([2; 16]));
+    }
+}

@@ -1,0 +1,242 @@
+//! Turns userids into openids: at once when an event speaks of a member, else when the member is due.
+//!
+//! What is being asked is known in memory only. In the database a member stays due until WeCom's answer
+//! is committed, so after a crash it is simply asked again.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+
+use super::recorder::Recorder;
+use crate::directory::openid::Backoff;
+use crate::directory::{UnixSeconds, UserId};
+use crate::stop::Stop;
+use crate::store::openids::{Asked, Verdict, about_to_ask, due_members, earliest_due, record_verdict};
+use crate::store::{StoreError, Writer};
+use crate::wecom::api::{Api, Client, NoAnswer, Said, SecretKind, clock};
+use crate::wecom::pace::Urgency;
+
+/// Due members that one look at the database takes.
+const BATCH: usize = 256;
+/// Members that events have spoken of and that wait in memory; more are found in the database.
+const URGENT: usize = 10_000;
+/// The database is looked at so often even when nobody is due: a command may have changed that, or the
+/// clock may have been set.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// How long a verdict's commit may take before it is handed in again.
+const PATIENCE: Duration = Duration::from_secs(4);
+
+struct Work {
+    /// Members that an event spoke of just now.
+    urgent: VecDeque<UserId>,
+    /// Members found due.
+    due: VecDeque<UserId>,
+    /// Being asked about.
+    in_flight: HashSet<UserId>,
+    /// When to look for more.
+    look_at: Instant,
+    reader: Connection,
+}
+
+/// Wakes the workers for members that an event spoke of.
+pub struct Converter {
+    client: Arc<Client<Recorder>>,
+    writer: Writer,
+    backoff: Backoff,
+    stop: Stop,
+    work: Mutex<Work>,
+    wake: Condvar,
+}
+
+impl Converter {
+    /// Starts `workers` threads.
+    ///
+    /// # Errors
+    /// If a thread cannot be had.
+    pub fn start(
+        client: Arc<Client<Recorder>>,
+        writer: Writer,
+        reader: Connection,
+        backoff: Backoff,
+        workers: usize,
+        stop: Stop,
+    ) -> std::io::Result<(Arc<Self>, Vec<JoinHandle<()>>)> {
+        let converter = Arc::new(Self {
+            client,
+            writer,
+            backoff,
+            stop,
+            work: Mutex::new(Work {
+                urgent: VecDeque::new(),
+                due: VecDeque::new(),
+                in_flight: HashSet::new(),
+                look_at: Instant::now(),
+                reader,
+            }),
+            wake: Condvar::new(),
+        });
+        let threads = (0..workers).map(|n| {
+            let converter = Arc::clone(&converter);
+            std::thread::Builder::new().name(format!("convert-{n}")).spawn(move || converter.run())
+        });
+        let threads = threads.collect::<std::io::Result<Vec<_>>>()?;
+        Ok((converter, threads))
+    }
+
+    /// An event spoke of these members: they go first.
+    pub fn wake_for(&self, members: Vec<UserId>) {
+        if members.is_empty() {
+            return;
+        }
+        let mut work = self.lock();
+        for member in members {
+            if work.urgent.len() < URGENT {
+                work.urgent.push_back(member);
+            }
+        }
+        work.look_at = Instant::now();
+        drop(work);
+        self.wake.notify_all();
+    }
+
+    /// Ends the waiting of all workers, after the sign to stop was given.
+    pub fn wake_all(&self) {
+        drop(self.lock());
+        self.wake.notify_all();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Work> {
+        self.work.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn run(&self) {
+        while let Some((member, asked, urgency)) = self.next() {
+            self.convert(&asked, urgency);
+            self.lock().in_flight.remove(&member);
+        }
+    }
+
+    /// Waits for the next member; `None` when it is time to stop.
+    fn next(&self) -> Option<(UserId, Asked, Urgency)> {
+        let mut work = self.lock();
+        loop {
+            if self.stop.given() {
+                return None;
+            }
+            let now = Instant::now();
+            let paused = self.client.blocked_until(Api::ConvertToOpenid, SecretKind::App);
+            let wait_until = match paused {
+                Some(until) => until,
+                None => {
+                    if let Some(found) = work.take() {
+                        return Some(found);
+                    }
+                    if work.look_at <= now {
+                        match work.look(clock()) {
+                            Ok(()) => continue,
+                            Err(error) => {
+                                log::error!("cannot look for members that are due: {error}");
+                                work.look_at = now + LOOK_AGAIN;
+                            }
+                        }
+                    }
+                    work.look_at
+                }
+            };
+            let wait =
+                wait_until.saturating_duration_since(now).min(LOOK_AGAIN).max(Duration::from_millis(1));
+            work = self.wake.wait_timeout(work, wait).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    fn convert(&self, asked: &Asked, urgency: Urgency) {
+        let userid = &asked.userid;
+        let verdict = match self.client.convert_to_openid(userid, urgency) {
+            Ok(Said::Done(answer)) => {
+                let openid = answer.json.get("openid").and_then(serde_json::Value::as_str);
+                Verdict::Openid(openid.unwrap_or_default().to_owned())
+            }
+            Ok(Said::NotYet(answer)) => Verdict::NotYet { errcode: answer.errcode, errmsg: answer.errmsg },
+            Ok(Said::Never(answer)) => Verdict::Never { errcode: answer.errcode, errmsg: answer.errmsg },
+            // Not this member's fault: it stays as it is, and is due.
+            Err(NoAnswer::Paused(_) | NoAnswer::Stopped | NoAnswer::NoSecret) => return,
+        };
+        log::debug!("conversion userid={userid} verdict={}", in_short(&verdict));
+        self.record(asked, &verdict);
+    }
+
+    /// Writes what WeCom said, however long the database takes: an openid that is known is not asked for
+    /// again only because of a lock.
+    fn record(&self, asked: &Asked, verdict: &Verdict) {
+        loop {
+            let (asked, verdict, backoff, random) =
+                (asked.clone(), verdict.clone(), self.backoff, fastrand::f64());
+            let written = self.writer.run(PATIENCE, move |connection| {
+                record_verdict(connection, &asked, &verdict, backoff, clock(), random)
+            });
+            match written {
+                Ok(_) | Err(StoreError::Closed) => return,
+                Err(error) if error.is_of_the_data() => {
+                    log::error!("WeCom's answer cannot be stored: {error}");
+                    // Else it would be asked again at once, and again.
+                    let _ = self.stop.sleep(Duration::from_secs(60));
+                    return;
+                }
+                Err(_) => {
+                    if self.stop.sleep(Duration::from_secs(1)) {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn in_short(verdict: &Verdict) -> String {
+    match verdict {
+        Verdict::Openid(_) => "openid".into(),
+        Verdict::NotYet { errcode, .. } => format!("not yet ({errcode})"),
+        Verdict::Never { errcode, .. } => format!("never ({errcode})"),
+    }
+}
+
+impl Work {
+    /// The next member that is (still) due and not being asked about.
+    fn take(&mut self) -> Option<(UserId, Asked, Urgency)> {
+        loop {
+            let (member, urgency) = match self.urgent.pop_front() {
+                Some(member) => (member, Urgency::Now),
+                None => (self.due.pop_front()?, Urgency::Later),
+            };
+            if self.in_flight.contains(&member) {
+                // It is found due again once the answer that is under way no longer counts.
+                continue;
+            }
+            match about_to_ask(&self.reader, &member) {
+                Ok(Some(asked)) => {
+                    self.in_flight.insert(member.clone());
+                    return Some((member, asked, urgency));
+                }
+                Ok(None) => {}
+                Err(error) => log::error!("cannot look up userid={member}: {error}"),
+            }
+        }
+    }
+
+    /// Finds who is due, or when somebody will be.
+    fn look(&mut self, now: UnixSeconds) -> rusqlite::Result<()> {
+        let found = due_members(&self.reader, now, BATCH + self.in_flight.len())?;
+        self.due.extend(found.into_iter().filter(|member| !self.in_flight.contains(member)));
+        let wait = if self.due.is_empty() {
+            let seconds = earliest_due(&self.reader, now)?.map_or(i64::MAX, |due| due.since(now).max(1));
+            Duration::from_secs(u64::try_from(seconds).unwrap_or(1)).min(LOOK_AGAIN)
+        } else {
+            Duration::ZERO
+        };
+        self.look_at = Instant::now() + wait;
+        Ok(())
+    }
+}
