@@ -1,4 +1,8 @@
 //! The binary: hands the arguments to the command they name.
 #![forbid(unsafe_code)]
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    wecom_dirsync::cli::main()
+}

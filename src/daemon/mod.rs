@@ -1,5 +1,246 @@
-//! The running parts of the daemon, one file each.
+//! The running parts of the daemon, one file each, and here the one that starts and stops them.
+//!
+//! Threads: the gate takes requests from the network; a few workers decrypt and parse; the writer commits;
+//! the responder answers; the converters call WeCom. Data flows in one direction, and each thread ends
+//! when the one before it has.
 
 pub mod callback;
 pub mod converter;
+pub mod gate;
 pub mod recorder;
+pub mod server;
+pub mod throttle;
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::config::{Config, Keys, Secret};
+use crate::directory::openid::Backoff;
+use crate::stop::Stop;
+use crate::store::writer::WriterThread;
+use crate::store::{StoreError, Writer, open_reader, open_writer, set_state};
+use crate::wecom::api::{Client, Settings, clock};
+use crate::wecom::crypt::{Crypt, EncodingAesKey};
+use callback::Endpoint;
+use converter::Converter;
+use gate::{Budget, Gate, Limits, Routes};
+use recorder::Recorder;
+use server::{Server, Threads};
+
+/// Requests that may be with the workers and the writer at the same time: what can share a commit.
+const IN_FLIGHT: usize = 64;
+/// Client connections at a time.
+const CONNECTIONS: usize = 4096;
+/// Descriptors for the database, the log, API calls and what the runtime needs.
+const RESERVED_DESCRIPTORS: usize = 64;
+/// systemd sends SIGKILL much later; WeCom waits 5 s for an answer.
+const STOP_WITHIN: Duration = Duration::from_millis(4500);
+
+/// Why the daemon did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The configuration is not usable after all.
+    #[error("{0}")]
+    Config(String),
+    /// The database is not usable.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Another daemon has this database.
+    #[error(
+        "{0}: another wecom-dirsync works with this database; stop it first (systemctl stop wecom-dirsync)"
+    )]
+    Taken(PathBuf),
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {error}; is something else using this port? ([callback] listen)")]
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// What the system said.
+        error: std::io::Error,
+    },
+    /// The system refuses a thread, a socket or a file.
+    #[error("cannot start: {0}")]
+    System(#[from] std::io::Error),
+}
+
+/// The converter and its threads.
+type Converters = (Arc<Converter>, Vec<std::thread::JoinHandle<()>>);
+
+/// The daemon at work.
+pub struct Daemon {
+    gate: Gate,
+    server: Arc<Server>,
+    threads: Threads,
+    converter: Option<Converters>,
+    writer: Writer,
+    writer_thread: WriterThread,
+    stop: Stop,
+    _lock: File,
+}
+
+impl Daemon {
+    /// Starts everything; when it returns, callbacks are answered.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn start(config: &Config) -> Result<Self, StartError> {
+        let endpoints = endpoints(config)?;
+        let lock = lock(&config.database.path)?;
+        let connection = open_writer(&config.database.path, config.database.mode)?;
+        let (writer, writer_thread) = Writer::start(connection)?;
+        announce(&writer)?;
+
+        let stop = Stop::default();
+        let converter = start_converter(config, &writer, &stop)?;
+
+        let address = config.callback.listen;
+        let listener = gate::bind(address).map_err(|error| StartError::Listen { address, error })?;
+        let wanted = Budget { max_connections: CONNECTIONS, max_in_flight: IN_FLIGHT };
+        let budget = gate::descriptor_budget(wanted, RESERVED_DESCRIPTORS);
+        let folder = config.database.path.parent().unwrap_or(Path::new("."));
+        let (http, backend) = gate::private_server(budget.max_in_flight, folder)?;
+        let routes = endpoints.iter().fold(Routes::new(), |r, e| r.with(e.path.clone(), &["GET", "POST"]));
+        let server = Arc::new(Server {
+            http,
+            endpoints,
+            corp_id: config.wecom.corp_id.clone(),
+            max_body: config.callback.max_body,
+            writer: writer.clone(),
+            converter: converter.as_ref().map(|(converter, _)| Arc::clone(converter)),
+            refusals: throttle::Throttle::default(),
+        });
+        let threads = server::start(&server, config.callback.threads)?;
+        let limits = Limits {
+            max_connections: budget.max_connections,
+            max_body: config.callback.max_body,
+            ..Limits::default()
+        };
+        let gate = Gate::start(listener, routes, limits, backend)?;
+        Ok(Self { gate, server, threads, converter, writer, writer_thread, stop, _lock: lock })
+    }
+
+    /// Where callbacks are listened for.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.gate.local_addr()
+    }
+
+    /// Whether a part that everything depends on has ended by itself.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        self.gate.is_finished() || self.writer_thread.is_finished()
+    }
+
+    /// Ends everything within 5 s: accepted requests are answered, what is committed stays committed, and
+    /// what was being asked of WeCom is due again at the next start.
+    pub fn stop(self) {
+        let deadline = Instant::now() + STOP_WITHIN;
+        let left = || deadline.saturating_duration_since(Instant::now());
+        self.stop.give();
+        if let Some((converter, _)) = &self.converter {
+            converter.wake_all();
+        }
+        self.gate.stop(left().saturating_sub(Duration::from_millis(500)));
+        self.threads.stop(&self.server, left().saturating_sub(Duration::from_millis(300)));
+        if let Some((_, threads)) = &self.converter {
+            // One that is waiting for WeCom is left behind: its answer can wait, the member is due again.
+            while threads.iter().any(|t| !t.is_finished()) && left() > Duration::from_secs(1) {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+        let written = self.writer.run(left(), |connection| {
+            set_state(connection, "daemon", clock(), None)?;
+            set_state(connection, "pauses", clock(), None)
+        });
+        if let Err(error) = written {
+            log::warn!("the end of the service could not be noted: {error}");
+        }
+        drop((self.server, self.converter));
+        self.writer.close();
+        if !self.writer_thread.join_within(left()) {
+            log::warn!("the database was not closed in time; nothing acknowledged is lost");
+        }
+    }
+}
+
+/// The callback URLs and their keys.
+fn endpoints(config: &Config) -> Result<Vec<Endpoint>, StartError> {
+    let crypt = |keys: &Keys| -> Result<Crypt, StartError> {
+        let key = EncodingAesKey::parse(keys.encoding_aes_key.expose());
+        let key = key.map_err(|error| StartError::Config(error.to_string()))?;
+        Ok(Crypt::new(keys.token.expose(), key, &config.callback.receive_id))
+    };
+    let callback = &config.callback;
+    let mut keys = vec![crypt(&callback.keys)?];
+    if let Some(previous) = &callback.previous {
+        keys.push(crypt(previous)?);
+    }
+    let mut endpoints = vec![Endpoint { path: callback.path.clone(), keys }];
+    if let Some(app) = &config.app_callback {
+        endpoints.push(Endpoint { path: app.path.clone(), keys: vec![crypt(&app.keys)?] });
+    }
+    Ok(endpoints)
+}
+
+fn start_converter(config: &Config, writer: &Writer, stop: &Stop) -> Result<Option<Converters>, StartError> {
+    if !config.openid.enabled || config.wecom.app_secret.is_none() {
+        return Ok(None);
+    }
+    let text = |secret: &Option<Secret>| secret.as_ref().map(|secret| secret.expose().to_owned());
+    let settings = Settings {
+        api_base: config.wecom.api_base.clone(),
+        corp_id: config.wecom.corp_id.clone(),
+        app_secret: text(&config.wecom.app_secret),
+        contacts_secret: text(&config.wecom.contacts_secret),
+        timeout: config.wecom.timeout,
+        calls_per_minute: config.wecom.calls_per_minute,
+    };
+    let client = Arc::new(Client::new(settings, Recorder { writer: writer.clone() }, stop.clone()));
+    let reader = open_reader(&config.database.path)?;
+    let backoff = Backoff { first: config.openid.retry_first, max: config.openid.retry_max };
+    let workers = config.openid.workers;
+    Ok(Some(Converter::start(client, writer.clone(), reader, backoff, workers, stop.clone())?))
+}
+
+/// One daemon for one database. The lock is on a file beside it, which stays: closing any descriptor of
+/// the database itself would drop SQLite's own locks.
+fn lock(database: &Path) -> Result<File, StartError> {
+    let path = lock_path(database);
+    let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+    let file =
+        file.map_err(|error| StoreError::CannotOpen { path: path.clone(), reason: error.to_string() })?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(StartError::Taken(database.to_owned())),
+        Err(TryLockError::Error(error)) => Err(StartError::System(error)),
+    }
+}
+
+fn lock_path(database: &Path) -> PathBuf {
+    let mut path = database.as_os_str().to_owned();
+    path.push(".lock");
+    path.into()
+}
+
+/// Whether a daemon works with this database now.
+#[must_use]
+pub fn is_running(database: &Path) -> bool {
+    match File::open(lock_path(database)) {
+        Ok(file) => matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)),
+        Err(_) => false,
+    }
+}
+
+/// Tells the commands beside the daemon that it has started, with nothing paused.
+fn announce(writer: &Writer) -> Result<(), StoreError> {
+    let myself = json!({"pid": std::process::id(), "version": env!("CARGO_PKG_VERSION")});
+    writer.run(Duration::from_secs(4), move |connection| {
+        set_state(connection, "daemon", clock(), Some(&myself))?;
+        set_state(connection, "pauses", clock(), None)
+    })
+}

@@ -183,3 +183,13 @@ fn object(row: &Row<'_>) -> Map<String, Json> {
     });
     values.collect()
 }
+
+/// A time as people here read it.
+///
+/// # Errors
+/// Whatever SQLite says.
+pub fn local_time(connection: &Connection, at: UnixSeconds) -> rusqlite::Result<String> {
+    connection
+        .prepare_cached("SELECT datetime(?1, 'unixepoch', 'localtime')")?
+        .query_row([at.0], |row| Ok(row.get::<_, Option<String>>(0)?.unwrap_or_default()))
+}

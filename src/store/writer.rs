@@ -46,6 +46,13 @@ where
     }
 }
 
+/// What comes through the queue.
+enum Message {
+    Job(Job),
+    /// Commit what came before, and end.
+    Close,
+}
+
 struct Job {
     deadline: Instant,
     work: Box<dyn Work>,
@@ -54,10 +61,10 @@ struct Job {
 /// The handle to the writer's thread; cheap to clone.
 #[derive(Clone)]
 pub struct Writer {
-    queue: SyncSender<Job>,
+    queue: SyncSender<Message>,
 }
 
-/// The writer's thread: ends, all being committed, when every [`Writer`] is gone.
+/// The writer's thread: ends after [`Writer::close`], or when every [`Writer`] is gone.
 pub struct WriterThread(JoinHandle<()>);
 
 impl WriterThread {
@@ -110,11 +117,17 @@ impl Writer {
         R: FnOnce(Result<T, StoreError>) + Send + 'static,
     {
         let work = Box::new(Task { work, done: None, reply });
-        match self.queue.try_send(Job { deadline, work }) {
-            Ok(()) => {}
-            Err(TrySendError::Full(job)) => job.work.reply(Err(StoreError::Locked)),
-            Err(TrySendError::Disconnected(job)) => job.work.reply(Err(StoreError::Closed)),
+        match self.queue.try_send(Message::Job(Job { deadline, work })) {
+            Err(TrySendError::Full(Message::Job(job))) => job.work.reply(Err(StoreError::Locked)),
+            Err(TrySendError::Disconnected(Message::Job(job))) => job.work.reply(Err(StoreError::Closed)),
+            _ => {}
         }
+    }
+
+    /// Lets the thread end once all that was handed in before is committed. Whatever comes later is told
+    /// that the database is closed.
+    pub fn close(&self) {
+        let _ = self.queue.send(Message::Close);
     }
 
     /// Hands in work and waits for its commit, `patience` at most.
@@ -134,12 +147,13 @@ impl Writer {
     }
 }
 
-fn write_until_closed(connection: &Connection, jobs: &Receiver<Job>) {
+fn write_until_closed(connection: &Connection, queue: &Receiver<Message>) {
+    let mut jobs = Jobs { queue, closing: false };
     let mut trouble = Trouble::default();
-    while let Ok(first) = jobs.recv() {
+    while let Some(first) = jobs.wait() {
         let mut group = vec![first];
-        take_waiting(jobs, &mut group);
-        match begin(connection, jobs, &mut group, &mut trouble) {
+        jobs.take_waiting(&mut group);
+        match begin(connection, &mut jobs, &mut group, &mut trouble) {
             Ok(true) => commit(connection, group, &mut trouble),
             Ok(false) => {}
             Err(error) => refuse(group, &error, &mut trouble),
@@ -150,11 +164,32 @@ fn write_until_closed(connection: &Connection, jobs: &Receiver<Job>) {
     }
 }
 
-fn take_waiting(jobs: &Receiver<Job>, group: &mut Vec<Job>) {
-    while group.len() < GROUP
-        && let Ok(job) = jobs.try_recv()
-    {
-        group.push(job);
+/// The queue, as the writer's thread sees it.
+struct Jobs<'a> {
+    queue: &'a Receiver<Message>,
+    closing: bool,
+}
+
+impl Jobs<'_> {
+    /// The next job; `None` when there will be no more.
+    fn wait(&mut self) -> Option<Job> {
+        if self.closing {
+            return None;
+        }
+        match self.queue.recv() {
+            Ok(Message::Job(job)) => Some(job),
+            Ok(Message::Close) | Err(_) => None,
+        }
+    }
+
+    fn take_waiting(&mut self, group: &mut Vec<Job>) {
+        while group.len() < GROUP && !self.closing {
+            match self.queue.try_recv() {
+                Ok(Message::Job(job)) => group.push(job),
+                Ok(Message::Close) => self.closing = true,
+                Err(_) => return,
+            }
+        }
     }
 }
 
@@ -162,7 +197,7 @@ fn take_waiting(jobs: &Receiver<Job>, group: &mut Vec<Job>) {
 /// cannot wait any longer is refused in time; false if that is everybody.
 fn begin(
     connection: &Connection,
-    jobs: &Receiver<Job>,
+    jobs: &mut Jobs<'_>,
     group: &mut Vec<Job>,
     trouble: &mut Trouble,
 ) -> Result<bool, StoreError> {
@@ -179,7 +214,7 @@ fn begin(
             std::mem::take(group).into_iter().partition(|job| job.deadline <= now);
         *group = rest;
         refuse(late, &StoreError::Locked, trouble);
-        take_waiting(jobs, group);
+        jobs.take_waiting(group);
     }
     Ok(false)
 }

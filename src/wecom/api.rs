@@ -309,7 +309,7 @@ impl<L: Listener> Client<L> {
             url_encode(corp_secret)
         );
         let has_token = |answer: &Answer| answer.json.get("access_token").is_some_and(Json::is_string);
-        match self.exchange(api, None, &url, None, &has_token) {
+        match self.exchange(api, None, &url, None, has_token) {
             Step::Said(Said::Done(answer)) => {
                 let text = answer.json.get("access_token").and_then(Json::as_str).unwrap_or("").to_owned();
                 let expires_in = answer.json.get("expires_in").and_then(Json::as_u64).unwrap_or(7200);

@@ -1,0 +1,115 @@
+//! `member USERID`: all that is known of one member, and its story.
+
+use std::fmt::Write;
+use std::path::Path;
+
+use rusqlite::Connection;
+use serde_json::{Map, Value as Json};
+
+use super::{Failure, load, print};
+use crate::directory::{UnixSeconds, UserId};
+use crate::store::open_reader;
+use crate::store::queries::{Moment, local_time, member as find, story};
+
+/// The latest of each kind that are shown.
+const MOMENTS: u32 = 200;
+
+pub(super) fn member(path: Option<&Path>, userid: &str) -> Result<(), Failure> {
+    let config = load(path)?;
+    let userid = UserId::parse(userid).map_err(|bad| Failure::Other(bad.to_string()))?;
+    let connection = open_reader(&config.database.path)?;
+    let connection = connection.unchecked_transaction()?;
+    let found = find(&connection, &userid)?;
+    let story = story(&connection, &userid, MOMENTS)?;
+    if found.is_none() && story.is_empty() {
+        let what = format!(
+            "nothing is known of {userid}; `select userid, name from active_members` lists everybody"
+        );
+        return Err(Failure::Other(what));
+    }
+    let mut text = String::new();
+    match &found {
+        Some(member) => describe(&mut text, &connection, &userid, member)?,
+        None => text.push_str(&format!("{userid} is not in the directory\n")),
+    }
+    text.push_str("\nstory\n");
+    for moment in &story {
+        let _ = writeln!(text, "  {}  {}", local_time(&connection, moment.at)?, tell(&connection, moment)?);
+    }
+    print(&text)
+}
+
+fn describe(
+    text: &mut String,
+    connection: &Connection,
+    asked: &UserId,
+    member: &Map<String, Json>,
+) -> Result<(), Failure> {
+    let now_called = member.get("userid").and_then(Json::as_str).unwrap_or("");
+    let _ = writeln!(text, "{now_called}");
+    if !asked.as_str().eq_ignore_ascii_case(now_called) {
+        let _ = writeln!(text, "  formerly {asked}");
+    }
+    for (key, value) in member {
+        let shown = match (key.as_str(), value) {
+            ("userid" | "openid_revision", _) | (_, Json::Null) => continue,
+            ("departments" | "tags", Json::Array(items)) if items.is_empty() => continue,
+            ("departments" | "tags", Json::Array(items)) => list(items),
+            (key, Json::Number(at)) if key.ends_with("_at") || key == "event_time" => {
+                local_time(connection, UnixSeconds(at.as_i64().unwrap_or(0)))?
+            }
+            (_, Json::String(text)) => text.clone(),
+            (_, value) => value.to_string(),
+        };
+        let _ = writeln!(text, "  {key:<24} {shown}");
+    }
+    Ok(())
+}
+
+fn list(items: &[Json]) -> String {
+    let items = items.iter().map(|item| {
+        let id = item.get("id").map(Json::to_string).unwrap_or_default();
+        let name = item.get("name").and_then(Json::as_str);
+        let leads = item.get("is_leader").and_then(Json::as_i64) == Some(1);
+        let leads = if leads { ", leads" } else { "" };
+        name.map_or_else(|| format!("#{id}{leads}"), |name| format!("{name} (#{id}{leads})"))
+    });
+    items.collect::<Vec<_>>().join(", ")
+}
+
+/// One moment in one line.
+fn tell(connection: &Connection, moment: &Moment) -> Result<String, Failure> {
+    let word = |key: &str| moment.what.get(key).and_then(Json::as_str).unwrap_or("");
+    let number = |key: &str| moment.what.get(key).and_then(Json::as_i64);
+    Ok(match moment.kind {
+        "event" => {
+            let what = if word("change_type").is_empty() { word("event") } else { word("change_type") };
+            let happened = match number("create_time") {
+                Some(at) => format!(", happened {}", local_time(connection, UnixSeconds(at))?),
+                None => String::new(),
+            };
+            format!("event   {what}: {}{happened}", word("outcome"))
+        }
+        "change" => {
+            let fields: Map<String, Json> = serde_json::from_str(word("fields")).unwrap_or_default();
+            let fields = fields.iter().map(|(name, change)| {
+                let side = |n: usize| change.get(n).map_or_else(String::new, Json::to_string);
+                match side(0).as_str() {
+                    "null" => format!("{name}={}", side(1)),
+                    old => format!("{name}: {old} -> {}", side(1)),
+                }
+            });
+            format!("change  {} {}", word("action"), fields.collect::<Vec<_>>().join(", "))
+        }
+        _ => {
+            let errcode =
+                number("errcode").map_or_else(|| "no answer".into(), |code| format!("errcode {code}"));
+            format!(
+                "api     {}: {errcode} {} ({} ms)",
+                word("api"),
+                word("errmsg"),
+                number("millis").unwrap_or(0)
+            )
+        }
+    })
+}

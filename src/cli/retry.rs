@@ -1,0 +1,44 @@
+//! `retry`: conversions that an operator wants tried now.
+
+use std::path::Path;
+
+use rusqlite::TransactionBehavior;
+
+use super::{Failure, load, print};
+use crate::daemon::is_running;
+use crate::directory::UserId;
+use crate::store::open::open_beside;
+use crate::store::openids::{make_all_due, make_due};
+use crate::wecom::api::clock;
+
+pub(super) fn retry(path: Option<&Path>, userids: &[String], all: bool) -> Result<(), Failure> {
+    let config = load(path)?;
+    let userids: Result<Vec<UserId>, _> = userids.iter().map(|text| UserId::parse(text)).collect();
+    let userids = userids.map_err(|bad| Failure::Other(bad.to_string()))?;
+    let mut connection = open_beside(&config.database.path)?;
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let now = clock();
+    let mut refused = Vec::new();
+    let due = if all {
+        make_all_due(&transaction, now)?
+    } else {
+        for userid in &userids {
+            if !make_due(&transaction, userid, now)? {
+                refused.push(userid.as_str());
+            }
+        }
+        userids.len() - refused.len()
+    };
+    transaction.commit()?;
+    let then = if is_running(&config.database.path) {
+        "the daemon tries them within seconds"
+    } else {
+        "the daemon is not running; it tries them when it starts"
+    };
+    print(&format!("{due} due now; {then}\n"))?;
+    if refused.is_empty() {
+        return Ok(());
+    }
+    let what = format!("not known, gone, or converted already: {}", refused.join(", "));
+    Err(Failure::Other(what))
+}

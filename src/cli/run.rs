@@ -1,0 +1,54 @@
+//! `run`: the daemon in the foreground, until a signal ends it.
+
+use std::path::Path;
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use super::{Failure, load, logging};
+use crate::daemon::Daemon;
+
+pub(super) fn run(path: Option<&Path>) -> Result<(), Failure> {
+    let config = load(path)?;
+    logging::start(&config.log)?;
+    // Before any thread: a signal from now on is one to stop.
+    let mut signals = Signals::new([SIGTERM, SIGINT])?;
+    for remark in config.remarks() {
+        log::warn!("{remark}");
+    }
+    let daemon = Daemon::start(&config)?;
+    log::info!(
+        "ready: version={} callbacks=http://{}{} database={}",
+        env!("CARGO_PKG_VERSION"),
+        daemon.address(),
+        config.callback.path,
+        config.database.path.display()
+    );
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let handle = signals.handle();
+    let waiting = std::thread::Builder::new().name("signals".into()).spawn(move || {
+        if let Some(signal) = signals.forever().next() {
+            let _ = sender.send(signal);
+        }
+    })?;
+    let signal = loop {
+        match receiver.recv_timeout(std::time::Duration::from_secs(30)) {
+            Ok(signal) => break Some(signal),
+            Err(_) if daemon.is_broken() => break None,
+            Err(_) => {}
+        }
+    };
+    handle.close();
+    let _ = waiting.join();
+    match signal {
+        Some(SIGTERM) => log::info!("stopping: SIGTERM"),
+        Some(_) => log::info!("stopping: SIGINT"),
+        None => log::error!("stopping: a part of the daemon has ended; please report this"),
+    }
+    daemon.stop();
+    log::info!("stopped");
+    match signal {
+        Some(_) => Ok(()),
+        None => Err(Failure::Other("the daemon broke; the log says where".into())),
+    }
+}

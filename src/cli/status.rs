@@ -1,0 +1,156 @@
+//! `status`: how it stands, for a person or as JSON.
+
+use std::fmt::Write;
+use std::path::Path;
+
+use serde_json::{Value as Json, json};
+
+use super::{Failure, load, print};
+use crate::config::Config;
+use crate::daemon::is_running;
+use crate::directory::UnixSeconds;
+use crate::store::queries::{Counts, counts, local_time};
+use crate::store::{get_state, open_reader};
+use crate::wecom::api::clock;
+
+pub(super) fn status(path: Option<&Path>, as_json: bool) -> Result<(), Failure> {
+    let config = load(path)?;
+    let connection = open_reader(&config.database.path)?;
+    let now = clock();
+    // One transaction: all figures are of the same moment.
+    let connection = connection.unchecked_transaction()?;
+    let counts = counts(&connection, now)?;
+    let running = is_running(&config.database.path);
+    // What a daemon that is gone said is no longer so.
+    let said = |name| if running { get_state(&connection, name) } else { Ok(None) };
+    let daemon = said("daemon")?;
+    let pauses = said("pauses")?.map_or_else(|| json!([]), |(_, pauses)| pauses);
+    let comparison_due = get_state(&connection, "comparison_due")?;
+    if as_json {
+        let object = json!({
+            "running": running,
+            "pid": daemon.as_ref().and_then(|(_, d)| d.get("pid").cloned()),
+            "started_at": daemon.as_ref().map(|(at, _)| at.0),
+            "database": config.database.path.display().to_string(),
+            "members": {
+                "pending": counts.pending,
+                "converted": counts.converted,
+                "failed": counts.failed,
+                "deleted": counts.deleted,
+            },
+            "due": counts.due,
+            "oldest_pending_seconds": counts.oldest_pending.map(|since| now.since(since).max(0)),
+            "next_attempt_at": counts.next_attempt.map(|at| at.0),
+            "departments": counts.departments,
+            "tags": counts.tags,
+            "events": counts.events,
+            "last_event_at": counts.last_event.map(|at| at.0),
+            "last_change_seq": counts.last_change,
+            "conversion": why_not_converting(&config).map_or_else(|| "on".to_owned(), |why| format!("off: {why}")),
+            "pauses": pauses,
+            "comparison_due": comparison_due.map(|(_, why)| why),
+        });
+        return print(&format!("{object:#}\n"));
+    }
+
+    let when = |at: Option<UnixSeconds>| -> Result<String, Failure> {
+        Ok(match at {
+            Some(at) => format!("{} ({})", local_time(&connection, at)?, distance(now, at)),
+            None => "never".into(),
+        })
+    };
+    let mut text = String::new();
+    let _ = writeln!(text, "database       {}", config.database.path.display());
+    let _ = match &daemon {
+        Some((at, daemon)) => {
+            let pid = daemon.get("pid").cloned().unwrap_or_default();
+            writeln!(text, "daemon         running since {}, pid {pid}", when(Some(*at))?)
+        }
+        None if running => writeln!(text, "daemon         running"),
+        None => writeln!(text, "daemon         not running; callbacks are not answered"),
+    };
+    let _ = writeln!(text, "last event     {}", when(counts.last_event)?);
+    let _ = writeln!(text, "members        {}", counts.pending + counts.converted + counts.failed);
+    let _ = writeln!(text, "  converted    {}", counts.converted);
+    let _ = writeln!(text, "  pending      {}{}", counts.pending, backlog(&counts, now));
+    let _ = writeln!(text, "  failed       {}", counts.failed);
+    let _ = writeln!(text, "departments    {}", counts.departments);
+    let _ = writeln!(text, "tags           {}", counts.tags);
+    let _ = writeln!(text, "last change    #{}", counts.last_change);
+    if let Some(why) = why_not_converting(&config) {
+        let _ = writeln!(text, "conversion     off: {why}");
+    }
+    if let Some((at, why)) = &comparison_due {
+        let why = why.get("reason").and_then(Json::as_str).unwrap_or("");
+        let _ = writeln!(text, "comparison     due since {}: {why}", when(Some(*at))?);
+    }
+    for pause in pauses.as_array().into_iter().flatten() {
+        let word = |key: &str| pause.get(key).and_then(Json::as_str).unwrap_or("");
+        let until = pause.get("until").and_then(Json::as_i64).map(UnixSeconds);
+        let errcode = pause.get("errcode").and_then(Json::as_i64).map(|code| format!("errcode {code}, "));
+        let _ = writeln!(
+            text,
+            "PAUSED         {} ({}): {}{}",
+            word("what"),
+            word("reason"),
+            errcode.unwrap_or_default(),
+            word("errmsg")
+        );
+        let _ = writeln!(text, "               {}", word("advice"));
+        let _ = writeln!(text, "               tried again {}", when(until)?);
+    }
+    print(&text)
+}
+
+fn why_not_converting(config: &Config) -> Option<&'static str> {
+    if !config.openid.enabled {
+        Some("[openid] enabled is no")
+    } else if config.wecom.app_secret.is_none() {
+        Some("[wecom] app_secret is not set")
+    } else {
+        None
+    }
+}
+
+fn backlog(counts: &Counts, now: UnixSeconds) -> String {
+    let (Some(oldest), Some(next)) = (counts.oldest_pending, counts.next_attempt) else {
+        return String::new();
+    };
+    let next = if counts.due > 0 {
+        format!("{} due now", counts.due)
+    } else {
+        format!("next try {}", distance(now, next))
+    };
+    format!("  (the oldest known since {}; {next})", distance(now, oldest))
+}
+
+/// `3 min ago`, `in 2 h`.
+fn distance(now: UnixSeconds, at: UnixSeconds) -> String {
+    let seconds = now.since(at);
+    let span = match seconds.unsigned_abs() {
+        s @ 0..120 => format!("{s} s"),
+        s @ 120..7200 => format!("{} min", s / 60),
+        s @ 7200..172_800 => format!("{} h", s / 3600),
+        s => format!("{} days", s / 86_400),
+    };
+    if seconds >= 0 { format!("{span} ago") } else { format!("in {span}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn distances_read_well() {
+        let now = UnixSeconds(1_000_000);
+        for (offset, expected) in [
+            (0, "0 s ago"),
+            (-90, "90 s ago"),
+            (-600, "10 min ago"),
+            (7200, "in 2 h"),
+            (864_000, "in 10 days"),
+        ] {
+            assert_eq!(distance(now, now.plus(offset)), expected);
+        }
+    }
+}

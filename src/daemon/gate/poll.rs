@@ -1,0 +1,505 @@
+//! The gate's loop: readiness in, reads, writes and deadlines out.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::io;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use mio::{Events, Interest, Token};
+
+use super::Signal;
+use super::answer;
+use super::backend::{Backend, Job, Link, Outcome};
+use super::client::{Class, Client, Moved, Phase};
+use super::conn::{Rules, Step};
+use super::head::{Refusal, Routes};
+use super::limits::Limits;
+use super::stats::GateStats;
+
+const LISTENER: Token = Token(0);
+const WAKER: Token = Token(1);
+/// The first token of the connections to the server; the clients' follow.
+const LINKS: usize = 2;
+
+/// Connections taken in at one turn, so that a flood of them does not starve those who are in.
+const ACCEPTS_A_TURN: usize = 64;
+/// After accept() failed for want of something.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long and how much a client may still send after its answer.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES: usize = 1024 * 1024;
+
+pub(super) struct Poll {
+    poll: mio::Poll,
+    listener: Option<mio::net::TcpListener>,
+    rules: Rules,
+    limits: Limits,
+    links: Vec<Option<Link>>,
+    idle_links: Vec<usize>,
+    /// Clients whose request is complete, in order, by slot and id.
+    queue: VecDeque<(usize, u64)>,
+    clients: Vec<Option<Client>>,
+    free_slots: Vec<usize>,
+    open: usize,
+    next_id: u64,
+    /// Every client by its deadline.
+    deadlines: BTreeSet<(Instant, usize)>,
+    /// Those that may be evicted, by class, the longest in it first.
+    evictable: [BTreeSet<(Instant, usize)>; 3],
+    /// Bytes held by unfinished requests.
+    buffered: usize,
+    scratch: Vec<u8>,
+    accept_at: Option<Instant>,
+    accept_trouble: Option<Instant>,
+    stats: Arc<GateStats>,
+    signal: Arc<Signal>,
+    stopping: bool,
+}
+
+impl Poll {
+    pub(super) fn new(
+        listener: TcpListener,
+        routes: Routes,
+        limits: Limits,
+        backend: Backend,
+        stats: Arc<GateStats>,
+        signal: Arc<Signal>,
+    ) -> io::Result<(Self, mio::Waker)> {
+        let poll = mio::Poll::new()?;
+        let waker = mio::Waker::new(poll.registry(), WAKER)?;
+        listener.set_nonblocking(true)?;
+        let mut listener = mio::net::TcpListener::from_std(listener);
+        poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
+        let mut links = Vec::with_capacity(backend.streams.len());
+        for stream in backend.streams {
+            let mut link = Link::new(stream);
+            let token = Token(LINKS + links.len());
+            poll.registry().register(link.source(), token, Interest::READABLE | Interest::WRITABLE)?;
+            links.push(Some(link));
+        }
+        stats.backends.store(links.len(), Relaxed);
+        let rules = Rules { routes, max_head: limits.max_head, max_body: limits.max_body };
+        let poll = Self {
+            poll,
+            listener: Some(listener),
+            rules,
+            limits,
+            idle_links: (0..links.len()).rev().collect(),
+            links,
+            queue: VecDeque::new(),
+            clients: Vec::new(),
+            free_slots: Vec::new(),
+            open: 0,
+            next_id: 0,
+            deadlines: BTreeSet::new(),
+            evictable: Default::default(),
+            buffered: 0,
+            scratch: vec![0; 64 * 1024],
+            accept_at: None,
+            accept_trouble: None,
+            stats,
+            signal,
+            stopping: false,
+        };
+        Ok((poll, waker))
+    }
+
+    pub(super) fn run(&mut self) {
+        let mut events = Events::with_capacity(1024);
+        loop {
+            let next = self.deadlines.first().map(|(at, _)| *at).into_iter();
+            let next = next.chain(self.accept_at).chain(self.signal.deadline()).min();
+            let wait = next.map(|at| at.saturating_duration_since(Instant::now()));
+            match self.poll.poll(&mut events, wait) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => {
+                    log::error!("gate: polling failed, no callbacks are taken any more: {error}");
+                    return;
+                }
+            }
+            for event in &events {
+                match event.token() {
+                    LISTENER => self.accept_at = Some(Instant::now()),
+                    WAKER => {}
+                    Token(token) if token < LINKS + self.links.len() => self.link_ready(token - LINKS),
+                    Token(token) => self.client_ready(token - LINKS - self.links.len()),
+                }
+            }
+            let now = Instant::now();
+            if self.accept_at.is_some_and(|at| at <= now) {
+                self.accept(now);
+            }
+            self.expire(now);
+            if let Some(deadline) = self.signal.deadline() {
+                self.begin_stopping();
+                if self.open == 0 || deadline <= now {
+                    return;
+                }
+            }
+        }
+    }
+
+    fn begin_stopping(&mut self) {
+        if self.stopping {
+            return;
+        }
+        self.stopping = true;
+        self.accept_at = None;
+        self.listener = None;
+        for slot in 0..self.clients.len() {
+            let class = self.clients.get(slot).and_then(Option::as_ref).map(|client| client.phase.class());
+            if matches!(class, Some(Class::Idle | Class::Unfinished)) {
+                self.close(slot);
+            }
+        }
+    }
+
+    // ---- taking clients in ----
+
+    fn accept(&mut self, now: Instant) {
+        self.accept_at = None;
+        for _ in 0..ACCEPTS_A_TURN {
+            let Some(listener) = &self.listener else { return };
+            match listener.accept() {
+                Ok((stream, peer)) => {
+                    if let Some(since) = self.accept_trouble.take() {
+                        log::info!("gate: connections are taken again after {} s", since.elapsed().as_secs());
+                    }
+                    self.stats.accepted.fetch_add(1, Relaxed);
+                    self.admit(stream, peer, now);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::Interrupted
+                            | io::ErrorKind::ConnectionAborted
+                            | io::ErrorKind::ConnectionReset
+                    ) => {}
+                Err(error) => {
+                    self.stats.accept_errors.fetch_add(1, Relaxed);
+                    if self.accept_trouble.is_none() {
+                        log::warn!("gate: cannot take connections for now: {error}");
+                        self.accept_trouble = Some(now);
+                    }
+                    self.evict();
+                    self.accept_at = Some(now + ACCEPT_PAUSE);
+                    return;
+                }
+            }
+        }
+        // There may be more: the next turn goes on.
+        self.accept_at = Some(now);
+    }
+
+    fn admit(&mut self, mut stream: mio::net::TcpStream, peer: std::net::SocketAddr, now: Instant) {
+        if self.open >= self.limits.max_connections && !self.evict() {
+            return;
+        }
+        let slot = self.free_slots.pop().unwrap_or_else(|| {
+            self.clients.push(None);
+            self.clients.len() - 1
+        });
+        let token = Token(LINKS + self.links.len() + slot);
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        if let Err(error) = self.poll.registry().register(&mut stream, token, interest) {
+            log::warn!("gate: a connection cannot be polled: {error}");
+            self.free_slots.push(slot);
+            return;
+        }
+        // An answer is one small write: waiting to fill a packet would only delay it.
+        let _ = stream.set_nodelay(true);
+        self.next_id += 1;
+        let deadline = now + self.limits.request_deadline;
+        if let Some(place) = self.clients.get_mut(slot) {
+            *place = Some(Client::new(self.next_id, stream, peer, now, deadline));
+        }
+        self.deadlines.insert((deadline, slot));
+        self.evictable[Class::Unfinished as usize].insert((now, slot));
+        self.open += 1;
+        self.stats.open.store(self.open, Relaxed);
+        self.receive(slot);
+    }
+
+    /// Makes room: whoever is done, else the longest idle, else who has kept us waiting the longest.
+    fn evict(&mut self) -> bool {
+        let Some((_, slot)) = self.evictable.iter().find_map(|class| class.first().copied()) else {
+            return false;
+        };
+        self.stats.evicted.fetch_add(1, Relaxed);
+        self.close(slot);
+        true
+    }
+
+    fn close(&mut self, slot: usize) {
+        let Some(mut client) = self.clients.get_mut(slot).and_then(Option::take) else { return };
+        let _ = self.poll.registry().deregister(&mut client.stream);
+        self.forget(&client, slot);
+        self.buffered = self.buffered.saturating_sub(client.counted);
+        self.free_slots.push(slot);
+        self.open = self.open.saturating_sub(1);
+        self.stats.open.store(self.open, Relaxed);
+    }
+
+    fn forget(&mut self, client: &Client, slot: usize) {
+        self.deadlines.remove(&(client.deadline, slot));
+        if let Some(class) = self.evictable.get_mut(client.phase.class() as usize) {
+            class.remove(&(client.since, slot));
+        }
+    }
+
+    /// Puts a client into a phase, with its deadline.
+    fn enter(&mut self, slot: usize, phase: Phase, time: Duration) {
+        let Some(mut client) = self.clients.get_mut(slot).and_then(Option::take) else { return };
+        self.forget(&client, slot);
+        let now = Instant::now();
+        client.since = now;
+        client.deadline = now + time;
+        client.phase = phase;
+        self.deadlines.insert((client.deadline, slot));
+        if let Some(class) = self.evictable.get_mut(client.phase.class() as usize) {
+            class.insert((now, slot));
+        }
+        if let Some(place) = self.clients.get_mut(slot) {
+            *place = Some(client);
+        }
+    }
+
+    fn client(&mut self, slot: usize) -> Option<&mut Client> {
+        self.clients.get_mut(slot).and_then(Option::as_mut)
+    }
+
+    // ---- clients ----
+
+    fn client_ready(&mut self, slot: usize) {
+        let Some(client) = self.client(slot) else { return };
+        match client.phase {
+            Phase::Idle | Phase::Reading | Phase::Lingering { .. } => self.receive(slot),
+            Phase::Writing { .. } => self.send(slot),
+            Phase::Queued(_) | Phase::Answering { .. } => {}
+        }
+    }
+
+    /// Reads and acts on it until there is nothing more to read, or a request is complete.
+    fn receive(&mut self, slot: usize) {
+        loop {
+            let mut scratch = std::mem::take(&mut self.scratch);
+            let moved = self.client(slot).map_or(Moved::Gone, |client| client.read(&mut scratch));
+            self.scratch = scratch;
+            match moved {
+                Moved::Some => {}
+                Moved::Gone => return self.close(slot),
+                Moved::Blocked | Moved::Finished => return,
+            }
+            if !self.act(slot) {
+                return;
+            }
+        }
+    }
+
+    /// Acts on what was received; whether to read on.
+    fn act(&mut self, slot: usize) -> bool {
+        let Some(client) = self.clients.get_mut(slot).and_then(Option::as_mut) else { return false };
+        match client.phase {
+            Phase::Lingering { .. } => return true,
+            Phase::Idle | Phase::Reading => {}
+            _ => return false,
+        }
+        let step = client.inbound.step(&self.rules);
+        let held = client.inbound.held();
+        self.buffered = (self.buffered + held).saturating_sub(client.counted);
+        client.counted = held;
+        let begins = matches!(client.phase, Phase::Idle) && client.inbound.begun();
+        match step {
+            Step::More => {
+                if begins {
+                    self.enter(slot, Phase::Reading, self.limits.request_deadline);
+                }
+                self.bound_memory();
+                self.client(slot).is_some()
+            }
+            Step::Continue => {
+                if begins {
+                    self.enter(slot, Phase::Reading, self.limits.request_deadline);
+                }
+                let written = self.client(slot).map_or(Moved::Gone, |client| {
+                    client.owe(answer::CONTINUE);
+                    client.write()
+                });
+                if written == Moved::Gone {
+                    self.close(slot);
+                    return false;
+                }
+                true
+            }
+            Step::Request(request) => {
+                let id = client.id;
+                self.stats.forwarded.fetch_add(1, Relaxed);
+                self.enter(slot, Phase::Queued(request), self.limits.answer_deadline);
+                self.queue.push_back((slot, id));
+                self.assign();
+                false
+            }
+            Step::Refuse(refusal) => {
+                self.refuse(slot, refusal);
+                false
+            }
+        }
+    }
+
+    /// Lets the oldest unfinished requests go while all together hold too much.
+    fn bound_memory(&mut self) {
+        while self.buffered > self.limits.max_buffered {
+            let Some((_, slot)) = self.evictable[Class::Unfinished as usize].first().copied() else { return };
+            self.stats.evicted.fetch_add(1, Relaxed);
+            self.close(slot);
+        }
+    }
+
+    fn refuse(&mut self, slot: usize, refusal: Refusal) {
+        self.stats.refused(refusal);
+        let bytes = answer::refusal(refusal, &self.rules.routes);
+        self.answer(slot, &bytes, false);
+    }
+
+    fn answer(&mut self, slot: usize, bytes: &[u8], keep_alive: bool) {
+        if let Some(client) = self.client(slot) {
+            client.owe(bytes);
+        }
+        self.enter(slot, Phase::Writing { keep_alive }, self.limits.write_deadline);
+        self.send(slot);
+    }
+
+    fn send(&mut self, slot: usize) {
+        let Some(client) = self.client(slot) else { return };
+        let keep_alive = match client.phase {
+            Phase::Writing { keep_alive } => keep_alive,
+            _ => return,
+        };
+        match client.write() {
+            Moved::Finished => {}
+            Moved::Gone => return self.close(slot),
+            Moved::Blocked | Moved::Some => return,
+        }
+        if !keep_alive {
+            if client.half_close() {
+                self.enter(slot, Phase::Lingering { room: LINGER_BYTES }, LINGER);
+                self.receive(slot);
+            } else {
+                self.close(slot);
+            }
+            return;
+        }
+        if client.inbound.begun() {
+            // The next request has come along with the last one.
+            self.enter(slot, Phase::Reading, self.limits.request_deadline);
+            if !self.act(slot) {
+                return;
+            }
+        } else {
+            self.enter(slot, Phase::Idle, self.limits.idle_timeout);
+        }
+        self.receive(slot);
+    }
+
+    fn expire(&mut self, now: Instant) {
+        while let Some((at, slot)) = self.deadlines.first().copied()
+            && at <= now
+        {
+            let Some(client) = self.client(slot) else {
+                self.deadlines.remove(&(at, slot));
+                continue;
+            };
+            let begun = client.inbound.begun();
+            match client.phase.class() {
+                Class::Unfinished if begun => self.refuse(slot, Refusal::Timeout),
+                Class::Busy if !matches!(client.phase, Phase::Writing { .. }) => {
+                    self.stats.deadline_missed.fetch_add(1, Relaxed);
+                    self.refuse(slot, Refusal::Unavailable);
+                }
+                _ => self.close(slot),
+            }
+        }
+    }
+
+    // ---- the server behind the gate ----
+
+    /// Gives waiting requests to idle connections to the server.
+    fn assign(&mut self) {
+        while let Some((slot, id)) = self.queue.front().copied() {
+            let waits = self.client(slot).is_some_and(|c| c.id == id && matches!(c.phase, Phase::Queued(_)));
+            if !waits {
+                self.queue.pop_front();
+                continue;
+            }
+            if self.links.iter().all(Option::is_none) {
+                self.queue.pop_front();
+                self.refuse(slot, Refusal::Unavailable);
+                continue;
+            }
+            let Some(index) = self.idle_links.pop() else { return };
+            self.queue.pop_front();
+            self.hand_over(slot, id, index);
+        }
+    }
+
+    fn hand_over(&mut self, slot: usize, id: u64, index: usize) {
+        let Some(client) = self.client(slot) else { return };
+        let Phase::Queued(request) = &mut client.phase else { return };
+        let (wire, bodiless) = (std::mem::take(&mut request.wire), request.answer_bodiless);
+        // Class and deadline stay: the time counts from the complete request.
+        client.phase = Phase::Answering { keep_alive: request.keep_alive };
+        let job = Job { slot, client: id, bodiless };
+        if let Some(Some(link)) = self.links.get_mut(index) {
+            let outcome = link.send(wire, job);
+            self.link_outcome(index, outcome);
+        }
+    }
+
+    fn link_ready(&mut self, index: usize) {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let outcome = match self.links.get_mut(index) {
+            Some(Some(link)) => link.ready(&mut scratch),
+            _ => Outcome::Pending,
+        };
+        self.scratch = scratch;
+        self.link_outcome(index, outcome);
+    }
+
+    fn link_outcome(&mut self, index: usize, outcome: Outcome) {
+        match outcome {
+            Outcome::Pending => {}
+            Outcome::Answered(job, head, body) => {
+                if self.links.get(index).and_then(Option::as_ref).is_some_and(Link::idle) {
+                    self.idle_links.push(index);
+                } else {
+                    self.link_outcome(index, Outcome::Lost(None, "answered before it took the request"));
+                }
+                let client = self.client(job.slot).filter(|client| client.id == job.client);
+                if let Some(Phase::Answering { keep_alive }) = client.map(|client| &client.phase) {
+                    let keep_alive = *keep_alive && !self.stopping;
+                    let bytes = answer::relay(head, &body, keep_alive);
+                    self.answer(job.slot, &bytes, keep_alive);
+                }
+                self.assign();
+            }
+            Outcome::Lost(job, why) => {
+                log::error!("gate: a connection to the server behind it is lost: {why}; please report this");
+                if let Some(mut link) = self.links.get_mut(index).and_then(Option::take) {
+                    let _ = self.poll.registry().deregister(link.source());
+                    self.stats.backends.fetch_sub(1, Relaxed);
+                }
+                self.idle_links.retain(|idle| *idle != index);
+                if let Some(job) = job
+                    && self.client(job.slot).is_some_and(|client| client.id == job.client)
+                {
+                    self.refuse(job.slot, Refusal::BadGateway);
+                }
+                self.assign();
+            }
+        }
+    }
+}

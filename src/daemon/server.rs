@@ -1,0 +1,237 @@
+//! The threads that answer callbacks: crypto and parsing on a few workers, the answer after the commit.
+//!
+//! A worker does not wait for the commit. It hands the event to the writer together with the request that
+//! is to be answered, so that many events can share one commit however few workers there are; the
+//! responder sends the answers.
+
+use std::io::Read;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tiny_http::{Header, Method, Request, Response};
+
+use super::callback::{Endpoint, Received, Refusal};
+use super::converter::Converter;
+use super::gate::PEER_HEADER;
+use super::throttle::Throttle;
+use crate::store::{Applied, NewEvent, StoreError, Writer, apply_event, record_invalid};
+use crate::wecom::api::clock;
+
+/// From the arrival of an event to its commit. WeCom hangs up after 5 s.
+const COMMIT_WITHIN: Duration = Duration::from_secs(4);
+
+/// What the workers share.
+pub struct Server {
+    /// Behind the gate.
+    pub http: tiny_http::Server,
+    /// The callback URLs.
+    pub endpoints: Vec<Endpoint>,
+    /// Our own company.
+    pub corp_id: String,
+    /// Longest body; the gate has seen to it.
+    pub max_body: usize,
+    /// Where events go.
+    pub writer: Writer,
+    /// Whom to wake for new members.
+    pub converter: Option<Arc<Converter>>,
+    /// Refusals in the log.
+    pub refusals: Throttle,
+}
+
+/// An answer that is ready.
+struct Answer {
+    request: Request,
+    status: u16,
+    body: Vec<u8>,
+}
+
+/// The threads of a server.
+pub struct Threads {
+    workers: Vec<JoinHandle<()>>,
+    responder: JoinHandle<()>,
+}
+
+/// Starts `threads` workers and the responder.
+///
+/// # Errors
+/// If a thread cannot be had.
+pub fn start(server: &Arc<Server>, threads: usize) -> std::io::Result<Threads> {
+    let (answers, ready) = channel();
+    let responder = std::thread::Builder::new().name("respond".into()).spawn(move || respond_all(&ready))?;
+    let workers = (0..threads).map(|n| {
+        let (server, answers) = (Arc::clone(server), answers.clone());
+        let name = format!("callback-{n}");
+        std::thread::Builder::new().name(name).spawn(move || server.serve(&answers))
+    });
+    Ok(Threads { workers: workers.collect::<std::io::Result<_>>()?, responder })
+}
+
+impl Threads {
+    /// Ends the workers and, when the writer has given its last reply, the responder. `patience` at most.
+    pub fn stop(self, server: &Server, patience: Duration) {
+        for _ in &self.workers {
+            server.http.unblock();
+        }
+        let deadline = Instant::now() + patience;
+        for thread in self.workers.into_iter().chain([self.responder]) {
+            while !thread.is_finished() && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            if thread.is_finished() && thread.join().is_err() {
+                log::error!("a thread that answers callbacks ended in a panic; please report this");
+            }
+        }
+    }
+}
+
+fn respond_all(ready: &Receiver<Answer>) {
+    while let Ok(Answer { request, status, body }) = ready.recv() {
+        let mut response = Response::from_data(body).with_status_code(status);
+        response.add_header(header("Content-Type", "text/plain; charset=utf-8"));
+        if status == 503 {
+            response.add_header(header("Retry-After", "5"));
+        }
+        if let Err(error) = request.respond(response) {
+            log::debug!("an answer could not be sent: {error}");
+        }
+    }
+}
+
+fn header(name: &str, value: &str) -> Header {
+    // Both are literals of this file.
+    #[allow(clippy::expect_used)]
+    Header::from_bytes(name, value).expect("a literal header is valid")
+}
+
+impl Server {
+    fn serve(&self, answers: &Sender<Answer>) {
+        loop {
+            match self.http.recv() {
+                Ok(request) => self.handle(request, answers),
+                // Unblocked: it is time to stop.
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn handle(&self, mut request: Request, answers: &Sender<Answer>) {
+        let arrived = Instant::now();
+        // Always, also where it is not needed: an answer must not overtake its request.
+        let mut body = Vec::new();
+        let limit = u64::try_from(self.max_body).unwrap_or(u64::MAX);
+        if let Err(error) = request.as_reader().take(limit.saturating_add(1)).read_to_end(&mut body) {
+            log::debug!("a body could not be read: {error}");
+            return send(answers, request, 400, b"bad request\n");
+        }
+        let url = request.url().to_owned();
+        let (path, query) = url.split_once('?').unwrap_or((&url, ""));
+        let Some(endpoint) = self.endpoints.iter().find(|endpoint| endpoint.path == path) else {
+            return send(answers, request, 404, b"not found\n");
+        };
+        match request.method() {
+            Method::Get => match endpoint.verify(query) {
+                Ok(text) => {
+                    log::info!("URL verified path={path} client={}", peer(&request));
+                    send(answers, request, 200, &text);
+                }
+                Err(refusal) => self.refuse(request, &refusal, path, answers),
+            },
+            Method::Post => match endpoint.receive(query, &body, &self.corp_id, clock()) {
+                Ok(received) => self.store(request, received, arrived, answers),
+                Err(refusal) => self.refuse(request, &refusal, path, answers),
+            },
+            _ => send(answers, request, 405, b"method not allowed\n"),
+        }
+    }
+
+    fn refuse(&self, request: Request, refusal: &Refusal, path: &str, answers: &Sender<Answer>) {
+        let status = refusal.status();
+        if let Some(more) = self.refusals.tell(Instant::now()) {
+            log::warn!(
+                "callback refused status={status} path={path} client={} why={refusal:?} more_since_last={more}; \
+                 if it came from WeCom, compare Token and EncodingAESKey with the admin console",
+                peer(&request)
+            );
+        }
+        let text: &[u8] = if status == 403 { b"forbidden\n" } else { b"bad request\n" };
+        send(answers, request, status, text);
+    }
+
+    fn store(&self, request: Request, received: Received, arrived: Instant, answers: &Sender<Answer>) {
+        let Received { event, complaint, passed_over } = received;
+        if let Some(complaint) = complaint {
+            log::warn!("event makes no sense and is kept as invalid {}: {complaint}", name(&event));
+        }
+        if !passed_over.is_empty() {
+            log::warn!("event has fields that make no sense {}: {}", name(&event), passed_over.join(" "));
+        }
+        let deadline = arrived + COMMIT_WITHIN;
+        let (answers, converter, writer) = (answers.clone(), self.converter.clone(), self.writer.clone());
+        let to_apply = event.clone();
+        self.writer.submit(
+            deadline,
+            move |connection| apply_event(connection, &to_apply),
+            move |result| match result {
+                Err(error) if error.is_of_the_data() => {
+                    log::error!("event cannot be applied and is kept as invalid {}: {error}", name(&event));
+                    let to_record = event.clone();
+                    writer.submit(
+                        deadline,
+                        move |connection| record_invalid(connection, &to_record),
+                        move |result| acknowledge(request, &event, result, converter.as_ref(), &answers),
+                    );
+                }
+                result => acknowledge(request, &event, result, converter.as_ref(), &answers),
+            },
+        );
+    }
+}
+
+/// Answers an event: `success` only if it is committed.
+fn acknowledge(
+    request: Request,
+    event: &NewEvent,
+    result: Result<Applied, StoreError>,
+    converter: Option<&Arc<Converter>>,
+    answers: &Sender<Answer>,
+) {
+    match result {
+        Ok(applied) => {
+            log::debug!("event {} outcome={}", name(event), applied.outcome.as_str());
+            send(answers, request, 200, b"success");
+            if let Some(converter) = converter {
+                converter.wake_for(applied.to_convert);
+            }
+        }
+        Err(error) => {
+            log::debug!("event refused for now {}: {error}", name(event));
+            send(answers, request, 503, b"try again later\n");
+        }
+    }
+}
+
+fn send(answers: &Sender<Answer>, request: Request, status: u16, body: &[u8]) {
+    if answers.send(Answer { request, status, body: body.to_vec() }).is_err() {
+        log::debug!("an answer comes too late, the daemon is ending");
+    }
+}
+
+fn name(event: &NewEvent) -> String {
+    let what = if event.change_type.is_empty() { &event.event } else { &event.change_type };
+    format!("event={what:?} subject={:?}", event.subject)
+}
+
+/// The client's address as the gate saw it and, behind a reverse proxy, as that one says.
+fn peer(request: &Request) -> String {
+    let header = |name: &'static str| {
+        let found = request.headers().iter().find(|header| header.field.equiv(name));
+        found.map(|header| header.value.as_str().to_owned())
+    };
+    let direct = header(PEER_HEADER).unwrap_or_default();
+    match header("X-Forwarded-For") {
+        Some(forwarded) => format!("{direct} forwarded_for={forwarded:?}"),
+        None => direct,
+    }
+}
