@@ -1,9 +1,167 @@
 //! `demo`: the story that everybody who connects to WeCom lives through, played on this machine.
+//!
+//! The daemon is the real one, over real sockets and a real database; only WeCom is pretended.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use super::Failure;
+use rusqlite::Connection;
 
-pub(super) fn demo(_folder: &Path) -> Result<(), Failure> {
-    Ok(())
+use super::{Failure, load, print};
+use crate::daemon::Daemon;
+use crate::demo::sender::{Sender, contact_event};
+use crate::demo::standin::{Company, StandIn};
+use crate::store::open_reader;
+use crate::store::queries::table;
+use crate::wecom::api::clock;
+use crate::wecom::crypt::{Crypt, EncodingAesKey};
+
+const TOKEN: &str = "QDG6eK";
+const KEY: &str = "jWmYm7qr5nMoAUwZRjGtBxmz3KA1tkAj3ykkR6q2B2C";
+/// Far more than anything here takes.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+pub(super) fn demo(folder: &Path) -> Result<(), Failure> {
+    let stage = Stage::set(folder)?;
+    let told = stage.play();
+    stage.daemon.stop();
+    drop(stage.stand_in);
+    told?;
+    let ini = stage.ini.display();
+    print(&format!(
+        "
+The daemon has stopped; the database stays for looking:
+  sqlite3 {db} 'select * from active_members'
+  sqlite3 {db} 'select * from pending_members'
+  sqlite3 {db} 'select * from recent_events'
+  {me} member -c {ini} zhangsan
+
+Next, for your own company: copy sync.example.ini to sync.ini, fill in what is marked there, then
+  {me} check && {me} run
+",
+        db = stage.database.display(),
+        me = std::env::args().next().unwrap_or_else(|| "wecom-dirsync".into()),
+    ))
+}
+
+struct Stage {
+    stand_in: StandIn,
+    daemon: Daemon,
+    sender: Sender,
+    reader: Connection,
+    corp_id: String,
+    ini: PathBuf,
+    database: PathBuf,
+}
+
+impl Stage {
+    fn set(folder: &Path) -> Result<Self, Failure> {
+        let ini = folder.join("sync.ini");
+        let database = folder.join("directory.db");
+        if database.exists() && !ini.exists() {
+            let what = format!("{}: this is not a demo's; name another folder: demo FOLDER", database.display());
+            return Err(Failure::Other(what));
+        }
+        let cannot = |error: std::io::Error| Failure::Other(format!("{}: {error}", folder.display()));
+        std::fs::create_dir_all(folder).map_err(cannot)?;
+        for leftover in ["directory.db", "directory.db-wal", "directory.db-shm"] {
+            match std::fs::remove_file(folder.join(leftover)) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(cannot(error)),
+                _ => {}
+            }
+        }
+        let stand_in = StandIn::start()?;
+        let Company { corp_id, app_secret, .. } = stand_in.company(|company| company.clone());
+        let text = format!(
+            "# Written by `wecom-dirsync demo`; made anew by the next one.\n\
+             [wecom]\ncorp_id = {corp_id}\napp_secret = {app_secret}\napi_base = {}\n\
+             [callback]\nlisten = 127.0.0.1:0\ntoken = {TOKEN}\nencoding_aes_key = {KEY}\n",
+            stand_in.base_url()
+        );
+        std::fs::write(&ini, text).map_err(cannot)?;
+        let config = load(Some(&ini))?;
+        let daemon = Daemon::start(&config)?;
+        let key = EncodingAesKey::parse(KEY).map_err(|error| Failure::Other(error.to_string()))?;
+        let url = format!("http://{}/callback", daemon.address());
+        let sender = Sender::new(&url, Crypt::new(TOKEN, key, &corp_id), &corp_id);
+        let reader = open_reader(&database)?;
+        Ok(Self { stand_in, daemon, sender, reader, corp_id, ini, database })
+    }
+
+    fn play(&self) -> Result<(), Failure> {
+        print(&format!(
+            "A daemon runs on {}, and a stand-in for WeCom's API beside it.\n",
+            self.daemon.address()
+        ))?;
+        self.step(1, "The callback URL is saved in the admin console; WeCom checks that it is ours")?;
+        let (status, body) = self.sender.verify("1616140317555161061").map_err(Failure::Other)?;
+        self.note(&format!("GET  -> {status} {body}: verified"))?;
+
+        self.step(2, "张三 (zhangsan) and 李四 (lisi) join the company")?;
+        for (userid, name) in [("zhangsan", "张三"), ("lisi", "李四")] {
+            self.stand_in.company(|company| company.hire(userid));
+            self.event("create_user", &format!("<UserID>{userid}</UserID><Name>{name}</Name><Department>1</Department>"))?;
+        }
+
+        self.step(3, "The daemon asks for their openids at once, but they have not signed in yet: 43004")?;
+        self.wait_until("SELECT count(*) = 2 FROM members WHERE openid_errcode = 43004")?;
+        self.show("SELECT userid, name, why, tried, next_try FROM pending_members ORDER BY userid DESC")?;
+
+        self.step(4, "张三 signs in to WeCom; an update_user comes, and the daemon asks again at once")?;
+        self.stand_in.company(|company| company.sign_in("zhangsan", "oDjGHs-1yCnGrRovBj2yHij5JAAA"));
+        let begun = Instant::now();
+        self.event("update_user", "<UserID>zhangsan</UserID><Status>1</Status>")?;
+        self.wait_until("SELECT openid_state = 'converted' FROM members WHERE userid = 'zhangsan'")?;
+        self.note(&format!("converted {} ms after the event was sent", begun.elapsed().as_millis()))?;
+
+        self.step(5, "That is the directory now; 李四 is tried again by itself, or when an event names him")?;
+        self.show("SELECT userid, name, openid, openid_state FROM active_members ORDER BY userid DESC")
+    }
+
+    fn step(&self, number: u32, what: &str) -> Result<(), Failure> {
+        print(&format!("\n{number}. {what}\n"))
+    }
+
+    fn note(&self, what: &str) -> Result<(), Failure> {
+        print(&format!("   {what}\n"))
+    }
+
+    fn event(&self, change_type: &str, inner: &str) -> Result<(), Failure> {
+        let event = contact_event(&self.corp_id, clock().0, change_type, inner);
+        let begun = Instant::now();
+        let (status, body) = self.sender.send(&event).map_err(Failure::Other)?;
+        let took = begun.elapsed().as_secs_f64() * 1000.0;
+        self.note(&format!("POST {change_type} -> {status} {body} ({took:.1} ms, on disk)"))
+    }
+
+    fn wait_until(&self, sql: &str) -> Result<(), Failure> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            if self.reader.query_row(sql, [], |row| row.get(0))? {
+                return Ok(());
+            }
+            if Instant::now() >= until {
+                return Err(Failure::Other(format!("waited in vain for: {sql}")));
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn show(&self, sql: &str) -> Result<(), Failure> {
+        let rows = table(&self.reader, sql)?;
+        let columns = rows.first().map_or(0, Vec::len);
+        let width = |column: usize| rows.iter().map(|row| columns_of(&row[column])).max().unwrap_or(0);
+        let widths: Vec<usize> = (0..columns).map(width).collect();
+        for row in &rows {
+            let cells = row.iter().zip(&widths);
+            let padded = cells.map(|(cell, width)| format!("{cell}{}", " ".repeat(width - columns_of(cell))));
+            self.note(padded.collect::<Vec<_>>().join("  ").trim_end())?;
+        }
+        Ok(())
+    }
+}
+
+/// Columns that a text takes on a terminal: Chinese characters take two.
+fn columns_of(text: &str) -> usize {
+    text.chars().map(|c| if u32::from(c) >= 0x1100 { 2 } else { 1 }).sum()
 }

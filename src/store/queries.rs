@@ -193,3 +193,23 @@ pub fn local_time(connection: &Connection, at: UnixSeconds) -> rusqlite::Result<
         .prepare_cached("SELECT datetime(?1, 'unixepoch', 'localtime')")?
         .query_row([at.0], |row| Ok(row.get::<_, Option<String>>(0)?.unwrap_or_default()))
 }
+
+/// A query's rows as text, the first being the columns' names.
+///
+/// # Errors
+/// Whatever SQLite says.
+pub fn table(connection: &Connection, sql: &str) -> rusqlite::Result<Vec<Vec<String>>> {
+    let mut statement = connection.prepare(sql)?;
+    let names = statement.column_names().map(str::to_owned).collect::<Vec<_>>();
+    let mut rows = vec![names];
+    let mut found = statement.query([])?;
+    while let Some(row) = found.next()? {
+        let cells = object(row).into_iter().map(|(_, value)| match value {
+            Json::Null => String::new(),
+            Json::String(text) => text,
+            other => other.to_string(),
+        });
+        rows.push(cells.collect());
+    }
+    Ok(rows)
+}

@@ -49,7 +49,7 @@ impl Query {
 }
 
 /// Percent-decoding. A `+` stays a plus: echostr is base64, and some proxies undo `%2B` on the way.
-fn url_decode(text: &str) -> Option<String> {
+pub(crate) fn url_decode(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
     while let Some(byte) = rest.next() {

@@ -1,0 +1,78 @@
+//! Sends callbacks as WeCom does: signed, encrypted anew each time, over HTTP.
+
+use std::time::Duration;
+
+use crate::wecom::crypt::Crypt;
+use crate::wecom::envelope::{callback, url_encode};
+
+/// A sender of callbacks to one URL.
+pub struct Sender {
+    url: String,
+    crypt: Crypt,
+    corp_id: String,
+    agent: ureq::Agent,
+}
+
+/// What came back: HTTP status and body.
+pub type Reply = (u16, String);
+
+impl Sender {
+    /// To this URL, with the keys of its receiver.
+    #[must_use]
+    pub fn new(url: &str, crypt: Crypt, corp_id: &str) -> Self {
+        let agent = ureq::Agent::config_builder()
+            .timeout_global(Some(Duration::from_secs(10)))
+            .http_status_as_error(false)
+            .proxy(None)
+            .build();
+        Self { url: url.to_owned(), crypt, corp_id: corp_id.to_owned(), agent: agent.into() }
+    }
+
+    /// Asks the URL to prove that it has the keys, as saving it in the console does.
+    ///
+    /// # Errors
+    /// What went wrong on the way.
+    pub fn verify(&self, text: &str) -> Result<Reply, String> {
+        let encrypted = self.encrypt(text)?;
+        let url = format!("{}&echostr={}", self.signed(&encrypted), url_encode(&encrypted));
+        self.read(self.agent.get(url).call())
+    }
+
+    /// Sends an event.
+    ///
+    /// # Errors
+    /// What went wrong on the way.
+    pub fn send(&self, event: &str) -> Result<Reply, String> {
+        let encrypted = self.encrypt(event)?;
+        let body = callback(&self.corp_id, &encrypted, "");
+        self.read(self.agent.post(self.signed(&encrypted)).content_type("text/xml").send(body))
+    }
+
+    fn encrypt(&self, text: &str) -> Result<String, String> {
+        let mut random = [0; 16];
+        getrandom::fill(&mut random).map_err(|error| error.to_string())?;
+        self.crypt.encrypt(text.as_bytes(), random).map_err(|error| error.to_string())
+    }
+
+    fn signed(&self, encrypted: &str) -> String {
+        let (timestamp, nonce) = (crate::wecom::api::clock().0.to_string(), fastrand::u32(..).to_string());
+        let signature = self.crypt.sign(&timestamp, &nonce, encrypted);
+        format!("{}?msg_signature={signature}&timestamp={timestamp}&nonce={nonce}", self.url)
+    }
+
+    fn read(&self, sent: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Result<Reply, String> {
+        let mut response = sent.map_err(|error| error.to_string())?;
+        let body = response.body_mut().read_to_string().map_err(|error| error.to_string())?;
+        Ok((response.status().as_u16(), body))
+    }
+}
+
+/// The XML of a contact event; `inner` are the elements after ChangeType.
+#[must_use]
+pub fn contact_event(corp_id: &str, create_time: i64, change_type: &str, inner: &str) -> String {
+    format!(
+        "<xml><ToUserName><![CDATA[{corp_id}]]></ToUserName><FromUserName><![CDATA[sys]]></FromUserName>\
+         <CreateTime>{create_time}</CreateTime><MsgType><![CDATA[event]]></MsgType>\
+         <Event><![CDATA[change_contact]]></Event><ChangeType>{change_type}</ChangeType>{inner}</xml>"
+    )
+}

@@ -1,0 +1,55 @@
+//! What can be made to go wrong, in every way the protocol knows.
+
+use std::time::Duration;
+
+/// How a call fails.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fault {
+    /// WeCom answers with this errcode.
+    Errcode(i64),
+    /// WeCom answers with this errcode and this errmsg.
+    Refusal(i64, String),
+    /// A gateway answers with this HTTP status and a page of HTML.
+    HttpStatus(u16),
+    /// The right answer comes this much later.
+    Delay(Duration),
+    /// No answer ever comes; the connection stays open.
+    Hang,
+    /// The connection is reset.
+    Reset,
+    /// Status 200 and something that is not JSON.
+    Garbage,
+    /// The answer breaks off in the middle.
+    Truncated,
+    /// Status 200 and nothing.
+    Empty,
+}
+
+/// A fault, for which API, and how often.
+#[derive(Debug, Clone)]
+pub(super) struct Planned {
+    pub(super) api: Option<String>,
+    pub(super) fault: Fault,
+    pub(super) times: usize,
+}
+
+/// The faults to come, in order.
+#[derive(Debug, Default)]
+pub(super) struct Programme(Vec<Planned>);
+
+impl Programme {
+    pub(super) fn plan(&mut self, planned: Planned) {
+        self.0.push(planned);
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    /// The fault that this call meets, if any; counts it.
+    pub(super) fn next(&mut self, api: &str) -> Option<Fault> {
+        let planned = self.0.iter_mut().find(|p| p.times > 0 && p.api.as_deref().is_none_or(|of| of == api))?;
+        planned.times -= 1;
+        Some(planned.fault.clone())
+    }
+}

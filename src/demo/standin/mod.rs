@@ -1,0 +1,312 @@
+//! A stand-in for WeCom's API on loopback: it answers for a pretend company, remembers every call, and
+//! fails when it is told to.
+//!
+//! Not on tiny_http: hanging, resetting and breaking off in mid-answer need the socket itself.
+
+mod company;
+mod faults;
+
+use std::collections::HashMap;
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime};
+
+use serde_json::Value as Json;
+
+pub use company::{Company, Request, User};
+pub use faults::Fault;
+use faults::{Planned, Programme};
+
+use crate::stop::Stop;
+use crate::wecom::envelope::url_decode;
+
+/// A call that was received.
+#[derive(Debug, Clone)]
+pub struct Call {
+    /// The path below `/cgi-bin/`.
+    pub api: String,
+    /// When.
+    pub at: Instant,
+    /// The member that it was about.
+    pub userid: Option<String>,
+    /// The access_token it came with.
+    pub token: String,
+    /// The errcode of the answer; `None` if there was none.
+    pub errcode: Option<i64>,
+}
+
+#[derive(Default)]
+struct State {
+    company: Company,
+    programme: Programme,
+    calls: Vec<Call>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    called: Condvar,
+    stop: Stop,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The stand-in at work; ends when dropped.
+pub struct StandIn {
+    shared: Arc<Shared>,
+    address: SocketAddr,
+    acceptor: Option<JoinHandle<()>>,
+}
+
+/// More than this is not one of our requests.
+const MAX_REQUEST: usize = 1024 * 1024;
+
+impl StandIn {
+    /// Starts on a free port of 127.0.0.1.
+    ///
+    /// # Errors
+    /// If there is no port or no thread.
+    pub fn start() -> io::Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let address = listener.local_addr()?;
+        let (state, stop) = (Mutex::default(), Stop::default());
+        let shared = Arc::new(Shared { state, called: Condvar::new(), stop });
+        let for_thread = Arc::clone(&shared);
+        let acceptor = std::thread::Builder::new().name("stand-in".into()).spawn(move || {
+            for stream in listener.incoming().flatten() {
+                if for_thread.stop.given() {
+                    return;
+                }
+                let shared = Arc::clone(&for_thread);
+                let served = std::thread::Builder::new().name("stand-in-client".into()).spawn(move || {
+                    // A client that goes away is nothing to tell of.
+                    let _ = serve(&shared, stream);
+                });
+                drop(served);
+            }
+        })?;
+        Ok(Self { shared, address, acceptor: Some(acceptor) })
+    }
+
+    /// What to configure as `[wecom] api_base`.
+    #[must_use]
+    pub fn base_url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Looks at the pretend company, or changes it.
+    pub fn company<R>(&self, change: impl FnOnce(&mut Company) -> R) -> R {
+        change(&mut self.shared.lock().company)
+    }
+
+    /// The next `times` calls of `api` (such as `user/get`; `None`: of any) meet this fault.
+    pub fn fail(&self, api: Option<&str>, fault: Fault, times: usize) {
+        self.shared.lock().programme.plan(Planned { api: api.map(str::to_owned), fault, times });
+    }
+
+    /// No more faults.
+    pub fn mend(&self) {
+        self.shared.lock().programme.clear();
+    }
+
+    /// All calls so far.
+    #[must_use]
+    pub fn calls(&self) -> Vec<Call> {
+        self.shared.lock().calls.clone()
+    }
+
+    /// How often an API was called.
+    #[must_use]
+    pub fn count(&self, api: &str) -> usize {
+        self.shared.lock().calls.iter().filter(|call| call.api == api).count()
+    }
+
+    /// Waits until the calls are as wished, `patience` at most; whether they are.
+    #[must_use]
+    pub fn wait_for(&self, patience: Duration, wished: impl Fn(&[Call]) -> bool) -> bool {
+        let until = Instant::now() + patience;
+        let mut state = self.shared.lock();
+        while !wished(&state.calls) {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            state = self.shared.called.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        true
+    }
+}
+
+impl Drop for StandIn {
+    fn drop(&mut self) {
+        self.shared.stop.give();
+        // Wakes the acceptor, which then sees the sign.
+        let _ = TcpStream::connect(self.address);
+        if let Some(acceptor) = self.acceptor.take() {
+            let _ = acceptor.join();
+        }
+    }
+}
+
+/// Serves one connection, request after request.
+fn serve(shared: &Shared, mut stream: TcpStream) -> io::Result<()> {
+    // Short, so that the thread sees the sign to stop.
+    stream.set_read_timeout(Some(Duration::from_millis(50)))?;
+    stream.set_nodelay(true)?;
+    let mut buffer = Vec::new();
+    loop {
+        let Some(request) = read_request(shared, &mut stream, &mut buffer)? else { return Ok(()) };
+        let (fault, answer) = {
+            let mut state = shared.lock();
+            let fault = state.programme.next(&request.api);
+            let answer = match &fault {
+                Some(Fault::Errcode(errcode)) => Some(company::error(*errcode, "planned")),
+                Some(Fault::Refusal(errcode, errmsg)) => {
+                    Some(serde_json::json!({"errcode": errcode, "errmsg": errmsg}))
+                }
+                Some(Fault::Delay(_)) | None => state.company.answer(&request),
+                Some(_) => None,
+            };
+            let errcode = answer.as_ref().and_then(|a| a.get("errcode")).and_then(Json::as_i64);
+            state.calls.push(Call {
+                api: request.api.clone(),
+                at: Instant::now(),
+                userid: request.userid(),
+                token: request.query.get("access_token").cloned().unwrap_or_default(),
+                errcode,
+            });
+            shared.called.notify_all();
+            (fault, answer)
+        };
+        match fault {
+            Some(Fault::Hang) => {
+                let _ = shared.stop.sleep(Duration::from_secs(600));
+                return Ok(());
+            }
+            Some(Fault::Reset) => {
+                socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
+                return Ok(());
+            }
+            Some(Fault::Delay(time)) => {
+                if shared.stop.sleep(time) {
+                    return Ok(());
+                }
+            }
+            Some(Fault::HttpStatus(status)) => respond(&mut stream, status, "<html>bad gateway</html>")?,
+            Some(Fault::Garbage) => respond(&mut stream, 200, "<html>hello</html>")?,
+            Some(Fault::Empty) => respond(&mut stream, 200, "")?,
+            Some(Fault::Truncated) => {
+                stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{\"errcode\":")?;
+                return Ok(());
+            }
+            Some(Fault::Errcode(_) | Fault::Refusal(..)) | None => {}
+        }
+        match (answer, fault) {
+            (Some(answer), _) => respond(&mut stream, 200, &answer.to_string())?,
+            (None, None | Some(Fault::Delay(_))) => respond(&mut stream, 404, "no such API")?,
+            (None, Some(_)) => {}
+        }
+    }
+}
+
+fn respond(stream: &mut TcpStream, status: u16, body: &str) -> io::Result<()> {
+    let date = httpdate::fmt_http_date(SystemTime::now());
+    let text = format!(
+        "HTTP/1.1 {status} Stand-In\r\nDate: {date}\r\nContent-Type: application/json; charset=UTF-8\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(text.as_bytes())
+}
+
+/// The next request; `None` when the client has gone or it is time to stop.
+fn read_request(shared: &Shared, stream: &mut TcpStream, buffer: &mut Vec<u8>) -> io::Result<Option<Request>> {
+    let mut chunk = [0; 16 * 1024];
+    loop {
+        if let Some((request, length)) = parse_request(buffer) {
+            buffer.drain(..length);
+            return Ok(Some(request));
+        }
+        if buffer.len() > MAX_REQUEST {
+            return Ok(None);
+        }
+        match stream.read(&mut chunk) {
+            Ok(0) => return Ok(None),
+            Ok(count) => buffer.extend_from_slice(chunk.get(..count).unwrap_or_default()),
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                if shared.stop.given() {
+                    return Ok(None);
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// A request and the bytes that it took, if it is complete.
+fn parse_request(bytes: &[u8]) -> Option<(Request, usize)> {
+    let mut headers = [httparse::EMPTY_HEADER; 64];
+    let mut parsed = httparse::Request::new(&mut headers);
+    let httparse::Status::Complete(head) = parsed.parse(bytes).ok()? else { return None };
+    let length = parsed.headers.iter().find(|h| h.name.eq_ignore_ascii_case("content-length"));
+    let length = length.and_then(|h| std::str::from_utf8(h.value).ok()?.trim().parse().ok()).unwrap_or(0);
+    let body = bytes.get(head..head.checked_add(length)?)?;
+    let (path, query) = parsed.path?.split_once('?').unwrap_or((parsed.path?, ""));
+    let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+    let query: HashMap<String, String> =
+        pairs.filter_map(|(key, value)| Some((key.to_owned(), url_decode(value)?))).collect();
+    let api = path.strip_prefix("/cgi-bin/").unwrap_or(path).to_owned();
+    let body = serde_json::from_slice(body).unwrap_or(Json::Null);
+    Some((Request { api, query, body }, head + length))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn get(stand_in: &StandIn, path: &str) -> Json {
+        let url = format!("{}/cgi-bin/{path}", stand_in.base_url());
+        serde_json::from_str(&ureq::get(url).call().unwrap().body_mut().read_to_string().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_member_converts_once_it_has_signed_in() {
+        let stand_in = StandIn::start().unwrap();
+        stand_in.company(|company| company.hire("Zhang"));
+        let token = get(&stand_in, "gettoken?corpid=wx5823bf96d3bd56c7&corpsecret=stand-in-app-secret");
+        let token = token["access_token"].as_str().unwrap().to_owned();
+        let convert = || get(&stand_in, &format!("user/convert_to_openid?access_token={token}&userid=zhang"));
+        assert_eq!(convert()["errcode"], 43004);
+        stand_in.company(|company| company.sign_in("ZHANG", "o1"));
+        assert_eq!(convert()["openid"], "o1");
+        stand_in.company(|company| company.kill_tokens(42001));
+        assert_eq!(convert()["errcode"], 42001);
+        assert_eq!(stand_in.count("user/convert_to_openid"), 3);
+    }
+
+    #[test]
+    fn faults_come_in_order_and_end() {
+        let stand_in = StandIn::start().unwrap();
+        stand_in.fail(Some("gettoken"), Fault::Errcode(45009), 2);
+        stand_in.fail(None, Fault::Errcode(-1), 1);
+        let codes: Vec<_> = (0..4).map(|_| get(&stand_in, "gettoken?x=1")["errcode"].as_i64().unwrap()).collect();
+        assert_eq!(codes, [45009, 45009, -1, 40013]);
+    }
+
+    #[test]
+    fn broken_answers_are_broken() {
+        let stand_in = StandIn::start().unwrap();
+        for fault in [Fault::Reset, Fault::Truncated] {
+            stand_in.fail(None, fault.clone(), 1);
+            let outcome = ureq::get(format!("{}/cgi-bin/gettoken", stand_in.base_url())).call();
+            let read = outcome.and_then(|mut response| response.body_mut().read_to_string());
+            assert!(read.is_err(), "{fault:?}: {read:?}");
+        }
+    }
+}
