@@ -59,7 +59,8 @@ impl Stage {
         let ini = folder.join("sync.ini");
         let database = folder.join("directory.db");
         if database.exists() && !ini.exists() {
-            let what = format!("{}: this is not a demo's; name another folder: demo FOLDER", database.display());
+            let what =
+                format!("{}: this is not a demo's; name another folder: demo FOLDER", database.display());
             return Err(Failure::Other(what));
         }
         let cannot = |error: std::io::Error| Failure::Other(format!("{}: {error}", folder.display()));
@@ -100,7 +101,10 @@ impl Stage {
         self.step(2, "张三 (zhangsan) and 李四 (lisi) join the company")?;
         for (userid, name) in [("zhangsan", "张三"), ("lisi", "李四")] {
             self.stand_in.company(|company| company.hire(userid));
-            self.event("create_user", &format!("<UserID>{userid}</UserID><Name>{name}</Name><Department>1</Department>"))?;
+            self.event(
+                "create_user",
+                &format!("<UserID>{userid}</UserID><Name>{name}</Name><Department>1</Department>"),
+            )?;
         }
 
         self.step(3, "The daemon asks for their openids at once, but they have not signed in yet: 43004")?;

@@ -159,7 +159,9 @@ impl Company {
         let userid = request.userid().unwrap_or_default().to_ascii_lowercase();
         match self.users.get(&userid) {
             None => Err(error(60111, "userid not found")),
-            Some(user) if !user.visible => Err(error(60011, "no privilege to access/modify contact/party/agent")),
+            Some(user) if !user.visible => {
+                Err(error(60011, "no privilege to access/modify contact/party/agent"))
+            }
             Some(user) => Ok(user),
         }
     }
@@ -205,6 +207,8 @@ impl Company {
 #[must_use]
 pub(super) fn error(errcode: i64, errmsg: &str) -> Json {
     let hint = format!("{:016x}", fastrand::u64(..));
-    let errmsg = format!("{errmsg}, hint: [{hint}], from ip: 203.0.113.9, more info at https://open.work.weixin.qq.com/devtool/query?e={errcode}");
+    let errmsg = format!(
+        "{errmsg}, hint: [{hint}], from ip: 203.0.113.9, more info at https://open.work.weixin.qq.com/devtool/query?e={errcode}"
+    );
     json!({"errcode": errcode, "errmsg": errmsg})
 }

@@ -48,7 +48,8 @@ impl Programme {
 
     /// The fault that this call meets, if any; counts it.
     pub(super) fn next(&mut self, api: &str) -> Option<Fault> {
-        let planned = self.0.iter_mut().find(|p| p.times > 0 && p.api.as_deref().is_none_or(|of| of == api))?;
+        let planned =
+            self.0.iter_mut().find(|p| p.times > 0 && p.api.as_deref().is_none_or(|of| of == api))?;
         planned.times -= 1;
         Some(planned.fault.clone())
     }

@@ -225,7 +225,11 @@ fn respond(stream: &mut TcpStream, status: u16, body: &str) -> io::Result<()> {
 }
 
 /// The next request; `None` when the client has gone or it is time to stop.
-fn read_request(shared: &Shared, stream: &mut TcpStream, buffer: &mut Vec<u8>) -> io::Result<Option<Request>> {
+fn read_request(
+    shared: &Shared,
+    stream: &mut TcpStream,
+    buffer: &mut Vec<u8>,
+) -> io::Result<Option<Request>> {
     let mut chunk = [0; 16 * 1024];
     loop {
         if let Some((request, length)) = parse_request(buffer) {
@@ -295,7 +299,8 @@ mod tests {
         let stand_in = StandIn::start().unwrap();
         stand_in.fail(Some("gettoken"), Fault::Errcode(45009), 2);
         stand_in.fail(None, Fault::Errcode(-1), 1);
-        let codes: Vec<_> = (0..4).map(|_| get(&stand_in, "gettoken?x=1")["errcode"].as_i64().unwrap()).collect();
+        let codes: Vec<_> =
+            (0..4).map(|_| get(&stand_in, "gettoken?x=1")["errcode"].as_i64().unwrap()).collect();
         assert_eq!(codes, [45009, 45009, -1, 40013]);
     }
 

@@ -1,0 +1,251 @@
+//! A lab: the real binary on real sockets and a real database, with the stand-in for WeCom's API.
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+use tempfile::TempDir;
+use wecom_dirsync::demo::sender::{Sender, contact_event};
+use wecom_dirsync::demo::standin::StandIn;
+use wecom_dirsync::wecom::crypt::{Crypt, EncodingAesKey};
+
+pub const CORP: &str = "wx5823bf96d3bd56c7";
+pub const TOKEN: &str = "QDG6eK";
+pub const KEY: &str = "jWmYm7qr5nMoAUwZRjGtBxmz3KA1tkAj3ykkR6q2B2C";
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+pub struct Lab {
+    pub folder: TempDir,
+    pub stand_in: StandIn,
+    child: Option<Child>,
+    pub address: SocketAddr,
+}
+
+/// What a lab's configuration may have besides.
+#[derive(Default, Clone)]
+pub struct Settings<'a> {
+    pub wecom: &'a str,
+    pub callback: &'a str,
+    pub openid: &'a str,
+    pub more: &'a str,
+}
+
+pub fn crypt() -> Crypt {
+    Crypt::new(TOKEN, EncodingAesKey::parse(KEY).unwrap(), CORP)
+}
+
+pub fn binary() -> &'static str {
+    env!("CARGO_BIN_EXE_wecom-dirsync")
+}
+
+/// This machine's clock.
+pub fn now() -> i64 {
+    wecom_dirsync::wecom::api::clock().0
+}
+
+/// Waits for a condition.
+pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let until = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < until, "waited in vain: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+impl Lab {
+    /// A lab whose daemon runs.
+    pub fn new(settings: Settings<'_>) -> Self {
+        let mut lab = Self::idle(settings);
+        lab.start();
+        lab
+    }
+
+    pub fn plain() -> Self {
+        Self::new(Settings::default())
+    }
+
+    /// A lab whose daemon does not run yet.
+    pub fn idle(settings: Settings<'_>) -> Self {
+        let (folder, stand_in) = (tempfile::tempdir().unwrap(), StandIn::start().unwrap());
+        let secret = stand_in.company(|company| company.app_secret.clone());
+        let Settings { wecom, callback, openid, more } = settings;
+        let text = format!(
+            "[wecom]\ncorp_id = {CORP}\napp_secret = {secret}\napi_base = {}\n{wecom}\n\
+             [callback]\nlisten = 127.0.0.1:0\ntoken = {TOKEN}\nencoding_aes_key = {KEY}\n{callback}\n\
+             [openid]\n{openid}\n{more}\n",
+            stand_in.base_url()
+        );
+        std::fs::write(folder.path().join("sync.ini"), text).unwrap();
+        Self { folder, stand_in, child: None, address: ([127, 0, 0, 1], 0).into() }
+    }
+
+    pub fn start(&mut self) {
+        let mut command = Command::new(binary());
+        command.arg("run").arg("-c").arg(self.ini());
+        self.start_as(command);
+    }
+
+    /// Starts the daemon by this command, its log going to `log`.
+    pub fn start_as(&mut self, mut command: Command) {
+        let log = File::create(self.log_path()).unwrap();
+        let child = command.stderr(log).stdout(Stdio::null()).stdin(Stdio::null()).spawn().unwrap();
+        self.child = Some(child);
+        let mut address = None;
+        eventually("the daemon is ready", || {
+            let log = self.log();
+            assert!(self.child.as_mut().unwrap().try_wait().unwrap().is_none(), "the daemon ended: {log}");
+            let found = log.split("callbacks=http://").nth(1).and_then(|rest| rest.split('/').next());
+            address = found.and_then(|text| text.parse().ok());
+            address.is_some()
+        });
+        self.address = address.unwrap();
+    }
+
+    pub fn ini(&self) -> PathBuf {
+        self.folder.path().join("sync.ini")
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.folder.path().join("log")
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().unwrap().id()
+    }
+
+    pub fn kill(&mut self) {
+        let mut child = self.child.take().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// SIGTERM; the exit code and how long it took.
+    pub fn terminate(&mut self) -> (Option<i32>, Duration) {
+        let begun = Instant::now();
+        signal(self.pid(), "TERM");
+        let mut child = self.child.take().unwrap();
+        let mut code = None;
+        eventually("the daemon ends", || match child.try_wait().unwrap() {
+            Some(status) => {
+                code = status.code();
+                true
+            }
+            None => false,
+        });
+        (code, begun.elapsed())
+    }
+
+    /// Runs another command of the binary with this lab's configuration.
+    pub fn command(&self, arguments: &[&str]) -> Output {
+        let (name, rest) = arguments.split_first().unwrap();
+        Command::new(binary()).arg(name).arg("-c").arg(self.ini()).args(rest).output().unwrap()
+    }
+
+    pub fn database(&self) -> PathBuf {
+        self.folder.path().join("directory.db")
+    }
+
+    pub fn db(&self) -> Connection {
+        open(&self.database())
+    }
+
+    /// The first value of the first row, as text.
+    pub fn value(&self, sql: &str) -> String {
+        value(&self.db(), sql)
+    }
+
+    pub fn wait_for(&self, sql: &str, expected: &str) {
+        let db = self.db();
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let found = value(&db, sql);
+            if found == expected {
+                return;
+            }
+            assert!(Instant::now() < until, "{sql}: {found}, not {expected}\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    pub fn sender(&self) -> Sender {
+        Sender::new(&self.url("/callback"), crypt(), CORP)
+    }
+
+    /// Sends an event that must be acknowledged.
+    pub fn event(&self, create_time: i64, change_type: &str, inner: &str) {
+        let event = contact_event(CORP, create_time, change_type, inner);
+        assert_eq!(self.sender().send(&event).unwrap(), (200, "success".into()), "{event}");
+    }
+
+    /// A member joins, in the pretend company and by an event.
+    pub fn hire(&self, userid: &str) {
+        self.stand_in.company(|company| company.hire(userid));
+        self.event(now(), "create_user", &format!("<UserID>{userid}</UserID><Department>1</Department>"));
+    }
+
+    pub fn state(&self, userid: &str) -> String {
+        self.value(&format!("SELECT openid_state FROM members WHERE userid = '{userid}'"))
+    }
+
+    /// Sends bytes and reads until the server closes or is silent for a while; what came.
+    pub fn raw(&self, bytes: &[u8]) -> String {
+        let mut stream = TcpStream::connect(self.address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(6))).unwrap();
+        stream.write_all(bytes).unwrap();
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        if std::thread::panicking() {
+            eprintln!("---- the daemon's log ----\n{}", self.log());
+        }
+    }
+}
+
+pub fn open(path: &Path) -> Connection {
+    let db = Connection::open_with_flags(path, rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
+    db.busy_timeout(Duration::from_secs(5)).unwrap();
+    db
+}
+
+pub fn value(db: &Connection, sql: &str) -> String {
+    use rusqlite::types::Value;
+    match db.query_row(sql, [], |row| row.get::<_, Value>(0)) {
+        Ok(Value::Text(text)) => text,
+        Ok(Value::Integer(number)) => number.to_string(),
+        Ok(Value::Null) => "null".into(),
+        Ok(other) => format!("{other:?}"),
+        Err(rusqlite::Error::QueryReturnedNoRows) => "no row".into(),
+        Err(error) => panic!("{sql}: {error}"),
+    }
+}
+
+pub fn signal(pid: u32, name: &str) {
+    let status = Command::new("kill").arg(format!("-{name}")).arg(pid.to_string()).status().unwrap();
+    assert!(status.success());
+}
+
+pub fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
