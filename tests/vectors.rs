@@ -1,4 +1,5 @@
 //! The official and self-made vectors of WeCom's callback cryptography, against the crate's own.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use serde::Deserialize;
 use wecom_dirsync::wecom::crypt::{Crypt, CryptError, EncodingAesKey, Signed};

@@ -4,8 +4,10 @@
 //! error that says what, where and what to do.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+mod changes;
 mod check;
 mod demo;
+mod export;
 mod logging;
 mod member;
 mod retry;
@@ -69,6 +71,25 @@ enum Command {
         #[arg(long, conflicts_with = "userids")]
         all: bool,
     },
+    /// Print the change feed, one JSON object a line
+    Changes {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// Only changes after this seq
+        #[arg(long, value_name = "SEQ", default_value_t = 0)]
+        since: i64,
+        /// Go on as changes come
+        #[arg(long)]
+        follow: bool,
+    },
+    /// Write the present members to standard output
+    Export {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// How
+        #[arg(long, value_enum)]
+        format: export::Format,
+    },
     /// Play the whole story on this machine, against a built-in stand-in for WeCom
     Demo {
         /// Where to leave the database and its configuration [default: ./demo-wecom-dirsync]
@@ -121,6 +142,10 @@ pub fn main() -> ExitCode {
         Command::Status { config, json } => status::status(config.config.as_deref(), json),
         Command::Member { config, userid } => member::member(config.config.as_deref(), &userid),
         Command::Retry { config, userids, all } => retry::retry(config.config.as_deref(), &userids, all),
+        Command::Changes { config, since, follow } => {
+            changes::changes(config.config.as_deref(), since, follow)
+        }
+        Command::Export { config, format } => export::export(config.config.as_deref(), format),
         Command::Demo { folder } => demo::demo(folder.as_deref().unwrap_or(Path::new("demo-wecom-dirsync"))),
     };
     match done {

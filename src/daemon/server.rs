@@ -150,7 +150,7 @@ impl Server {
         let status = refusal.status();
         if let Some(more) = self.refusals.tell(Instant::now()) {
             log::warn!(
-                "callback refused status={status} path={path} client={} why={refusal:?} more_since_last={more}; \
+                "callback refused status={status} path={path} client={} why=\"{refusal}\" more_since_last={more}; \
                  if it came from WeCom, compare Token and EncodingAESKey with the admin console",
                 peer(&request)
             );

@@ -1,5 +1,7 @@
 //! What the commands ask: counts, and one member's story. Each on a reader's connection of its own.
 
+use std::collections::HashMap;
+
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde_json::{Map, Value as Json, json};
@@ -212,4 +214,111 @@ pub fn table(connection: &Connection, sql: &str) -> rusqlite::Result<Vec<Vec<Str
         rows.push(cells.collect());
     }
     Ok(rows)
+}
+
+/// Lines of the change feed after `since`, at most `limit`, each with its seq.
+///
+/// # Errors
+/// Whatever SQLite says.
+pub fn changes_since(
+    connection: &Connection,
+    since: i64,
+    limit: u32,
+) -> rusqlite::Result<Vec<(i64, String)>> {
+    let mut statement = connection.prepare_cached(
+        "SELECT seq, at, entity, key, action, fields FROM changes WHERE seq > ?1 ORDER BY seq LIMIT ?2",
+    )?;
+    let lines = statement.query_map(params![since, limit], |row| {
+        let mut line = object(row);
+        let fields =
+            line.get("fields").and_then(Json::as_str).and_then(|text| serde_json::from_str(text).ok());
+        line.insert("fields".into(), fields.unwrap_or(Json::Null));
+        Ok((row.get(0)?, Json::Object(line).to_string()))
+    })?;
+    lines.collect()
+}
+
+/// The oldest change that is kept.
+///
+/// # Errors
+/// Whatever SQLite says.
+pub fn oldest_change(connection: &Connection) -> rusqlite::Result<Option<i64>> {
+    connection.query_row("SELECT min(seq) FROM changes", [], |row| row.get(0))
+}
+
+/// The columns of an export, in order.
+pub const EXPORTED: [&str; 20] = [
+    "userid",
+    "name",
+    "departments",
+    "leads",
+    "main_department",
+    "direct_leader",
+    "position",
+    "mobile",
+    "telephone",
+    "email",
+    "biz_mail",
+    "alias",
+    "gender",
+    "status",
+    "address",
+    "openid",
+    "openid_state",
+    "tags",
+    "ext_attr",
+    "event_time",
+];
+
+/// Hands every present member to `each`, departments by their full path, until it returns false.
+///
+/// # Errors
+/// Whatever SQLite says.
+pub fn export_members(
+    connection: &Connection,
+    mut each: impl FnMut(Map<String, Json>) -> bool,
+) -> rusqlite::Result<()> {
+    // Once for all: the view works the whole tree out each time that it is asked.
+    let mut statement = connection.prepare("SELECT id, path FROM department_tree")?;
+    let paths: HashMap<i64, String> =
+        statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<rusqlite::Result<_>>()?;
+    let path = |id: i64| paths.get(&id).cloned().unwrap_or_else(|| format!("#{id}"));
+    let mut of_member = connection.prepare(
+        "SELECT department_id, is_leader FROM member_departments WHERE userid = ?1 ORDER BY position",
+    )?;
+    let mut tags = connection.prepare(
+        "SELECT coalesce(t.name, '#' || t.id) FROM tag_members AS tm JOIN tags AS t ON t.id = tm.tag_id
+         WHERE tm.userid = ?1 AND t.deleted_at IS NULL ORDER BY t.id",
+    )?;
+    let mut statement =
+        connection.prepare("SELECT * FROM members WHERE deleted_at IS NULL ORDER BY userid")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let mut member = object(row);
+        let userid = member.get("userid").and_then(Json::as_str).unwrap_or_default().to_owned();
+        let (mut departments, mut led) = (Vec::new(), Vec::new());
+        let mut found = of_member.query([&userid])?;
+        while let Some(row) = found.next()? {
+            let path = path(row.get(0)?);
+            if row.get(1)? {
+                led.push(Json::from(path.as_str()));
+            }
+            departments.push(Json::from(path));
+        }
+        let tags: Vec<Json> = tags
+            .query_map([&userid], |row| Ok(Json::from(row.get::<_, String>(0)?)))?
+            .collect::<rusqlite::Result<_>>()?;
+        member.insert("departments".into(), departments.into());
+        member.insert("leads".into(), led.into());
+        member.insert("tags".into(), tags.into());
+        let ext_attr =
+            member.get("ext_attr").and_then(Json::as_str).and_then(|text| serde_json::from_str(text).ok());
+        member.insert("ext_attr".into(), ext_attr.unwrap_or(Json::Null));
+        let exported =
+            EXPORTED.iter().map(|name| ((*name).to_owned(), member.remove(*name).unwrap_or(Json::Null)));
+        if !each(exported.collect()) {
+            return Ok(());
+        }
+    }
+    Ok(())
 }

@@ -1,5 +1,13 @@
 //! A lab: the real binary on real sockets and a real database, with the stand-in for WeCom's API.
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    missing_docs
+)]
 
 use std::fs::File;
 use std::io::{Read, Write};
