@@ -100,23 +100,29 @@ pub struct MemberRow {
 /// One write to the members' tables. Within a list, all that is taken away comes before what is put.
 #[derive(Debug, Clone, PartialEq)]
 pub enum RowWrite {
-    /// The row under this userid goes; its member is told of under another name, or never was.
-    Remove(UserId),
-    /// A member that was not there: starts without an openid.
-    Create(MemberRow),
+    /// The row under this userid goes: its member is part of another one now, or never was.
+    Remove(UserId, Identity),
+    /// A member that was not there: starts without an openid, unless it was taken for part of another one
+    /// before and had one then.
+    Create(MemberRow, Identity),
     /// The member keeps its row; `changed` fields have other values now.
     Update {
         /// The row as it is to be.
         row: MemberRow,
         /// What is different.
         changed: BTreeSet<MemberField>,
+        /// Whether the userid is spelled otherwise.
+        respelled: bool,
     },
-    /// The member's row moves to another userid, with its openid.
+    /// The member's row moves to another userid, with its openid. Whatever openid is known of somebody who
+    /// stood there is not taken over: it may turn out to have been somebody else.
     Move {
         /// Where the row is.
         from: UserId,
         /// The row as it is to be.
         row: MemberRow,
+        /// Whether the member was present before, so that the change feed has told of it.
+        was_present: bool,
     },
 }
 
@@ -150,11 +156,11 @@ pub struct Merge {
     pub took_effect: bool,
 }
 
-/// Adds what was said of `userid` at `at` to the known facts of its group.
+/// Adds what was said of `userid` at `at` to the known facts of its group. `arrival` numbers events as they
+/// come: later ones have larger numbers, all that one event says the same.
 #[must_use]
-pub fn merge(known: &[Fact], userid: &UserId, at: At, word: Word) -> Merge {
+pub fn merge(known: &[Fact], userid: &UserId, at: At, arrival: i64, word: Word) -> Merge {
     let stamp = at.stamp(known, userid, &word);
-    let arrival = known.iter().map(|f| f.arrival).max().map_or(0, |n| n.saturating_add(1));
     let userid = userid.clone();
     let fact = Fact { userid, stamp, arrival, word };
 
@@ -279,7 +285,7 @@ impl Diff {
             }
         }
         // Taking away first leaves no two rows under one userid on the way.
-        self.writes.sort_by_key(|write| !matches!(write, RowWrite::Remove(_)));
+        self.writes.sort_by_key(|write| !matches!(write, RowWrite::Remove(..)));
     }
 
     /// Renames such that none moves onto a name that another has yet to leave; in a circle there is no
@@ -302,21 +308,37 @@ impl Diff {
     }
 
     fn rename(&mut self, was: &Person, now: &Person) {
-        let mut fields = Map::new();
-        fields.insert("userid".into(), json!([was.userid.as_str(), now.userid.as_str()]));
-        self.change(&now.userid, Action::Renamed, fields);
-        let (_, fields) = difference(Some(&was.life), &now.life);
-        if !fields.is_empty() {
-            self.change(&now.userid, updated(&was.life, &now.life), fields);
+        match (was.life.alive(), now.life.alive()) {
+            (true, true) => {
+                let both = json!([was.userid.as_str(), now.userid.as_str()]);
+                self.change(&now.userid, Action::Renamed, Map::from_iter([("userid".to_owned(), both)]));
+                let (_, fields) = difference(Some(&was.life), &now.life);
+                if !fields.is_empty() {
+                    self.change(&now.userid, Action::Updated, fields);
+                }
+            }
+            // The feed tells of those who are present.
+            (true, false) => self.change(&was.userid, Action::Deleted, Map::new()),
+            (false, true) => self.created(now),
+            (false, false) => {}
         }
         let (from, row) = (was.userid.clone(), row(now));
-        self.writes.push(RowWrite::Move { from, row });
+        let was_present = was.life.alive();
+        self.writes.push(RowWrite::Move { from, row, was_present });
         self.tags(Some(was), Some(now));
     }
 
     fn update(&mut self, was: &Person, now: &Person) {
+        if !was.life.alive() && now.life.alive() {
+            // The deletion turned out to be somebody else's.
+            self.created(now);
+            let (from, row) = (was.userid.clone(), row(now));
+            self.writes.push(RowWrite::Move { from, row, was_present: false });
+            return self.tags(Some(was), Some(now));
+        }
         let (changed, mut fields) = difference(Some(&was.life), &now.life);
-        if !was.userid.same_spelling(&now.userid) {
+        let respelled = !was.userid.same_spelling(&now.userid);
+        if respelled {
             fields.insert("userid".into(), json!([was.userid.as_str(), now.userid.as_str()]));
         }
         // What is said late of somebody who is gone is kept, but is no news.
@@ -324,8 +346,8 @@ impl Diff {
             self.change(&now.userid, updated(&was.life, &now.life), fields);
         }
         let row = row(now);
-        if !changed.is_empty() || row != self::row(was) {
-            self.writes.push(RowWrite::Update { row, changed });
+        if respelled || !changed.is_empty() || row != self::row(was) {
+            self.writes.push(RowWrite::Update { row, changed, respelled });
         }
         self.tags(Some(was), Some(now));
     }
@@ -333,13 +355,17 @@ impl Diff {
     fn create(&mut self, was: Option<&Person>, now: &Person) {
         if now.life.born {
             if now.life.alive() {
-                let (_, mut fields) = difference(None, &now.life);
-                fields.insert("userid".into(), json!([null, now.userid.as_str()]));
-                self.change(&now.userid, Action::Created, fields);
+                self.created(now);
             }
-            self.writes.push(RowWrite::Create(row(now)));
+            self.writes.push(RowWrite::Create(row(now), now.identity.clone()));
         }
         self.tags(was, Some(now));
+    }
+
+    fn created(&mut self, now: &Person) {
+        let (_, mut fields) = difference(None, &now.life);
+        fields.insert("userid".into(), json!([null, now.userid.as_str()]));
+        self.change(&now.userid, Action::Created, fields);
     }
 
     fn remove(&mut self, was: &Person) {
@@ -347,7 +373,7 @@ impl Diff {
             if was.life.alive() {
                 self.change(&was.userid, Action::Deleted, Map::new());
             }
-            self.writes.push(RowWrite::Remove(was.userid.clone()));
+            self.writes.push(RowWrite::Remove(was.userid.clone(), was.identity.clone()));
         }
         self.tags(Some(was), None);
     }
@@ -366,9 +392,14 @@ impl Diff {
             }
         }
         for (tag, userid) in &new {
-            if old.get(tag) != Some(userid) {
-                self.tags.push((*tag, userid.clone(), true));
-                self.changes.push(tag_item(*tag, "member", json!([null, userid.as_str()])));
+            match old.get(tag).filter(|was| *was == userid) {
+                Some(was) if was.same_spelling(userid) => {}
+                // The row is to be written as the member is now, which is no news of the tag.
+                Some(_) => self.tags.push((*tag, userid.clone(), true)),
+                None => {
+                    self.tags.push((*tag, userid.clone(), true));
+                    self.changes.push(tag_item(*tag, "member", json!([null, userid.as_str()])));
+                }
             }
         }
     }

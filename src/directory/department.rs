@@ -5,7 +5,7 @@ use serde_json::{Map, Value as Json, json};
 use super::changes::{Action, At, Change, Entity, difference, tag_item, updated};
 use super::fields::DepartmentField;
 use super::ids::{DepartmentId, TagId};
-use super::life::{Life, Saying, cut};
+use super::life::{Life, RETOLD, Saying, cut};
 use super::time::{Stamp, UnixSeconds};
 
 /// One thing that was said of a department.
@@ -58,11 +58,16 @@ pub fn fold<'a>(facts: impl IntoIterator<Item = &'a Fact>) -> Life<DepartmentFie
     life
 }
 
-/// Adds what was said of department `id` to its known facts.
+/// Adds what was said of department `id` to its known facts. `arrival` numbers events as they come.
 #[must_use]
-pub fn merge(known: &[Fact], id: DepartmentId, at: At, saying: Saying<DepartmentField>) -> Merge {
+pub fn merge(
+    known: &[Fact],
+    id: DepartmentId,
+    at: At,
+    arrival: i64,
+    saying: Saying<DepartmentField>,
+) -> Merge {
     let stamp = stamp(known, at, &saying);
-    let arrival = known.iter().map(|f| f.arrival).max().map_or(0, |n| n.saturating_add(1));
     let fact = Fact { stamp, arrival, saying };
     let before = fold(known);
     let after = fold(known.iter().chain([&fact]));
@@ -133,8 +138,7 @@ pub fn shortened(facts: &[Fact]) -> Option<Vec<Fact>> {
     if retold.len() >= old.len() {
         return None;
     }
-    let retold = retold.into_iter().map(|(stamp, saying)| Fact { stamp, arrival: 0, saying });
-    let recent = recent.iter().map(|fact| (*fact).clone());
-    let shorter = (0..).zip(retold.chain(recent));
-    Some(shorter.map(|(arrival, fact)| Fact { arrival, ..fact }).collect())
+    let retold = retold.into_iter().zip(RETOLD..);
+    let retold = retold.map(|((stamp, saying), arrival)| Fact { stamp, arrival, saying });
+    Some(retold.chain(recent.iter().map(|fact| (*fact).clone())).collect())
 }

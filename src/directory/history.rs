@@ -19,7 +19,7 @@ use serde_json::{Value as Json, json};
 use super::fields::MemberField;
 use super::ids::UserId;
 pub use super::life::Saying;
-use super::life::{Life, TimedFields, cut, fields_from_json, fields_to_json};
+use super::life::{Life, RETOLD, TimedFields, cut, fields_from_json, fields_to_json};
 use super::time::Stamp;
 
 /// What was said of a userid.
@@ -38,7 +38,7 @@ pub struct Fact {
     pub userid: UserId,
     /// When, on WeCom's clock.
     pub stamp: Stamp,
-    /// Order of arrival among the facts of one group; decides what the clock leaves open.
+    /// Order of arrival; decides what the clock leaves open.
     pub arrival: i64,
     /// What.
     pub word: Word,
@@ -169,20 +169,35 @@ impl Group {
 
     fn rename(&mut self, from: &UserId, to: &UserId, stamp: Stamp, fields: &TimedFields<MemberField>) {
         let bearer = self.bearer(from);
-        if bearer == *to {
-            // Told before, or only the spelling changes.
-            self.person(&bearer, None).see(to, stamp, fields);
+        let alive = |userid: &UserId| self.people.get(userid).is_some_and(|p| p.life.alive());
+        let never_known = !self.people.get(&bearer).is_some_and(|p| p.life.born || p.life.deleted.is_some());
+        if bearer == *to || (never_known && alive(to)) {
+            // Told before, or only the spelling changes; or the member was never known by the old name, of
+            // which only tags may have spoken.
+            let spoken_of = if bearer == *to { None } else { self.people.remove(&bearer) };
+            let person = self.person(to, None);
+            if let Some(spoken_of) = spoken_of {
+                person.life.absorb(spoken_of.life);
+            }
+            person.see(to, stamp, fields);
+            if *from != *to {
+                self.aliases.insert(from.clone(), (to.clone(), stamp));
+                self.aliases.remove(to);
+            }
             return;
         }
         let mut person =
             self.people.remove(&bearer).unwrap_or_else(|| Person::new(&bearer, Stamp::BEGINNING));
-        person.see(&bearer, stamp, fields);
+        // Begins a new life first, if it was deleted; the fields come last, so that the same rename told
+        // again finds the same to refer to.
+        person.see(&bearer, stamp, &TimedFields::new());
         if let Some(former) = self.people.remove(to)
             && former.life.deleted.is_none()
         {
             // Whoever is known by the new name already is the same member, seen before the rename was.
             person.life.absorb(former.life);
         }
+        person.see(&bearer, stamp, fields);
         person.userid = to.clone();
         for old in [from, &bearer] {
             self.aliases.insert(old.clone(), (to.clone(), stamp));
@@ -217,16 +232,9 @@ pub fn shortened(facts: &[Fact]) -> Option<Vec<Fact>> {
     if retold.len() >= old.len() {
         return None;
     }
-    let mut shorter: Vec<Fact> = Vec::with_capacity(retold.len() + recent.len());
-    for (stamp, saying) in retold {
-        let arrival = i64::try_from(shorter.len()).unwrap_or(i64::MAX);
+    let retold = retold.into_iter().zip(RETOLD..).map(|((stamp, saying), arrival)| {
         let userid = person.userid.clone();
-        let word = Word::Of(saying);
-        shorter.push(Fact { userid, stamp, arrival, word });
-    }
-    for fact in recent {
-        let arrival = i64::try_from(shorter.len()).unwrap_or(i64::MAX);
-        shorter.push(Fact { arrival, ..(*fact).clone() });
-    }
-    Some(shorter)
+        Fact { userid, stamp, arrival, word: Word::Of(saying) }
+    });
+    Some(retold.chain(recent.iter().map(|fact| (*fact).clone())).collect())
 }

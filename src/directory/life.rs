@@ -180,6 +180,9 @@ const MANY: usize = 256;
 /// after three deliveries within minutes.
 const SETTLED: i64 = 7 * 24 * 3600;
 
+/// The first arrival number of facts that are told shorter: before those of all events.
+pub(super) const RETOLD: i64 = i64::MIN / 2;
+
 /// How many of the oldest facts it is time to tell shorter, given the stamps of all, sorted.
 pub(super) fn cut(sorted: &[Stamp]) -> Option<usize> {
     let newest = sorted.last()?.seconds();

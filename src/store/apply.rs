@@ -1,6 +1,6 @@
 //! One callback's effect on the database, inside the writer's transaction.
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::json;
 
 use super::departments::{see_tag, tell_department};
@@ -133,7 +133,7 @@ fn apply(
     now: UnixSeconds,
     to_convert: &mut Vec<UserId>,
 ) -> rusqlite::Result<Outcome> {
-    let at = At::Told(event.at);
+    let at = (At::Told(event.at), next_event(connection)?);
     let took_effect = match &event.subject {
         Subject::Other => return Ok(Outcome::Ignored),
         Subject::Member(userid, told) => {
@@ -176,6 +176,15 @@ fn apply(
     Ok(if took_effect { Outcome::Applied } else { Outcome::Stale })
 }
 
+/// The number that the event under way will have.
+fn next_event(connection: &Connection) -> rusqlite::Result<i64> {
+    let last = connection
+        .prepare_cached("SELECT seq FROM sqlite_sequence WHERE name = 'events'")?
+        .query_row([], |row| row.get::<_, i64>(0))
+        .optional()?;
+    Ok(last.unwrap_or(0) + 1)
+}
+
 fn member_word(at: UnixSeconds, told: &MemberEvent) -> Word {
     let stamp = Stamp::told(at);
     match told {
@@ -194,7 +203,7 @@ fn member_word(at: UnixSeconds, told: &MemberEvent) -> Word {
 fn tell_member(
     connection: &Connection,
     userid: &UserId,
-    at: At,
+    at: (At, i64),
     word: Word,
     now: UnixSeconds,
 ) -> rusqlite::Result<Merge> {
@@ -206,7 +215,8 @@ fn tell_member(
         let others = facts::group_facts(connection, to)?;
         known.extend(others);
     }
-    let merged = merge(&known, userid, at, word);
+    let (at, arrival) = at;
+    let merged = merge(&known, userid, at, arrival, word);
     facts::remember(connection, &known, &merged.fact)?;
     members::write_merge(connection, &merged, now)?;
     Ok(merged)
@@ -215,7 +225,7 @@ fn tell_member(
 fn tell_tag(
     connection: &Connection,
     tag: TagId,
-    at: At,
+    at: (At, i64),
     event_time: UnixSeconds,
     told: &TagEvent,
     now: UnixSeconds,

@@ -13,12 +13,12 @@ use crate::directory::{Action, DepartmentField, DepartmentId, TagId, UnixSeconds
 pub(super) fn tell_department(
     connection: &Connection,
     id: DepartmentId,
-    at: At,
+    (at, arrival): (At, i64),
     saying: Saying<DepartmentField>,
     now: UnixSeconds,
 ) -> rusqlite::Result<bool> {
     let known = facts::department_facts(connection, id)?;
-    let merge = department::merge(&known, id, at, saying);
+    let merge = department::merge(&known, id, at, arrival, saying);
     facts::remember_department(connection, id, &known, &merge.fact)?;
     if let Some(life) = &merge.row {
         if merge.anew {

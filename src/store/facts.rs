@@ -81,7 +81,9 @@ pub(super) fn remember(connection: &Connection, known: &[Fact], fact: &Fact) -> 
 
 fn insert(connection: &Connection, fact: &Fact) -> rusqlite::Result<()> {
     connection
-        .prepare_cached("INSERT INTO member_facts (userid, stamp, arrival, word) VALUES (?1, ?2, ?3, ?4)")?
+        .prepare_cached(
+            "INSERT OR REPLACE INTO member_facts (userid, stamp, arrival, word) VALUES (?1, ?2, ?3, ?4)",
+        )?
         .execute(params![
             fact.userid.as_str(),
             fact.stamp.to_raw(),
@@ -141,7 +143,9 @@ fn insert_department(
     fact: &department::Fact,
 ) -> rusqlite::Result<()> {
     connection
-        .prepare_cached("INSERT INTO department_facts (id, stamp, arrival, saying) VALUES (?1, ?2, ?3, ?4)")?
+        .prepare_cached(
+            "INSERT OR REPLACE INTO department_facts (id, stamp, arrival, saying) VALUES (?1, ?2, ?3, ?4)",
+        )?
         .execute(params![id.0, fact.stamp.to_raw(), fact.arrival, fact.saying_to_json().to_string()])?;
     Ok(())
 }

@@ -8,6 +8,7 @@ use serde_json::{Map, json};
 
 use crate::directory::changes::{Change, Details, Entity, MemberRow, Merge, RowWrite};
 use crate::directory::fields::Sort;
+use crate::directory::history::Identity;
 use crate::directory::{Action, Field, MemberField, TagId, UnixSeconds, UserId, Value};
 
 /// What a row holds besides what WeCom's events tell; it moves with the member.
@@ -76,34 +77,52 @@ impl Carried {
 pub(super) fn write_merge(connection: &Connection, merge: &Merge, now: UnixSeconds) -> rusqlite::Result<()> {
     let mut carried = BTreeMap::new();
     for write in &merge.writes {
-        if let RowWrite::Remove(from) | RowWrite::Move { from, .. } = write
-            && let Some(taken) = Carried::take(connection, from)?
-        {
-            carried.insert(from.clone(), taken);
+        match write {
+            RowWrite::Move { from, .. } => {
+                if let Some(taken) = Carried::take(connection, from)? {
+                    carried.insert(from.clone(), taken);
+                }
+            }
+            RowWrite::Remove(userid, identity) => {
+                if let Some(openid) = Carried::take(connection, userid)?.and_then(|taken| taken.openid) {
+                    set_aside(connection, identity, &openid)?;
+                }
+            }
+            RowWrite::Create(..) | RowWrite::Update { .. } => {}
         }
     }
+    // Members that the change feed tells of anew, with the openids that they have kept.
+    let mut newly_told: Vec<(&UserId, String)> = Vec::new();
     for write in &merge.writes {
         match write {
-            RowWrite::Remove(_) => {}
-            RowWrite::Create(row) => insert(connection, row, &Carried::fresh(now), now)?,
-            RowWrite::Update { row, changed } => {
+            RowWrite::Remove(..) => {}
+            RowWrite::Create(row, identity) => {
+                let mut carried = Carried::fresh(now);
+                if let Some(openid) = take_from_aside(connection, identity)? {
+                    newly_told.extend(row.deleted_at.is_none().then(|| (&row.userid, openid.clone())));
+                    carried = Carried {
+                        openid: Some(openid),
+                        state: "converted".into(),
+                        next_attempt_at: None,
+                        ..carried
+                    };
+                }
+                insert(connection, row, &carried, now)?;
+            }
+            RowWrite::Update { row, changed, respelled } => {
                 update(connection, row, !changed.is_empty(), now)?;
                 let departments = [MemberField::Department, MemberField::LeaderOf];
-                if departments.iter().any(|f| changed.contains(f)) || row.deleted_at.is_some() {
+                if *respelled || row.deleted_at.is_some() || departments.iter().any(|f| changed.contains(f)) {
                     write_departments(connection, row)?;
                 }
             }
-            RowWrite::Move { from, row } => {
-                let own = carried.remove(from);
-                // Whoever stood under the new name already was the same member, and may have its openid.
-                let other = carried.remove(&row.userid).filter(|other| other.openid.is_some());
-                let own_openid = own.as_ref().is_some_and(|own| own.openid.is_some());
-                let carried = match (own, other) {
-                    (Some(own), Some(other)) if !own_openid => {
-                        Carried { details_state: own.details_state, created_at: own.created_at, ..other }
-                    }
-                    (own, _) => own.unwrap_or_else(|| Carried::fresh(now)),
-                };
+            RowWrite::Move { from, row, was_present } => {
+                let carried = carried.remove(from).unwrap_or_else(|| Carried::fresh(now));
+                if let Some(openid) =
+                    carried.openid.clone().filter(|_| !was_present && row.deleted_at.is_none())
+                {
+                    newly_told.push((&row.userid, openid));
+                }
                 insert(connection, row, &carried, now)?;
             }
         }
@@ -112,6 +131,9 @@ pub(super) fn write_merge(connection: &Connection, merge: &Merge, now: UnixSecon
         write_tag_member(connection, *tag, userid, *within)?;
     }
     write_changes(connection, &merge.changes, now)?;
+    for (userid, openid) in newly_told {
+        write_openid_change(connection, userid.as_str(), None, Some(&openid), now)?;
+    }
     let details = match merge.details {
         Details::Keep => return Ok(()),
         Details::Known => "known",
@@ -121,6 +143,22 @@ pub(super) fn write_merge(connection: &Connection, merge: &Merge, now: UnixSecon
         .prepare_cached("UPDATE members SET details_state = ?2 WHERE userid = ?1 AND details_state <> ?2")?
         .execute(params![merge.named.as_str(), details])?;
     Ok(())
+}
+
+/// Keeps the openid of a member whose row goes because events, as far as they have come, make it part of
+/// another one: one that is still to come may show that it is not.
+fn set_aside(connection: &Connection, (name, floor): &Identity, openid: &str) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached("INSERT OR REPLACE INTO openids_aside (name, floor, openid) VALUES (?1, ?2, ?3)")?
+        .execute(params![name.as_str(), floor.to_raw(), openid])?;
+    Ok(())
+}
+
+fn take_from_aside(connection: &Connection, (name, floor): &Identity) -> rusqlite::Result<Option<String>> {
+    connection
+        .prepare_cached("DELETE FROM openids_aside WHERE name = ?1 AND floor = ?2 RETURNING openid")?
+        .query_row(params![name.as_str(), floor.to_raw()], |row| row.get(0))
+        .optional()
 }
 
 /// The fields that are columns of `members`; the two others are rows of `member_departments`.

@@ -47,6 +47,17 @@ pub fn open_writer(path: &Path, mode: u32) -> Result<Connection, StoreError> {
     Ok(connection)
 }
 
+/// An empty database in memory, with the schema of a real one: for trying out what events come to.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn open_in_memory() -> Result<Connection, StoreError> {
+    let place = Path::new(":memory:");
+    let mut connection = connect(place, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    migrate(&mut connection, place)?;
+    Ok(connection)
+}
+
 /// Opens an existing database for reading only.
 ///
 /// # Errors

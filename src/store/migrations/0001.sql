@@ -153,6 +153,14 @@ CREATE TABLE department_facts (
     PRIMARY KEY (id, stamp, arrival)
 ) STRICT, WITHOUT ROWID;
 
+-- Openids of members whose rows are part of others for now: first name, and end of that name's former holder.
+CREATE TABLE openids_aside (
+    name    TEXT NOT NULL COLLATE NOCASE,
+    floor   INTEGER NOT NULL,
+    openid  TEXT NOT NULL,
+    PRIMARY KEY (name, floor)
+) STRICT, WITHOUT ROWID;
+
 -- What the daemon says of itself: pauses, comparison due, .. (JSON).
 CREATE TABLE daemon_state (
     name    TEXT NOT NULL PRIMARY KEY,

@@ -1,0 +1,383 @@
+//! Random sets of events about a small company, and the directory that they come to.
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::panic, missing_docs)]
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use fastrand::Rng;
+use rusqlite::Connection;
+use serde_json::{Map, Value as Json};
+use wecom_dirsync::demo::sender::contact_event;
+use wecom_dirsync::directory::UnixSeconds;
+use wecom_dirsync::store::{NewEvent, apply_event};
+use wecom_dirsync::wecom::message;
+
+pub const CORP: &str = "wx5823bf96d3bd56c7";
+
+/// An event that the generator made: enough to write its XML, or to spoil it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Made {
+    pub at: i64,
+    pub change_type: &'static str,
+    /// Element names and values, in order.
+    pub elements: Vec<(&'static str, String)>,
+}
+
+impl Made {
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.elements.iter().find(|(n, _)| *n == name).map(|(_, value)| value.as_str())
+    }
+
+    pub fn xml(&self) -> String {
+        let inner: String =
+            self.elements.iter().map(|(name, value)| format!("<{name}>{value}</{name}>")).collect();
+        contact_event(CORP, self.at, self.change_type, &inner)
+    }
+
+    /// The same news as another callback URL tells it: not the same bytes.
+    pub fn xml_of_another_url(&self) -> String {
+        self.xml().replace("</xml>", "<AgentID>7</AgentID></xml>")
+    }
+}
+
+/// How large the company is.
+#[derive(Debug, Clone, Copy)]
+pub struct Scale {
+    pub members: usize,
+    pub departments: u32,
+    pub tags: u32,
+    pub events: usize,
+}
+
+/// A random set of events in order of time. It covers: creation, update (any subset of the fields, some
+/// emptied), deletion and re-creation of members; renames, in chains and circles, in any case, and updates
+/// under former names; creation, update and deletion of departments; tags gaining and losing members and
+/// departments. Events of members and tags have distinct times; those of departments share seconds with
+/// them.
+///
+/// `possible`: only what can happen in a company, as far as userids go: who is created is not there, who is
+/// changed is, and nobody is renamed to a userid in use. Else anything goes.
+pub fn make(rng: &mut Rng, scale: Scale, possible: bool) -> Vec<Made> {
+    let mut at = 1_700_000_000;
+    let mut events = Vec::new();
+    let mut present = BTreeSet::new();
+    let mut former: BTreeMap<String, String> = BTreeMap::new();
+    for _ in 0..rng.usize(1..=scale.events) {
+        at += rng.i64(1..4);
+        let made = make_one(rng, scale, at);
+        if rng.u32(0..5) == 0 {
+            events.push(make_department(rng, scale, at));
+        }
+        if !possible || happens(&made, &mut present, &mut former) {
+            events.push(made);
+        }
+    }
+    events
+}
+
+/// Whether this can happen now; if so, it does.
+fn happens(made: &Made, present: &mut BTreeSet<String>, former: &mut BTreeMap<String, String>) -> bool {
+    let Some(userid) = made.get("UserID").map(str::to_ascii_lowercase) else { return true };
+    match (made.change_type, made.get("NewUserID").map(str::to_ascii_lowercase)) {
+        ("create_user", _) => {
+            former.remove(&userid);
+            present.insert(userid)
+        }
+        ("delete_user", _) => present.remove(&userid),
+        (_, Some(new)) if new != userid => {
+            if present.contains(&new) || !present.remove(&userid) {
+                return false;
+            }
+            former.remove(&new);
+            former.insert(userid, new.clone());
+            present.insert(new)
+        }
+        // Some way back to somebody who is there.
+        _ => {
+            let mut name = userid;
+            for _ in 0..8 {
+                if present.contains(&name) {
+                    return true;
+                }
+                match former.get(&name) {
+                    Some(next) => name = next.clone(),
+                    None => return false,
+                }
+            }
+            false
+        }
+    }
+}
+
+fn name(rng: &mut Rng, scale: Scale) -> String {
+    let n = rng.usize(0..scale.members);
+    if rng.u32(0..6) == 0 { format!("User{n}") } else { format!("user{n}") }
+}
+
+fn make_one(rng: &mut Rng, scale: Scale, at: i64) -> Made {
+    let userid = name(rng, scale);
+    match rng.u32(0..20) {
+        0..5 => member(rng, scale, at, "create_user", userid),
+        5..11 => member(rng, scale, at, "update_user", userid),
+        11..14 => Made { at, change_type: "delete_user", elements: vec![("UserID", userid)] },
+        14..17 => {
+            let to = name(rng, scale);
+            let mut made = member(rng, scale, at, "update_user", userid);
+            made.elements.insert(1, ("NewUserID", to));
+            made
+        }
+        _ => tag(rng, scale, at),
+    }
+}
+
+fn member(rng: &mut Rng, scale: Scale, at: i64, change_type: &'static str, userid: String) -> Made {
+    let mut elements = vec![("UserID", userid)];
+    let text =
+        |rng: &mut Rng| if rng.u32(0..4) == 0 { String::new() } else { format!("v{}", rng.u32(0..1000)) };
+    for field in ["Name", "Position", "Mobile", "Alias", "DirectLeader"] {
+        if rng.u32(0..3) == 0 {
+            elements.push((field, text(rng)));
+        }
+    }
+    for field in ["Status", "Gender"] {
+        if rng.u32(0..4) == 0 {
+            elements.push((field, rng.u32(0..3).to_string()));
+        }
+    }
+    let mut departments: Vec<u32> = (1..=scale.departments).collect();
+    rng.shuffle(&mut departments);
+    departments.truncate(rng.usize(0..=3));
+    let list = |items: Vec<String>| items.join(",");
+    if rng.bool() {
+        elements.push(("Department", list(departments.iter().map(u32::to_string).collect())));
+    }
+    if rng.u32(0..3) == 0 {
+        elements
+            .push(("IsLeaderInDept", list(departments.iter().map(|_| rng.u32(0..2).to_string()).collect())));
+    }
+    if rng.u32(0..4) == 0 {
+        let item =
+            format!("<Item><Name>n</Name><Type>0</Type><Text><Value>{}</Value></Text></Item>", rng.u32(0..9));
+        elements.push(("ExtAttr", item));
+    }
+    Made { at, change_type, elements }
+}
+
+fn make_department(rng: &mut Rng, scale: Scale, at: i64) -> Made {
+    let id = rng.u32(1..=scale.departments).to_string();
+    let change_type = ["create_party", "update_party", "update_party", "delete_party"][rng.usize(0..4)];
+    let mut elements = vec![("Id", id)];
+    if change_type != "delete_party" {
+        if rng.bool() {
+            elements.push(("Name", format!("d{}", rng.u32(0..1000))));
+        }
+        if rng.bool() {
+            elements.push(("ParentId", rng.u32(1..=scale.departments).to_string()));
+        }
+    }
+    Made { at, change_type, elements }
+}
+
+fn tag(rng: &mut Rng, scale: Scale, at: i64) -> Made {
+    let mut elements = vec![("TagId", rng.u32(1..=scale.tags).to_string())];
+    // Nobody comes and goes at the same time.
+    let mut names: Vec<String> = (0..scale.members).map(|n| format!("user{n}")).collect();
+    rng.shuffle(&mut names);
+    let (came, went) = (rng.usize(0..=2), rng.usize(0..=2));
+    elements.push(("AddUserItems", names.iter().take(came).cloned().collect::<Vec<_>>().join(",")));
+    elements
+        .push(("DelUserItems", names.iter().skip(came).take(went).cloned().collect::<Vec<_>>().join(",")));
+    let id = rng.u32(1..=scale.departments).to_string();
+    elements.push((["AddPartyItems", "DelPartyItems"][rng.usize(0..2)], id));
+    Made { at, change_type: "update_tag", elements }
+}
+
+/// Applies one message as the daemon does.
+pub fn deliver(connection: &Connection, xml: &str) {
+    let read = message::read(xml.as_bytes(), CORP).unwrap();
+    let event = NewEvent {
+        received_at: UnixSeconds(1_800_000_000),
+        create_time: read.create_time,
+        event: read.event,
+        change_type: read.change_type,
+        subject: read.subject,
+        payload: xml.to_owned(),
+        digest: i64::try_from(xml.len()).unwrap(),
+        meaning: read.meaning.ok(),
+    };
+    apply_event(connection, &event).unwrap();
+}
+
+/// Everything that must not depend on the order of arrival, as comparable text.
+pub fn directory(connection: &Connection, with_openids: bool) -> String {
+    let openids = if with_openids {
+        "SELECT userid, openid, openid_state FROM members WHERE deleted_at IS NULL ORDER BY userid"
+    } else {
+        "SELECT 1"
+    };
+    let tables = [
+        openids,
+        "SELECT userid, name, alias, mobile, position, gender, status, direct_leader, main_department, ext_attr, \
+         event_time, deleted_at FROM members ORDER BY userid",
+        "SELECT userid, department_id, is_leader, position FROM member_departments ORDER BY 1, 2",
+        "SELECT id, name, parent_id, \"order\", event_time, deleted_at FROM departments ORDER BY id",
+        "SELECT id, name, event_time, deleted_at FROM tags ORDER BY id",
+        "SELECT tag_id, userid FROM tag_members ORDER BY 1, 2",
+        "SELECT tag_id, department_id FROM tag_departments ORDER BY 1, 2",
+    ];
+    let mut text = String::new();
+    for sql in tables {
+        for row in wecom_dirsync::store::queries::table(connection, sql).unwrap() {
+            text.push_str(&row.join("|"));
+            text.push('\n');
+        }
+        text.push('\n');
+    }
+    text
+}
+
+/// What a consumer makes of the change feed, from nothing, by these rules alone: `created` is all that is
+/// known; `updated`, `deleted` and `openid` change fields; `renamed` moves what stands under the old
+/// userid to the new one, over whatever stands there; a tag's `member` and `department` come and go.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Replica {
+    members: BTreeMap<String, BTreeMap<String, String>>,
+    departments: BTreeMap<String, BTreeMap<String, String>>,
+    tags: BTreeSet<(String, String, String)>,
+}
+
+impl Replica {
+    pub fn of_feed(connection: &Connection) -> Self {
+        let mut replica = Self::default();
+        for row in wecom_dirsync::store::queries::table(
+            connection,
+            "SELECT entity, key, action, fields FROM changes ORDER BY seq",
+        )
+        .unwrap()
+        .into_iter()
+        .skip(1)
+        {
+            let fields: Map<String, Json> = serde_json::from_str(&row[3]).unwrap();
+            replica.apply(&row[0], row[1].to_ascii_lowercase(), &row[2], &fields);
+        }
+        replica
+    }
+
+    fn apply(&mut self, entity: &str, key: String, action: &str, fields: &Map<String, Json>) {
+        let old_of = |name: &str| fields[name][0].clone();
+        if entity == "tag" {
+            for kind in ["member", "department"].into_iter().filter(|kind| fields.contains_key(*kind)) {
+                let item =
+                    |value: &Json| value.as_str().map_or_else(|| value.to_string(), str::to_ascii_lowercase);
+                if old_of(kind).is_null() {
+                    assert!(
+                        self.tags.insert((key.clone(), kind.into(), item(&fields[kind][1]))),
+                        "came twice"
+                    );
+                } else {
+                    assert!(
+                        self.tags.remove(&(key.clone(), kind.into(), item(&old_of(kind)))),
+                        "was not there"
+                    );
+                }
+            }
+            return;
+        }
+        let rows = if entity == "member" { &mut self.members } else { &mut self.departments };
+        match action {
+            "created" => {
+                rows.insert(key.clone(), BTreeMap::new());
+            }
+            "deleted" => {
+                rows.remove(&key).unwrap_or_else(|| panic!("{entity} {key} is deleted but was not there"));
+                return;
+            }
+            "renamed" => {
+                let old = old_of("userid").as_str().unwrap().to_ascii_lowercase();
+                let row = rows.remove(&old).unwrap_or_else(|| panic!("{old} is renamed but was not there"));
+                rows.insert(key.clone(), row);
+            }
+            _ => {}
+        }
+        let row =
+            rows.get_mut(&key).unwrap_or_else(|| panic!("{action} of {entity} {key}, which is not there"));
+        for (name, change) in fields {
+            let shown = |value: &Json| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            let was = row.get(name).cloned();
+            if action == "updated" {
+                assert_eq!(
+                    was.unwrap_or_else(|| "null".into()),
+                    shown(&change[0]),
+                    "{key} {name}: the old value"
+                );
+            }
+            row.insert(name.clone(), shown(&change[1]));
+        }
+        row.retain(|_, value| value != "null");
+    }
+
+    /// The same from the tables.
+    pub fn of_tables(connection: &Connection) -> Self {
+        let mut replica = Self::default();
+        let members = "SELECT userid, name, alias, mobile, position, gender, status, direct_leader, ext_attr, openid \
+                       FROM members WHERE deleted_at IS NULL";
+        let departments = "SELECT id, name, parent_id FROM departments WHERE deleted_at IS NULL";
+        for (sql, rows) in [(members, &mut replica.members), (departments, &mut replica.departments)] {
+            let mut statement = connection.prepare(sql).unwrap();
+            let names: Vec<String> = statement.column_names().into_iter().map(str::to_owned).collect();
+            let mut found = statement.query([]).unwrap();
+            while let Some(row) = found.next().unwrap() {
+                let mut cells = BTreeMap::new();
+                for (n, name) in names.iter().enumerate().filter(|(_, name)| *name != "id") {
+                    match row.get_ref(n).unwrap() {
+                        rusqlite::types::ValueRef::Null => {}
+                        rusqlite::types::ValueRef::Integer(i) => {
+                            cells.insert(name.clone(), i.to_string());
+                        }
+                        other => {
+                            cells.insert(name.clone(), other.as_str().unwrap().to_owned());
+                        }
+                    }
+                }
+                let key = match row.get_ref(0).unwrap() {
+                    rusqlite::types::ValueRef::Integer(i) => i.to_string(),
+                    other => other.as_str().unwrap().to_ascii_lowercase(),
+                };
+                rows.insert(key, cells);
+            }
+        }
+        let sql = "SELECT userid, department_id, is_leader FROM member_departments ORDER BY userid, position";
+        let mut lists: BTreeMap<String, (Vec<i64>, Vec<i64>)> = BTreeMap::new();
+        let mut statement = connection.prepare(sql).unwrap();
+        let mut found = statement.query([]).unwrap();
+        while let Some(row) = found.next().unwrap() {
+            let key = row.get::<_, String>(0).unwrap().to_ascii_lowercase();
+            let (list, led) = lists.entry(key).or_default();
+            list.push(row.get(1).unwrap());
+            if row.get::<_, bool>(2).unwrap() {
+                led.push(row.get(1).unwrap());
+            }
+        }
+        for (key, (list, _)) in lists {
+            replica.members.get_mut(&key).unwrap().insert("department".into(), Json::from(list).to_string());
+        }
+        let sql = "SELECT tag_id, 'member', lower(userid) FROM tag_members \
+                   UNION ALL SELECT tag_id, 'department', department_id FROM tag_departments";
+        for row in wecom_dirsync::store::queries::table(connection, sql).unwrap().into_iter().skip(1) {
+            replica.tags.insert((row[0].clone(), row[1].clone(), row[2].clone()));
+        }
+        replica
+    }
+
+    /// What the feed tells and the tables hold otherwise, or not at all.
+    #[must_use]
+    pub fn comparable(mut self) -> Self {
+        for row in self.members.values_mut() {
+            row.remove("leader_of");
+            row.retain(|name, value| !(name == "department" && value == "[]"));
+        }
+        for row in self.departments.values_mut() {
+            row.remove("id");
+        }
+        self
+    }
+}
