@@ -247,11 +247,13 @@ fn sigterm_under_load_loses_nothing_that_was_acknowledged() {
 }
 
 #[test]
-fn sigint_ends_it_too() {
-    let mut lab = Lab::plain();
+fn sighup_changes_nothing_and_sigint_ends_it() {
+    let lab = Lab::plain();
+    signal(lab.pid(), "HUP");
+    eventually("the log tells of it", || lab.log().contains("SIGHUP"));
+    lab.event(now(), "delete_user", "<UserID>a</UserID>");
     signal(lab.pid(), "INT");
-    let (code, _) = lab.terminate();
-    assert_eq!(code, Some(0));
+    eventually("the log tells of the end", || lab.log().contains("stopped"));
 }
 
 #[test]
@@ -339,7 +341,10 @@ fn the_database_is_private_and_its_mode_is_the_configured_one() {
 #[test]
 fn the_demo_tells_its_story_and_leaves_the_database() {
     let folder = tempfile::tempdir().unwrap();
-    let demo = || Command::new(binary()).arg("demo").current_dir(folder.path()).output().unwrap();
+    // A proxy in the environment does not come between the demo and itself.
+    let mut command = Command::new(binary());
+    command.arg("demo").env("HTTP_PROXY", "http://127.0.0.1:9").env("http_proxy", "http://127.0.0.1:9");
+    let mut demo = || command.current_dir(folder.path()).output().unwrap();
     for _ in 0..2 {
         let output = demo();
         assert!(output.status.success(), "{output:?}");
@@ -355,6 +360,13 @@ fn the_demo_tells_its_story_and_leaves_the_database() {
             assert!(story.contains(part), "{part}: {story}");
         }
     }
+    // Whatever is not a demo's is left alone.
+    let lab = Lab::idle(Settings::default());
+    let before = std::fs::read(lab.ini()).unwrap();
+    let output = Command::new(binary()).arg("demo").arg(lab.folder.path()).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("not a demo's"), "{output:?}");
+    assert_eq!(std::fs::read(lab.ini()).unwrap(), before);
     let db = common::open(&folder.path().join("demo-wecom-dirsync/directory.db"));
     assert_eq!(
         common::value(&db, "SELECT openid_state FROM active_members WHERE userid = 'zhangsan'"),

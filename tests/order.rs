@@ -103,7 +103,7 @@ struct Case {
 impl Case {
     fn make(seed: u64, scale: Scale) -> Self {
         let mut rng = Rng::with_seed(seed);
-        let possible = seed % 2 == 0;
+        let possible = seed.is_multiple_of(2);
         let events = make(&mut rng, scale, possible);
         let signed_in = rng.usize(0..=events.len());
         let mut shuffled = |from: usize, to: usize| {

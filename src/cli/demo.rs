@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 
 use super::{Failure, load, print};
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, is_running};
 use crate::demo::sender::{Sender, contact_event};
 use crate::demo::standin::{Company, StandIn};
 use crate::store::open_reader;
@@ -18,6 +18,8 @@ use crate::wecom::crypt::{Crypt, EncodingAesKey};
 
 const TOKEN: &str = "QDG6eK";
 const KEY: &str = "jWmYm7qr5nMoAUwZRjGtBxmz3KA1tkAj3ykkR6q2B2C";
+/// How a demo's own configuration begins: nothing else is ever overwritten.
+const SIGN: &str = "# Written by `wecom-dirsync demo`, which makes this folder anew each time.";
 /// Far more than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -58,10 +60,16 @@ impl Stage {
     fn set(folder: &Path) -> Result<Self, Failure> {
         let ini = folder.join("sync.ini");
         let database = folder.join("directory.db");
-        if database.exists() && !ini.exists() {
-            let what =
-                format!("{}: this is not a demo's; name another folder: demo FOLDER", database.display());
+        let is_demos = std::fs::read_to_string(&ini).is_ok_and(|text| text.starts_with(SIGN));
+        if (database.exists() || ini.exists()) && !is_demos {
+            let what = format!(
+                "{}: what is here is not a demo's; name another folder: demo FOLDER",
+                folder.display()
+            );
             return Err(Failure::Other(what));
+        }
+        if is_running(&database) {
+            return Err(Failure::Other(format!("{}: a daemon is at work here", database.display())));
         }
         let cannot = |error: std::io::Error| Failure::Other(format!("{}: {error}", folder.display()));
         std::fs::create_dir_all(folder).map_err(cannot)?;
@@ -74,8 +82,7 @@ impl Stage {
         let stand_in = StandIn::start()?;
         let Company { corp_id, app_secret, .. } = stand_in.company(|company| company.clone());
         let text = format!(
-            "# Written by `wecom-dirsync demo`; made anew by the next one.\n\
-             [wecom]\ncorp_id = {corp_id}\napp_secret = {app_secret}\napi_base = {}\n\
+            "{SIGN}\n[wecom]\ncorp_id = {corp_id}\napp_secret = {app_secret}\napi_base = {}\n\
              [callback]\nlisten = 127.0.0.1:0\ntoken = {TOKEN}\nencoding_aes_key = {KEY}\n",
             stand_in.base_url()
         );
@@ -98,12 +105,13 @@ impl Stage {
         let (status, body) = self.sender.verify("1616140317555161061").map_err(Failure::Other)?;
         self.note(&format!("GET  -> {status} {body}: verified"))?;
 
-        self.step(2, "张三 (zhangsan) and 李四 (lisi) join the company")?;
+        self.step(2, "A department is made, and 张三 (zhangsan) and 李四 (lisi) join it")?;
+        self.event("create_party", "<Id>2</Id><Name>研发部</Name><ParentId>1</ParentId>")?;
         for (userid, name) in [("zhangsan", "张三"), ("lisi", "李四")] {
             self.stand_in.company(|company| company.hire(userid));
             self.event(
                 "create_user",
-                &format!("<UserID>{userid}</UserID><Name>{name}</Name><Department>1</Department>"),
+                &format!("<UserID>{userid}</UserID><Name>{name}</Name><Department>2</Department>"),
             )?;
         }
 
@@ -119,7 +127,9 @@ impl Stage {
         self.note(&format!("converted {} ms after the event was sent", begun.elapsed().as_millis()))?;
 
         self.step(5, "That is the directory now; 李四 is tried again by itself, or when an event names him")?;
-        self.show("SELECT userid, name, openid, openid_state FROM active_members ORDER BY userid DESC")
+        self.show(
+            "SELECT userid, name, departments, openid, openid_state FROM active_members ORDER BY userid DESC",
+        )
     }
 
     fn step(&self, number: u32, what: &str) -> Result<(), Failure> {

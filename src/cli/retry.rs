@@ -4,6 +4,7 @@ use std::path::Path;
 
 use rusqlite::TransactionBehavior;
 
+use super::status::why_not_converting;
 use super::{Failure, load, print};
 use crate::daemon::is_running;
 use crate::directory::UserId;
@@ -30,10 +31,12 @@ pub(super) fn retry(path: Option<&Path>, userids: &[String], all: bool) -> Resul
         userids.len() - refused.len()
     };
     transaction.commit()?;
-    let then = if is_running(&config.database.path) {
-        "the daemon tries them within seconds"
+    let then = if let Some(why) = why_not_converting(&config) {
+        format!("but nothing is converted: {why}")
+    } else if is_running(&config.database.path) {
+        "the daemon tries them within seconds, unless `status` shows a pause".into()
     } else {
-        "the daemon is not running; it tries them when it starts"
+        "the daemon is not running; it tries them when it starts".to_owned()
     };
     print(&format!("{due} due now; {then}\n"))?;
     if refused.is_empty() {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::{Failure, load, logging};
@@ -12,7 +12,7 @@ pub(super) fn run(path: Option<&Path>) -> Result<(), Failure> {
     let config = load(path)?;
     logging::start(&config.log)?;
     // Before any thread: a signal from now on is one to stop.
-    let mut signals = Signals::new([SIGTERM, SIGINT])?;
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
     for remark in config.remarks() {
         log::warn!("{remark}");
     }
@@ -27,8 +27,12 @@ pub(super) fn run(path: Option<&Path>) -> Result<(), Failure> {
     let (sender, receiver) = std::sync::mpsc::channel();
     let handle = signals.handle();
     let waiting = std::thread::Builder::new().name("signals".into()).spawn(move || {
-        if let Some(signal) = signals.forever().next() {
-            let _ = sender.send(signal);
+        for signal in signals.forever() {
+            if signal == SIGHUP {
+                log::info!("SIGHUP: nothing is read anew; restart the service to change its configuration");
+            } else if sender.send(signal).is_err() {
+                break;
+            }
         }
     })?;
     let signal = loop {

@@ -102,7 +102,8 @@ pub(super) fn status(path: Option<&Path>, as_json: bool) -> Result<(), Failure> 
     print(&text)
 }
 
-fn why_not_converting(config: &Config) -> Option<&'static str> {
+/// Why userids are not converted at all, if they are not.
+pub(super) fn why_not_converting(config: &Config) -> Option<&'static str> {
     if !config.openid.enabled {
         Some("[openid] enabled is no")
     } else if config.wecom.app_secret.is_none() {

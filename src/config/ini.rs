@@ -25,11 +25,22 @@ pub(super) struct Wrong {
     pub what: String,
 }
 
-/// Reads INI text: all entries in order, and all that is wrong.
+/// What INI text says.
+#[derive(Debug, Default)]
+pub(super) struct Ini {
+    /// All keys, in order.
+    pub(super) entries: Vec<Entry>,
+    /// All sections, also empty ones, with their lines.
+    pub(super) sections: Vec<(String, usize)>,
+    /// All that is wrong.
+    pub(super) wrong: Vec<Wrong>,
+}
+
+/// Reads INI text.
 ///
 /// Comments are whole lines that begin with `#` or `;`. A byte order mark and CRLF are accepted.
 #[must_use]
-pub(super) fn read(text: &str) -> (Vec<Entry>, Vec<Wrong>) {
+pub(super) fn read(text: &str) -> Ini {
     let mut entries: Vec<Entry> = Vec::new();
     let mut wrong = Vec::new();
     let mut sections: Vec<(String, usize)> = Vec::new();
@@ -78,7 +89,7 @@ pub(super) fn read(text: &str) -> (Vec<Entry>, Vec<Wrong>) {
         let unquoted = value.strip_prefix('"').and_then(|v| v.strip_suffix('"')).unwrap_or(value);
         entries.push(Entry { section: section.clone(), key, value: unquoted.to_owned(), line: number });
     }
-    (entries, wrong)
+    Ini { entries, sections, wrong }
 }
 
 #[cfg(test)]
@@ -87,7 +98,8 @@ mod tests {
 
     #[test]
     fn windows_files_comments_and_quotes_are_read() {
-        let (entries, wrong) = read("\u{feff}# c\r\n[a]\r\n; c\r\nk = v = w \r\nq = \" x \"\r\ne =\r\n");
+        let Ini { entries, wrong, .. } =
+            read("\u{feff}# c\r\n[a]\r\n; c\r\nk = v = w \r\nq = \" x \"\r\ne =\r\n");
         assert_eq!(wrong, []);
         let values: Vec<_> = entries.iter().map(|e| (e.key.as_str(), e.value.as_str(), e.line)).collect();
         assert_eq!(values, [("k", "v = w", 4), ("q", " x ", 5), ("e", "", 6)]);
@@ -95,7 +107,7 @@ mod tests {
 
     #[test]
     fn every_wrong_line_is_named() {
-        let (_, wrong) = read("x = 1\n[a]\nk = 1\nk = 2\nhello\n[a]\n[b\n");
+        let Ini { wrong, .. } = read("x = 1\n[a]\nk = 1\nk = 2\nhello\n[a]\n[b\n");
         let lines: Vec<_> = wrong.iter().map(|w| w.line).collect();
         assert_eq!(lines, [1, 4, 5, 6, 7]);
         assert!(wrong[1].what.contains("line 3"), "{}", wrong[1].what);

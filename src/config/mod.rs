@@ -46,8 +46,6 @@ pub struct Config {
     pub notify: Notify,
     /// `[log]`
     pub log: Log,
-    /// Sections that the file has, to say which of them have no effect yet.
-    pub sections: Vec<String>,
 }
 
 /// `[wecom]`
@@ -224,10 +222,10 @@ impl Config {
                 self.callback.listen
             ));
         }
-        let without_effect = ["details", "reconcile", "retention", "admin", "notify"];
-        for section in without_effect.iter().filter(|name| self.sections.iter().any(|s| s == *name)) {
-            remarks.push(format!("[{section}] is understood but has no effect in this version"));
-        }
+        remarks.push(
+            "not in effect in this version: [details], [reconcile], [retention], [admin], [notify], [wecom] contacts_secret"
+                .into(),
+        );
         if self.openid.recheck_after > Duration::ZERO {
             remarks.push("[openid] recheck_after is understood but has no effect in this version".into());
         }

@@ -62,7 +62,8 @@ struct Reader<'a> {
     file: &'a Path,
     surroundings: &'a Surroundings<'a>,
     entries: BTreeMap<(String, String), Entry>,
-    sections: Vec<String>,
+    /// With the line that each begins on.
+    sections: Vec<(String, usize)>,
     /// Every key that was asked for: what is left over is unknown.
     known: Vec<(&'static str, String)>,
     wrong: Vec<(usize, String)>,
@@ -70,9 +71,7 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     fn new(text: &str, file: &'a Path, surroundings: &'a Surroundings<'a>) -> Self {
-        let (entries, wrong) = ini::read(text);
-        let mut sections: Vec<String> = entries.iter().map(|entry| entry.section.clone()).collect();
-        sections.dedup();
+        let ini::Ini { entries, sections, wrong } = ini::read(text);
         let entries = entries.into_iter().map(|entry| ((entry.section.clone(), entry.key.clone()), entry));
         let mut reader = Self {
             file,
@@ -182,7 +181,7 @@ impl<'a> Reader<'a> {
             }
             (None, None) => return None,
         };
-        if let Err(what) = check(&text) {
+        if let Err(what) = without_blanks(&text).and_then(|()| check(&text)) {
             self.complain(line, &format!("[{section}] {key}: {what}"));
             return None;
         }
@@ -259,7 +258,7 @@ impl<'a> Reader<'a> {
             }),
             file: self.text("log", "file").map(|path| self.relative(&path)),
         };
-        let (file, sections) = (self.file.to_owned(), self.sections.clone());
+        let file = self.file.to_owned();
         Some(Config {
             file,
             wecom,
@@ -273,7 +272,6 @@ impl<'a> Reader<'a> {
             admin_listen,
             notify,
             log,
-            sections,
         })
     }
 
@@ -321,7 +319,7 @@ impl<'a> Reader<'a> {
     }
 
     fn app_callback(&mut self) -> Option<AppCallback> {
-        if !self.sections.iter().any(|section| section == "callback.app") {
+        if !self.sections.iter().any(|(section, _)| section == "callback.app") {
             return None;
         }
         let path = self.value("callback.app", "path", String::new(), url_path);
@@ -391,18 +389,18 @@ impl<'a> Reader<'a> {
 
     /// Complains of what nothing asked for, and names what may have been meant.
     fn unknown(&mut self) {
+        for (section, line) in self.sections.clone() {
+            let known = || self.known.iter().map(|(section, _)| *section);
+            if !known().any(|known| known == section) {
+                let nearest =
+                    known().min_by_key(|known| values::distance(known, &section)).unwrap_or("wecom");
+                self.complain(line, &format!("there is no section [{section}]; did you mean [{nearest}]?"));
+                self.entries.retain(|(of, _), _| *of != section);
+            }
+        }
         let left: Vec<Entry> = std::mem::take(&mut self.entries).into_values().collect();
         for entry in left {
-            // Keys of a section that is off were not asked for one by one, but are not unknown either.
-            let sections = || self.known.iter().map(|(section, _)| *section);
-            let what = if !sections().any(|section| section == entry.section) {
-                let nearest = sections().min_by_key(|section| values::distance(section, &entry.section));
-                format!(
-                    "there is no section [{}]; did you mean [{}]?",
-                    entry.section,
-                    nearest.unwrap_or("wecom")
-                )
-            } else if let Some((other, _)) = self.known.iter().find(|(_, key)| *key == entry.key) {
+            let what = if let Some((other, _)) = self.known.iter().find(|(_, key)| *key == entry.key) {
                 format!("[{}] has no key {}; it belongs to [{other}]", entry.section, entry.key)
             } else {
                 let here = self.known.iter().filter(|(section, _)| *section == entry.section);
@@ -413,6 +411,14 @@ impl<'a> Reader<'a> {
             self.complain(entry.line, &what);
         }
     }
+}
+
+/// No secret of WeCom's has blanks; what has them has something else besides.
+fn without_blanks(secret: &str) -> Result<(), String> {
+    if secret.contains([' ', '\t', '\n']) {
+        return Err("has blanks in it, which WeCom's never have; comments stand on lines of their own".into());
+    }
+    Ok(())
 }
 
 fn url_path(text: &str) -> Result<String, String> {

@@ -46,7 +46,7 @@ fn defaults_are_those_of_the_contract() {
 fn errors_name_file_line_key_and_remedy() {
     let cases = [
         ("thread = 4", "sync.ini:6: [callback] has no key thread; did you mean threads?"),
-        ("[opneid]\nenabled = yes", "sync.ini:7: there is no section [opneid]; did you mean [openid]?"),
+        ("[opneid]\nenabled = yes", "sync.ini:6: there is no section [opneid]; did you mean [openid]?"),
         ("[openid]\nthreads = 4", "sync.ini:7: [openid] has no key threads; it belongs to [callback]"),
         ("threads = 0", "[callback] threads: \"0\" is not a number from 1 to 256"),
         ("threads = 4 # four", "comments stand on lines of their own"),
@@ -61,6 +61,12 @@ fn errors_name_file_line_key_and_remedy() {
         ("token_previous = T0", "[callback] encoding_aes_key_previous is missing"),
         ("[callback.app]\ntoken = T2", "[callback.app] path is missing"),
         ("token_file = nowhere", "token is given on line 4 too"),
+        ("[log]\n[openidd]", "sync.ini:7: there is no section [openidd]; did you mean [openid]?"),
+        ("[callback.app]", "[callback.app] path is missing"),
+        (
+            "[notify]\nrobot_webhook = x # y",
+            "has blanks in it, which WeCom's never have; comments stand on lines of their own",
+        ),
         ("[wecom.x]\na = 1", "there is no section [wecom.x]; did you mean [wecom]?"),
         ("[database]\nmode = 644x", "is not an octal file mode"),
     ];

@@ -13,6 +13,7 @@ pub mod throttle;
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -90,7 +91,7 @@ impl Daemon {
     /// [`StartError`].
     pub fn start(config: &Config) -> Result<Self, StartError> {
         let endpoints = endpoints(config)?;
-        let lock = lock(&config.database.path)?;
+        let lock = lock(&config.database.path, config.database.mode)?;
         let connection = open_writer(&config.database.path, config.database.mode)?;
         let (writer, writer_thread) = Writer::start(connection)?;
         announce(&writer)?;
@@ -209,16 +210,20 @@ fn start_converter(config: &Config, writer: &Writer, stop: &Stop) -> Result<Opti
 
 /// One daemon for one database. The lock is on a file beside it, which stays: closing any descriptor of
 /// the database itself would drop SQLite's own locks.
-fn lock(database: &Path) -> Result<File, StartError> {
+fn lock(database: &Path, mode: u32) -> Result<File, StartError> {
     let path = lock_path(database);
-    let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+    let file = OpenOptions::new().create(true).truncate(false).write(true).mode(mode).open(&path);
     let file =
         file.map_err(|error| StoreError::CannotOpen { path: path.clone(), reason: error.to_string() })?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(StartError::Taken(database.to_owned())),
-        Err(TryLockError::Error(error)) => Err(StartError::System(error)),
+    // A command that looks whether a daemon is running holds the lock for a moment.
+    for _ in 0..20 {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(10)),
+            Err(TryLockError::Error(error)) => return Err(StartError::System(error)),
+        }
     }
+    Err(StartError::Taken(database.to_owned()))
 }
 
 fn lock_path(database: &Path) -> PathBuf {

@@ -151,8 +151,9 @@ impl Server {
         if let Some(more) = self.refusals.tell(Instant::now()) {
             log::warn!(
                 "callback refused status={status} path={path} client={} why=\"{refusal}\" more_since_last={more}; \
-                 if it came from WeCom, compare Token and EncodingAESKey with the admin console",
-                peer(&request)
+                 if it came from WeCom, compare {} with the admin console",
+                peer(&request),
+                if status == 403 { "token and receive_id" } else { "encoding_aes_key" }
             );
         }
         let text: &[u8] = if status == 403 { b"forbidden\n" } else { b"bad request\n" };

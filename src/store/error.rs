@@ -50,6 +50,11 @@ pub enum StoreError {
         "the database is locked by another program (a sqlite3 shell with an open transaction?); end that transaction"
     )]
     Locked,
+    /// Reading takes files beside the database, which cannot be made.
+    #[error(
+        "the database's folder cannot be written to, which even reading takes while no daemon runs; become the service's user (sudo -u wecom-dirsync ..)"
+    )]
+    NoWriteAccess,
     /// No room.
     #[error("the disk is full; make room on the file system of the database")]
     Full,
@@ -66,6 +71,7 @@ impl From<rusqlite::Error> for StoreError {
         match error.sqlite_error_code() {
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Self::Locked,
             Some(ErrorCode::DiskFull) => Self::Full,
+            Some(ErrorCode::ReadOnly) => Self::NoWriteAccess,
             _ => Self::Sqlite(error),
         }
     }
@@ -90,6 +96,7 @@ impl StoreError {
         match self {
             Self::Locked => Self::Locked,
             Self::Full => Self::Full,
+            Self::NoWriteAccess => Self::NoWriteAccess,
             Self::Closed => Self::Closed,
             Self::Missing(path) => Self::Missing(path.clone()),
             Self::NotOurs(path) => Self::NotOurs(path.clone()),

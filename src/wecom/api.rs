@@ -159,7 +159,7 @@ impl<L: Listener> Client<L> {
     #[must_use]
     pub fn new(settings: Settings, listener: L, stop: Stop) -> Self {
         Self {
-            transport: Transport::new(settings.timeout),
+            transport: Transport::new(settings.timeout, &settings.api_base),
             pace: Mutex::new(Pace::new(settings.calls_per_minute, Instant::now())),
             pauses: Mutex::default(),
             tokens: Default::default(),

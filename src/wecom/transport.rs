@@ -29,8 +29,16 @@ pub(super) struct Transport {
 
 impl Transport {
     /// `timeout` bounds a whole exchange, from name look-up to the last byte.
-    pub(super) fn new(timeout: Duration) -> Self {
-        let config = ureq::Agent::config_builder()
+    pub(super) fn new(timeout: Duration, api_base: &str) -> Self {
+        let mut builder = ureq::Agent::config_builder();
+        // Proxies are taken from the environment; none leads to this machine itself.
+        if ["http://127.0.0.1", "http://localhost", "http://[::1]"]
+            .iter()
+            .any(|own| api_base.starts_with(own))
+        {
+            builder = builder.proxy(None);
+        }
+        let config = builder
             .timeout_global(Some(timeout))
             .http_status_as_error(false)
             // A redirect would carry the access_token to wherever it points.

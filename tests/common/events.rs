@@ -323,7 +323,7 @@ impl Replica {
         let departments = "SELECT id, name, parent_id FROM departments WHERE deleted_at IS NULL";
         for (sql, rows) in [(members, &mut replica.members), (departments, &mut replica.departments)] {
             let mut statement = connection.prepare(sql).unwrap();
-            let names: Vec<String> = statement.column_names().into_iter().map(str::to_owned).collect();
+            let names: Vec<String> = statement.column_names().map(str::to_owned).collect();
             let mut found = statement.query([]).unwrap();
             while let Some(row) = found.next().unwrap() {
                 let mut cells = BTreeMap::new();

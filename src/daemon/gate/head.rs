@@ -42,8 +42,6 @@ pub enum Refusal {
     BadGateway,
     /// No answer in time, or no room.
     Unavailable,
-    /// HTTP, but neither 1.0 nor 1.1.
-    Version,
 }
 
 impl Refusal {
@@ -60,7 +58,6 @@ impl Refusal {
             Refusal::HeadTooLarge => (431, "Request Header Fields Too Large"),
             Refusal::BadGateway => (502, "Bad Gateway"),
             Refusal::Unavailable => (503, "Service Unavailable"),
-            Refusal::Version => (505, "HTTP Version Not Supported"),
         }
     }
 }
@@ -140,7 +137,6 @@ pub(super) fn parse(
         Ok(Status::Partial) => return Ok(None),
         Ok(Status::Complete(len)) => len,
         Err(httparse::Error::TooManyHeaders) => return Err(Refusal::HeadTooLarge),
-        Err(httparse::Error::Version) if names_http(bytes) => return Err(Refusal::Version),
         Err(_) => return Err(Refusal::BadRequest),
     };
     let (Some(method), Some(target), Some(minor)) = (request.method, request.path, request.version) else {
@@ -174,12 +170,6 @@ pub(super) fn parse(
         answer_bodiless: method == "HEAD",
         forward: compose(method, target, facts.host, if bodiless { 0 } else { body }, request.headers, peer),
     }))
-}
-
-/// Whether the first line ends in an HTTP version, though not one that is spoken here.
-fn names_http(bytes: &[u8]) -> bool {
-    let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or(bytes);
-    line.windows(7).any(|seven| seven.starts_with(b" HTTP/") && seven.last().is_some_and(u8::is_ascii_digit))
 }
 
 /// What the header lines say about framing and the connection.
@@ -311,7 +301,7 @@ mod tests {
             ("GET /callback?ä HTTP/1.1\r\n\r\n".into(), BadRequest),
             ("GET /callback HTTP/1.1\r\nno colon\r\n\r\n".into(), BadRequest),
             ("GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n".into(), BadRequest),
-            ("GET / HTTP/2.0\r\n\r\n".into(), Version),
+            ("GET / HTTP/2.0\r\n\r\n".into(), BadRequest),
             ("GET / JUNK/1.1\r\n\r\n".into(), BadRequest),
             ("POST /other HTTP/1.1\r\n\r\n".into(), NotFound),
             ("POST /callback/ HTTP/1.1\r\n\r\n".into(), NotFound),

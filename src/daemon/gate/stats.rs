@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use super::head::Refusal;
 
 /// The statuses that the gate itself answers with.
-const STATUSES: [u16; 11] = [400, 404, 405, 408, 411, 413, 417, 431, 502, 503, 505];
+const STATUSES: [u16; 10] = [400, 404, 405, 408, 411, 413, 417, 431, 502, 503];
 
 /// Live counters of one gate.
 #[derive(Debug, Default)]
@@ -95,7 +95,6 @@ mod tests {
             Refusal::HeadTooLarge,
             Refusal::BadGateway,
             Refusal::Unavailable,
-            Refusal::Version,
         ] {
             stats.refused(refusal);
             assert_eq!(stats.snapshot().refused_with(refusal.status().0), 1);

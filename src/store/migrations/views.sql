@@ -43,7 +43,7 @@ SELECT userid, name,
             WHEN openid_errcode IS NULL THEN openid_error
             ELSE 'errcode ' || openid_errcode || coalesce(': ' || openid_error, '') END AS why,
        openid_attempts AS tried,
-       CASE WHEN openid_next_attempt_at <= unixepoch() THEN 'now'
+       CASE WHEN openid_next_attempt_at <= CAST(strftime('%s', 'now') AS INTEGER) THEN 'now'
             ELSE datetime(openid_next_attempt_at, 'unixepoch', 'localtime') END AS next_try,
        datetime(created_at, 'unixepoch', 'localtime') AS known_since
 FROM members
