@@ -238,3 +238,77 @@ pub fn shortened(facts: &[Fact]) -> Option<Vec<Fact>> {
     });
     Some(retold.chain(recent.iter().map(|fact| (*fact).clone())).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::directory::life::timed;
+    use crate::directory::{Fields, TagId, UnixSeconds, Value};
+
+    /// A random fact of one member, `at` seconds after some beginning.
+    fn fact(rng: &mut fastrand::Rng, at: i64) -> Fact {
+        let at = UnixSeconds(1_600_000_000 + at);
+        let text = |rng: &mut fastrand::Rng| Value::text(&"x".repeat(rng.usize(0..4)));
+        let mut fields = Fields::new();
+        for field in [MemberField::Name, MemberField::Position, MemberField::Mobile] {
+            if rng.bool() {
+                fields.insert(field, text(rng));
+            }
+        }
+        if rng.bool() {
+            fields.insert(MemberField::Department, Value::Ids((0..rng.u32(0..4)).collect()));
+            fields.insert(MemberField::LeaderOf, Value::Flags(vec![rng.bool(), rng.bool()]));
+        }
+        let (stamp, saying) = match rng.u32(0..10) {
+            0 => (Stamp::deleted(at), Saying::Deleted),
+            1..3 => (Stamp::told(at), Saying::Tagged(TagId(rng.u32(0..3)), rng.bool())),
+            n => (Stamp::told(at), Saying::Seen { created: n == 3, fields: timed(Stamp::told(at), &fields) }),
+        };
+        Fact {
+            userid: UserId::parse("a").unwrap(),
+            stamp,
+            arrival: rng.i64(1..1_000_000),
+            word: Word::Of(saying),
+        }
+    }
+
+    #[test]
+    fn facts_told_shorter_tell_the_same_also_with_what_comes_later() {
+        let mut shortened_some = 0;
+        for seed in 0..2000 {
+            let mut rng = fastrand::Rng::with_seed(seed);
+            let span = 86_400 * rng.i64(1..60);
+            let number = if seed % 50 == 0 { 300 } else { rng.usize(20..60) };
+            let facts: Vec<Fact> = (0..number)
+                .map(|_| {
+                    let at = rng.i64(0..span);
+                    fact(&mut rng, at)
+                })
+                .collect();
+            let Some(shorter) = shortened(&facts) else { continue };
+            shortened_some += 1;
+            assert!(shorter.len() < facts.len(), "{seed}");
+            // Also as the database keeps them.
+            let kept: Vec<Fact> = shorter
+                .iter()
+                .map(|fact| {
+                    let word = Fact::word_from_json(fact.stamp, &fact.word_to_json()).unwrap();
+                    Fact { word, ..fact.clone() }
+                })
+                .collect();
+            assert_eq!(kept, shorter, "{seed}");
+            // Then something comes, up to a day late.
+            let late = (0..rng.usize(0..3)).map(|_| {
+                let at = span - rng.i64(0..86_400);
+                fact(&mut rng, at)
+            });
+            let late: Vec<Fact> = late.collect();
+            if number == 300 {
+                assert_eq!(fold(&kept), fold(&facts), "{seed}");
+            } else {
+                assert_eq!(fold(kept.iter().chain(&late)), fold(facts.iter().chain(&late)), "{seed}");
+            }
+        }
+        assert!(shortened_some > 500, "only {shortened_some}");
+    }
+}

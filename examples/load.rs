@@ -1,0 +1,243 @@
+//! A load driver: sends distinct encrypted events to the real binary over many connections, compares every
+//! acknowledgement with the database afterwards, and sets the rates beside what the parts allow in the
+//! same run. Everything stays on 127.0.0.1.
+//!
+//!     cargo build --release && cargo run --release --example load -- 30000
+//!
+//! The argument is the number of events for each number of senders.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, missing_docs)]
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::sync_channel;
+use std::time::{Duration, Instant};
+
+use wecom_dirsync::demo::sender::contact_event;
+use wecom_dirsync::store::{Writer, apply_event, open_writer};
+use wecom_dirsync::wecom::crypt::{Crypt, EncodingAesKey};
+use wecom_dirsync::wecom::envelope::callback;
+
+const CORP: &str = "wx5823bf96d3bd56c7";
+const TOKEN: &str = "QDG6eK";
+const KEY: &str = "jWmYm7qr5nMoAUwZRjGtBxmz3KA1tkAj3ykkR6q2B2C";
+
+fn main() {
+    let events: usize = std::env::args().nth(1).map_or(30_000, |n| n.parse().expect("a number of events"));
+    let folder = tempfile::tempdir().unwrap();
+    println!("{events} events for each number of senders, one run\n");
+    println!("alone: fdatasync of one page                {:>8.0}/s", fdatasyncs(folder.path()));
+    println!("alone: merge and group commit, 64 waiting   {:>8.0}/s", commits(folder.path(), events));
+    println!("alone: tiny_http, 64 connections            {:>8.0}/s\n", tiny_http_alone(events));
+    println!("senders   events/s   p50 ms   p99 ms   max ms   cpu s   peak MiB   lost");
+    for senders in [1, 16, 64] {
+        let daemon = Daemon::start(folder.path(), senders);
+        let events = if senders == 1 { events / 5 } else { events };
+        let (mut times, took) = load(daemon.address, senders, events);
+        times.sort_unstable();
+        let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize].as_secs_f64() * 1000.0;
+        let lost = events - daemon.count();
+        println!(
+            "{senders:>7} {:>10.0} {:>8.2} {:>8.2} {:>8.2} {:>7.2} {:>10.1} {lost:>6}",
+            events as f64 / took.as_secs_f64(),
+            at(0.5),
+            at(0.99),
+            at(1.0),
+            daemon.cpu(),
+            daemon.peak_mib(),
+        );
+    }
+}
+
+fn event(n: usize) -> String {
+    let inner = format!(
+        "<UserID>user{n}</UserID><Name>张{n}</Name><Department>1,2</Department><Mobile>138{n:08}</Mobile>\
+         <Position>工程师</Position><Email>u{n}@example.com</Email><Status>4</Status><IsLeaderInDept>0,1</IsLeaderInDept>"
+    );
+    contact_event(CORP, 1_700_000_000, "create_user", &inner)
+}
+
+fn crypt() -> Crypt {
+    Crypt::new(TOKEN, EncodingAesKey::parse(KEY).unwrap(), CORP)
+}
+
+/// Requests, encrypted beforehand so that the driver costs the machine as little as possible.
+fn requests(events: usize) -> Vec<Vec<u8>> {
+    let crypt = crypt();
+    let request = |n| {
+        let encrypted = crypt.encrypt(event(n).as_bytes(), [1; 16]).unwrap();
+        let body = callback(CORP, &encrypted, "");
+        let signature = crypt.sign("1", "2", &encrypted);
+        let length = body.len();
+        format!("POST /callback?msg_signature={signature}&timestamp=1&nonce=2 HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n{body}")
+            .into_bytes()
+    };
+    (0..events).map(request).collect()
+}
+
+/// Sends all events over kept-alive connections; how long each took, and all together.
+fn load(address: SocketAddr, senders: usize, events: usize) -> (Vec<Duration>, Duration) {
+    let requests = requests(events);
+    let next = AtomicUsize::new(0);
+    let begun = Instant::now();
+    let times = std::thread::scope(|scope| {
+        let send = || {
+            let mut stream = TcpStream::connect(address).unwrap();
+            stream.set_nodelay(true).unwrap();
+            let (mut times, mut answer) = (Vec::new(), [0; 1024]);
+            while let Some(request) = requests.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let begun = Instant::now();
+                stream.write_all(request).unwrap();
+                let mut got = 0;
+                while !answer[..got].ends_with(b"success") {
+                    let count = stream.read(&mut answer[got..]).unwrap();
+                    assert!(count > 0, "{}", String::from_utf8_lossy(&answer[..got]));
+                    got += count;
+                }
+                times.push(begun.elapsed());
+            }
+            times
+        };
+        let threads: Vec<_> = (0..senders).map(|_| scope.spawn(send)).collect();
+        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    });
+    (times, begun.elapsed())
+}
+
+struct Daemon {
+    child: Child,
+    address: SocketAddr,
+    database: PathBuf,
+}
+
+impl Daemon {
+    fn start(folder: &Path, number: usize) -> Self {
+        let database = folder.join(format!("{number}.db"));
+        let ini = folder.join(format!("{number}.ini"));
+        let text = format!(
+            "[wecom]\ncorp_id = {CORP}\n[callback]\nlisten = 127.0.0.1:0\ntoken = {TOKEN}\nencoding_aes_key = {KEY}\n\
+             [database]\npath = {}\n[openid]\nenabled = no\n",
+            database.display()
+        );
+        std::fs::write(&ini, text).unwrap();
+        let log = folder.join(format!("{number}.log"));
+        // Beside the examples' folder.
+        let binary = std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join("wecom-dirsync");
+        let mut command = Command::new(binary);
+        let child =
+            command.args(["run", "-c"]).arg(ini).stderr(File::create(&log).unwrap()).stdout(Stdio::null());
+        let child = child.spawn().expect("the binary: cargo build --release");
+        let mut daemon = Self { child, address: ([127, 0, 0, 1], 0).into(), database };
+        while daemon.address.port() == 0 {
+            std::thread::sleep(Duration::from_millis(5));
+            let text = std::fs::read_to_string(&log).unwrap();
+            if let Some(rest) = text.split("callbacks=http://").nth(1) {
+                daemon.address = rest.split('/').next().unwrap().parse().unwrap();
+            }
+        }
+        daemon
+    }
+
+    /// Members whose creation was acknowledged and is there.
+    fn count(&self) -> usize {
+        let db = rusqlite::Connection::open(&self.database).unwrap();
+        let sql = "SELECT count(*) FROM members JOIN events ON subject = userid AND outcome = 'applied'";
+        let count: i64 = db.query_row(sql, [], |row| row.get(0)).unwrap();
+        usize::try_from(count).unwrap()
+    }
+
+    fn proc(&self, file: &str) -> String {
+        std::fs::read_to_string(format!("/proc/{}/{file}", self.child.id())).unwrap()
+    }
+
+    /// User and system time so far, in seconds, at the usual hundred ticks.
+    fn cpu(&self) -> f64 {
+        let stat = self.proc("stat");
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+        (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / 100.0
+    }
+
+    fn peak_mib(&self) -> f64 {
+        let status = self.proc("status");
+        let line = status.lines().find(|line| line.starts_with("VmHWM")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1024.0
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+fn fdatasyncs(folder: &Path) -> f64 {
+    let mut file = File::create(folder.join("sync")).unwrap();
+    file.write_all(&[0; 4096 * 64]).unwrap();
+    let begun = Instant::now();
+    let mut times = 0;
+    while begun.elapsed() < Duration::from_secs(1) {
+        std::os::unix::fs::FileExt::write_at(&file, &[1; 4096], 4096 * (times % 64)).unwrap();
+        file.sync_data().unwrap();
+        times += 1;
+    }
+    times as f64 / begun.elapsed().as_secs_f64()
+}
+
+/// The writer alone, with as many events waiting as 64 senders make.
+fn commits(folder: &Path, events: usize) -> f64 {
+    let (writer, thread) = Writer::start(open_writer(&folder.join("alone.db"), 0o600).unwrap()).unwrap();
+    let keys = crypt();
+    let endpoint = wecom_dirsync::daemon::callback::Endpoint { path: "/".into(), keys: vec![keys.clone()] };
+    let read = |n| {
+        let encrypted = keys.encrypt(event(n).as_bytes(), [1; 16]).unwrap();
+        let query = format!("msg_signature={}&timestamp=1&nonce=2", keys.sign("1", "2", &encrypted));
+        let body = callback(CORP, &encrypted, "");
+        endpoint.receive(&query, body.as_bytes(), CORP, wecom_dirsync::wecom::api::clock()).unwrap().event
+    };
+    let waiting: Vec<_> = (0..events).map(read).collect();
+    let (done, commits) = sync_channel(events);
+    let begun = Instant::now();
+    let mut under_way = 0;
+    for event in waiting {
+        if under_way == 64 {
+            assert!(commits.recv().unwrap());
+            under_way -= 1;
+        }
+        let done = done.clone();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        writer.submit(
+            deadline,
+            move |db| apply_event(db, &event),
+            move |result| done.send(result.is_ok()).unwrap(),
+        );
+        under_way += 1;
+    }
+    for _ in 0..under_way {
+        assert!(commits.recv().unwrap());
+    }
+    let rate = events as f64 / begun.elapsed().as_secs_f64();
+    writer.close();
+    assert!(thread.join_within(Duration::from_secs(10)));
+    rate
+}
+
+/// tiny_http answering `success` to the same requests, with nothing before or behind it.
+fn tiny_http_alone(events: usize) -> f64 {
+    let server = std::sync::Arc::new(tiny_http::Server::http("127.0.0.1:0").unwrap());
+    let address = server.server_addr().to_ip().unwrap();
+    for _ in 0..4 {
+        let server = server.clone();
+        std::thread::spawn(move || {
+            while let Ok(mut request) = server.recv() {
+                let _ = request.as_reader().read_to_end(&mut Vec::new());
+                let _ = request.respond(tiny_http::Response::from_string("success"));
+            }
+        });
+    }
+    let (times, took) = load(address, 64, events);
+    times.len() as f64 / took.as_secs_f64()
+}
