@@ -199,7 +199,7 @@ fn commits(folder: &Path, events: usize) -> f64 {
         endpoint.receive(&query, body.as_bytes(), CORP, wecom_dirsync::wecom::api::clock()).unwrap().event
     };
     let waiting: Vec<_> = (0..events).map(read).collect();
-    let (done, commits) = sync_channel(events);
+    let (done, commits) = sync_channel::<bool>(events);
     let begun = Instant::now();
     let mut under_way = 0;
     for event in waiting {

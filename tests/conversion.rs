@@ -291,3 +291,17 @@ fn an_answer_for_a_former_bearer_of_the_userid_does_not_count() {
     assert_eq!(lab.state("wang"), "pending");
     assert_eq!(lab.value("SELECT count(*) FROM changes WHERE action = 'openid'"), "0");
 }
+
+#[test]
+fn an_update_that_comes_while_wecom_is_being_asked_is_not_waited_for_longer() {
+    let lab = Lab::plain();
+    // The answer to the first question is from before the member signed in.
+    lab.stand_in.fail(Some(CONVERT), Fault::Delay(Duration::from_millis(500)), 1);
+    lab.hire("a");
+    assert!(lab.stand_in.wait_for(common::PATIENCE, |all| all.iter().any(|call| call.api == CONVERT)));
+    lab.stand_in.company(|company| company.sign_in("a", "o-a"));
+    let begun = Instant::now();
+    lab.event(now(), "update_user", "<UserID>a</UserID><Status>1</Status>");
+    lab.wait_for("SELECT openid FROM members", "o-a");
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+}

@@ -36,6 +36,8 @@ struct Work {
     due: VecDeque<UserId>,
     /// Being asked about.
     in_flight: HashSet<UserId>,
+    /// Spoken of while being asked about.
+    again: HashSet<UserId>,
     /// When to look for more.
     look_at: Instant,
     reader: Connection,
@@ -73,6 +75,7 @@ impl Converter {
                 urgent: VecDeque::new(),
                 due: VecDeque::new(),
                 in_flight: HashSet::new(),
+                again: HashSet::new(),
                 look_at: Instant::now(),
                 reader,
             }),
@@ -114,8 +117,13 @@ impl Converter {
 
     fn run(&self) {
         while let Some((member, asked, urgency)) = self.next() {
-            self.convert(&asked, urgency);
-            self.lock().in_flight.remove(&member);
+            let counted = self.convert(&asked, urgency);
+            let mut work = self.lock();
+            work.in_flight.remove(&member);
+            // An event came while WeCom was being asked: it wants to know again, now.
+            if work.again.remove(&member) || !counted {
+                work.urgent.push_front(member);
+            }
         }
     }
 
@@ -152,7 +160,8 @@ impl Converter {
         }
     }
 
-    fn convert(&self, asked: &Asked, urgency: Urgency) {
+    /// Asks WeCom and writes down what it said; false if that no longer counts.
+    fn convert(&self, asked: &Asked, urgency: Urgency) -> bool {
         let userid = &asked.userid;
         let verdict = match self.client.convert_to_openid(userid, urgency) {
             Ok(Said::Done(answer)) => {
@@ -162,15 +171,15 @@ impl Converter {
             Ok(Said::NotYet(answer)) => Verdict::NotYet { errcode: answer.errcode, errmsg: answer.errmsg },
             Ok(Said::Never(answer)) => Verdict::Never { errcode: answer.errcode, errmsg: answer.errmsg },
             // Not this member's fault: it stays as it is, and is due.
-            Err(NoAnswer::Paused(_) | NoAnswer::Stopped | NoAnswer::NoSecret) => return,
+            Err(NoAnswer::Paused(_) | NoAnswer::Stopped | NoAnswer::NoSecret) => return true,
         };
         log::debug!("conversion userid={userid} verdict={}", in_short(&verdict));
-        self.record(asked, &verdict);
+        self.record(asked, &verdict)
     }
 
     /// Writes what WeCom said, however long the database takes: an openid that is known is not asked for
     /// again only because of a lock.
-    fn record(&self, asked: &Asked, verdict: &Verdict) {
+    fn record(&self, asked: &Asked, verdict: &Verdict) -> bool {
         loop {
             let (asked, verdict, backoff, random) =
                 (asked.clone(), verdict.clone(), self.backoff, fastrand::f64());
@@ -178,16 +187,17 @@ impl Converter {
                 record_verdict(connection, &asked, &verdict, backoff, clock(), random)
             });
             match written {
-                Ok(_) | Err(StoreError::Closed) => return,
+                Ok(counted) => return counted,
+                Err(StoreError::Closed) => return true,
                 Err(error) if error.is_of_the_data() => {
                     log::error!("WeCom's answer cannot be stored: {error}");
                     // Else it would be asked again at once, and again.
                     let _ = self.stop.sleep(Duration::from_secs(60));
-                    return;
+                    return true;
                 }
                 Err(_) => {
                     if self.stop.sleep(Duration::from_secs(1)) {
-                        return;
+                        return true;
                     }
                 }
             }
@@ -212,7 +222,7 @@ impl Work {
                 None => (self.due.pop_front()?, Urgency::Later),
             };
             if self.in_flight.contains(&member) {
-                // It is found due again once the answer that is under way no longer counts.
+                self.again.insert(member);
                 continue;
             }
             match about_to_ask(&self.reader, &member) {

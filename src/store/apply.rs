@@ -6,7 +6,7 @@ use serde_json::json;
 use super::departments::{see_tag, tell_department};
 use super::openids::make_due_now;
 use super::{facts, members, state};
-use crate::directory::changes::{At, Merge, merge};
+use crate::directory::changes::{At, Merge, RowWrite, merge};
 use crate::directory::history::{Word, fold};
 use crate::directory::life::{Saying, timed};
 use crate::directory::{
@@ -141,6 +141,15 @@ fn apply(
             let merged = tell_member(connection, userid, at, member_word(event.at, told), now)?;
             if merged.took_effect && !deleted {
                 to_convert.extend(make_due_now(connection, &merged.named, now)?);
+            }
+            // A late rename may bring others to light than the one that it names.
+            for write in &merged.writes {
+                if let RowWrite::Create(row, _) = write
+                    && row.deleted_at.is_none()
+                    && row.userid != merged.named
+                {
+                    to_convert.push(row.userid.clone());
+                }
             }
             merged.took_effect
         }
