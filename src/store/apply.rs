@@ -142,11 +142,11 @@ fn apply(
             if merged.took_effect && !deleted {
                 to_convert.extend(make_due_now(connection, &merged.named, now)?);
             }
-            // A late rename may bring others to light than the one that it names.
+            // What comes late may bring others to light than the one that it names.
             for write in &merged.writes {
                 if let RowWrite::Create(row, _) = write
                     && row.deleted_at.is_none()
-                    && row.userid != merged.named
+                    && !to_convert.contains(&row.userid)
                 {
                     to_convert.push(row.userid.clone());
                 }
