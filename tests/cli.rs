@@ -374,3 +374,23 @@ fn the_demo_tells_its_story_and_leaves_the_database() {
     );
     assert_eq!(common::value(&db, "SELECT tried FROM pending_members WHERE userid = 'lisi'"), "1");
 }
+
+#[test]
+fn a_socket_that_systemd_hands_over_is_used() {
+    use std::os::fd::AsRawFd;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    rustix::io::fcntl_setfd(&listener, rustix::io::FdFlags::empty()).unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut lab = Lab::idle(Settings::default());
+    let mut command = Command::new("bash");
+    let run = format!(
+        "exec 3<&{}; export LISTEN_FDS=1 LISTEN_PID=$$; exec {} run -c {}",
+        listener.as_raw_fd(),
+        binary(),
+        lab.ini().display()
+    );
+    command.args(["-c", &run]);
+    lab.start_as(command);
+    assert_eq!(lab.address, address);
+    lab.event(now(), "delete_user", "<UserID>a</UserID>");
+}

@@ -12,7 +12,7 @@ pub mod server;
 pub mod throttle;
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -99,8 +99,7 @@ impl Daemon {
         let stop = Stop::default();
         let converter = start_converter(config, &writer, &stop)?;
 
-        let address = config.callback.listen;
-        let listener = gate::bind(address).map_err(|error| StartError::Listen { address, error })?;
+        let listener = listener(config.callback.listen)?;
         let wanted = Budget { max_connections: CONNECTIONS, max_in_flight: IN_FLIGHT };
         let budget = gate::descriptor_budget(wanted, RESERVED_DESCRIPTORS);
         let folder = config.database.path.parent().unwrap_or(Path::new("."));
@@ -167,6 +166,15 @@ impl Daemon {
             log::warn!("the database was not closed in time; nothing acknowledged is lost");
         }
     }
+}
+
+/// The socket that systemd hands over, if it does (sd_listen_fds(3)); else one of our own.
+fn listener(address: SocketAddr) -> Result<TcpListener, StartError> {
+    if let Some(listener) = listenfd::ListenFd::from_env().take_tcp_listener(0)? {
+        log::info!("listening on the socket that was handed over; [callback] listen is ignored");
+        return Ok(listener);
+    }
+    gate::bind(address).map_err(|error| StartError::Listen { address, error })
 }
 
 /// The callback URLs and their keys.
