@@ -1,4 +1,16 @@
 //! `wecom-dirsync`: an exact local copy of a WeCom directory, and each member's openid.
+//!
+//! - [`directory`] is the ground floor, pure: members, departments and tags, and how what WeCom says of them
+//!   comes together ([`directory::history`]).
+//! - [`wecom`] is the protocol: cryptography, messages, error numbers, and the API with its tokens, pace and
+//!   pauses.
+//! - [`store`] is the SQLite file: its schema, the writer that commits in groups, and every query.
+//! - [`daemon`] is what runs: the gate and the server that take callbacks, and the converter that calls WeCom.
+//! - [`config`] makes settings of an INI file, [`cli`] commands of arguments, and [`demo`] pretends to be WeCom.
+//!
+//! A callback goes from the gate ([`daemon::gate`]) through [`daemon::callback`] (signature, decryption,
+//! receive_id, XML) as a [`directory::Event`] to the writer ([`store::apply_event`]); after the commit the
+//! server answers `success`, and the converter wakes. ARCHITECTURE.md tells it at length.
 #![forbid(unsafe_code)]
 
 pub mod cli;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Value as Json, json};
 
+pub use super::apis::{Api, SecretKind};
 use super::envelope::url_encode;
 use super::errcode::{Reaction, Reason, reaction};
 use super::pace::{Pace, Urgency};
@@ -14,52 +15,6 @@ use super::token::TokenCell;
 use super::transport::{Answer, Transport};
 use crate::directory::{UnixSeconds, UserId};
 use crate::stop::Stop;
-
-/// An API that this program calls.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Api {
-    /// gettoken (doc 91039)
-    GetToken,
-    /// user/convert_to_openid (doc 90202)
-    ConvertToOpenid,
-    /// user/get (doc 90196)
-    UserGet,
-    /// user/list_id (doc 96067)
-    UserListId,
-}
-
-impl Api {
-    /// The path below `/cgi-bin/`.
-    #[must_use]
-    pub fn path(self) -> &'static str {
-        match self {
-            Self::GetToken => "gettoken",
-            Self::ConvertToOpenid => "user/convert_to_openid",
-            Self::UserGet => "user/get",
-            Self::UserListId => "user/list_id",
-        }
-    }
-}
-
-/// Which of the configured secrets a call is made with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum SecretKind {
-    /// app_secret: of an app whose visible range covers the members.
-    App,
-    /// contacts_secret: of contacts sync (通讯录同步).
-    Contacts,
-}
-
-impl SecretKind {
-    /// The configuration's key.
-    #[must_use]
-    pub fn key(self) -> &'static str {
-        match self {
-            Self::App => "app_secret",
-            Self::Contacts => "contacts_secret",
-        }
-    }
-}
 
 /// Why a call has no answer for its caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -17,6 +17,7 @@ use sha1::{Digest, Sha1};
 use subtle::ConstantTimeEq;
 
 use super::envelope;
+pub use super::envelope::Signed;
 
 /// Length of the AES key in bytes.
 const KEY_LEN: usize = 32;
@@ -102,17 +103,6 @@ impl fmt::Debug for EncodingAesKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("EncodingAesKey([redacted])")
     }
-}
-
-/// The signature parameters of a request's query.
-#[derive(Debug, Clone, Copy)]
-pub struct Signed<'a> {
-    /// msg_signature
-    pub signature: &'a str,
-    /// timestamp
-    pub timestamp: &'a str,
-    /// nonce
-    pub nonce: &'a str,
 }
 
 /// A decrypted message, not yet compared with a receive_id.
@@ -264,8 +254,7 @@ fn signature(token: &str, timestamp: &str, nonce: &str, encrypted: &str) -> Stri
 }
 
 /// Lower-case hex.
-#[must_use]
-pub fn hex(bytes: &[u8]) -> String {
+fn hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let mut text = String::with_capacity(bytes.len() * 2);
     for byte in bytes {

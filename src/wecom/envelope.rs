@@ -1,7 +1,17 @@
 //! What stands around a callback: the query of its URL, and the XML that holds Encrypt (doc 90930).
 
-use super::crypt::Signed;
 use super::xml;
+
+/// The signature parameters of a request's query.
+#[derive(Debug, Clone, Copy)]
+pub struct Signed<'a> {
+    /// msg_signature
+    pub signature: &'a str,
+    /// timestamp
+    pub timestamp: &'a str,
+    /// nonce
+    pub nonce: &'a str,
+}
 
 /// The parameters of a callback's query, URL-decoded.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -73,8 +83,7 @@ pub fn url_encode(text: &str) -> String {
         if byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) {
             encoded.push(char::from(byte));
         } else {
-            encoded.push('%');
-            encoded.push_str(&super::crypt::hex(&[byte]).to_ascii_uppercase());
+            encoded.push_str(&format!("%{byte:02X}"));
         }
     }
     encoded

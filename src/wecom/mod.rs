@@ -3,6 +3,7 @@
 //! Speaks HTTP and XML and JSON; knows no database.
 
 pub mod api;
+pub mod apis;
 pub mod crypt;
 pub mod envelope;
 pub mod errcode;

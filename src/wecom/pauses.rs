@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::api::{Api, SecretKind};
+use super::apis::{Api, SecretKind};
 use super::errcode::Reason;
 use crate::directory::UnixSeconds;
 
