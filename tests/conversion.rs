@@ -305,3 +305,26 @@ fn an_update_that_comes_while_wecom_is_being_asked_is_not_waited_for_longer() {
     lab.wait_for("SELECT openid FROM members", "o-a");
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
 }
+
+#[test]
+fn trouble_with_the_token_itself_does_not_keep_the_daemon_busy() {
+    for errcode in [45009, 99999, -1] {
+        let lab = Lab::plain();
+        lab.stand_in.fail(Some("gettoken"), Fault::Errcode(errcode), usize::MAX);
+        for n in 0..4 {
+            lab.hire(&format!("user{n}"));
+        }
+        eventually("the pause is told", || lab.log().contains("paused"));
+        let cpu = || -> u64 {
+            let stat = std::fs::read_to_string(format!("/proc/{}/stat", lab.pid())).unwrap();
+            let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+            fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+        };
+        let before = cpu();
+        std::thread::sleep(Duration::from_secs(1));
+        let ticks = cpu() - before;
+        assert!(ticks < 20, "{errcode}: {ticks} ticks of a hundred in a second");
+        assert!(lab.stand_in.count("gettoken") <= 4, "{errcode}: {}", lab.stand_in.count("gettoken"));
+        assert_eq!(lab.log().matches("paused").count(), 1, "{}", lab.log());
+    }
+}

@@ -98,9 +98,10 @@ impl Converter {
         for member in members {
             if work.urgent.len() < URGENT {
                 work.urgent.push_back(member);
+            } else {
+                work.look_at = Instant::now();
             }
         }
-        work.look_at = Instant::now();
         drop(work);
         self.wake.notify_all();
     }
@@ -222,7 +223,10 @@ impl Work {
                 None => (self.due.pop_front()?, Urgency::Later),
             };
             if self.in_flight.contains(&member) {
-                self.again.insert(member);
+                // Being spoken of counts; having been found due is settled by the answer under way.
+                if urgency == Urgency::Now {
+                    self.again.insert(member);
+                }
                 continue;
             }
             match about_to_ask(&self.reader, &member) {

@@ -25,9 +25,11 @@ impl Scope {
     #[must_use]
     pub fn of(reason: Reason, api: Api, secret: SecretKind) -> Self {
         match reason {
+            Reason::Concurrency | Reason::Network => Self::All,
+            // Without a token nothing can be called with this secret.
+            _ if api == Api::GetToken => Self::Secret(secret),
             Reason::Secret | Reason::Address => Self::Secret(secret),
             Reason::Permission | Reason::Quota | Reason::Unknown => Self::Api(api, secret),
-            Reason::Concurrency | Reason::Network => Self::All,
         }
     }
 
@@ -246,6 +248,17 @@ mod tests {
             "a token does not show that the address is allowed"
         );
         assert_eq!(pauses.over(CALL.0, CALL.1).len(), 1);
+    }
+
+    #[test]
+    fn without_a_token_everything_with_that_secret_waits() {
+        let now = Instant::now();
+        for reason in [Reason::Quota, Reason::Permission, Reason::Unknown, Reason::Secret] {
+            let mut pauses = Pauses::default();
+            pauses.begin((Api::GetToken, SecretKind::App), &trouble(reason), (now, CLOCK));
+            assert!(pauses.blocked_until(CALL.0, CALL.1, now).is_some(), "{reason:?}");
+            assert!(pauses.blocked_until(Api::UserListId, SecretKind::Contacts, now).is_none(), "{reason:?}");
+        }
     }
 
     #[test]
