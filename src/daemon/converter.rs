@@ -172,7 +172,7 @@ impl Converter {
             Ok(Said::NotYet(answer)) => Verdict::NotYet { errcode: answer.errcode, errmsg: answer.errmsg },
             Ok(Said::Never(answer)) => Verdict::Never { errcode: answer.errcode, errmsg: answer.errmsg },
             // Not this member's fault: it stays as it is, and is due.
-            Err(NoAnswer::Paused(_) | NoAnswer::Stopped | NoAnswer::NoSecret) => return true,
+            Err(NoAnswer::Paused(..) | NoAnswer::Stopped | NoAnswer::NoSecret) => return true,
         };
         log::debug!("conversion userid={userid} verdict={}", in_short(&verdict));
         self.record(asked, &verdict)
@@ -220,7 +220,7 @@ impl Work {
         loop {
             let (member, urgency) = match self.urgent.pop_front() {
                 Some(member) => (member, Urgency::Now),
-                None => (self.due.pop_front()?, Urgency::Later),
+                None => (self.due.pop_front()?, Urgency::Conversion),
             };
             if self.in_flight.contains(&member) {
                 // Being spoken of counts; having been found due is settled by the answer under way.

@@ -152,6 +152,9 @@ pub struct Merge {
     pub named: UserId,
     /// What it means for that member's details.
     pub details: Details,
+    /// Whether something else was said of the same fields in the same second, so that only asking again tells
+    /// which holds.
+    pub unsettled: bool,
     /// Whether it changed anything, or was at least the newest of its group: else it came too late.
     pub took_effect: bool,
 }
@@ -171,7 +174,11 @@ pub fn merge(known: &[Fact], userid: &UserId, at: At, arrival: i64, word: Word) 
 
     let mut diff = Diff::default();
     diff.people(&before, &after);
-    let details = details(known, &fact, &before, &named);
+    let unsettled = contradicted(known, &fact);
+    let details = match at {
+        At::Told(_) if unsettled => Details::Due,
+        _ => details(&fact, &before, &named),
+    };
     Merge {
         took_effect: newest || !diff.changes.is_empty(),
         writes: diff.writes,
@@ -179,6 +186,7 @@ pub fn merge(known: &[Fact], userid: &UserId, at: At, arrival: i64, word: Word) 
         changes: diff.changes,
         named,
         details,
+        unsettled,
         fact,
     }
 }
@@ -214,13 +222,10 @@ impl At {
 
 /// An event that carries nothing but the departments is all that callbacks set up since 2022-08-15 get:
 /// the rest must be asked for. So must what two events of one second contradict each other in.
-fn details(known: &[Fact], fact: &Fact, before: &Group, named: &UserId) -> Details {
+fn details(fact: &Fact, before: &Group, named: &UserId) -> Details {
     let (Word::Of(Saying::Seen { fields, .. }) | Word::Renamed(_, fields)) = &fact.word else {
         return Details::Keep;
     };
-    if contradicted(known, fact) {
-        return Details::Due;
-    }
     let told: BTreeSet<MemberField> = fields.keys().copied().collect();
     let only_departments = told.iter().all(|f| matches!(f, MemberField::Department | MemberField::LeaderOf));
     let is_rename = matches!(fact.word, Word::Renamed(..));

@@ -154,6 +154,11 @@ impl Group {
                 let bearer = self.bearer(&fact.userid);
                 self.person(&bearer, None).see(&fact.userid, stamp, fields);
             }
+            Word::Of(Saying::Absent) => {
+                if let Some(person) = self.people.get_mut(&fact.userid) {
+                    person.life.tell(stamp, &Saying::Absent);
+                }
+            }
             Word::Of(other) => {
                 let bearer = self.bearer(&fact.userid);
                 self.person(&bearer, None).life.tell(stamp, other);
@@ -259,8 +264,9 @@ mod tests {
             fields.insert(MemberField::Department, Value::Ids((0..rng.u32(0..4)).collect()));
             fields.insert(MemberField::LeaderOf, Value::Flags(vec![rng.bool(), rng.bool()]));
         }
-        let (stamp, saying) = match rng.u32(0..10) {
+        let (stamp, saying) = match rng.u32(0..11) {
             0 => (Stamp::deleted(at), Saying::Deleted),
+            10 => (Stamp::observed(at), Saying::Absent),
             1..3 => (Stamp::told(at), Saying::Tagged(TagId(rng.u32(0..3)), rng.bool())),
             n => (Stamp::told(at), Saying::Seen { created: n == 3, fields: timed(Stamp::told(at), &fields) }),
         };

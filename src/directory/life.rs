@@ -26,6 +26,9 @@ pub enum Saying<F> {
     Tagged(TagId, bool),
     /// It is gone.
     Deleted,
+    /// A complete listing does not have it, and WeCom says that there is none of this very name: other than a
+    /// deletion that an event tells of, this is never meant for whoever was renamed from it.
+    Absent,
 }
 
 /// The state of an entity after some facts.
@@ -83,7 +86,7 @@ impl<F: Field> Life<F> {
                 }
                 self.newest = self.newest.max(stamp);
             }
-            Saying::Deleted => {
+            Saying::Deleted | Saying::Absent => {
                 self.deleted = self.deleted.max(Some(stamp));
                 self.newest = self.newest.max(stamp);
             }
@@ -206,6 +209,7 @@ impl<F: Field> Saying<F> {
     pub fn to_json(&self, stamp: Stamp) -> Json {
         match self {
             Self::Deleted => json!({"deleted": true}),
+            Self::Absent => json!({"absent": true}),
             Self::Tagged(tag, within) => json!({"tag": tag.0, "in": within}),
             Self::Seen { created, fields } => {
                 let verb = if *created { "created" } else { "updated" };
@@ -219,6 +223,9 @@ impl<F: Field> Saying<F> {
     pub fn from_json(stamp: Stamp, json: &Json) -> Option<Self> {
         if json.get("deleted").is_some() {
             return Some(Self::Deleted);
+        }
+        if json.get("absent").is_some() {
+            return Some(Self::Absent);
         }
         if let Some(tag) = json.get("tag") {
             let tag = TagId(u32::try_from(tag.as_u64()?).ok()?);

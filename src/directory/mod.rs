@@ -5,12 +5,14 @@
 //! which it arrived cannot matter.
 
 pub mod changes;
+pub mod comparison;
 pub mod department;
 pub mod event;
 pub mod fields;
 pub mod history;
 pub mod ids;
 pub mod life;
+pub mod listing;
 pub mod openid;
 pub mod time;
 

@@ -164,7 +164,7 @@ fn apply(
                 }
                 DepartmentEvent::Deleted => Saying::Deleted,
             };
-            tell_department(connection, *id, at, saying, now)?
+            tell_department(connection, *id, at, saying, now)?.took_effect
         }
         Subject::Tag(tag, told) => tell_tag(connection, *tag, at, event.at, told, now)?,
         Subject::Trigger(userid, _) => {
@@ -186,7 +186,7 @@ fn apply(
 }
 
 /// The number that the event under way will have.
-fn next_event(connection: &Connection) -> rusqlite::Result<i64> {
+pub(super) fn next_event(connection: &Connection) -> rusqlite::Result<i64> {
     let last = connection
         .prepare_cached("SELECT seq FROM sqlite_sequence WHERE name = 'events'")?
         .query_row([], |row| row.get::<_, i64>(0))
@@ -209,7 +209,7 @@ fn member_word(at: UnixSeconds, told: &MemberEvent) -> Word {
 }
 
 /// Applies what was said of a member.
-fn tell_member(
+pub(super) fn tell_member(
     connection: &Connection,
     userid: &UserId,
     at: (At, i64),
@@ -224,7 +224,12 @@ fn tell_member(
         let others = facts::group_facts(connection, to)?;
         known.extend(others);
     }
-    let (at, arrival) = at;
+    let (at, mut arrival) = at;
+    if let At::Observed(second) = at {
+        // Events have numbers of their own; of what WeCom showed in one second, each stands by itself.
+        let same = known.iter().filter(|fact| fact.stamp == Stamp::observed(second));
+        arrival = same.map(|fact| fact.arrival + 1).fold(arrival, i64::max);
+    }
     let merged = merge(&known, userid, at, arrival, word);
     facts::remember(connection, &known, &merged.fact)?;
     members::write_merge(connection, &merged, now)?;
@@ -239,7 +244,9 @@ fn tell_tag(
     told: &TagEvent,
     now: UnixSeconds,
 ) -> rusqlite::Result<bool> {
-    see_tag(connection, tag, event_time, now)?;
+    if !see_tag(connection, tag, event_time, now)? {
+        return Ok(false);
+    }
     let mut took_effect = false;
     let lists = [(&told.added_members, true), (&told.removed_members, false)];
     for (userid, within) in lists.into_iter().flat_map(|(list, within)| list.iter().map(move |u| (u, within)))
@@ -249,7 +256,8 @@ fn tell_tag(
     }
     let lists = [(&told.added_departments, true), (&told.removed_departments, false)];
     for (id, within) in lists.into_iter().flat_map(|(list, within)| list.iter().map(move |d| (d, within))) {
-        took_effect |= tell_department(connection, *id, at, Saying::Tagged(tag, within), now)?;
+        let saying = Saying::Tagged(tag, within);
+        took_effect |= tell_department(connection, *id, at, saying, now)?.took_effect;
     }
     let empty = *told == TagEvent::default();
     Ok(took_effect || empty)

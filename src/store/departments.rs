@@ -7,17 +7,21 @@ use super::facts;
 use super::members::write_changes;
 use crate::directory::changes::{At, Change, Entity};
 use crate::directory::life::{Life, Saying};
-use crate::directory::{Action, DepartmentField, DepartmentId, TagId, UnixSeconds, Value, department};
+use crate::directory::{Action, DepartmentField, DepartmentId, Stamp, TagId, UnixSeconds, Value, department};
 
-/// Applies what was said of a department; whether it took effect.
+/// Applies what was said of a department.
 pub(super) fn tell_department(
     connection: &Connection,
     id: DepartmentId,
-    (at, arrival): (At, i64),
+    (at, mut arrival): (At, i64),
     saying: Saying<DepartmentField>,
     now: UnixSeconds,
-) -> rusqlite::Result<bool> {
+) -> rusqlite::Result<department::Merge> {
     let known = facts::department_facts(connection, id)?;
+    if let At::Observed(second) = at {
+        let same = known.iter().filter(|fact| fact.stamp == Stamp::observed(second));
+        arrival = same.map(|fact| fact.arrival + 1).fold(arrival, i64::max);
+    }
     let merge = department::merge(&known, id, at, arrival, saying);
     facts::remember_department(connection, id, &known, &merge.fact)?;
     if let Some(life) = &merge.row {
@@ -35,7 +39,7 @@ pub(super) fn tell_department(
         connection.prepare_cached(sql)?.execute(params![tag.0, id.0])?;
     }
     write_changes(connection, &merge.changes, now)?;
-    Ok(merge.took_effect)
+    Ok(merge)
 }
 
 fn write_row(
@@ -75,26 +79,32 @@ fn write_row(
     Ok(())
 }
 
-/// Notes that a tag exists. Its name is not told by events.
+/// Notes that a tag exists; its name is not told by events. False if it was deleted later than that.
 pub(super) fn see_tag(
     connection: &Connection,
     id: TagId,
     at: UnixSeconds,
     now: UnixSeconds,
-) -> rusqlite::Result<()> {
-    let known: Option<bool> = connection
-        .prepare_cached("SELECT deleted_at IS NULL FROM tags WHERE id = ?1")?
+) -> rusqlite::Result<bool> {
+    let known: Option<Option<i64>> = connection
+        .prepare_cached("SELECT deleted_at FROM tags WHERE id = ?1")?
         .query_row([id.0], |row| row.get(0))
         .optional()?;
-    if known.is_none() {
+    if let Some(Some(deleted)) = known
+        && deleted > at.0
+    {
+        return Ok(false);
+    }
+    if known != Some(None) {
         let fields = Map::from_iter([("id".to_owned(), json!([null, id.0]))]);
         write_changes(connection, &[Change::new(Entity::Tag, id, Action::Created, fields)], now)?;
     }
     connection
         .prepare_cached(
             "INSERT INTO tags (id, created_at, updated_at, event_time) VALUES (?1, ?2, ?2, ?3)
-             ON CONFLICT (id) DO UPDATE SET updated_at = ?2, event_time = max(event_time, ?3)",
+             ON CONFLICT (id) DO UPDATE SET updated_at = ?2, event_time = max(event_time, ?3),
+                name = CASE WHEN deleted_at IS NULL THEN name END, deleted_at = NULL",
         )?
         .execute(params![id.0, now.0, at.0])?;
-    Ok(())
+    Ok(true)
 }

@@ -23,6 +23,7 @@ struct Carried {
     revision: i64,
     details_state: String,
     details_fetched_at: Option<i64>,
+    details_revision: i64,
     created_at: i64,
 }
 
@@ -41,6 +42,7 @@ impl Carried {
             revision: fastrand::i64(0..1 << 53),
             details_state: "due".into(),
             details_fetched_at: None,
+            details_revision: fastrand::i64(0..1 << 53),
             created_at: now.0,
         }
     }
@@ -52,7 +54,7 @@ impl Carried {
                 "DELETE FROM members WHERE userid = ?1
                  RETURNING openid, openid_state, openid_attempts, openid_next_attempt_at, openid_errcode,
                            openid_error, openid_updated_at, openid_revision, details_state, details_fetched_at,
-                           created_at",
+                           details_revision, created_at",
             )?
             .query_row([userid.as_str()], |row| {
                 Ok(Self {
@@ -66,7 +68,8 @@ impl Carried {
                     revision: row.get(7)?,
                     details_state: row.get(8)?,
                     details_fetched_at: row.get(9)?,
-                    created_at: row.get(10)?,
+                    details_revision: row.get(10)?,
+                    created_at: row.get(11)?,
                 })
             })
             .optional()
@@ -134,14 +137,15 @@ pub(super) fn write_merge(connection: &Connection, merge: &Merge, now: UnixSecon
     for (userid, openid) in newly_told {
         write_openid_change(connection, userid.as_str(), None, Some(&openid), now)?;
     }
-    let details = match merge.details {
+    let sql = match merge.details {
         Details::Keep => return Ok(()),
-        Details::Known => "known",
-        Details::Due => "due",
+        Details::Known => "UPDATE members SET details_state = 'known' WHERE userid = ?1",
+        // An answer that is under way may be older than this.
+        Details::Due => {
+            "UPDATE members SET details_state = 'due', details_revision = details_revision + 1 WHERE userid = ?1"
+        }
     };
-    connection
-        .prepare_cached("UPDATE members SET details_state = ?2 WHERE userid = ?1 AND details_state <> ?2")?
-        .execute(params![merge.named.as_str(), details])?;
+    connection.prepare_cached(sql)?.execute([merge.named.as_str()])?;
     Ok(())
 }
 
@@ -199,6 +203,7 @@ fn insert(
         carried.revision.into(),
         carried.details_state.clone().into(),
         carried.details_fetched_at.into(),
+        carried.details_revision.into(),
         carried.created_at.into(),
         now.0.into(),
         row.event_time.0.into(),
@@ -210,7 +215,7 @@ fn insert(
         .prepare_cached(&format!(
             "INSERT INTO members ({}, userid, openid, openid_state, openid_attempts, openid_next_attempt_at,
                 openid_errcode, openid_error, openid_updated_at, openid_revision, details_state, details_fetched_at,
-                created_at, updated_at, event_time, deleted_at) VALUES ({places})",
+                details_revision, created_at, updated_at, event_time, deleted_at) VALUES ({places})",
             names.join(", ")
         ))?
         .execute(params_from_iter(values))?;

@@ -4,12 +4,15 @@
 
 mod apply;
 pub mod departments;
+pub mod details;
 mod error;
 mod facts;
 pub mod members;
+pub mod observed;
 pub mod open;
 pub mod openids;
 pub mod queries;
+pub mod reconciles;
 pub mod state;
 pub mod writer;
 

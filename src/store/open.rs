@@ -13,7 +13,7 @@ use super::error::StoreError;
 const APPLICATION_ID: i64 = 0x5744_5379;
 
 /// Each brings the schema from its index to the next `user_version`.
-const MIGRATIONS: &[&str] = &[include_str!("migrations/0001.sql")];
+const MIGRATIONS: &[&str] = &[include_str!("migrations/0001.sql"), include_str!("migrations/0002.sql")];
 
 /// Made anew with each migration, so that a view never needs a migration of its own.
 const VIEWS: &str = include_str!("migrations/views.sql");

@@ -2,7 +2,7 @@
 //! caller hears only what concerns its member, or that it must wait.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value as Json, json};
 
@@ -12,15 +12,16 @@ use super::errcode::{Reaction, Reason, reaction};
 use super::pace::{Pace, Urgency};
 use super::pauses::{Pause, Pauses, Trouble};
 use super::token::TokenCell;
-use super::transport::{Answer, Transport};
-use crate::directory::{UnixSeconds, UserId};
+use super::transport::Transport;
+pub use super::transport::{Answer, clock};
+use crate::directory::UserId;
 use crate::stop::Stop;
 
 /// Why a call has no answer for its caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NoAnswer {
-    /// Calls of this kind are paused; try again then. Nobody's fault here.
-    Paused(Instant),
+    /// Calls of this kind are paused, and for what; try again then. Nobody's fault here.
+    Paused(Instant, Reason),
     /// The daemon is ending.
     Stopped,
     /// This secret is not configured.
@@ -157,6 +158,19 @@ impl<L: Listener> Client<L> {
         }
     }
 
+    /// A call that only reads, and concerns this member if any; see the functions of `wecom::read`.
+    pub(super) fn read(
+        &self,
+        (api, secret): (Api, SecretKind),
+        userid: Option<&UserId>,
+        request: (&str, Option<&Json>),
+        urgency: Urgency,
+        complete: impl Fn(&Answer) -> bool,
+    ) -> Result<Said, NoAnswer> {
+        let (query, body) = request;
+        self.call(api, secret, userid, query, body, urgency, complete)
+    }
+
     /// One call, with everything that may have to be done for it. `complete` tells whether an answer of
     /// errcode 0 has what was asked for.
     #[allow(clippy::too_many_arguments)]
@@ -182,7 +196,7 @@ impl<L: Listener> Client<L> {
             };
             let one_at_a_time = lock(&self.pauses).one_at_a_time();
             let _turn = one_at_a_time.then(|| lock(&self.turn));
-            self.wait_for_pace(urgency)?;
+            self.wait_for_pace(api, urgency)?;
             let url = format!(
                 "{}/cgi-bin/{}?access_token={}{query}",
                 self.settings.api_base,
@@ -229,12 +243,12 @@ impl<L: Listener> Client<L> {
         if self.secret(secret).is_none() {
             return Err(NoAnswer::NoSecret);
         }
-        lock(&self.pauses).admit(api, secret, Instant::now()).map_err(NoAnswer::Paused)
+        lock(&self.pauses).admit(api, secret, Instant::now()).map_err(paused)
     }
 
-    fn wait_for_pace(&self, urgency: Urgency) -> Result<(), NoAnswer> {
+    fn wait_for_pace(&self, api: Api, urgency: Urgency) -> Result<(), NoAnswer> {
         loop {
-            let taken = lock(&self.pace).take(Instant::now(), urgency);
+            let taken = lock(&self.pace).take(Instant::now(), api, urgency);
             let Err(wait) = taken else { return Ok(()) };
             if self.stop.sleep(wait) {
                 return Err(NoAnswer::Stopped);
@@ -253,8 +267,8 @@ impl<L: Listener> Client<L> {
             return Err(NoAnswer::Stopped);
         }
         // Whoever held the lock before may have failed for all of us.
-        lock(&self.pauses).admit_within(api, secret, Instant::now()).map_err(NoAnswer::Paused)?;
-        self.wait_for_pace(urgency)?;
+        lock(&self.pauses).admit_within(api, secret, Instant::now()).map_err(paused)?;
+        self.wait_for_pace(api, urgency)?;
         let Some(corp_secret) = self.secret(secret) else { return Err(NoAnswer::NoSecret) };
         let url = format!(
             "{}/cgi-bin/{}?corpid={}&corpsecret={}",
@@ -367,7 +381,7 @@ impl<L: Listener> Client<L> {
             self.listener.paused(&new, true);
         }
         self.listener.pauses(&pauses.iter().cloned().collect::<Vec<_>>());
-        NoAnswer::Paused(pauses.blocked_until(api, secret, now).unwrap_or(now))
+        NoAnswer::Paused(pauses.blocked_until(api, secret, now).unwrap_or(now), trouble.reason)
     }
 
     fn over(&self, api: Api, secret: SecretKind) {
@@ -383,11 +397,8 @@ impl<L: Listener> Client<L> {
     }
 }
 
-/// This machine's clock.
-#[must_use]
-pub fn clock() -> UnixSeconds {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    UnixSeconds(i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
+fn paused((until, reason): (Instant, Reason)) -> NoAnswer {
+    NoAnswer::Paused(until, reason)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -1,29 +1,40 @@
 //! The names of what is called, and with which secret.
 
-/// An API that this program calls.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Api {
-    /// gettoken (doc 91039)
-    GetToken,
-    /// user/convert_to_openid (doc 90202)
-    ConvertToOpenid,
-    /// user/get (doc 90196)
-    UserGet,
-    /// user/list_id (doc 96067)
-    UserListId,
+macro_rules! apis {
+    ($($(#[$doc:meta])* $variant:ident $path:literal,)*) => {
+        /// An API that this program calls.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum Api { $($(#[$doc])* $variant,)* }
+
+        impl Api {
+            /// The path below `/cgi-bin/`.
+            #[must_use]
+            pub fn path(self) -> &'static str {
+                match self { $(Self::$variant => $path,)* }
+            }
+        }
+    };
 }
 
-impl Api {
-    /// The path below `/cgi-bin/`.
-    #[must_use]
-    pub fn path(self) -> &'static str {
-        match self {
-            Self::GetToken => "gettoken",
-            Self::ConvertToOpenid => "user/convert_to_openid",
-            Self::UserGet => "user/get",
-            Self::UserListId => "user/list_id",
-        }
-    }
+apis! {
+    /// doc 91039
+    GetToken "gettoken",
+    /// doc 90202
+    ConvertToOpenid "user/convert_to_openid",
+    /// doc 90196
+    UserGet "user/get",
+    /// doc 96067
+    UserListId "user/list_id",
+    /// doc 95350
+    DepartmentSimpleList "department/simplelist",
+    /// doc 90208
+    DepartmentList "department/list",
+    /// doc 95351
+    DepartmentGet "department/get",
+    /// doc 90216
+    TagList "tag/list",
+    /// doc 90213
+    TagGet "tag/get",
 }
 
 /// Which of the configured secrets a call is made with.

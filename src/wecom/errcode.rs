@@ -123,7 +123,7 @@ pub fn reaction(errcode: i64) -> Reaction {
         45009 => Reaction::Pause(Reason::Quota),
         45033 => Reaction::Pause(Reason::Concurrency),
         43004 => Reaction::NotYet,
-        60111 | 46004 | 40003 | 301_021 | 60011 => Reaction::Never,
+        60111 | 46004 | 40003 | 301_021 | 60011 | 60003 | 60123 => Reaction::Never,
         _ => Reaction::Unknown,
     }
 }
@@ -134,7 +134,7 @@ mod tests {
 
     #[test]
     fn a_members_problem_never_pauses_and_an_operators_always_does() {
-        for member in [43004, 60111, 46004, 40003, 301_021, 60011, 12345] {
+        for member in [43004, 60111, 46004, 40003, 301_021, 60011, 60003, 60123, 12345] {
             assert!(!matches!(reaction(member), Reaction::Pause(_)), "{member}");
         }
         for operator in [40001, 40013, 40091, 60020, 48002, 48009, 301_002] {

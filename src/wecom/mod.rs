@@ -10,6 +10,7 @@ pub mod errcode;
 pub mod message;
 pub mod pace;
 pub mod pauses;
+pub mod read;
 mod token;
 mod transport;
 pub mod xml;

@@ -87,8 +87,8 @@ impl Pauses {
     /// Whether this call may be made now. After a pause's time one call is let through, to see.
     ///
     /// # Errors
-    /// When to ask again.
-    pub fn admit(&mut self, api: Api, secret: SecretKind, now: Instant) -> Result<(), Instant> {
+    /// When to ask again, and what is the matter.
+    pub fn admit(&mut self, api: Api, secret: SecretKind, now: Instant) -> Result<(), (Instant, Reason)> {
         let concerned = self.0.iter_mut().filter(|p| p.scope.covers(api, secret));
         Self::probe(concerned.collect(), now)
     }
@@ -96,17 +96,22 @@ impl Pauses {
     /// The same for a call that another one needs, which was admitted and may be a probe itself.
     ///
     /// # Errors
-    /// When to ask again.
-    pub fn admit_within(&mut self, api: Api, secret: SecretKind, now: Instant) -> Result<(), Instant> {
+    /// When to ask again, and what is the matter.
+    pub fn admit_within(
+        &mut self,
+        api: Api,
+        secret: SecretKind,
+        now: Instant,
+    ) -> Result<(), (Instant, Reason)> {
         let concerned = self.0.iter_mut().filter(|p| p.scope.covers(api, secret) && !p.probing);
         Self::probe(concerned.collect(), now)
     }
 
-    fn probe(mut concerned: Vec<&mut Pause>, now: Instant) -> Result<(), Instant> {
-        if let Some(latest) = concerned.iter().map(|pause| pause.until).max()
-            && latest > now
+    fn probe(mut concerned: Vec<&mut Pause>, now: Instant) -> Result<(), (Instant, Reason)> {
+        if let Some(latest) = concerned.iter().max_by_key(|pause| pause.until)
+            && latest.until > now
         {
-            return Err(latest);
+            return Err((latest.until, latest.reason));
         }
         for pause in &mut concerned {
             pause.probing = true;
@@ -227,7 +232,7 @@ mod tests {
         let mut waits = Vec::new();
         for _ in 0..6 {
             pauses.begin(CALL, &trouble(Reason::Address), (now, CLOCK));
-            let until = pauses.admit(CALL.0, CALL.1, now).unwrap_err();
+            let (until, _) = pauses.admit(CALL.0, CALL.1, now).unwrap_err();
             waits.push(until.duration_since(now).as_secs());
             now = until;
             assert!(pauses.admit(CALL.0, CALL.1, now).is_ok());

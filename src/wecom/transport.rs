@@ -1,6 +1,6 @@
 //! One HTTP exchange with WeCom's API: what came back, or why nothing did. Knows no tokens or pauses.
 
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::Value as Json;
 
@@ -18,9 +18,13 @@ pub struct Answer {
     pub errmsg: String,
     /// The whole answer.
     pub json: Json,
-    /// WeCom's clock (the HTTP Date header), if it said.
-    pub date: Option<UnixSeconds>,
+    /// When the question was sent, on WeCom's clock (by the HTTP Date header; this machine's without one): what
+    /// happened later is not in the answer.
+    pub asked_at: UnixSeconds,
 }
+
+/// An exchange that takes longer than this may well have begun in the second before WeCom's.
+const PROMPT: Duration = Duration::from_millis(50);
 
 /// The HTTP client, shared by all threads.
 pub(super) struct Transport {
@@ -51,6 +55,7 @@ impl Transport {
 
     /// GET, or POST with a JSON body. The error says what happened, without the URL: that has secrets.
     pub(super) fn exchange(&self, url: &str, body: Option<&Json>) -> Result<Answer, String> {
+        let begun = Instant::now();
         let sent = match body {
             None => self.agent.get(url).call(),
             Some(body) => {
@@ -62,6 +67,7 @@ impl Transport {
         if status != 200 {
             return Err(format!("HTTP status {status}"));
         }
+        let took = begun.elapsed();
         let date = response.headers().get("date").and_then(|value| value.to_str().ok()).and_then(parse_date);
         let text = response.body_mut().with_config().limit(MAX_ANSWER).read_to_vec();
         let text = text.map_err(|error| explain(&error))?;
@@ -74,8 +80,22 @@ impl Transport {
             Some(code) => code.as_i64().ok_or("the answer's errcode is not a number")?,
         };
         let errmsg = json.get("errmsg").and_then(Json::as_str).unwrap_or("").chars().take(500).collect();
-        Ok(Answer { errcode, errmsg, json, date })
+        Ok(Answer { errcode, errmsg, json, asked_at: asked_at(date.unwrap_or_else(clock), took) })
     }
+}
+
+/// This machine's clock.
+#[must_use]
+pub fn clock() -> UnixSeconds {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    UnixSeconds(i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
+}
+
+/// When an exchange began that was answered at `date` and took so long, in whole seconds, rather too early
+/// than too late: an event of the same second or later stands above what the answer shows.
+fn asked_at(date: UnixSeconds, took: Duration) -> UnixSeconds {
+    let seconds = if took <= PROMPT { 0 } else { took.as_secs() + 1 };
+    date.plus(-i64::try_from(seconds).unwrap_or(i64::MAX))
 }
 
 fn parse_date(text: &str) -> Option<UnixSeconds> {

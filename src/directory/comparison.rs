@@ -1,0 +1,285 @@
+//! Comparing the directory with what WeCom lists: what is different, and how much may be deleted for it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::iter::Peekable;
+
+use super::fields::{DepartmentField, Fields};
+use super::ids::{DepartmentId, UserId};
+use super::time::UnixSeconds;
+
+/// A present member as the directory has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownMember {
+    /// As it is written.
+    pub userid: UserId,
+    /// In whatever order.
+    pub departments: Vec<u32>,
+    /// WeCom's time of the newest news of it.
+    pub event_time: UnixSeconds,
+}
+
+/// How a member is listed otherwise than it is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MemberDifference {
+    /// Not known as present.
+    New(UserId, Vec<u32>),
+    /// In other departments, or spelled otherwise.
+    Changed(UserId, Vec<u32>),
+    /// Not listed.
+    Missing(UserId),
+}
+
+/// Compares a run of known members (in order of userid) with the listing, which is taken as far as the run
+/// goes, or to its end if this is the last run. A member of whom there is news from `began` on, when the
+/// listing began, is never missing: it came after its page was written.
+pub fn members(
+    listed: &mut Peekable<impl Iterator<Item = (UserId, Vec<u32>)>>,
+    known: &[KnownMember],
+    is_last: bool,
+    began: UnixSeconds,
+) -> Vec<MemberDifference> {
+    let mut differences = Vec::new();
+    for member in known {
+        while let Some((userid, departments)) = listed.next_if(|(userid, _)| *userid < member.userid) {
+            differences.push(MemberDifference::New(userid, departments));
+        }
+        match listed.next_if(|(userid, _)| *userid == member.userid) {
+            Some((userid, departments)) => {
+                // The listing tells no order of a member's departments.
+                let same = departments.len() == member.departments.len()
+                    && departments.iter().all(|id| member.departments.contains(id));
+                if !same || !userid.same_spelling(&member.userid) {
+                    differences.push(MemberDifference::Changed(userid, departments));
+                }
+            }
+            None if member.event_time < began => {
+                differences.push(MemberDifference::Missing(member.userid.clone()));
+            }
+            None => {}
+        }
+    }
+    if is_last {
+        differences.extend(listed.map(|(userid, departments)| MemberDifference::New(userid, departments)));
+    }
+    differences
+}
+
+/// A present department as the directory has it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct KnownDepartment {
+    /// Its fields; what is not known is absent.
+    pub fields: Fields<DepartmentField>,
+    /// WeCom's time of the newest news of it.
+    pub event_time: UnixSeconds,
+}
+
+/// How departments are listed otherwise than they are known.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct DepartmentDifferences {
+    /// Not known as present.
+    pub new: Vec<(DepartmentId, Fields<DepartmentField>)>,
+    /// The fields that are different.
+    pub changed: Vec<(DepartmentId, Fields<DepartmentField>)>,
+    /// Not listed.
+    pub missing: Vec<DepartmentId>,
+}
+
+/// Compares departments. A field that the listing does not tell is not different.
+#[must_use]
+pub fn departments(
+    listed: &BTreeMap<DepartmentId, Fields<DepartmentField>>,
+    known: &BTreeMap<DepartmentId, KnownDepartment>,
+    began: UnixSeconds,
+) -> DepartmentDifferences {
+    let mut found = DepartmentDifferences::default();
+    for (id, fields) in listed {
+        let Some(department) = known.get(id) else {
+            found.new.push((*id, fields.clone()));
+            continue;
+        };
+        let different = fields.iter().filter(|(field, value)| department.fields.get(field) != Some(value));
+        let different: Fields<_> = different.map(|(field, value)| (*field, value.clone())).collect();
+        if !different.is_empty() {
+            found.changed.push((*id, different));
+        }
+    }
+    let missing = known.iter().filter(|(id, d)| !listed.contains_key(id) && d.event_time < began);
+    found.missing = missing.map(|(id, _)| *id).collect();
+    found
+}
+
+/// What came into a set and left it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SetDifference<T> {
+    /// Listed and not known.
+    pub added: Vec<T>,
+    /// Known and not listed.
+    pub removed: Vec<T>,
+}
+
+impl<T: Ord + Clone> SetDifference<T> {
+    /// Compares two sets.
+    #[must_use]
+    pub fn of(listed: &BTreeSet<T>, known: &BTreeSet<T>) -> Self {
+        Self {
+            added: listed.difference(known).cloned().collect(),
+            removed: known.difference(listed).cloned().collect(),
+        }
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.added.is_empty() && self.removed.is_empty()
+    }
+}
+
+/// How many deletions are believed. A wrong answer of WeCom's, or of whatever stands between, must not
+/// empty the directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Guard {
+    /// More than this share of what is there is too much. Members, departments and tags count apart.
+    pub percent: u32,
+    /// What the operator allowed: so many deletions in all, and no more.
+    pub allowed: Option<usize>,
+}
+
+/// Fewer deletions than these are never too many.
+const HANDFUL: usize = 10;
+
+/// Deletions that are to be made, and of how many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Deletions {
+    /// To be deleted.
+    pub missing: usize,
+    /// Present before.
+    pub present: usize,
+}
+
+impl Guard {
+    /// Whether these deletions, by kind, are too many.
+    #[must_use]
+    pub fn blocks(&self, kinds: &[Deletions]) -> bool {
+        let total: usize = kinds.iter().map(|kind| kind.missing).sum();
+        if self.allowed.is_some_and(|allowed| total <= allowed) {
+            return false;
+        }
+        kinds.iter().any(|kind| self.too_many(*kind))
+    }
+
+    fn too_many(&self, Deletions { missing, present }: Deletions) -> bool {
+        let percent = usize::try_from(self.percent).unwrap_or(usize::MAX);
+        missing >= HANDFUL && missing.saturating_mul(100) > percent.saturating_mul(present)
+    }
+}
+
+/// Asking by name for members whom a listing lacks.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Inquiry {
+    /// WeCom says that there is no such member.
+    pub gone: Vec<UserId>,
+    /// WeCom knows them: the listing was wrong.
+    pub there: usize,
+    /// WeCom does not say.
+    pub unclear: usize,
+}
+
+impl Inquiry {
+    /// Whether so many of the missing are there after all that the listing cannot be believed, and asking
+    /// for the rest is pointless.
+    #[must_use]
+    pub fn disproves_the_listing(&self) -> bool {
+        self.there >= HANDFUL && self.there > self.gone.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::directory::Value;
+    use proptest::prelude::*;
+
+    fn userid(text: &str) -> UserId {
+        UserId::parse(text).unwrap()
+    }
+
+    fn known(name: &str, departments: &[u32]) -> KnownMember {
+        let departments = departments.to_vec();
+        KnownMember { userid: userid(name), departments, event_time: UnixSeconds(5) }
+    }
+
+    #[test]
+    fn differences_of_members_whatever_the_order_of_their_departments() {
+        let listed = [("a", vec![1]), ("B", vec![2, 1]), ("c", vec![3]), ("x", vec![1])];
+        let mut listed = listed.into_iter().map(|(name, ids)| (userid(name), ids)).peekable();
+        let mut found =
+            members(&mut listed, &[known("B", &[1, 2]), known("bb", &[1])], false, UnixSeconds(9));
+        let late = KnownMember { event_time: UnixSeconds(9), ..known("d", &[1]) };
+        found.extend(members(&mut listed, &[known("c", &[4]), late], true, UnixSeconds(9)));
+        assert_eq!(
+            found,
+            [
+                MemberDifference::New(userid("a"), vec![1]),
+                MemberDifference::Missing(userid("bb")),
+                MemberDifference::Changed(userid("c"), vec![3]),
+                MemberDifference::New(userid("x"), vec![1]),
+            ]
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn a_directory_is_no_different_from_its_own_listing(
+            names in proptest::collection::btree_set("[a-z][a-zA-Z0-9_.-]{0,6}", 0..40), run in 1usize..7
+        ) {
+            let mut names: Vec<UserId> = names.iter().map(|name| userid(name)).collect();
+            names.sort();
+            names.dedup();
+            let mut listed = names.iter().map(|name| (name.clone(), vec![1, 2])).peekable();
+            let known: Vec<_> = names.iter().map(|name| known(name.as_str(), &[2, 1])).collect();
+            for run in known.chunks(run) {
+                prop_assert_eq!(members(&mut listed, run, false, UnixSeconds(9)), vec![]);
+            }
+            prop_assert_eq!(members(&mut listed, &[], true, UnixSeconds(9)), vec![]);
+        }
+    }
+
+    #[test]
+    fn a_department_field_that_is_not_told_is_not_different() {
+        let fields = |name: Option<&str>, parent: i64| {
+            let mut fields = Fields::from([(DepartmentField::ParentId, Value::Int(parent))]);
+            fields.extend(name.map(|name| (DepartmentField::Name, Value::text(name))));
+            fields
+        };
+        let known = |fields| KnownDepartment { fields, event_time: UnixSeconds(1) };
+        let known = BTreeMap::from([
+            (DepartmentId(1), known(fields(Some("一"), 0))),
+            (DepartmentId(2), known(fields(None, 1))),
+            (DepartmentId(3), known(fields(None, 1))),
+        ]);
+        let listed = BTreeMap::from([
+            (DepartmentId(1), fields(None, 0)),
+            (DepartmentId(2), fields(Some("二"), 1)),
+            (DepartmentId(4), fields(None, 1)),
+        ]);
+        let found = departments(&listed, &known, UnixSeconds(9));
+        assert_eq!(found.new, [(DepartmentId(4), fields(None, 1))]);
+        let name = Fields::from([(DepartmentField::Name, Value::text("二"))]);
+        assert_eq!(found.changed, [(DepartmentId(2), name)]);
+        assert_eq!(found.missing, [DepartmentId(3)]);
+    }
+
+    #[test]
+    fn a_handful_is_never_too_many_and_the_operators_number_is_a_bound() {
+        let guard = Guard { percent: 5, allowed: None };
+        let deletions = |missing, present| Deletions { missing, present };
+        assert!(!guard.blocks(&[deletions(9, 9)]));
+        assert!(guard.blocks(&[deletions(10, 199)]));
+        assert!(!guard.blocks(&[deletions(10, 200)]));
+        assert!(guard.blocks(&[deletions(0, 100_000), deletions(11, 20)]), "each kind by itself");
+        let allowed = |n| Guard { allowed: Some(n), ..guard };
+        assert!(!allowed(15).blocks(&[deletions(10, 10), deletions(5, 5)]));
+        assert!(allowed(14).blocks(&[deletions(10, 10), deletions(5, 5)]));
+        assert!(!allowed(0).blocks(&[deletions(9, 200)]), "it never forbids what would be done without it");
+    }
+}

@@ -1,0 +1,253 @@
+//! Comparisons with WeCom: what is to be compared, and the record of each comparison.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::observed::Effect;
+use crate::directory::comparison::{KnownDepartment, KnownMember};
+use crate::directory::{DepartmentField, DepartmentId, Fields, TagId, UnixSeconds, UserId, Value};
+
+/// How a comparison ended. The schema's CHECK has the same list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReconcileOutcome {
+    /// It is under way.
+    Running,
+    /// All was compared, and what was different is repaired.
+    Ok,
+    /// WeCom did not show everything; what it showed is applied.
+    Partial,
+    /// More deletions than allowed: none was made, the rest is applied.
+    Blocked,
+    /// WeCom could not be asked.
+    Failed,
+    /// The program ended in the middle.
+    Stopped,
+}
+
+impl ReconcileOutcome {
+    /// All outcomes.
+    pub const ALL: [Self; 6] =
+        [Self::Running, Self::Ok, Self::Partial, Self::Blocked, Self::Failed, Self::Stopped];
+
+    /// The word in the database.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Ok => "ok",
+            Self::Partial => "partial",
+            Self::Blocked => "blocked",
+            Self::Failed => "failed",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+/// A comparison as it was recorded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reconcile {
+    /// Its number.
+    pub seq: i64,
+    /// When it began.
+    pub started_at: UnixSeconds,
+    /// When it ended.
+    pub finished_at: Option<UnixSeconds>,
+    /// Why it was made.
+    pub reason: String,
+    /// How it ended.
+    pub outcome: ReconcileOutcome,
+    /// Members that WeCom listed.
+    pub members_seen: i64,
+    /// What it did.
+    pub effect: Effect,
+    /// For the operator.
+    pub note: String,
+}
+
+/// Records that a comparison begins; its number. One that never ended was stopped in the middle.
+///
+/// # Errors
+/// Whatever SQLite says.
+pub fn begin_reconcile(connection: &Connection, reason: &str, now: UnixSeconds) -> rusqlite::Result<i64> {
+    connection.execute(
+        "UPDATE reconciles SET outcome = 'stopped', finished_at = ?1, note = 'the program ended in the middle'
+         WHERE outcome = 'running'",
+        [now.0],
+    )?;
+    connection.execute(
+        "INSERT INTO reconciles (started_at, reason, outcome) VALUES (?1, ?2, 'running')",
+        params![now.0, reason],
+    )?;
+    // Some hundred comparisons tell enough of the past.
+    let seq = connection.last_insert_rowid();
+    connection.execute("DELETE FROM reconciles WHERE seq <= ?1", [seq - 1000])?;
+    Ok(seq)
+}
+
+/// Records how a comparison ended.
+///
+/// # Errors
+/// Whatever SQLite says.
+pub fn finish_reconcile(
+    connection: &Connection,
+    seq: i64,
+    (outcome, members_seen, effect): (ReconcileOutcome, usize, Effect),
+    note: &str,
+    now: UnixSeconds,
+) -> rusqlite::Result<()> {
+    let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+    connection.execute(
+        "UPDATE reconciles SET finished_at = ?2, outcome = ?3, members_seen = ?4, created = ?5, updated = ?6,
+            deleted = ?7, note = ?8 WHERE seq = ?1",
+        params![
+            seq,
+            now.0,
+            outcome.as_str(),
+            number(members_seen),
+            number(effect.created),
+            number(effect.updated),
+            number(effect.deleted),
+            note
+        ],
+    )?;
+    Ok(())
+}
+
+/// The last comparison, and the last that compared everything or nearly so.
+///
+/// # Errors
+/// Whatever SQLite says.
+pub fn last_reconciles(connection: &Connection) -> rusqlite::Result<(Option<Reconcile>, Option<Reconcile>)> {
+    let last = |condition: &str| {
+        connection
+            .prepare_cached(&format!("SELECT * FROM reconciles WHERE {condition} ORDER BY seq DESC LIMIT 1"))?
+            .query_row([], |row| {
+                let word: String = row.get("outcome")?;
+                let outcome = ReconcileOutcome::ALL.into_iter().find(|outcome| outcome.as_str() == word);
+                let number = |name: &str| -> rusqlite::Result<usize> {
+                    Ok(usize::try_from(row.get::<_, i64>(name)?).unwrap_or(0))
+                };
+                Ok(Reconcile {
+                    seq: row.get("seq")?,
+                    started_at: UnixSeconds(row.get("started_at")?),
+                    finished_at: row.get::<_, Option<i64>>("finished_at")?.map(UnixSeconds),
+                    reason: row.get("reason")?,
+                    outcome: outcome.unwrap_or(ReconcileOutcome::Failed),
+                    members_seen: row.get("members_seen")?,
+                    effect: Effect {
+                        created: number("created")?,
+                        updated: number("updated")?,
+                        deleted: number("deleted")?,
+                    },
+                    note: row.get("note")?,
+                })
+            })
+            .optional()
+    };
+    Ok((last("1")?, last("outcome IN ('ok', 'partial')")?))
+}
+
+/// Present members after `after` in order of userid, at most `limit`.
+///
+/// # Errors
+/// Whatever SQLite says.
+pub fn known_members(
+    connection: &Connection,
+    after: &str,
+    limit: usize,
+) -> rusqlite::Result<Vec<KnownMember>> {
+    let mut statement = connection.prepare_cached(
+        "SELECT userid, event_time,
+                (SELECT group_concat(department_id) FROM member_departments AS md WHERE md.userid = m.userid)
+         FROM members AS m WHERE userid > ?1 AND deleted_at IS NULL ORDER BY userid LIMIT ?2",
+    )?;
+    let mut rows = statement.query(params![after, i64::try_from(limit).unwrap_or(i64::MAX)])?;
+    let mut known = Vec::with_capacity(limit.min(10_000));
+    while let Some(row) = rows.next()? {
+        if let Ok(userid) = UserId::parse(row.get_ref(0)?.as_str()?) {
+            let list = row.get_ref(2)?.as_str_or_null()?.unwrap_or_default();
+            let departments = list.split(',').filter_map(|id| id.parse().ok()).collect();
+            known.push(KnownMember { userid, departments, event_time: UnixSeconds(row.get(1)?) });
+        }
+    }
+    Ok(known)
+}
+
+/// Present members.
+///
+/// # Errors
+/// Whatever SQLite says.
+pub fn count_members(connection: &Connection) -> rusqlite::Result<usize> {
+    let count: i64 =
+        connection
+            .query_row("SELECT count(*) FROM members WHERE deleted_at IS NULL", [], |row| row.get(0))?;
+    Ok(usize::try_from(count).unwrap_or(0))
+}
+
+/// All present departments.
+///
+/// # Errors
+/// Whatever SQLite says.
+pub fn known_departments(
+    connection: &Connection,
+) -> rusqlite::Result<BTreeMap<DepartmentId, KnownDepartment>> {
+    let mut statement = connection.prepare(
+        "SELECT id, name, parent_id, \"order\", event_time FROM departments WHERE deleted_at IS NULL",
+    )?;
+    let rows = statement.query_map([], |row| {
+        let mut fields = Fields::new();
+        if let Some(name) = row.get::<_, Option<String>>(1)? {
+            fields.insert(DepartmentField::Name, Value::text(&name));
+        }
+        for (column, field) in [(2, DepartmentField::ParentId), (3, DepartmentField::Order)] {
+            if let Some(number) = row.get::<_, Option<i64>>(column)? {
+                fields.insert(field, Value::Int(number));
+            }
+        }
+        let event_time = UnixSeconds(row.get(4)?);
+        Ok((DepartmentId(row.get(0)?), KnownDepartment { fields, event_time }))
+    })?;
+    rows.collect()
+}
+
+/// All present tags: name, and WeCom's time of the newest news.
+///
+/// # Errors
+/// Whatever SQLite says.
+pub fn known_tags(
+    connection: &Connection,
+) -> rusqlite::Result<BTreeMap<TagId, (Option<String>, UnixSeconds)>> {
+    let mut statement =
+        connection.prepare("SELECT id, name, event_time FROM tags WHERE deleted_at IS NULL")?;
+    let rows =
+        statement.query_map([], |row| Ok((TagId(row.get(0)?), (row.get(1)?, UnixSeconds(row.get(2)?)))))?;
+    rows.collect()
+}
+
+/// Who and what is in a tag, as the directory knows.
+///
+/// # Errors
+/// Whatever SQLite says.
+pub fn known_tag_content(
+    connection: &Connection,
+    tag: TagId,
+) -> rusqlite::Result<(BTreeSet<UserId>, BTreeSet<DepartmentId>)> {
+    let (members, departments) = super::observed::tag_content(connection, tag)?;
+    Ok((members.into_iter().collect(), departments.into_iter().collect()))
+}
+
+/// Makes up to `limit` of the members that WeCom refused for good due again; how many there were.
+///
+/// # Errors
+/// Whatever SQLite says.
+pub fn retry_failed(connection: &Connection, limit: usize, now: UnixSeconds) -> rusqlite::Result<usize> {
+    connection
+        .prepare_cached(
+            "UPDATE members SET openid_state = 'pending', openid_attempts = 0, openid_next_attempt_at = ?1,
+                openid_revision = openid_revision + 1
+             WHERE userid IN (SELECT userid FROM members
+                              WHERE openid_state = 'failed' AND deleted_at IS NULL LIMIT ?2)",
+        )?
+        .execute(params![now.0, i64::try_from(limit).unwrap_or(i64::MAX)])
+}
