@@ -10,6 +10,7 @@ mod demo;
 mod export;
 mod logging;
 mod member;
+mod reconcile;
 mod retry;
 mod run;
 mod status;
@@ -21,6 +22,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Config, ConfigError};
 use crate::daemon::StartError;
+use crate::daemon::reconciler::Wish;
 use crate::store::StoreError;
 
 /// Keeps an exact local copy of your WeCom (企业微信) directory in one SQLite file, and turns userids into
@@ -70,6 +72,20 @@ enum Command {
         /// All members without an openid, also those that WeCom refuses
         #[arg(long, conflicts_with = "userids")]
         all: bool,
+    },
+    /// Compare the directory with WeCom, repair it, and print what was different
+    Reconcile {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// Only print what is different; write nothing
+        #[arg(long)]
+        dry_run: bool,
+        /// Make up to N deletions, the number that a blocked comparison printed
+        #[arg(long, value_name = "N")]
+        allow_deletes: Option<usize>,
+        /// As one JSON object
+        #[arg(long)]
+        json: bool,
     },
     /// Print the change feed, one JSON object a line
     Changes {
@@ -142,6 +158,9 @@ pub fn main() -> ExitCode {
         Command::Status { config, json } => status::status(config.config.as_deref(), json),
         Command::Member { config, userid } => member::member(config.config.as_deref(), &userid),
         Command::Retry { config, userids, all } => retry::retry(config.config.as_deref(), &userids, all),
+        Command::Reconcile { config, dry_run, allow_deletes, json } => {
+            reconcile::reconcile(config.config.as_deref(), Wish { dry_run, allow_deletes }, json)
+        }
         Command::Changes { config, since, follow } => {
             changes::changes(config.config.as_deref(), since, follow)
         }

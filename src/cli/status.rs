@@ -3,13 +3,17 @@
 use std::fmt::Write;
 use std::path::Path;
 
+use rusqlite::Connection;
 use serde_json::{Value as Json, json};
 
 use super::{Failure, load, print};
 use crate::config::Config;
+use crate::daemon::details::DRIFT;
 use crate::daemon::is_running;
+use crate::daemon::reconciler::PROGRESS;
 use crate::directory::UnixSeconds;
 use crate::store::queries::{Counts, counts, local_time};
+use crate::store::reconciles::{Reconcile, last_reconciles};
 use crate::store::{get_state, open_reader};
 use crate::wecom::api::clock;
 
@@ -25,7 +29,7 @@ pub(super) fn status(path: Option<&Path>, as_json: bool) -> Result<(), Failure> 
     let said = |name| if running { get_state(&connection, name) } else { Ok(None) };
     let daemon = said("daemon")?;
     let pauses = said("pauses")?.map_or_else(|| json!([]), |(_, pauses)| pauses);
-    let comparison_due = get_state(&connection, "comparison_due")?;
+    let comparison = Comparison::read(&connection, &config)?;
     if as_json {
         let object = json!({
             "running": running,
@@ -48,7 +52,11 @@ pub(super) fn status(path: Option<&Path>, as_json: bool) -> Result<(), Failure> 
             "last_change_seq": counts.last_change,
             "conversion": why_not_converting(&config).map_or_else(|| "on".to_owned(), |why| format!("off: {why}")),
             "pauses": pauses,
-            "comparison_due": comparison_due.map(|(_, why)| why),
+            "details": {
+                "due": counts.details_due,
+                "denied": counts.details_denied,
+            },
+            "comparison": comparison.to_json(),
         });
         return print(&format!("{object:#}\n"));
     }
@@ -80,10 +88,11 @@ pub(super) fn status(path: Option<&Path>, as_json: bool) -> Result<(), Failure> 
     if let Some(why) = why_not_converting(&config) {
         let _ = writeln!(text, "conversion     off: {why}");
     }
-    if let Some((at, why)) = &comparison_due {
-        let why = why.get("reason").and_then(Json::as_str).unwrap_or("");
-        let _ = writeln!(text, "comparison     due since {}: {why}", when(Some(*at))?);
+    if counts.details_due + counts.details_denied > 0 {
+        let (due, denied) = (counts.details_due, counts.details_denied);
+        let _ = writeln!(text, "details        {due} to be asked for, {denied} that WeCom does not show");
     }
+    comparison.write(&mut text, when)?;
     for pause in pauses.as_array().into_iter().flatten() {
         let word = |key: &str| pause.get(key).and_then(Json::as_str).unwrap_or("");
         let until = pause.get("until").and_then(Json::as_i64).map(UnixSeconds);
@@ -100,6 +109,92 @@ pub(super) fn status(path: Option<&Path>, as_json: bool) -> Result<(), Failure> 
         let _ = writeln!(text, "               tried again {}", when(until)?);
     }
     print(&text)
+}
+
+/// How the directory stands to WeCom's.
+struct Comparison {
+    off: Option<&'static str>,
+    last: Option<Reconcile>,
+    due: Option<(UnixSeconds, Json)>,
+    progress: Option<Json>,
+    drift: Option<(UnixSeconds, Json)>,
+}
+
+impl Comparison {
+    fn read(connection: &Connection, config: &Config) -> rusqlite::Result<Self> {
+        let off = match &config.wecom.contacts_secret {
+            None => Some("[wecom] contacts_secret is not set"),
+            Some(_) if !config.reconcile.enabled => Some("[reconcile] enabled is no"),
+            Some(_) => None,
+        };
+        Ok(Self {
+            off,
+            last: last_reconciles(connection)?.0,
+            due: get_state(connection, "comparison_due")?,
+            progress: get_state(connection, PROGRESS)?.map(|(_, progress)| progress),
+            drift: get_state(connection, DRIFT)?,
+        })
+    }
+
+    fn to_json(&self) -> Json {
+        let last = self.last.as_ref().map(|last| {
+            json!({
+                "started_at": last.started_at.0,
+                "finished_at": last.finished_at.map(|at| at.0),
+                "reason": last.reason,
+                "outcome": last.outcome.as_str(),
+                "members_seen": last.members_seen,
+                "created": last.effect.created,
+                "updated": last.effect.updated,
+                "deleted": last.effect.deleted,
+                "note": last.note,
+            })
+        });
+        json!({
+            "off": self.off,
+            "last": last,
+            "due": self.due.as_ref().map(|(at, why)| json!({"since": at.0, "reason": why.get("reason")})),
+            "progress": self.progress,
+            "drift": self.drift.as_ref().map(|(at, drift)| json!({"at": at.0, "found": drift})),
+        })
+    }
+
+    fn write(
+        &self,
+        text: &mut String,
+        when: impl Fn(Option<UnixSeconds>) -> Result<String, Failure>,
+    ) -> Result<(), Failure> {
+        let word = |json: &Json, key: &str| json.get(key).and_then(Json::as_str).unwrap_or("").to_owned();
+        let number = |json: &Json, key: &str| json.get(key).and_then(Json::as_u64).unwrap_or(0);
+        if let Some(off) = self.off {
+            let _ = writeln!(text, "comparison     off: {off}");
+        }
+        if let Some(last) = &self.last {
+            let outcome = match last.finished_at {
+                Some(_) => last.outcome.as_str(),
+                None => "under way",
+            };
+            let began = when(Some(last.started_at))?;
+            let _ = writeln!(text, "comparison     {outcome}, {began}: {}", last.reason);
+            if !last.note.is_empty() {
+                let _ = writeln!(text, "               {}", last.note);
+            }
+        }
+        if let Some(progress) = &self.progress {
+            let of = progress.get("of").and_then(Json::as_u64).map(|of| format!(" of {of}"));
+            let (phase, done) = (word(progress, "phase"), number(progress, "done"));
+            let _ = writeln!(text, "               {phase}: {done}{}", of.unwrap_or_default());
+        }
+        if let Some((at, why)) = &self.due {
+            let _ = writeln!(text, "               due since {}: {}", when(Some(*at))?, word(why, "reason"));
+        }
+        if let Some((at, drift)) = &self.drift {
+            let (different, asked) = (number(drift, "different"), number(drift, "asked"));
+            let at = when(Some(*at))?;
+            let _ = writeln!(text, "daily sample   {different} of {asked} members were different, {at}");
+        }
+        Ok(())
+    }
 }
 
 /// Why userids are not converted at all, if they are not.

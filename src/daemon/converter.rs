@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
+use super::doubt::Doubts;
 use super::recorder::Recorder;
 use crate::directory::openid::Backoff;
 use crate::directory::{UnixSeconds, UserId};
@@ -43,11 +44,30 @@ struct Work {
     reader: Connection,
 }
 
+/// How conversions are made.
+#[derive(Debug, Clone, Copy)]
+pub struct Policy {
+    /// How many at the same time.
+    pub workers: usize,
+    /// After refusals.
+    pub backoff: Backoff,
+    /// Age at which an openid is asked for again; zero: never.
+    pub recheck_after: Duration,
+}
+
+impl Policy {
+    fn recheck_before(self, now: UnixSeconds) -> Option<UnixSeconds> {
+        let age = i64::try_from(self.recheck_after.as_secs()).unwrap_or(i64::MAX);
+        (age > 0).then(|| now.plus(-age))
+    }
+}
+
 /// Wakes the workers for members that an event spoke of.
 pub struct Converter {
     client: Arc<Client<Recorder>>,
     writer: Writer,
-    backoff: Backoff,
+    policy: Policy,
+    doubts: Arc<Doubts>,
     stop: Stop,
     work: Mutex<Work>,
     wake: Condvar,
@@ -62,14 +82,15 @@ impl Converter {
         client: Arc<Client<Recorder>>,
         writer: Writer,
         reader: Connection,
-        backoff: Backoff,
-        workers: usize,
+        policy: Policy,
+        doubts: Arc<Doubts>,
         stop: Stop,
     ) -> std::io::Result<(Arc<Self>, Vec<JoinHandle<()>>)> {
         let converter = Arc::new(Self {
             client,
             writer,
-            backoff,
+            policy,
+            doubts,
             stop,
             work: Mutex::new(Work {
                 urgent: VecDeque::new(),
@@ -81,7 +102,7 @@ impl Converter {
             }),
             wake: Condvar::new(),
         });
-        let threads = (0..workers).map(|n| {
+        let threads = (0..policy.workers).map(|n| {
             let converter = Arc::clone(&converter);
             std::thread::Builder::new().name(format!("convert-{n}")).spawn(move || converter.run())
         });
@@ -140,11 +161,12 @@ impl Converter {
             let wait_until = match paused {
                 Some(until) => until,
                 None => {
-                    if let Some(found) = work.take() {
+                    if let Some(found) = work.take(self.policy.recheck_before(clock())) {
                         return Some(found);
                     }
                     if work.look_at <= now {
-                        match work.look(clock()) {
+                        let now_here = clock();
+                        match work.look(now_here, self.policy.recheck_before(now_here)) {
                             Ok(()) => continue,
                             Err(error) => {
                                 log::error!("cannot look for members that are due: {error}");
@@ -170,7 +192,10 @@ impl Converter {
                 Verdict::Openid(openid.unwrap_or_default().to_owned())
             }
             Ok(Said::NotYet(answer)) => Verdict::NotYet { errcode: answer.errcode, errmsg: answer.errmsg },
-            Ok(Said::Never(answer)) => Verdict::Never { errcode: answer.errcode, errmsg: answer.errmsg },
+            Ok(Said::Never(answer)) => {
+                self.doubts.refused_for_good(Instant::now());
+                Verdict::Never { errcode: answer.errcode, errmsg: answer.errmsg }
+            }
             // Not this member's fault: it stays as it is, and is due.
             Err(NoAnswer::Paused(..) | NoAnswer::Stopped | NoAnswer::NoSecret) => return true,
         };
@@ -183,7 +208,7 @@ impl Converter {
     fn record(&self, asked: &Asked, verdict: &Verdict) -> bool {
         loop {
             let (asked, verdict, backoff, random) =
-                (asked.clone(), verdict.clone(), self.backoff, fastrand::f64());
+                (asked.clone(), verdict.clone(), self.policy.backoff, fastrand::f64());
             let written = self.writer.run(PATIENCE, move |connection| {
                 record_verdict(connection, &asked, &verdict, backoff, clock(), random)
             });
@@ -216,7 +241,7 @@ fn in_short(verdict: &Verdict) -> String {
 
 impl Work {
     /// The next member that is (still) due and not being asked about.
-    fn take(&mut self) -> Option<(UserId, Asked, Urgency)> {
+    fn take(&mut self, recheck_before: Option<UnixSeconds>) -> Option<(UserId, Asked, Urgency)> {
         loop {
             let (member, urgency) = match self.urgent.pop_front() {
                 Some(member) => (member, Urgency::Now),
@@ -229,7 +254,7 @@ impl Work {
                 }
                 continue;
             }
-            match about_to_ask(&self.reader, &member) {
+            match about_to_ask(&self.reader, &member, recheck_before) {
                 Ok(Some(asked)) => {
                     self.in_flight.insert(member.clone());
                     return Some((member, asked, urgency));
@@ -241,8 +266,8 @@ impl Work {
     }
 
     /// Finds who is due, or when somebody will be.
-    fn look(&mut self, now: UnixSeconds) -> rusqlite::Result<()> {
-        let found = due_members(&self.reader, now, BATCH + self.in_flight.len())?;
+    fn look(&mut self, now: UnixSeconds, recheck_before: Option<UnixSeconds>) -> rusqlite::Result<()> {
+        let found = due_members(&self.reader, now, recheck_before, BATCH + self.in_flight.len())?;
         self.due.extend(found.into_iter().filter(|member| !self.in_flight.contains(member)));
         let wait = if self.due.is_empty() {
             let seconds = earliest_due(&self.reader, now)?.map_or(i64::MAX, |due| due.since(now).max(1));

@@ -6,7 +6,10 @@
 
 pub mod callback;
 pub mod converter;
+pub mod details;
+pub mod doubt;
 pub mod gate;
+pub mod reconciler;
 pub mod recorder;
 pub mod server;
 pub mod throttle;
@@ -16,6 +19,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -24,12 +28,15 @@ use crate::config::{Config, Keys, Secret};
 use crate::directory::openid::Backoff;
 use crate::stop::Stop;
 use crate::store::writer::WriterThread;
-use crate::store::{StoreError, Writer, open_reader, open_writer, set_state};
-use crate::wecom::api::{Client, Settings, clock};
+use crate::store::{StoreError, Writer, open_reader, open_writer, set_state, state};
+use crate::wecom::api::{Client, SecretKind, Settings, clock};
 use crate::wecom::crypt::{Crypt, EncodingAesKey};
 use callback::Endpoint;
-use converter::Converter;
+use converter::{Converter, Policy};
+use details::{Details, DetailsWorker};
+use doubt::Doubts;
 use gate::{Budget, Gate, Limits, Routes};
+use reconciler::Reconciler;
 use recorder::Recorder;
 use server::{Server, Threads};
 
@@ -78,6 +85,9 @@ pub struct Daemon {
     server: Arc<Server>,
     threads: Threads,
     converter: Option<Converters>,
+    details: Option<Arc<DetailsWorker>>,
+    /// The threads of details and comparison.
+    askers: Vec<JoinHandle<()>>,
     writer: Writer,
     writer_thread: WriterThread,
     stop: Stop,
@@ -97,7 +107,8 @@ impl Daemon {
         announce(&writer)?;
 
         let stop = Stop::default();
-        let converter = start_converter(config, &writer, &stop)?;
+        let doubts = Arc::new(Doubts::default());
+        let Asking { converter, details, threads: askers } = start_asking(config, &writer, &doubts, &stop)?;
 
         let listener = listener(config.callback.listen)?;
         let wanted = Budget { max_connections: CONNECTIONS, max_in_flight: IN_FLIGHT };
@@ -111,7 +122,11 @@ impl Daemon {
             corp_id: config.wecom.corp_id.clone(),
             max_body: config.callback.max_body,
             writer: writer.clone(),
-            converter: converter.as_ref().map(|(converter, _)| Arc::clone(converter)),
+            wakers: server::Wakers {
+                converter: converter.as_ref().map(|(converter, _)| Arc::clone(converter)),
+                details: details.clone(),
+                doubts,
+            },
             refusals: throttle::Throttle::default(),
         });
         let threads = server::start(&server, config.callback.threads)?;
@@ -121,7 +136,18 @@ impl Daemon {
             ..Limits::default()
         };
         let gate = Gate::start(listener, routes, limits, backend)?;
-        Ok(Self { gate, server, threads, converter, writer, writer_thread, stop, _lock: lock })
+        Ok(Self {
+            gate,
+            server,
+            threads,
+            converter,
+            details,
+            askers,
+            writer,
+            writer_thread,
+            stop,
+            _lock: lock,
+        })
     }
 
     /// Where callbacks are listened for.
@@ -147,14 +173,19 @@ impl Daemon {
         }
         self.gate.stop(left().saturating_sub(Duration::from_millis(500)));
         self.threads.stop(&self.server, left().saturating_sub(Duration::from_millis(300)));
-        if let Some((_, threads)) = &self.converter {
-            // One that is waiting for WeCom is left behind: its answer can wait, the member is due again.
-            while threads.iter().any(|t| !t.is_finished()) && left() > Duration::from_secs(1) {
-                std::thread::sleep(Duration::from_millis(5));
-            }
+        if let Some(details) = &self.details {
+            details.wake();
+        }
+        let converters = self.converter.iter().flat_map(|(_, threads)| threads);
+        let askers: Vec<_> = converters.chain(&self.askers).collect();
+        // One that is waiting for WeCom is left behind: its answer can wait, it is asked for again.
+        while askers.iter().any(|t| !t.is_finished()) && left() > Duration::from_secs(1) {
+            std::thread::sleep(Duration::from_millis(5));
         }
         let written = self.writer.run(left(), |connection| {
             set_state(connection, "daemon", clock(), None)?;
+            set_state(connection, "stopped", clock(), Some(&json!(true)))?;
+            set_state(connection, reconciler::PROGRESS, clock(), None)?;
             set_state(connection, "pauses", clock(), None)
         });
         if let Err(error) = written {
@@ -196,10 +227,57 @@ fn endpoints(config: &Config) -> Result<Vec<Endpoint>, StartError> {
     Ok(endpoints)
 }
 
-fn start_converter(config: &Config, writer: &Writer, stop: &Stop) -> Result<Option<Converters>, StartError> {
-    if !config.openid.enabled || config.wecom.app_secret.is_none() {
-        return Ok(None);
+/// What asks WeCom.
+struct Asking {
+    converter: Option<Converters>,
+    details: Option<Arc<DetailsWorker>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+fn start_asking(
+    config: &Config,
+    writer: &Writer,
+    doubts: &Arc<Doubts>,
+    stop: &Stop,
+) -> Result<Asking, StartError> {
+    let client = Arc::new(client(config, writer, stop));
+    let reader = || open_reader(&config.database.path);
+    let mut asking = Asking { converter: None, details: None, threads: Vec::new() };
+    if client.has_secret(SecretKind::App) && config.openid.enabled {
+        let policy = Policy {
+            workers: config.openid.workers,
+            backoff: Backoff { first: config.openid.retry_first, max: config.openid.retry_max },
+            recheck_after: config.openid.recheck_after,
+        };
+        let (client, doubts) = (Arc::clone(&client), Arc::clone(doubts));
+        asking.converter =
+            Some(Converter::start(client, writer.clone(), reader()?, policy, doubts, stop.clone())?);
     }
+    if client.has_secret(SecretKind::App) && config.fetch_details {
+        let client = Arc::clone(&client);
+        let details = Details { client, writer: writer.clone(), reader: reader()?, stop: stop.clone() };
+        let (worker, thread) = details.start()?;
+        asking.details = Some(worker);
+        asking.threads.push(thread);
+    }
+    if client.has_secret(SecretKind::Contacts) {
+        let reconciler = Reconciler {
+            client,
+            writer: writer.clone(),
+            reader: reader()?,
+            stop: stop.clone(),
+            settings: config.reconcile.clone(),
+            doubts: Arc::clone(doubts),
+            details: asking.details.clone(),
+        };
+        asking.threads.push(reconciler.start()?);
+    }
+    Ok(asking)
+}
+
+/// The client of WeCom's API, as configured.
+#[must_use]
+pub fn client(config: &Config, writer: &Writer, stop: &Stop) -> Client<Recorder> {
     let text = |secret: &Option<Secret>| secret.as_ref().map(|secret| secret.expose().to_owned());
     let settings = Settings {
         api_base: config.wecom.api_base.clone(),
@@ -209,16 +287,15 @@ fn start_converter(config: &Config, writer: &Writer, stop: &Stop) -> Result<Opti
         timeout: config.wecom.timeout,
         calls_per_minute: config.wecom.calls_per_minute,
     };
-    let client = Arc::new(Client::new(settings, Recorder { writer: writer.clone() }, stop.clone()));
-    let reader = open_reader(&config.database.path)?;
-    let backoff = Backoff { first: config.openid.retry_first, max: config.openid.retry_max };
-    let workers = config.openid.workers;
-    Ok(Some(Converter::start(client, writer.clone(), reader, backoff, workers, stop.clone())?))
+    Client::new(settings, Recorder { writer: writer.clone() }, stop.clone())
 }
 
 /// One daemon for one database. The lock is on a file beside it, which stays: closing any descriptor of
 /// the database itself would drop SQLite's own locks.
-fn lock(database: &Path, mode: u32) -> Result<File, StartError> {
+///
+/// # Errors
+/// [`StartError::Taken`], or what the system says.
+pub fn lock(database: &Path, mode: u32) -> Result<File, StartError> {
     let path = lock_path(database);
     let file = OpenOptions::new().create(true).truncate(false).write(true).mode(mode).open(&path);
     let file =
@@ -253,7 +330,12 @@ pub fn is_running(database: &Path) -> bool {
 fn announce(writer: &Writer) -> Result<(), StoreError> {
     let myself = json!({"pid": std::process::id(), "version": env!("CARGO_PKG_VERSION")});
     writer.run(Duration::from_secs(4), move |connection| {
-        set_state(connection, "daemon", clock(), Some(&myself))?;
+        let now = clock();
+        if let Some(reason) = doubt::before_start(connection, now)? {
+            state::doubt(connection, &reason, now)?;
+        }
+        set_state(connection, "daemon", now, Some(&myself))?;
+        set_state(connection, reconciler::PROGRESS, now, None)?;
         set_state(connection, "pauses", clock(), None)
     })
 }

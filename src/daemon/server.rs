@@ -14,6 +14,8 @@ use tiny_http::{Header, Method, Request, Response};
 
 use super::callback::{Endpoint, Received, Refusal};
 use super::converter::Converter;
+use super::details::DetailsWorker;
+use super::doubt::Doubts;
 use super::gate::PEER_HEADER;
 use super::throttle::Throttle;
 use crate::store::{Applied, NewEvent, StoreError, Writer, apply_event, record_invalid};
@@ -34,10 +36,21 @@ pub struct Server {
     pub max_body: usize,
     /// Where events go.
     pub writer: Writer,
-    /// Whom to wake for new members.
-    pub converter: Option<Arc<Converter>>,
+    /// Whom to tell of what was applied.
+    pub wakers: Wakers,
     /// Refusals in the log.
     pub refusals: Throttle,
+}
+
+/// Who is to do something about events that were applied, or could not be.
+#[derive(Clone)]
+pub struct Wakers {
+    /// For members without an openid.
+    pub converter: Option<Arc<Converter>>,
+    /// For members whose details are due.
+    pub details: Option<Arc<DetailsWorker>>,
+    /// For events that were refused.
+    pub doubts: Arc<Doubts>,
 }
 
 /// An answer that is ready.
@@ -169,7 +182,7 @@ impl Server {
             log::warn!("event has fields that make no sense {}: {}", name(&event), passed_over.join(" "));
         }
         let deadline = arrived + COMMIT_WITHIN;
-        let (answers, converter, writer) = (answers.clone(), self.converter.clone(), self.writer.clone());
+        let (answers, wakers, writer) = (answers.clone(), self.wakers.clone(), self.writer.clone());
         let to_apply = event.clone();
         self.writer.submit(
             deadline,
@@ -181,10 +194,10 @@ impl Server {
                     writer.submit(
                         deadline,
                         move |connection| record_invalid(connection, &to_record),
-                        move |result| acknowledge(request, &event, result, converter.as_ref(), &answers),
+                        move |result| acknowledge(request, &event, result, &wakers, &answers),
                     );
                 }
-                result => acknowledge(request, &event, result, converter.as_ref(), &answers),
+                result => acknowledge(request, &event, result, &wakers, &answers),
             },
         );
     }
@@ -195,19 +208,24 @@ fn acknowledge(
     request: Request,
     event: &NewEvent,
     result: Result<Applied, StoreError>,
-    converter: Option<&Arc<Converter>>,
+    wakers: &Wakers,
     answers: &Sender<Answer>,
 ) {
     match result {
         Ok(applied) => {
             log::debug!("event {} outcome={}", name(event), applied.outcome.as_str());
             send(answers, request, 200, b"success");
-            if let Some(converter) = converter {
+            if let Some(converter) = &wakers.converter {
                 converter.wake_for(applied.to_convert);
+            }
+            if let Some(details) = wakers.details.as_ref().filter(|_| applied.details_due) {
+                details.wake();
             }
         }
         Err(error) => {
             log::debug!("event refused for now {}: {error}", name(event));
+            // WeCom's texts disagree on whether it sends a refused event again.
+            wakers.doubts.raise("a callback had to be refused");
             send(answers, request, 503, b"try again later\n");
         }
     }

@@ -30,12 +30,11 @@ pub enum MemberDifference {
 }
 
 /// Compares a run of known members (in order of userid) with the listing, which is taken as far as the run
-/// goes, or to its end if this is the last run. A member of whom there is news from `began` on, when the
-/// listing began, is never missing: it came after its page was written.
+/// goes; whoever is left of it after the last run is new. A member of whom there is news from `began` on, when
+/// the listing began, is never missing: it came after its page was written.
 pub fn members(
     listed: &mut Peekable<impl Iterator<Item = (UserId, Vec<u32>)>>,
     known: &[KnownMember],
-    is_last: bool,
     began: UnixSeconds,
 ) -> Vec<MemberDifference> {
     let mut differences = Vec::new();
@@ -57,9 +56,6 @@ pub fn members(
             }
             None => {}
         }
-    }
-    if is_last {
-        differences.extend(listed.map(|(userid, departments)| MemberDifference::New(userid, departments)));
     }
     differences
 }
@@ -212,17 +208,16 @@ mod tests {
     fn differences_of_members_whatever_the_order_of_their_departments() {
         let listed = [("a", vec![1]), ("B", vec![2, 1]), ("c", vec![3]), ("x", vec![1])];
         let mut listed = listed.into_iter().map(|(name, ids)| (userid(name), ids)).peekable();
-        let mut found =
-            members(&mut listed, &[known("B", &[1, 2]), known("bb", &[1])], false, UnixSeconds(9));
+        let mut found = members(&mut listed, &[known("B", &[1, 2]), known("bb", &[1])], UnixSeconds(9));
         let late = KnownMember { event_time: UnixSeconds(9), ..known("d", &[1]) };
-        found.extend(members(&mut listed, &[known("c", &[4]), late], true, UnixSeconds(9)));
+        found.extend(members(&mut listed, &[known("c", &[4]), late], UnixSeconds(9)));
+        assert_eq!(listed.next(), Some((userid("x"), vec![1])), "who is left is new");
         assert_eq!(
             found,
             [
                 MemberDifference::New(userid("a"), vec![1]),
                 MemberDifference::Missing(userid("bb")),
                 MemberDifference::Changed(userid("c"), vec![3]),
-                MemberDifference::New(userid("x"), vec![1]),
             ]
         );
     }
@@ -238,9 +233,9 @@ mod tests {
             let mut listed = names.iter().map(|name| (name.clone(), vec![1, 2])).peekable();
             let known: Vec<_> = names.iter().map(|name| known(name.as_str(), &[2, 1])).collect();
             for run in known.chunks(run) {
-                prop_assert_eq!(members(&mut listed, run, false, UnixSeconds(9)), vec![]);
+                prop_assert_eq!(members(&mut listed, run, UnixSeconds(9)), vec![]);
             }
-            prop_assert_eq!(members(&mut listed, &[], true, UnixSeconds(9)), vec![]);
+            prop_assert_eq!(listed.next(), None);
         }
     }
 

@@ -2,7 +2,7 @@
 //! 30 MiB. And what is wrong with a listing, so that nobody is taken for gone because of it.
 
 use std::cmp::Ordering;
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use super::ids::{DepartmentId, UserId};
@@ -142,10 +142,16 @@ impl Members {
         self.names.get(row.start as usize..)?.get(..usize::from(row.length))
     }
 
-    /// Rows from the next member on.
+    /// Rows, of all members: one per member and department.
     #[must_use]
-    pub fn rows_left(&self) -> usize {
-        self.rows.len() - self.next
+    pub fn rows(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// The departments that anybody is in.
+    #[must_use]
+    pub fn departments(&self) -> BTreeSet<DepartmentId> {
+        self.rows.iter().map(|row| DepartmentId(row.department)).collect()
     }
 }
 

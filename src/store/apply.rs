@@ -1,12 +1,11 @@
 //! One callback's effect on the database, inside the writer's transaction.
 
 use rusqlite::{Connection, OptionalExtension, params};
-use serde_json::json;
 
 use super::departments::{see_tag, tell_department};
 use super::openids::make_due_now;
 use super::{facts, members, state};
-use crate::directory::changes::{At, Merge, RowWrite, merge};
+use crate::directory::changes::{At, Details, Merge, RowWrite, merge};
 use crate::directory::history::{Word, fold};
 use crate::directory::life::{Saying, timed};
 use crate::directory::{
@@ -73,6 +72,8 @@ pub struct Applied {
     pub outcome: Outcome,
     /// Members without an openid that are due now.
     pub to_convert: Vec<UserId>,
+    /// Whether the details of some member are due now.
+    pub details_due: bool,
 }
 
 /// Applies an event and records it.
@@ -80,14 +81,14 @@ pub struct Applied {
 /// # Errors
 /// Whatever SQLite says; the caller rolls back.
 pub fn apply_event(connection: &Connection, event: &NewEvent) -> rusqlite::Result<Applied> {
-    let mut to_convert = Vec::new();
-    let outcome = match &event.meaning {
+    let mut applied = Applied { outcome: Outcome::Invalid, to_convert: Vec::new(), details_due: false };
+    applied.outcome = match &event.meaning {
         None => Outcome::Invalid,
         Some(_) if is_duplicate(connection, event)? => Outcome::Duplicate,
-        Some(meaning) => apply(connection, meaning, event.received_at, &mut to_convert)?,
+        Some(meaning) => apply(connection, meaning, event.received_at, &mut applied)?,
     };
-    record_event(connection, event, outcome)?;
-    Ok(Applied { outcome, to_convert })
+    record_event(connection, event, applied.outcome)?;
+    Ok(applied)
 }
 
 /// Records an event that could not be applied, so that nothing is lost.
@@ -96,7 +97,7 @@ pub fn apply_event(connection: &Connection, event: &NewEvent) -> rusqlite::Resul
 /// Whatever SQLite says.
 pub fn record_invalid(connection: &Connection, event: &NewEvent) -> rusqlite::Result<Applied> {
     record_event(connection, event, Outcome::Invalid)?;
-    Ok(Applied { outcome: Outcome::Invalid, to_convert: Vec::new() })
+    Ok(Applied { outcome: Outcome::Invalid, to_convert: Vec::new(), details_due: false })
 }
 
 /// Repetition is told by content: WeCom encrypts a message anew when it sends it again, and its
@@ -131,14 +132,16 @@ fn apply(
     connection: &Connection,
     event: &Event,
     now: UnixSeconds,
-    to_convert: &mut Vec<UserId>,
+    applied: &mut Applied,
 ) -> rusqlite::Result<Outcome> {
+    let to_convert = &mut applied.to_convert;
     let at = (At::Told(event.at), next_event(connection)?);
     let took_effect = match &event.subject {
         Subject::Other => return Ok(Outcome::Ignored),
         Subject::Member(userid, told) => {
             let deleted = matches!(told, MemberEvent::Deleted);
             let merged = tell_member(connection, userid, at, member_word(event.at, told), now)?;
+            applied.details_due = merged.details == Details::Due;
             if merged.took_effect && !deleted {
                 to_convert.extend(make_due_now(connection, &merged.named, now)?);
             }
@@ -266,8 +269,7 @@ fn tell_tag(
 /// A bulk job may have changed much without telling; only comparing with the API shows what.
 fn comparison_due(connection: &Connection, job: &BatchJob, now: UnixSeconds) -> rusqlite::Result<()> {
     if job.changes_the_directory() {
-        let why = json!({"reason": format!("batch job {}", job.job_type)});
-        state::set_state(connection, "comparison_due", now, Some(&why))?;
+        state::doubt(connection, &format!("batch job {}", job.job_type), now)?;
     }
     Ok(())
 }

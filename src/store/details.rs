@@ -10,8 +10,8 @@ use crate::directory::{Fields, MemberField, UnixSeconds, UserId};
 pub struct DetailsAsked {
     /// Who.
     pub userid: UserId,
-    /// WeCom's time of the newest news of it.
-    pub event_time: UnixSeconds,
+    /// Whether an event named it: not merely a listing.
+    pub is_named: bool,
     revision: i64,
 }
 
@@ -22,7 +22,7 @@ pub struct DetailsAsked {
 pub fn details_due(connection: &Connection, limit: usize) -> rusqlite::Result<Vec<DetailsAsked>> {
     asked(
         connection,
-        "SELECT userid, event_time, details_revision FROM members
+        "SELECT userid, EXISTS (SELECT 1 FROM events WHERE subject = userid), details_revision FROM members
          WHERE details_state = 'due' AND deleted_at IS NULL ORDER BY event_time DESC LIMIT ?1",
         limit,
     )
@@ -35,7 +35,7 @@ pub fn details_due(connection: &Connection, limit: usize) -> rusqlite::Result<Ve
 pub fn details_sample(connection: &Connection, limit: usize) -> rusqlite::Result<Vec<DetailsAsked>> {
     asked(
         connection,
-        "SELECT userid, event_time, details_revision FROM members WHERE userid IN
+        "SELECT userid, 1, details_revision FROM members WHERE userid IN
            (SELECT userid FROM members WHERE deleted_at IS NULL AND details_state = 'known'
             ORDER BY random() LIMIT ?1)",
         limit,
@@ -48,7 +48,7 @@ fn asked(connection: &Connection, sql: &str, limit: usize) -> rusqlite::Result<V
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
         if let Ok(userid) = UserId::parse(row.get_ref(0)?.as_str()?) {
-            found.push(DetailsAsked { userid, event_time: UnixSeconds(row.get(1)?), revision: row.get(2)? });
+            found.push(DetailsAsked { userid, is_named: row.get(1)?, revision: row.get(2)? });
         }
     }
     Ok(found)

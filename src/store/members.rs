@@ -107,6 +107,7 @@ pub(super) fn write_merge(connection: &Connection, merge: &Merge, now: UnixSecon
                         openid: Some(openid),
                         state: "converted".into(),
                         next_attempt_at: None,
+                        openid_updated_at: Some(now.0),
                         ..carried
                     };
                 }

@@ -69,22 +69,45 @@ pub fn record_api_call(connection: &Connection, call: &ApiCall) -> rusqlite::Res
     Ok(())
 }
 
-/// Members that are due at `now`, the longest overdue first.
+/// Members that are due at `now`, the longest overdue first; after them, converted ones whose openids were last
+/// confirmed before `recheck_before`.
 ///
 /// # Errors
 /// Whatever SQLite says.
-pub fn due_members(connection: &Connection, now: UnixSeconds, limit: usize) -> rusqlite::Result<Vec<UserId>> {
-    let mut statement = connection.prepare_cached(
-        "SELECT userid FROM members
-         WHERE openid_state = 'pending' AND deleted_at IS NULL AND openid_next_attempt_at <= ?1
-         ORDER BY openid_next_attempt_at LIMIT ?2",
-    )?;
-    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let mut rows = statement.query(params![now.0, limit])?;
+pub fn due_members(
+    connection: &Connection,
+    now: UnixSeconds,
+    recheck_before: Option<UnixSeconds>,
+    limit: usize,
+) -> rusqlite::Result<Vec<UserId>> {
     let mut due = Vec::new();
-    while let Some(row) = rows.next()? {
-        due.extend(UserId::parse(row.get_ref(0)?.as_str()?).ok());
+    let mut find = |sql: &str, before: UnixSeconds, limit: usize| -> rusqlite::Result<()> {
+        let mut statement = connection.prepare_cached(sql)?;
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let mut rows = statement.query(params![now.0, limit, before.0])?;
+        while let Some(row) = rows.next()? {
+            due.extend(UserId::parse(row.get_ref(0)?.as_str()?).ok());
+        }
+        Ok(())
+    };
+    find(
+        "SELECT userid FROM members
+         WHERE openid_state = 'pending' AND deleted_at IS NULL AND openid_next_attempt_at <= min(?1, ?3)
+         ORDER BY openid_next_attempt_at LIMIT ?2",
+        now,
+        limit,
+    )?;
+    if let Some(before) = recheck_before {
+        find(
+            "SELECT userid FROM members
+             WHERE openid_state = 'converted' AND deleted_at IS NULL AND openid_updated_at <= ?3
+               AND (openid_next_attempt_at IS NULL OR openid_next_attempt_at <= ?1)
+             ORDER BY openid_updated_at LIMIT ?2",
+            before,
+            limit,
+        )?;
     }
+    due.truncate(limit);
     Ok(due)
 }
 
@@ -174,24 +197,26 @@ pub fn record_verdict(
                 write_openid_change(connection, &spelling, old.as_deref(), Some(openid), now)?;
             }
         }
-        Verdict::NotYet { errcode, errmsg } => {
+        Verdict::Never { errcode, errmsg } if old.is_none() => {
+            connection
+                .prepare_cached(
+                    "UPDATE members SET openid_state = 'failed', openid_attempts = openid_attempts + 1,
+                        openid_next_attempt_at = NULL, openid_errcode = ?2, openid_error = ?3,
+                        openid_updated_at = ?4 WHERE userid = ?1",
+                )?
+                .execute(params![userid, errcode, errmsg, now.0])?;
+        }
+        // A converted member keeps the openid that it has, whatever is said when it is asked for again: only
+        // another openid is a change.
+        Verdict::NotYet { errcode, errmsg } | Verdict::Never { errcode, errmsg } => {
             let attempts = attempts.saturating_add(1);
             let next = backoff.next(attempts, now, random);
             connection
                 .prepare_cached(
                     "UPDATE members SET openid_attempts = ?2, openid_next_attempt_at = ?3, openid_errcode = ?4,
-                        openid_error = ?5 WHERE userid = ?1 AND openid IS NULL",
+                        openid_error = ?5 WHERE userid = ?1",
                 )?
                 .execute(params![userid, attempts, next.0, errcode, errmsg])?;
-        }
-        Verdict::Never { errcode, errmsg } => {
-            connection
-                .prepare_cached(
-                    "UPDATE members SET openid_state = 'failed', openid_attempts = openid_attempts + 1,
-                        openid_next_attempt_at = NULL, openid_errcode = ?2, openid_error = ?3,
-                        openid_updated_at = ?4 WHERE userid = ?1 AND openid IS NULL",
-                )?
-                .execute(params![userid, errcode, errmsg, now.0])?;
         }
     }
     Ok(true)
@@ -205,16 +230,24 @@ pub struct Asked {
     revision: i64,
 }
 
-/// Looks a member up that is to be converted; `None` if that is not (or no longer) so.
+/// Looks a member up that is to be converted, or whose openid was last confirmed before `recheck_before`; `None`
+/// if that is not (or no longer) so.
 ///
 /// # Errors
 /// Whatever SQLite says.
-pub fn about_to_ask(connection: &Connection, userid: &UserId) -> rusqlite::Result<Option<Asked>> {
+pub fn about_to_ask(
+    connection: &Connection,
+    userid: &UserId,
+    recheck_before: Option<UnixSeconds>,
+) -> rusqlite::Result<Option<Asked>> {
     connection
         .prepare_cached(
             "SELECT openid_revision FROM members
-             WHERE userid = ?1 AND openid_state = 'pending' AND deleted_at IS NULL",
+             WHERE userid = ?1 AND deleted_at IS NULL
+               AND (openid_state = 'pending' OR (openid_state = 'converted' AND openid_updated_at <= ?2))",
         )?
-        .query_row([userid.as_str()], |row| Ok(Asked { userid: userid.clone(), revision: row.get(0)? }))
+        .query_row(params![userid.as_str(), recheck_before.map(|at| at.0)], |row| {
+            Ok(Asked { userid: userid.clone(), revision: row.get(0)? })
+        })
         .optional()
 }

@@ -21,6 +21,10 @@ pub struct Counts {
     pub failed: i64,
     /// Members that are due now.
     pub due: i64,
+    /// Present members whose details are to be asked for ..
+    pub details_due: i64,
+    /// .. and those that WeCom does not show them of.
+    pub details_denied: i64,
     /// Members that are gone, and still kept.
     pub deleted: i64,
     /// Present departments.
@@ -66,6 +70,12 @@ pub fn counts(connection: &Connection, now: UnixSeconds) -> rusqlite::Result<Cou
             &format!("SELECT count(*) {waiting} AND openid_next_attempt_at <= ?1"),
             [now.0],
             |row| row.get(0),
+        )?,
+        details_due: number(
+            "SELECT count(*) FROM members WHERE details_state = 'due' AND deleted_at IS NULL",
+        )?,
+        details_denied: number(
+            "SELECT count(*) FROM members WHERE details_state = 'denied' AND deleted_at IS NULL",
         )?,
         deleted: number("SELECT count(*) FROM members WHERE deleted_at IS NOT NULL")?,
         departments: number("SELECT count(*) FROM departments WHERE deleted_at IS NULL")?,

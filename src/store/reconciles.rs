@@ -44,6 +44,14 @@ impl ReconcileOutcome {
     }
 }
 
+impl ReconcileOutcome {
+    /// Whether the comparison was not cut short.
+    #[must_use]
+    pub fn came_to_its_end(self) -> bool {
+        matches!(self, Self::Ok | Self::Partial | Self::Blocked)
+    }
+}
+
 /// A comparison as it was recorded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reconcile {
@@ -114,7 +122,7 @@ pub fn finish_reconcile(
     Ok(())
 }
 
-/// The last comparison, and the last that compared everything or nearly so.
+/// The last comparison, and the last that came to its end: not one that failed or was stopped.
 ///
 /// # Errors
 /// Whatever SQLite says.
@@ -145,7 +153,7 @@ pub fn last_reconciles(connection: &Connection) -> rusqlite::Result<(Option<Reco
             })
             .optional()
     };
-    Ok((last("1")?, last("outcome IN ('ok', 'partial')")?))
+    Ok((last("1")?, last("outcome IN ('ok', 'partial', 'blocked')")?))
 }
 
 /// Present members after `after` in order of userid, at most `limit`.

@@ -1,7 +1,7 @@
 //! What the daemon says of itself, for the commands that run beside it.
 
 use rusqlite::{Connection, OptionalExtension, params};
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 
 use crate::directory::UnixSeconds;
 
@@ -37,4 +37,53 @@ pub fn get_state(connection: &Connection, name: &str) -> rusqlite::Result<Option
         .query_row([name], |row| Ok((UnixSeconds(row.get(0)?), row.get::<_, String>(1)?)))
         .optional()?;
     Ok(row.and_then(|(at, value)| Some((at, serde_json::from_str(&value).ok()?))))
+}
+
+/// Something may have been missed: the directory is to be compared with WeCom soon.
+///
+/// # Errors
+/// Whatever SQLite says.
+pub fn doubt(connection: &Connection, reason: &str, now: UnixSeconds) -> rusqlite::Result<()> {
+    set_state(connection, "comparison_due", now, Some(&json!({"reason": reason})))
+}
+
+/// The doubts that were there before `began` are settled.
+///
+/// # Errors
+/// Whatever SQLite says.
+pub fn settle_doubts(connection: &Connection, began: UnixSeconds) -> rusqlite::Result<()> {
+    connection.execute("DELETE FROM daemon_state WHERE name = 'comparison_due' AND at < ?1", [began.0])?;
+    Ok(())
+}
+
+/// A message to the daemon, or from it: kept under a name of its own until it is taken.
+///
+/// # Errors
+/// Whatever SQLite says.
+pub fn take_first(connection: &Connection, prefix: &str) -> rusqlite::Result<Option<(String, Json)>> {
+    connection
+        .prepare_cached(
+            "DELETE FROM daemon_state WHERE name =
+               (SELECT name FROM daemon_state WHERE substr(name, 1, length(?1)) = ?1 ORDER BY at, name LIMIT 1)
+             RETURNING name, value",
+        )?
+        .query_row([prefix], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))
+        .optional()
+        .map(|found| {
+            let (name, value) = found?;
+            let name = name.get(prefix.len()..)?.to_owned();
+            Some((name, serde_json::from_str(&value).ok()?))
+        })
+}
+
+/// Forgets messages of this kind that nobody took for an hour.
+///
+/// # Errors
+/// Whatever SQLite says.
+pub fn forget_old(connection: &Connection, prefix: &str, now: UnixSeconds) -> rusqlite::Result<()> {
+    connection.execute(
+        "DELETE FROM daemon_state WHERE substr(name, 1, length(?1)) = ?1 AND at < ?2",
+        params![prefix, now.plus(-3600).0],
+    )?;
+    Ok(())
 }

@@ -128,6 +128,12 @@ pub fn reaction(errcode: i64) -> Reaction {
     }
 }
 
+/// Whether an errcode of user/get says that there is no such member; others say that the caller may not see it.
+#[must_use]
+pub fn is_unknown_member(errcode: i64) -> bool {
+    matches!(errcode, 60111 | 46004 | 40003)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -41,6 +41,8 @@ pub struct Settings<'a> {
     pub callback: &'a str,
     pub openid: &'a str,
     pub more: &'a str,
+    /// Whether the lab has the secret of contacts sync, so that it compares.
+    pub reconcile: bool,
 }
 
 pub fn crypt() -> Crypt {
@@ -81,9 +83,12 @@ impl Lab {
     pub fn idle(settings: Settings<'_>) -> Self {
         let (folder, stand_in) = (tempfile::tempdir().unwrap(), StandIn::start().unwrap());
         let secret = stand_in.company(|company| company.app_secret.clone());
-        let Settings { wecom, callback, openid, more } = settings;
+        let contacts = stand_in.company(|company| company.contacts_secret.clone());
+        let contacts =
+            if settings.reconcile { format!("contacts_secret = {contacts}\n") } else { String::new() };
+        let Settings { wecom, callback, openid, more, .. } = settings;
         let text = format!(
-            "[wecom]\ncorp_id = {CORP}\napp_secret = {secret}\napi_base = {}\n{wecom}\n\
+            "[wecom]\ncorp_id = {CORP}\napp_secret = {secret}\napi_base = {}\n{contacts}{wecom}\n\
              [callback]\nlisten = 127.0.0.1:0\ntoken = {TOKEN}\nencoding_aes_key = {KEY}\n{callback}\n\
              [openid]\n{openid}\n{more}\n",
             stand_in.base_url()

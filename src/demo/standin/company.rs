@@ -1,8 +1,8 @@
 //! The pretend company: who is in it, and how WeCom would answer for it. Pure.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use serde_json::{Value as Json, json};
+use serde_json::{Map, Value as Json, json};
 
 /// A member of the pretend company.
 #[derive(Debug, Clone, Default)]
@@ -17,6 +17,47 @@ pub struct User {
     pub openid: Option<String>,
     /// Whether the app's visible range covers the member.
     pub visible: bool,
+    /// What user/get shows besides.
+    pub details: Map<String, Json>,
+}
+
+/// A department of the pretend company.
+#[derive(Debug, Clone, Default)]
+pub struct Department {
+    /// Shown by department/list and department/get.
+    pub name: String,
+    /// parentid
+    pub parent: u32,
+    /// order
+    pub order: u32,
+}
+
+/// A tag of the pretend company.
+#[derive(Debug, Clone, Default)]
+pub struct Tag {
+    /// tagname
+    pub name: String,
+    /// userids
+    pub members: BTreeSet<String>,
+    /// Department ids.
+    pub departments: BTreeSet<u32>,
+}
+
+/// How the listing of members is wrong. Pages count from 1.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Mischief {
+    /// This page is empty, and leads on.
+    EmptyPage(usize),
+    /// This page is empty, and said to be the last.
+    EndsEmpty(usize),
+    /// This page is said to be the last, although it is not.
+    EndsEarly(usize),
+    /// From this page on the cursor stays the same.
+    SameCursor(usize),
+    /// This page is the one before once more.
+    SamePage(usize),
+    /// From this page on there is only this errcode.
+    BreaksOff(usize, i64),
 }
 
 /// The pretend company and its settings in WeCom's admin console.
@@ -30,6 +71,17 @@ pub struct Company {
     pub app_secret: String,
     /// How long new tokens live, in seconds.
     pub token_lifetime: u64,
+    /// Departments, by id.
+    pub departments: BTreeMap<u32, Department>,
+    /// Tags, by id.
+    pub tags: BTreeMap<u32, Tag>,
+    /// What a secret is refused, and the errcode that says so.
+    pub forbidden: HashMap<(&'static str, &'static str), i64>,
+    /// Rows of user/list_id in a page at most.
+    pub page: usize,
+    /// How the listing is wrong.
+    pub mischief: Option<Mischief>,
+    pages_given: usize,
     users: BTreeMap<String, User>,
     /// Tokens given out, and the secret that each is for.
     tokens: HashMap<String, String>,
@@ -44,6 +96,12 @@ impl Default for Company {
             contacts_secret: "stand-in-contacts-secret".into(),
             app_secret: "stand-in-app-secret".into(),
             token_lifetime: 7200,
+            departments: BTreeMap::from([(1, Department { name: "总公司".into(), parent: 0, order: 1 })]),
+            tags: BTreeMap::new(),
+            forbidden: HashMap::new(),
+            page: 10_000,
+            mischief: None,
+            pages_given: 0,
             users: BTreeMap::new(),
             tokens: HashMap::new(),
             dead_tokens: HashMap::new(),
@@ -84,7 +142,7 @@ impl Company {
     /// Adds a visible member of department 1 who has not signed in yet.
     pub fn hire(&mut self, userid: &str) {
         let (userid, name) = (userid.to_owned(), userid.to_owned());
-        self.put(User { userid, name, departments: vec![1], openid: None, visible: true });
+        self.put(User { userid, name, departments: vec![1], visible: true, ..User::default() });
     }
 
     /// The member signs in: from now on it has this openid.
@@ -92,6 +150,11 @@ impl Company {
         if let Some(user) = self.user_mut(userid) {
             user.openid = Some(openid.to_owned());
         }
+    }
+
+    /// Everybody.
+    pub fn users(&self) -> impl Iterator<Item = &User> {
+        self.users.values()
     }
 
     /// A member, ignoring case.
@@ -125,20 +188,29 @@ impl Company {
         let Some(secret) = self.tokens.get(token) else {
             return Some(error(40014, "invalid access_token"));
         };
-        let (is_app, is_contacts) = (*secret == self.app_secret, *secret == self.contacts_secret);
-        let allowed = match request.api.as_str() {
-            "user/convert_to_openid" => is_app,
-            "user/list_id" => is_contacts,
-            "user/get" => true,
-            _ => return None,
+        let kind = if *secret == self.app_secret { "app" } else { "contacts" };
+        let forbidden = self.forbidden.iter().find(|((api, of), _)| *api == request.api && *of == kind);
+        if let Some((_, errcode)) = forbidden {
+            return Some(error(*errcode, "api forbidden"));
+        }
+        let only_for = match request.api.as_str() {
+            "user/convert_to_openid" => Some("app"),
+            "user/list_id" => Some("contacts"),
+            _ => None,
         };
-        if !allowed {
+        if only_for.is_some_and(|only| only != kind) {
             return Some(error(48002, "api forbidden"));
         }
         Some(match request.api.as_str() {
             "user/convert_to_openid" => self.convert_to_openid(request),
-            "user/get" => self.user_get(request),
-            _ => self.list_id(request),
+            "user/get" => self.user_get(request, kind == "contacts"),
+            "user/list_id" => self.list_id(request),
+            "department/simplelist" => self.department_list("department_id", false),
+            "department/list" => self.department_list("department", true),
+            "department/get" => self.department_get(request),
+            "tag/list" => self.tag_list(),
+            "tag/get" => self.tag_get(request),
+            _ => return None,
         })
     }
 
@@ -155,11 +227,11 @@ impl Company {
         json!({"errcode": 0, "errmsg": "ok", "access_token": token, "expires_in": self.token_lifetime})
     }
 
-    fn visible(&self, request: &Request) -> Result<&User, Json> {
+    fn visible(&self, request: &Request, to_all: bool) -> Result<&User, Json> {
         let userid = request.userid().unwrap_or_default().to_ascii_lowercase();
         match self.users.get(&userid) {
             None => Err(error(60111, "userid not found")),
-            Some(user) if !user.visible => {
+            Some(user) if !user.visible && !to_all => {
                 Err(error(60011, "no privilege to access/modify contact/party/agent"))
             }
             Some(user) => Ok(user),
@@ -167,39 +239,105 @@ impl Company {
     }
 
     fn convert_to_openid(&self, request: &Request) -> Json {
-        match self.visible(request) {
+        match self.visible(request, false) {
             Err(error) => error,
             Ok(User { openid: Some(openid), .. }) => json!({"errcode": 0, "errmsg": "ok", "openid": openid}),
             Ok(_) => error(43004, "require subscribe"),
         }
     }
 
-    fn user_get(&self, request: &Request) -> Json {
-        match self.visible(request) {
+    fn user_get(&self, request: &Request, to_all: bool) -> Json {
+        match self.visible(request, to_all) {
             Err(error) => error,
-            Ok(user) => json!({
-                "errcode": 0, "errmsg": "ok", "userid": user.userid, "name": user.name,
-                "department": user.departments, "status": if user.openid.is_some() { 1 } else { 4 },
-            }),
+            Ok(user) => {
+                let mut answer = json!({
+                    "errcode": 0, "errmsg": "ok", "userid": user.userid, "name": user.name,
+                    "department": user.departments, "status": if user.openid.is_some() { 1 } else { 4 },
+                });
+                if let Some(answer) = answer.as_object_mut() {
+                    answer.extend(user.details.clone());
+                }
+                answer
+            }
         }
     }
 
     /// One row per member and department; the cursor is the userid to go on from (doc 96067).
-    fn list_id(&self, request: &Request) -> Json {
+    fn list_id(&mut self, request: &Request) -> Json {
         let cursor = request.body.get("cursor").and_then(Json::as_str).unwrap_or("").to_owned();
+        self.pages_given = if cursor.is_empty() { 1 } else { self.pages_given + 1 };
+        let (this, mischief) = (self.pages_given, self.mischief.clone());
         let limit = request.body.get("limit").and_then(Json::as_u64).unwrap_or(10_000).clamp(1, 10_000);
-        let limit = usize::try_from(limit).unwrap_or(10_000);
+        let limit = usize::try_from(limit).unwrap_or(10_000).min(self.page);
+        let from = match (&mischief, cursor.split_once('|')) {
+            (Some(Mischief::SamePage(page)), Some((before, _))) if *page == this => before.to_owned(),
+            (_, Some((_, from))) => from.to_owned(),
+            (_, None) => String::new(),
+        };
         let mut rows = Vec::new();
-        let mut next = "";
-        for (key, user) in self.users.range(cursor..) {
+        let mut next = String::new();
+        for (key, user) in self.users.range(from.clone()..) {
             if rows.len() >= limit {
-                next = key;
+                // With where this page began, so that it can be given once more.
+                next = format!("{from}|{key}");
                 break;
             }
             let of_user = user.departments.iter().map(|id| json!({"userid": user.userid, "department": id}));
             rows.extend(of_user);
         }
+        match mischief {
+            Some(Mischief::EmptyPage(page)) if page == this => rows.clear(),
+            Some(Mischief::EndsEmpty(page)) if page == this => {
+                rows.clear();
+                next.clear();
+            }
+            Some(Mischief::EndsEarly(page)) if page == this => next.clear(),
+            Some(Mischief::SameCursor(page)) if this >= page && this > 1 => next = cursor,
+            Some(Mischief::BreaksOff(page, errcode)) if this >= page => return error(errcode, "planned"),
+            _ => {}
+        }
         json!({"errcode": 0, "errmsg": "ok", "next_cursor": next, "dept_user": rows})
+    }
+
+    fn department_list(&self, key: &str, with_names: bool) -> Json {
+        let listed = self.departments.iter().map(|(id, department)| department.to_json(*id, with_names));
+        json!({"errcode": 0, "errmsg": "ok", key: listed.collect::<Vec<_>>()})
+    }
+
+    fn department_get(&self, request: &Request) -> Json {
+        let id = request.query("id").parse().unwrap_or(0);
+        match self.departments.get(&id) {
+            Some(department) => {
+                json!({"errcode": 0, "errmsg": "ok", "department": department.to_json(id, true)})
+            }
+            None => error(60123, "invalid party id"),
+        }
+    }
+
+    fn tag_list(&self) -> Json {
+        let listed = self.tags.iter().map(|(id, tag)| json!({"tagid": id, "tagname": tag.name}));
+        json!({"errcode": 0, "errmsg": "ok", "taglist": listed.collect::<Vec<_>>()})
+    }
+
+    fn tag_get(&self, request: &Request) -> Json {
+        let Some(tag) = request.query("tagid").parse().ok().and_then(|id: u32| self.tags.get(&id)) else {
+            return error(40068, "invalid tagid");
+        };
+        let members = tag.members.iter().map(|userid| json!({"userid": userid, "name": userid}));
+        json!({
+            "errcode": 0, "errmsg": "ok", "tagname": tag.name, "userlist": members.collect::<Vec<_>>(),
+            "partylist": tag.departments,
+        })
+    }
+}
+
+impl Department {
+    fn to_json(&self, id: u32, with_name: bool) -> Json {
+        let mut json = json!({"id": id, "parentid": self.parent, "order": self.order});
+        if with_name {
+            json["name"] = self.name.as_str().into();
+        }
+        json
     }
 }
 

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::Value as Json;
 
-pub use company::{Company, Request, User};
+pub use company::{Company, Department, Mischief, Request, Tag, User};
 pub use faults::Fault;
 use faults::{Planned, Programme};
 

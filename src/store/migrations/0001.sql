@@ -26,7 +26,7 @@ CREATE TABLE members (
     openid_next_attempt_at  INTEGER,
     openid_errcode          INTEGER,    -- WeCom's last answer, if it was a refusal
     openid_error            TEXT,
-    openid_updated_at       INTEGER,    -- when the openid or its state changed last
+    openid_updated_at       INTEGER,    -- when WeCom gave the openid last, or its state changed
     openid_revision         INTEGER NOT NULL,  -- differs whenever an answer to an earlier question no longer counts
 
     details_state       TEXT NOT NULL CHECK (details_state IN ('known', 'due', 'denied')),

@@ -1,0 +1,158 @@
+//! `reconcile`: compares the directory with WeCom, by the daemon if it runs, else here.
+
+use std::io::IsTerminal;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use log::LevelFilter;
+use serde_json::Value as Json;
+
+use super::{Failure, load, logging, print};
+use crate::config::{Config, ConfigError};
+use crate::daemon::reconciler::plan::in_words;
+use crate::daemon::reconciler::{Engine, PROGRESS, Progress, REPORT, WISH, Wish, compare};
+use crate::daemon::recorder::Recorder;
+use crate::daemon::{client, is_running, lock};
+use crate::directory::comparison::Guard;
+use crate::stop::Stop;
+use crate::store::open::{open_beside, open_in_memory};
+use crate::store::state::take_first;
+use crate::store::{StoreError, Writer, get_state, open_reader, open_writer, set_state};
+use crate::wecom::api::clock;
+
+/// How often it is looked for the daemon's report.
+const LOOK: Duration = Duration::from_millis(200);
+/// A line so often where there is no terminal.
+const LINE_EVERY: Duration = Duration::from_secs(10);
+
+pub(super) fn reconcile(path: Option<&Path>, wish: Wish, as_json: bool) -> Result<(), Failure> {
+    let config = load(path)?;
+    if config.wecom.contacts_secret.is_none() {
+        return Err(Failure::Config(ConfigError(vec![format!(
+            "{}: [wecom] contacts_secret is not set: only with the secret of contacts sync (通讯录同步) can members be listed",
+            config.file.display()
+        )])));
+    }
+    let shown = Shown::new();
+    let report = if is_running(&config.database.path) {
+        by_the_daemon(&config, wish, &shown)?
+    } else {
+        here(&config, wish, &shown)?
+    };
+    shown.clear();
+    print(&if as_json { format!("{report:#}\n") } else { in_words(&report) })?;
+    match report.get("outcome").and_then(Json::as_str) {
+        Some("ok" | "partial") => Ok(()),
+        Some("blocked") if wish.dry_run => Ok(()),
+        Some("blocked") => Err(Failure::Other("deletions are blocked; see the note".into())),
+        _ => Err(Failure::Other("the comparison did not come to its end; see the note".into())),
+    }
+}
+
+/// Leaves the wish for the daemon and waits for its report: only one may call WeCom at its pace.
+fn by_the_daemon(config: &Config, wish: Wish, shown: &Shown) -> Result<Json, Failure> {
+    let beside = open_beside(&config.database.path)?;
+    let id = format!("{:016x}", fastrand::u64(..));
+    set_state(&beside, &format!("{WISH}{id}"), clock(), Some(&wish.to_json()))?;
+    shown.line("asked the running daemon");
+    let report = format!("{REPORT}{id}");
+    loop {
+        if get_state(&beside, &report)?.is_some()
+            && let Some((_, report)) = take_first(&beside, &report)?
+        {
+            return Ok(report);
+        }
+        if !is_running(&config.database.path) {
+            let what = "the daemon ended in the middle; the directory is whole, try again";
+            return Err(Failure::Other(what.into()));
+        }
+        if let Some((_, progress)) = get_state(&beside, PROGRESS)? {
+            let number = |key| progress.get(key).and_then(Json::as_u64).and_then(|n| usize::try_from(n).ok());
+            let phase = progress.get("phase").and_then(Json::as_str).unwrap_or("");
+            shown.at(phase, number("done").unwrap_or(0), number("of"));
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
+fn here(config: &Config, wish: Wish, shown: &Shown) -> Result<Json, Failure> {
+    logging::start(&crate::config::Log { level: LevelFilter::Warn, file: None })?;
+    let path = &config.database.path;
+    // No daemon may start in the middle: each would keep its own pace.
+    let _lock = if wish.dry_run { None } else { Some(lock(path, config.database.mode)?) };
+    let stop = Stop::default();
+    let (writer, thread) = if wish.dry_run {
+        // What the client records of its calls goes nowhere.
+        Writer::start(open_in_memory()?)?
+    } else {
+        Writer::start(open_writer(path, config.database.mode)?)?
+    };
+    let reader = match open_reader(path) {
+        Err(StoreError::Missing(_)) if wish.dry_run => open_in_memory()?,
+        reader => reader?,
+    };
+    let client: crate::wecom::api::Client<Recorder> = client(config, &writer, &stop);
+    let tell = |progress: Progress| shown.at(progress.phase, progress.done, progress.of);
+    let engine = Engine {
+        client: &client,
+        reader: &reader,
+        writer: (!wish.dry_run).then_some(&writer),
+        stop: &stop,
+        guard: Guard { percent: config.reconcile.max_delete_percent, allowed: wish.allow_deletes },
+        tell: &tell,
+    };
+    let report = compare(&engine, "the reconcile command");
+    writer.close();
+    let _ = thread.join_within(Duration::from_secs(10));
+    Ok(report?.to_json(wish.dry_run))
+}
+
+/// Where it is: a bar on a terminal, else a line now and then.
+struct Shown {
+    bar: Option<ProgressBar>,
+    last_line: std::cell::Cell<Instant>,
+}
+
+impl Shown {
+    fn new() -> Self {
+        let bar = std::io::stderr().is_terminal().then(ProgressBar::new_spinner);
+        Self { bar, last_line: std::cell::Cell::new(Instant::now()) }
+    }
+
+    fn at(&self, phase: &str, done: usize, of: Option<usize>) {
+        let Some(bar) = &self.bar else {
+            if self.last_line.get().elapsed() >= LINE_EVERY {
+                self.last_line.set(Instant::now());
+                let of = of.map_or_else(String::new, |of| format!(" of {of}"));
+                self.line(&format!("{phase}: {done}{of}"));
+            }
+            return;
+        };
+        let template = match of {
+            Some(of) => {
+                bar.set_length(u64::try_from(of).unwrap_or(u64::MAX));
+                "{msg} [{bar:30}] {pos}/{len}, {eta} left"
+            }
+            None => "{spinner} {msg} {pos}",
+        };
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style);
+        }
+        bar.set_message(phase.to_owned());
+        bar.set_position(u64::try_from(done).unwrap_or(u64::MAX));
+    }
+
+    fn line(&self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.set_message(text.to_owned()),
+            None => eprintln!("wecom-dirsync: {text}"),
+        }
+    }
+
+    fn clear(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}

@@ -1,0 +1,311 @@
+//! Asks user/get for members whose fields are not known: since 2022 an event tells hardly more than the userid.
+//!
+//! Whose details are due stands in the database, the newest news first. So does WeCom's refusal: a member, or all
+//! of them, is `denied` then, and asked for again only when something speaks of it, or at the next comparison.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+use serde_json::json;
+
+use super::recorder::Recorder;
+use crate::directory::UserId;
+use crate::stop::Stop;
+use crate::store::details::{
+    DetailsAsked, details_due, details_sample, move_details, record_denied, record_details,
+};
+use crate::store::observed::Effect;
+use crate::store::{StoreError, Writer, get_state, set_state};
+use crate::wecom::api::{Client, NoAnswer, SecretKind, clock};
+use crate::wecom::errcode::Reason;
+use crate::wecom::pace::Urgency;
+use crate::wecom::read::{NotSeen, Seen};
+
+/// News that are so fresh are waited for: events often come in pairs, and an answer must be newer than both.
+const SETTLE: Duration = Duration::from_secs(2);
+/// The database is looked at so often when nothing wakes.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
+/// Members looked up at a time.
+const BATCH: usize = 100;
+/// Members that are moved from one state to another at a time.
+const MOVED: usize = 2000;
+/// A member whom WeCom answers with something unknown is asked for again after this ..
+const UNKNOWN_WAIT: Duration = Duration::from_secs(300);
+/// .. so often.
+const UNKNOWN_TRIES: u32 = 3;
+/// How long a commit may take before it is handed in again.
+const PATIENCE: Duration = Duration::from_secs(4);
+
+/// Members in the daily sample.
+const SAMPLE: usize = 20;
+/// The sample is taken so often (seconds).
+const SAMPLE_EVERY: i64 = 86_400;
+
+/// In `daemon_state`: the app may not call user/get at all.
+const DENIED: &str = "details_denied";
+/// In `daemon_state`: what the daily sample found.
+pub const DRIFT: &str = "drift";
+
+#[derive(Default)]
+struct Signals {
+    woken: bool,
+    compared: bool,
+}
+
+/// Wakes the worker.
+#[derive(Default)]
+pub struct DetailsWorker {
+    signals: Mutex<Signals>,
+    wake: Condvar,
+}
+
+impl DetailsWorker {
+    /// Something was said of members whose details may be due.
+    pub fn wake(&self) {
+        self.signal(|signals| signals.woken = true);
+    }
+
+    /// The directory was compared: members came to light, and who was refused may be asked for again.
+    pub fn compared(&self) {
+        self.signal(|signals| (signals.woken, signals.compared) = (true, true));
+    }
+
+    fn signal(&self, set: impl FnOnce(&mut Signals)) {
+        set(&mut self.signals.lock().unwrap_or_else(PoisonError::into_inner));
+        self.wake.notify_all();
+    }
+
+    fn is_woken(&self) -> bool {
+        self.signals.lock().unwrap_or_else(PoisonError::into_inner).woken
+    }
+
+    fn wait(&self, time: Duration) -> Signals {
+        let until = Instant::now() + time;
+        let mut signals = self.signals.lock().unwrap_or_else(PoisonError::into_inner);
+        while !signals.woken {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            signals = self.wake.wait_timeout(signals, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        std::mem::take(&mut *signals)
+    }
+}
+
+/// What the worker works with.
+pub struct Details {
+    /// To ask WeCom.
+    pub client: Arc<Client<Recorder>>,
+    /// To write.
+    pub writer: Writer,
+    /// To look.
+    pub reader: Connection,
+    /// Ends it.
+    pub stop: Stop,
+}
+
+/// Why the round ends.
+enum End {
+    Stopped,
+    /// Try again then.
+    Wait(Duration),
+}
+
+impl From<StoreError> for End {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Closed => Self::Stopped,
+            error => {
+                log::error!("details: {error}");
+                Self::Wait(LOOK_AGAIN)
+            }
+        }
+    }
+}
+
+impl From<rusqlite::Error> for End {
+    fn from(error: rusqlite::Error) -> Self {
+        StoreError::from(error).into()
+    }
+}
+
+/// Members who got answers that this program does not know: when to ask again, and how often it was so.
+type Unknown = HashMap<UserId, (Instant, u32)>;
+
+impl Details {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// If no thread can be had.
+    pub fn start(self) -> std::io::Result<(Arc<DetailsWorker>, JoinHandle<()>)> {
+        let worker = Arc::new(DetailsWorker::default());
+        let waker = Arc::clone(&worker);
+        let thread = std::thread::Builder::new().name("details".into()).spawn(move || self.work(&waker))?;
+        Ok((worker, thread))
+    }
+
+    fn work(&self, worker: &DetailsWorker) {
+        let mut unknown = Unknown::new();
+        // Whoever restarts has usually just mended something.
+        let mut try_denied = true;
+        loop {
+            let wait = match self.round(worker, &mut unknown, std::mem::take(&mut try_denied)) {
+                Ok(()) => LOOK_AGAIN,
+                Err(End::Wait(time)) => time.min(LOOK_AGAIN),
+                Err(End::Stopped) => return,
+            };
+            let signals = worker.wait(wait);
+            try_denied = signals.compared;
+            if self.stop.sleep(if signals.woken { SETTLE } else { Duration::ZERO }) {
+                return;
+            }
+        }
+    }
+
+    /// Asks for everybody who is due, and takes the daily sample when it is time.
+    fn round(&self, worker: &DetailsWorker, unknown: &mut Unknown, try_denied: bool) -> Result<(), End> {
+        if try_denied && get_state(&self.reader, DENIED)?.is_some() {
+            self.writer.run(PATIENCE, |connection| move_details(connection, ("denied", "due"), 1))?;
+        }
+        loop {
+            let now = Instant::now();
+            unknown.retain(|_, (at, tries)| *at > now || *tries < UNKNOWN_TRIES);
+            let due = details_due(&self.reader, BATCH + unknown.len())?;
+            let waits = |asked: &DetailsAsked| unknown.get(&asked.userid).is_some_and(|(at, _)| *at > now);
+            let due: Vec<_> = due.into_iter().filter(|asked| !waits(asked)).collect();
+            if due.is_empty() {
+                break;
+            }
+            for asked in due {
+                self.ask(&asked, urgency(&asked), unknown)?;
+                if worker.is_woken() {
+                    // Whoever just changed comes first.
+                    break;
+                }
+            }
+        }
+        self.sample(unknown)
+    }
+
+    /// Asks for one member; what it came to.
+    fn ask(&self, asked: &DetailsAsked, urgency: Urgency, unknown: &mut Unknown) -> Result<Effect, End> {
+        if self.stop.given() {
+            return Err(End::Stopped);
+        }
+        let answer = self.client.user_get(&asked.userid, SecretKind::App, urgency);
+        log::debug!("details userid={} known={}", asked.userid, answer.is_ok());
+        match answer {
+            Ok(Seen { what: (_, fields), at }) => {
+                unknown.remove(&asked.userid);
+                let effect = {
+                    let asked = asked.clone();
+                    self.write(move |connection| record_details(connection, &asked, &fields, at, clock()))?
+                };
+                self.allowed_again()?;
+                Ok(effect)
+            }
+            Err(NotSeen::NoAnswer(NoAnswer::Stopped)) => Err(End::Stopped),
+            Err(NotSeen::NoAnswer(NoAnswer::NoSecret)) => Err(End::Wait(LOOK_AGAIN)),
+            Err(NotSeen::NoAnswer(NoAnswer::Paused(until, reason))) => {
+                if reason == Reason::Permission {
+                    self.denied_for_all()?;
+                }
+                Err(End::Wait(
+                    until.saturating_duration_since(Instant::now()).max(Duration::from_millis(100)),
+                ))
+            }
+            Err(NotSeen::Refused { errcode, .. }) => {
+                let is_known =
+                    crate::wecom::errcode::reaction(errcode) == crate::wecom::errcode::Reaction::Never;
+                let tries = unknown.get(&asked.userid).map_or(1, |(_, tries)| tries + 1);
+                if is_known || tries >= UNKNOWN_TRIES {
+                    unknown.remove(&asked.userid);
+                    let asked = asked.clone();
+                    self.write(move |connection| record_denied(connection, &asked, clock()))?;
+                } else {
+                    unknown.insert(asked.userid.clone(), (Instant::now() + UNKNOWN_WAIT, tries));
+                }
+                Ok(Effect::default())
+            }
+        }
+    }
+
+    /// The app may not call user/get: nobody is asked for until something speaks of a member, or the next
+    /// comparison.
+    fn denied_for_all(&self) -> Result<(), End> {
+        let first = get_state(&self.reader, DENIED)?.is_none();
+        if first {
+            log::warn!(
+                "details of members stay unknown, because the app may not call user/get; all else goes on"
+            );
+        }
+        while self.write(|connection| {
+            set_state(connection, DENIED, clock(), Some(&json!(true)))?;
+            move_details(connection, ("due", "denied"), MOVED)
+        })? == MOVED
+        {}
+        Ok(())
+    }
+
+    fn allowed_again(&self) -> Result<(), End> {
+        if get_state(&self.reader, DENIED)?.is_none() {
+            return Ok(());
+        }
+        log::info!("the app may call user/get again; details are asked for");
+        while self.write(|connection| {
+            set_state(connection, DENIED, clock(), None)?;
+            move_details(connection, ("denied", "due"), MOVED)
+        })? == MOVED
+        {}
+        Ok(())
+    }
+
+    /// Asks for some members once a day whose fields are known. How many were different tells how exact the
+    /// directory is; it is repaired by the way.
+    fn sample(&self, unknown: &mut Unknown) -> Result<(), End> {
+        let now = clock();
+        let last = get_state(&self.reader, DRIFT)?.map(|(at, _)| at);
+        if last.is_some_and(|at| (0..SAMPLE_EVERY).contains(&now.since(at))) {
+            return Ok(());
+        }
+        let sample = details_sample(&self.reader, SAMPLE)?;
+        if sample.is_empty() {
+            return Ok(());
+        }
+        let (asked, mut different) = (sample.len(), 0);
+        for member in sample {
+            if !self.ask(&member, Urgency::Details, unknown)?.is_none() {
+                different += 1;
+                log::warn!("the daily sample found userid={} different; it is repaired", member.userid);
+            }
+        }
+        log::info!("daily sample: {different} of {asked} members were different");
+        let drift = json!({"asked": asked, "different": different});
+        self.write(move |connection| set_state(connection, DRIFT, clock(), Some(&drift)))
+    }
+
+    /// Writes, however long the database takes: what WeCom answered is not asked for again.
+    fn write<T: Send + 'static>(
+        &self,
+        work: impl Fn(&Connection) -> rusqlite::Result<T> + Send + Clone + 'static,
+    ) -> Result<T, End> {
+        loop {
+            match self.writer.run(PATIENCE, work.clone()) {
+                Ok(done) => return Ok(done),
+                Err(StoreError::Closed) => return Err(End::Stopped),
+                Err(error) if error.is_of_the_data() => return Err(error.into()),
+                Err(_) if self.stop.sleep(Duration::from_secs(1)) => return Err(End::Stopped),
+                Err(_) => {}
+            }
+        }
+    }
+}
+
+/// Members that just changed come before those of a company that is new here.
+fn urgency(asked: &DetailsAsked) -> Urgency {
+    if asked.is_named { Urgency::Details } else { Urgency::Fill }
+}

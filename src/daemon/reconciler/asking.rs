@@ -1,0 +1,137 @@
+//! Asking WeCom during a comparison: waiting for what passes by itself, going without what is not allowed.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use super::repairs::Stopped;
+use crate::directory::UserId;
+use crate::stop::Stop;
+use crate::store::StoreError;
+use crate::wecom::api::{Client, Listener, NoAnswer, SecretKind};
+use crate::wecom::errcode::{Reason, is_unknown_member};
+use crate::wecom::pace::Urgency;
+use crate::wecom::read::{NotSeen, Seen};
+
+/// A comparison waits for the network so long; then the next one tries again.
+const NETWORK_PATIENCE: Duration = Duration::from_secs(40);
+/// A pause may end earlier than it says.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
+/// A comparison waits for limits of WeCom's that pass by themselves so long; one by the hour included.
+const LIMITS_PASS: Duration = Duration::from_secs(70 * 60);
+
+/// Why a comparison ends early.
+pub(super) enum End {
+    /// The program is ending.
+    Stopped,
+    /// It is no use to go on; what the operator should know.
+    Failed(String),
+}
+
+impl From<Stopped> for End {
+    fn from(Stopped: Stopped) -> Self {
+        Self::Stopped
+    }
+}
+
+impl From<rusqlite::Error> for End {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Failed(StoreError::from(error).to_string())
+    }
+}
+
+/// Why WeCom does not show something; the comparison goes on without it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Refusal {
+    pub(super) errcode: Option<i64>,
+    text: String,
+    /// Whether everything of the kind is refused, not only this one.
+    pub(super) is_for_all: bool,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.errcode {
+            Some(errcode) => write!(f, "errcode {errcode}: {}", self.text),
+            None => f.write_str(&self.text),
+        }
+    }
+}
+
+/// Whether somebody is there.
+pub(super) enum Existence {
+    Gone,
+    There,
+    Unclear(Refusal),
+}
+
+/// Asks.
+pub(super) struct Ask<'a, L> {
+    pub(super) client: &'a Client<L>,
+    pub(super) stop: &'a Stop,
+}
+
+impl<L: Listener> Ask<'_, L> {
+    /// Asks until there is an answer, or it is clear that there will be none.
+    pub(super) fn about<T>(
+        &self,
+        question: impl Fn() -> Result<Seen<T>, NotSeen>,
+    ) -> Result<Result<Seen<T>, Refusal>, End> {
+        let begun = Instant::now();
+        loop {
+            let (until, reason) = match question() {
+                Ok(seen) => return Ok(Ok(seen)),
+                Err(NotSeen::Refused { errcode, errmsg }) => {
+                    return Ok(Err(Refusal { errcode: Some(errcode), text: errmsg, is_for_all: false }));
+                }
+                Err(NotSeen::NoAnswer(NoAnswer::Stopped)) => return Err(End::Stopped),
+                Err(NotSeen::NoAnswer(NoAnswer::NoSecret)) => {
+                    let text = "the secret for it is not configured".to_owned();
+                    return Ok(Err(Refusal { errcode: None, text, is_for_all: true }));
+                }
+                Err(NotSeen::NoAnswer(NoAnswer::Paused(until, reason))) => (until, reason),
+            };
+            match reason {
+                Reason::Permission => {
+                    let text = "this secret may not call the API; the log says which".to_owned();
+                    return Ok(Err(Refusal { errcode: None, text, is_for_all: true }));
+                }
+                Reason::Network | Reason::Unknown if begun.elapsed() < NETWORK_PATIENCE => {}
+                Reason::Quota | Reason::Concurrency if begun.elapsed() < LIMITS_PASS => {}
+                _ => return Err(failed(reason)),
+            }
+            let wait = until.saturating_duration_since(Instant::now());
+            if self.stop.sleep(wait.clamp(Duration::from_millis(10), LOOK_AGAIN)) {
+                return Err(End::Stopped);
+            }
+        }
+    }
+
+    /// Asks for a member by name, with the secret that sees most first.
+    pub(super) fn for_member(&self, userid: &UserId) -> Result<Existence, End> {
+        let mut refused = None;
+        for secret in [SecretKind::App, SecretKind::Contacts] {
+            if !self.client.has_secret(secret) {
+                continue;
+            }
+            match self.about(|| self.client.user_get(userid, secret, Urgency::Reconcile))? {
+                Ok(_) => return Ok(Existence::There),
+                Err(refusal) if refusal.errcode.is_some_and(is_unknown_member) => return Ok(Existence::Gone),
+                Err(refusal) => {
+                    // If one secret is refused everything and the other only this member, others may fare better.
+                    let is_for_all = refusal.is_for_all
+                        && refused.as_ref().is_none_or(|former: &Refusal| former.is_for_all);
+                    refused = Some(Refusal { is_for_all, ..refusal });
+                }
+            }
+        }
+        Ok(Existence::Unclear(refused.unwrap_or_else(|| Refusal {
+            errcode: None,
+            text: "no secret is configured".into(),
+            is_for_all: true,
+        })))
+    }
+}
+
+fn failed(reason: Reason) -> End {
+    End::Failed(format!("WeCom cannot be asked ({}): {}", reason.as_str(), reason.advice()))
+}

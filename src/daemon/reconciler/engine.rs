@@ -1,0 +1,508 @@
+//! One comparison from beginning to end: list, compare, repair, and delete only what is surely gone.
+
+use std::cell::Cell;
+
+use rusqlite::Connection;
+
+use super::asking::{Ask, End, Existence, Refusal};
+use super::plan::{Plan, Report};
+use super::repairs::Repairs;
+use crate::directory::comparison::{self, Deletions, Guard, Inquiry, MemberDifference, SetDifference};
+use crate::directory::listing::{Flaw, Listing, Members};
+use crate::directory::{
+    DepartmentField, DepartmentId, Fields, MemberField, TagId, UnixSeconds, UserId, Value,
+};
+use crate::stop::Stop;
+use crate::store::Writer;
+use crate::store::observed::Observation;
+use crate::store::reconciles::{
+    ReconcileOutcome, count_members, known_departments, known_members, known_tag_content, known_tags,
+};
+use crate::wecom::api::{Client, Listener, SecretKind};
+use crate::wecom::read::{Departments, PAGE, Seen, TagContent};
+
+/// Known members that are compared at a time.
+const RUN: usize = 2000;
+
+/// How far it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// What it is at.
+    pub phase: &'static str,
+    /// So many are done ..
+    pub done: usize,
+    /// .. of so many, as far as that is known.
+    pub of: Option<usize>,
+}
+
+/// What a comparison works with.
+pub struct Engine<'a, L> {
+    /// To ask WeCom.
+    pub client: &'a Client<L>,
+    /// To read the directory.
+    pub reader: &'a Connection,
+    /// To repair it; none: a dry run.
+    pub writer: Option<&'a Writer>,
+    /// Ends it.
+    pub stop: &'a Stop,
+    /// How many deletions are believed.
+    pub guard: Guard,
+    /// Hears how far it is.
+    pub tell: &'a dyn Fn(Progress),
+}
+
+impl<L: Listener> Engine<'_, L> {
+    /// Compares and repairs.
+    #[must_use]
+    pub fn run(&self) -> Report {
+        let mut run = Run {
+            engine: self,
+            ask: Ask { client: self.client, stop: self.stop },
+            repairs: Repairs::new(self.writer, self.stop),
+            plan: Plan::default(),
+            notes: Vec::new(),
+            members_seen: 0,
+            is_partial: false,
+        };
+        let outcome = match run.all() {
+            Ok(outcome) => outcome,
+            Err(End::Stopped) => ReconcileOutcome::Stopped,
+            Err(End::Failed(why)) => {
+                run.notes.push(why);
+                ReconcileOutcome::Failed
+            }
+        };
+        Report {
+            outcome,
+            members_seen: run.members_seen,
+            effect: run.repairs.effect(),
+            plan: run.plan,
+            notes: run.notes,
+        }
+    }
+}
+
+struct Run<'a, L> {
+    engine: &'a Engine<'a, L>,
+    ask: Ask<'a, L>,
+    repairs: Repairs<'a>,
+    plan: Plan,
+    notes: Vec<String>,
+    members_seen: usize,
+    is_partial: bool,
+}
+
+/// What one kind's comparison found missing.
+struct Missing<T> {
+    what: Vec<T>,
+    present: usize,
+    /// When WeCom was asked, on its clock.
+    at: UnixSeconds,
+}
+
+impl<T> Missing<T> {
+    fn none(at: UnixSeconds) -> Self {
+        Self { what: Vec::new(), present: 0, at }
+    }
+
+    fn deletions(&self) -> Deletions {
+        Deletions { missing: self.what.len(), present: self.present }
+    }
+}
+
+impl<L: Listener> Run<'_, L> {
+    fn all(&mut self) -> Result<ReconcileOutcome, End> {
+        let structure = self.department_structure()?;
+        let (listed, began, flaw) = self.listing()?;
+        let mut departments = self.departments(structure, &listed)?;
+        let mut members = self.members(listed, began)?;
+        let mut tags = self.tags()?;
+        // What was seen counts, whatever may come of the deletions.
+        self.repairs.flush()?;
+        if let Some(flaw) = flaw {
+            self.notes.push(format!("no member is deleted, because {flaw}"));
+            members.what.clear();
+            departments.what.clear();
+        }
+        let blocked = self.delete(&mut members, &mut departments, &mut tags)?;
+        self.repairs.flush()?;
+        Ok(match (blocked, flaw) {
+            (true, _) => ReconcileOutcome::Blocked,
+            (false, Some(_)) => ReconcileOutcome::Failed,
+            (false, None) if self.is_partial => ReconcileOutcome::Partial,
+            (false, None) => ReconcileOutcome::Ok,
+        })
+    }
+
+    fn tell(&self, phase: &'static str, done: usize, of: Option<usize>) {
+        (self.engine.tell)(Progress { phase, done, of });
+    }
+
+    fn partly(&mut self, what: &str, refusal: &Refusal) {
+        self.is_partial = true;
+        self.notes.push(format!("{what}: {refusal}"));
+    }
+
+    /// All departments, and the time of the listing; `None` if WeCom does not show them.
+    fn department_structure(&mut self) -> Result<Option<Seen<Departments>>, End> {
+        self.tell("departments", 0, None);
+        let client = self.engine.client;
+        let mut structure = self.ask.about(|| client.department_ids())?;
+        if structure.is_err() {
+            structure = self.ask.about(|| client.departments(SecretKind::Contacts))?;
+        }
+        match structure {
+            Ok(mut structure) => {
+                self.department_names(&mut structure.what)?;
+                Ok(Some(structure))
+            }
+            Err(refusal) => {
+                self.partly("departments are not compared", &refusal);
+                Ok(None)
+            }
+        }
+    }
+
+    /// Adds the names, as far as some secret may see them.
+    fn department_names(&mut self, structure: &mut Departments) -> Result<(), End> {
+        let client = self.engine.client;
+        let is_named = |fields: &Fields<DepartmentField>| fields.contains_key(&DepartmentField::Name);
+        let mut refused = None;
+        for secret in [SecretKind::App, SecretKind::Contacts] {
+            if structure.values().all(is_named) || !client.has_secret(secret) {
+                continue;
+            }
+            match self.ask.about(|| client.departments(secret))? {
+                Ok(named) => {
+                    for (id, fields) in named.what {
+                        let name = fields.get(&DepartmentField::Name);
+                        if let (Some(department), Some(name)) = (structure.get_mut(&id), name) {
+                            department.insert(DepartmentField::Name, name.clone());
+                        }
+                    }
+                }
+                Err(refusal) => refused = Some(refusal),
+            }
+        }
+        let nameless: Vec<DepartmentId> =
+            structure.iter().filter(|(_, fields)| !is_named(fields)).map(|(id, _)| *id).collect();
+        // Where no list is to be had, one by one may be.
+        for (done, id) in nameless.iter().enumerate() {
+            self.tell("names of departments", done, Some(nameless.len()));
+            match self.ask.about(|| client.department(*id, SecretKind::App))? {
+                Ok(seen) => structure
+                    .entry(*id)
+                    .or_default()
+                    .extend(seen.what.into_iter().filter(|(field, _)| *field == DepartmentField::Name)),
+                Err(refusal) if refusal.is_for_all => {
+                    refused = Some(refusal);
+                    break;
+                }
+                Err(_) => {}
+            }
+        }
+        if let Some(refusal) = refused.filter(|_| !structure.values().all(is_named)) {
+            self.partly("names of some departments are not known", &refusal);
+        }
+        Ok(())
+    }
+
+    /// Lists all members; when the listing began, and what is wrong with it.
+    fn listing(&mut self) -> Result<(Members, UnixSeconds, Option<Flaw>), End> {
+        let (mut listing, mut began) = self.list(PAGE)?;
+        if listing.flaw() == Some(Flaw::EmptyPage) {
+            // It may only be that the last page was full; another size of page tells.
+            (listing, began) = self.list(PAGE - PAGE / 7)?;
+        }
+        let flaw = listing.flaw();
+        Ok((listing.members(), began, flaw))
+    }
+
+    fn list(&mut self, limit: u32) -> Result<(Listing, UnixSeconds), End> {
+        let client = self.engine.client;
+        let (mut listing, mut cursor, mut began) = (Listing::default(), String::new(), None);
+        loop {
+            self.tell("listing members", listing.len(), None);
+            let seen = match self.ask.about(|| client.list_ids(&cursor, limit)) {
+                Ok(Ok(seen)) => seen,
+                Ok(Err(refusal)) if began.is_none() => {
+                    return Err(End::Failed(format!("members cannot be listed: {refusal}")));
+                }
+                Ok(Err(refusal)) => {
+                    self.notes.push(format!("the listing broke off: {refusal}"));
+                    listing.flawed(Flaw::BrokenOff);
+                    break;
+                }
+                Err(End::Failed(why)) if began.is_some() => {
+                    self.notes.push(format!("the listing broke off: {why}"));
+                    listing.flawed(Flaw::BrokenOff);
+                    break;
+                }
+                Err(end) => return Err(end),
+            };
+            began.get_or_insert(seen.at);
+            if seen.what.unreadable > 0 {
+                listing.flawed(Flaw::NotUserids);
+            }
+            if !listing.add(&seen.what.rows, &seen.what.next_cursor) {
+                break;
+            }
+            cursor = seen.what.next_cursor;
+        }
+        Ok((listing, began.unwrap_or_default()))
+    }
+
+    fn departments(
+        &mut self,
+        structure: Option<Seen<Departments>>,
+        listed: &Members,
+    ) -> Result<Missing<DepartmentId>, End> {
+        let Some(Seen { what: structure, at }) = structure else {
+            return Ok(Missing::none(UnixSeconds::default()));
+        };
+        let known = known_departments(self.engine.reader)?;
+        let differences = comparison::departments(&structure, &known, at);
+        for (id, fields) in differences.new {
+            self.plan.departments.new.add(id);
+            self.repairs.add(Observation::Department(id, fields), at)?;
+        }
+        for (id, fields) in differences.changed {
+            self.plan.departments.changed.add(id);
+            self.repairs.add(Observation::Department(id, fields), at)?;
+        }
+        let mut missing = Missing { what: differences.missing, present: known.len(), at };
+        // The company itself is always one; and members are only in departments that there are.
+        let is_incomplete =
+            structure.is_empty() || listed.departments().iter().any(|id| !structure.contains_key(id));
+        if is_incomplete && !missing.what.is_empty() {
+            self.notes
+                .push("no department is deleted, because the listing of departments is incomplete".into());
+            missing.what.clear();
+        }
+        Ok(missing)
+    }
+
+    fn members(&mut self, listed: Members, began: UnixSeconds) -> Result<Missing<UserId>, End> {
+        let (rows, rows_seen) = (listed.rows(), Cell::new(0));
+        let members_seen = Cell::new(0);
+        let mut listed = listed
+            .inspect(|(_, departments)| {
+                members_seen.set(members_seen.get() + 1);
+                rows_seen.set(rows_seen.get() + departments.len());
+            })
+            .peekable();
+        let mut missing =
+            Missing { what: Vec::new(), present: count_members(self.engine.reader)?, at: began };
+        let mut after = String::new();
+        loop {
+            self.tell("comparing members", rows_seen.get(), Some(rows));
+            let known = known_members(self.engine.reader, &after, RUN)?;
+            for difference in comparison::members(&mut listed, &known, began) {
+                match difference {
+                    MemberDifference::New(userid, departments) => {
+                        self.new_member(userid, departments, began)?
+                    }
+                    MemberDifference::Changed(userid, departments) => {
+                        self.plan.members.changed.add(&userid);
+                        self.see_member(userid, departments, began)?;
+                    }
+                    MemberDifference::Missing(userid) => missing.what.push(userid),
+                }
+            }
+            match known.last() {
+                Some(last) => last.userid.as_str().clone_into(&mut after),
+                None => break,
+            }
+        }
+        while let Some((userid, departments)) = listed.next() {
+            self.tell("adding members", rows_seen.get(), Some(rows));
+            self.new_member(userid, departments, began)?;
+        }
+        self.members_seen = members_seen.get();
+        Ok(missing)
+    }
+
+    fn new_member(&mut self, userid: UserId, departments: Vec<u32>, at: UnixSeconds) -> Result<(), End> {
+        self.plan.members.new.add(&userid);
+        self.see_member(userid, departments, at)
+    }
+
+    fn see_member(&mut self, userid: UserId, departments: Vec<u32>, at: UnixSeconds) -> Result<(), End> {
+        let fields = Fields::from([(MemberField::Department, Value::Ids(departments))]);
+        Ok(self.repairs.add(Observation::Member(userid, fields), at)?)
+    }
+
+    /// Tags, and who and what is in each.
+    fn tags(&mut self) -> Result<Missing<TagId>, End> {
+        self.tell("tags", 0, None);
+        let client = self.engine.client;
+        let (mut secret, mut listed) =
+            (SecretKind::Contacts, self.ask.about(|| client.tags(SecretKind::Contacts))?);
+        if listed.is_err() && client.has_secret(SecretKind::App) {
+            (secret, listed) = (SecretKind::App, self.ask.about(|| client.tags(SecretKind::App))?);
+        }
+        let Seen { what: tags, at } = match listed {
+            Ok(seen) => seen,
+            Err(refusal) => {
+                self.partly("tags are not compared", &refusal);
+                return Ok(Missing::none(UnixSeconds::default()));
+            }
+        };
+        // An app sees some tags, and of them the members that it may see.
+        let sees_all = secret == SecretKind::Contacts;
+        if !sees_all {
+            self.is_partial = true;
+            self.notes.push("of tags only what the app may see is compared, and nothing is removed".into());
+        }
+        let known = known_tags(self.engine.reader)?;
+        let total = tags.len();
+        for (done, (tag, name)) in tags.iter().enumerate() {
+            self.tell("tags", done, Some(total));
+            match known.get(tag) {
+                None => self.plan.tags.new.add(tag),
+                Some((known, _)) if known.as_deref() != Some(name) => self.plan.tags.changed.add(tag),
+                Some(_) => {}
+            }
+            if !matches!(known.get(tag), Some((Some(known), _)) if known == name) {
+                self.repairs.add(Observation::Tag(*tag, name.clone()), at)?;
+            }
+            match self.ask.about(|| client.tag(*tag, secret))? {
+                Ok(content) => self.tag(*tag, content, sees_all, known.contains_key(tag))?,
+                Err(refusal) => {
+                    self.partly(&format!("tag {tag} is not compared"), &refusal);
+                    if refusal.is_for_all {
+                        return Ok(Missing::none(at));
+                    }
+                }
+            }
+        }
+        let is_missing = |tag: &TagId, event_time: UnixSeconds| {
+            sees_all && !tags.is_empty() && !tags.contains_key(tag) && event_time < at
+        };
+        let missing = known.iter().filter(|(tag, (_, time))| is_missing(tag, *time));
+        Ok(Missing { what: missing.map(|(tag, _)| *tag).collect(), present: known.len(), at })
+    }
+
+    fn tag(
+        &mut self,
+        tag: TagId,
+        Seen { what: content, at }: Seen<TagContent>,
+        sees_all: bool,
+        was_known: bool,
+    ) -> Result<(), End> {
+        let (known_members, known_departments) = known_tag_content(self.engine.reader, tag)?;
+        let mut members = SetDifference::of(&content.members, &known_members);
+        let mut departments = SetDifference::of(&content.departments, &known_departments);
+        if !sees_all {
+            members.removed.clear();
+            departments.removed.clear();
+        }
+        if was_known && !(members.is_empty() && departments.is_empty()) {
+            self.plan.tags.changed.add(tag);
+        }
+        for (list, within) in [(members.added, true), (members.removed, false)] {
+            for userid in list {
+                self.repairs.add(Observation::TagMember(tag, userid, within), at)?;
+            }
+        }
+        for (list, within) in [(departments.added, true), (departments.removed, false)] {
+            for id in list {
+                self.repairs.add(Observation::TagDepartment(tag, id, within), at)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes what is surely gone, if it is not too much; whether it was.
+    fn delete(
+        &mut self,
+        members: &mut Missing<UserId>,
+        departments: &mut Missing<DepartmentId>,
+        tags: &mut Missing<TagId>,
+    ) -> Result<bool, End> {
+        let guard = self.engine.guard;
+        let others = [departments.deletions(), tags.deletions()];
+        let inquiry = self.inquire(members, &others)?;
+        let mut gone = inquiry.gone;
+        let mut unasked = inquiry.unasked;
+        if inquiry.disproved {
+            self.is_partial = true;
+            self.notes.push(
+                "no member is deleted, because WeCom knows most of those that its listing lacks".into(),
+            );
+            gone.clear();
+            unasked.clear();
+        }
+        let deletions = Deletions { missing: gone.len() + unasked.len(), present: members.present };
+        let blocked = guard.blocks(&[deletions, others[0], others[1]]);
+        gone.iter().chain(&unasked).for_each(|userid| self.plan.members.missing.add(userid));
+        departments.what.iter().for_each(|id| self.plan.departments.missing.add(id));
+        tags.what.iter().for_each(|tag| self.plan.tags.missing.add(tag));
+        if blocked {
+            let number = self.plan.deletions();
+            self.notes.push(format!(
+                "nothing is deleted, because {number} deletions are more than max_delete_percent allows; if they are right: wecom-dirsync reconcile --allow-deletes {number}"
+            ));
+            return Ok(true);
+        }
+        for userid in gone {
+            self.repairs.add(Observation::MemberAbsent(userid), members.at)?;
+        }
+        for id in departments.what.drain(..) {
+            self.repairs.add(Observation::DepartmentAbsent(id), departments.at)?;
+        }
+        for tag in tags.what.drain(..) {
+            self.repairs.add(Observation::TagAbsent(tag), tags.at)?;
+        }
+        Ok(false)
+    }
+
+    /// Asks for each missing member by name, until it is clear that there are too many, or that the listing was
+    /// wrong.
+    fn inquire(&mut self, members: &mut Missing<UserId>, others: &[Deletions; 2]) -> Result<Inquired, End> {
+        let guard = self.engine.guard;
+        let missing = std::mem::take(&mut members.what);
+        let total = missing.len();
+        let mut found = Inquiry::default();
+        let mut refused = None;
+        let mut left = missing.into_iter();
+        for (done, userid) in left.by_ref().enumerate() {
+            self.tell("asking for missing members by name", done, Some(total));
+            match self.ask.for_member(&userid)? {
+                Existence::Gone => found.gone.push(userid),
+                Existence::There => found.there += 1,
+                Existence::Unclear(refusal) => {
+                    found.unclear += 1;
+                    let is_for_all = refusal.is_for_all;
+                    refused = Some(refusal);
+                    if is_for_all {
+                        // Nobody can be asked for: nobody is deleted.
+                        found.unclear += left.len();
+                        left = Vec::new().into_iter();
+                        break;
+                    }
+                }
+            }
+            let so_far = Deletions { missing: found.gone.len(), present: members.present };
+            if found.disproves_the_listing() || guard.blocks(&[so_far, others[0], others[1]]) {
+                break;
+            }
+        }
+        if let Some(refusal) = refused {
+            let what = format!(
+                "{} members are not listed, and kept, because WeCom does not say whether they are gone",
+                found.unclear
+            );
+            self.partly(&what, &refusal);
+        }
+        let disproved = found.disproves_the_listing();
+        Ok(Inquired { gone: found.gone, unasked: left.collect(), disproved })
+    }
+}
+
+/// What asking by name came to.
+struct Inquired {
+    gone: Vec<UserId>,
+    unasked: Vec<UserId>,
+    disproved: bool,
+}

@@ -1,0 +1,268 @@
+//! Compares the directory with WeCom and repairs it: when it is time, when there are doubts, when somebody asks.
+//!
+//! One thread, hence one comparison at a time. The command beside the daemon leaves its wish in the database and
+//! waits there for the report.
+
+mod asking;
+mod engine;
+pub mod plan;
+mod repairs;
+mod schedule;
+
+use std::cell::Cell;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+use serde_json::{Value as Json, json};
+
+pub use engine::{Engine, Progress};
+use plan::Report;
+use schedule::Situation;
+
+use super::details::DetailsWorker;
+use super::doubt::Doubts;
+use super::recorder::Recorder;
+use crate::config;
+use crate::directory::comparison::Guard;
+use crate::stop::Stop;
+use crate::store::reconciles::{
+    ReconcileOutcome, begin_reconcile, finish_reconcile, last_reconciles, retry_failed,
+};
+use crate::store::state::{doubt, forget_old, settle_doubts, take_first};
+use crate::store::{StoreError, Writer, get_state, set_state};
+use crate::wecom::api::{Client, Listener, clock};
+
+/// How often it is looked for wishes and doubts.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
+/// How long a commit may take; it is tried again at the next look.
+const PATIENCE: Duration = Duration::from_secs(4);
+/// Lines in the log while a long comparison is under way.
+const LOG_EVERY: Duration = Duration::from_secs(30);
+/// Progress in the database.
+const SHOW_EVERY: Duration = Duration::from_secs(1);
+/// Members that are made due again at a time.
+const BATCH: usize = 2000;
+
+/// Wishes and reports in `daemon_state`, with an id of the asker's behind.
+pub const WISH: &str = "reconcile_wish:";
+/// See [`WISH`].
+pub const REPORT: &str = "reconcile_report:";
+/// Where it shows how far it is.
+pub const PROGRESS: &str = "reconcile_progress";
+
+/// What somebody wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Wish {
+    /// Only the plan.
+    pub dry_run: bool,
+    /// So many deletions, and no more.
+    pub allow_deletes: Option<usize>,
+}
+
+impl Wish {
+    /// As it is left in the database.
+    #[must_use]
+    pub fn to_json(self) -> Json {
+        json!({"dry_run": self.dry_run, "allow_deletes": self.allow_deletes})
+    }
+
+    fn from_json(json: &Json) -> Self {
+        let allow = json.get("allow_deletes").and_then(Json::as_u64);
+        Self {
+            dry_run: json.get("dry_run").and_then(Json::as_bool).unwrap_or(true),
+            allow_deletes: allow.and_then(|n| usize::try_from(n).ok()),
+        }
+    }
+}
+
+/// What makes comparisons.
+pub struct Reconciler {
+    /// To ask WeCom.
+    pub client: Arc<Client<Recorder>>,
+    /// To repair.
+    pub writer: Writer,
+    /// To look.
+    pub reader: Connection,
+    /// Ends it.
+    pub stop: Stop,
+    /// `[reconcile]`
+    pub settings: config::Reconcile,
+    /// What may have been missed.
+    pub doubts: Arc<Doubts>,
+    /// Told of members that came to light.
+    pub details: Option<Arc<DetailsWorker>>,
+}
+
+impl Reconciler {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// If no thread can be had.
+    pub fn start(self) -> std::io::Result<JoinHandle<()>> {
+        std::thread::Builder::new().name("reconcile".into()).spawn(move || self.work())
+    }
+
+    fn work(&self) {
+        let mut failures = 0;
+        let mut complained = false;
+        loop {
+            match self.look(&mut failures) {
+                Ok(()) => complained = false,
+                Err(StoreError::Closed) => return,
+                Err(error) => {
+                    if !std::mem::replace(&mut complained, true) {
+                        log::error!("comparison: {error}");
+                    }
+                }
+            }
+            if self.stop.sleep(LOOK_AGAIN) {
+                return;
+            }
+        }
+    }
+
+    fn look(&self, failures: &mut u32) -> Result<(), StoreError> {
+        if let Some(reason) = self.doubts.take() {
+            let written = reason.clone();
+            let done = self.writer.run(PATIENCE, move |connection| doubt(connection, &written, clock()));
+            if done.is_err() {
+                self.doubts.raise(reason);
+            }
+            done?;
+        }
+        // Asking first keeps an idle daemon from writing.
+        let has_wish = self
+            .reader
+            .prepare_cached("SELECT 1 FROM daemon_state WHERE substr(name, 1, length(?1)) = ?1")?
+            .exists([WISH])?;
+        if has_wish {
+            let wish = self.writer.run(PATIENCE, |connection| take_first(connection, WISH))?;
+            if let Some((id, wish)) = wish {
+                let wish = Wish::from_json(&wish);
+                let report = self.compare(wish, "the reconcile command")?;
+                *failures = 0;
+                let json = report.to_json(wish.dry_run);
+                return self.writer.run(PATIENCE, move |connection| {
+                    forget_old(connection, REPORT, clock())?;
+                    set_state(connection, &format!("{REPORT}{id}"), clock(), Some(&json))
+                });
+            }
+        }
+        if !self.settings.enabled {
+            return Ok(());
+        }
+        let now = clock();
+        let (last, done) = last_reconciles(&self.reader)?;
+        let due = get_state(&self.reader, "comparison_due")?;
+        let situation = Situation {
+            last_ended: last.and_then(|last| last.finished_at),
+            last_done: done.as_ref().and_then(|done| done.finished_at),
+            failures: *failures,
+            doubt_since: due.as_ref().map(|(at, _)| *at),
+        };
+        if schedule::next(situation, self.settings.every, now) > now {
+            return Ok(());
+        }
+        let why = due.as_ref().and_then(|(_, why)| why.get("reason")).and_then(Json::as_str);
+        let why = why.unwrap_or(if done.is_none() { "first fill" } else { "it is time" });
+        let report = self.compare(Wish::default(), why)?;
+        *failures = if report.outcome == ReconcileOutcome::Failed { failures.saturating_add(1) } else { 0 };
+        Ok(())
+    }
+
+    fn compare(&self, wish: Wish, reason: &str) -> Result<Report, StoreError> {
+        log::info!("comparing with WeCom: {reason}{}", if wish.dry_run { ", dry run" } else { "" });
+        let shown = Cell::new(None::<Instant>);
+        let logged = Cell::new(Instant::now());
+        let tell = |progress: Progress| {
+            let now = Instant::now();
+            if shown.get().is_none_or(|last| now.duration_since(last) >= SHOW_EVERY) {
+                shown.set(Some(now));
+                self.show(Some(progress));
+            }
+            if now.duration_since(logged.get()) >= LOG_EVERY {
+                logged.set(now);
+                let of = progress.of.map_or_else(String::new, |of| format!(" of {of}"));
+                log::info!("comparing with WeCom: {}, {}{of}", progress.phase, progress.done);
+            }
+        };
+        let engine = Engine {
+            client: &*self.client,
+            reader: &self.reader,
+            writer: (!wish.dry_run).then_some(&self.writer),
+            stop: &self.stop,
+            guard: Guard { percent: self.settings.max_delete_percent, allowed: wish.allow_deletes },
+            tell: &tell,
+        };
+        let report = compare(&engine, reason);
+        self.show(None);
+        let report = report?;
+        if let Some(details) = self.details.as_ref().filter(|_| !wish.dry_run) {
+            details.compared();
+        }
+        say(&report, wish);
+        Ok(report)
+    }
+
+    /// Shows how far it is, for `status` and the command that waits.
+    fn show(&self, progress: Option<Progress>) {
+        let json = progress.map(|p| json!({"phase": p.phase, "done": p.done, "of": p.of}));
+        self.writer.submit(
+            Instant::now() + PATIENCE,
+            move |connection| set_state(connection, PROGRESS, clock(), json.as_ref()),
+            |written| {
+                if let Err(error) = written {
+                    log::debug!("progress could not be shown: {error}");
+                }
+            },
+        );
+    }
+}
+
+/// Compares once, and records it; a dry run leaves no record.
+///
+/// # Errors
+/// [`StoreError`]: it could not be recorded.
+pub fn compare<L: Listener>(engine: &Engine<'_, L>, reason: &str) -> Result<Report, StoreError> {
+    let Some(writer) = engine.writer else { return Ok(engine.run()) };
+    let (began, reason) = (clock(), reason.to_owned());
+    let seq = writer.run(PATIENCE, move |connection| begin_reconcile(connection, &reason, began))?;
+    let report = engine.run();
+    let (outcome, seen, effect, note) = (report.outcome, report.members_seen, report.effect, report.note());
+    writer.run(PATIENCE, move |connection| {
+        finish_reconcile(connection, seq, (outcome, seen, effect), &note, clock())?;
+        if outcome.came_to_its_end() {
+            settle_doubts(connection, began)?;
+        }
+        Ok(())
+    })?;
+    if outcome.came_to_its_end() {
+        // Members that WeCom refused for good get another chance.
+        let batch = || writer.run(PATIENCE, |connection| retry_failed(connection, BATCH, clock()));
+        while batch()? == BATCH {}
+    }
+    Ok(report)
+}
+
+fn say(report: &Report, wish: Wish) {
+    let level = match report.outcome {
+        ReconcileOutcome::Blocked => log::Level::Error,
+        ReconcileOutcome::Failed | ReconcileOutcome::Partial => log::Level::Warn,
+        _ => log::Level::Info,
+    };
+    let (note, effect) = (report.note(), report.effect);
+    let colon = if note.is_empty() { "" } else { ": " };
+    let done = if wish.dry_run {
+        "nothing written".to_owned()
+    } else {
+        format!("created={} updated={} deleted={}", effect.created, effect.updated, effect.deleted)
+    };
+    log::log!(
+        level,
+        "compared with WeCom outcome={} members_listed={} {done}{colon}{note}",
+        report.outcome.as_str(),
+        report.members_seen
+    );
+}

@@ -1,0 +1,202 @@
+//! What a comparison found, for people and programs: counts and names of what is different.
+
+use std::fmt::Write;
+
+use serde_json::{Value as Json, json};
+
+use crate::store::observed::Effect;
+use crate::store::reconciles::ReconcileOutcome;
+
+/// Names of one kind that are kept; all are counted.
+const NAMES: usize = 1000;
+
+/// Counted things, the first of them by name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Named {
+    /// How many.
+    pub count: usize,
+    names: Vec<String>,
+}
+
+impl Named {
+    /// Counts one.
+    pub fn add(&mut self, name: impl ToString) {
+        self.count += 1;
+        if self.names.len() < NAMES {
+            self.names.push(name.to_string());
+        }
+    }
+
+    fn to_json(&self) -> Json {
+        json!({"count": self.count, "names": self.names})
+    }
+}
+
+/// What is different, of one kind.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Differences {
+    /// With WeCom and not here.
+    pub new: Named,
+    /// Otherwise here.
+    pub changed: Named,
+    /// Here and not with WeCom.
+    pub missing: Named,
+}
+
+/// What is different.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// By userid.
+    pub members: Differences,
+    /// By id.
+    pub departments: Differences,
+    /// By id; what comes into a tag and leaves it changes the tag.
+    pub tags: Differences,
+}
+
+impl Plan {
+    fn kinds(&self) -> [(&'static str, &Differences); 3] {
+        [("members", &self.members), ("departments", &self.departments), ("tags", &self.tags)]
+    }
+
+    /// Deletions that it comes to: the number for `--allow-deletes`.
+    #[must_use]
+    pub fn deletions(&self) -> usize {
+        self.kinds().iter().map(|(_, kind)| kind.missing.count).sum()
+    }
+
+    /// Whether nothing is different.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    fn to_json(&self) -> Json {
+        let kinds = self.kinds().into_iter().map(|(name, kind)| {
+            let kind = json!({
+                "create": kind.new.to_json(),
+                "update": kind.changed.to_json(),
+                "delete": kind.missing.to_json(),
+            });
+            (name.to_owned(), kind)
+        });
+        Json::Object(kinds.collect())
+    }
+}
+
+/// How a comparison went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// How it ended.
+    pub outcome: ReconcileOutcome,
+    /// Members that WeCom listed.
+    pub members_seen: usize,
+    /// What it did; nothing in a dry run.
+    pub effect: Effect,
+    /// What was different.
+    pub plan: Plan,
+    /// What the operator should know, a sentence each.
+    pub notes: Vec<String>,
+}
+
+impl Report {
+    /// The notes in one line.
+    #[must_use]
+    pub fn note(&self) -> String {
+        self.notes.join("; ")
+    }
+
+    /// For programs.
+    #[must_use]
+    pub fn to_json(&self, dry_run: bool) -> Json {
+        json!({
+            "outcome": self.outcome.as_str(),
+            "dry_run": dry_run,
+            "members_seen": self.members_seen,
+            "plan": self.plan.to_json(),
+            "deletions": self.plan.deletions(),
+            "done": {
+                "created": self.effect.created,
+                "updated": self.effect.updated,
+                "deleted": self.effect.deleted,
+            },
+            "notes": self.notes,
+        })
+    }
+}
+
+/// A report's JSON for people: what is different, by name, and how it ended.
+#[must_use]
+pub fn in_words(report: &Json) -> String {
+    let mut text = String::new();
+    let number = |json: &Json, key: &str| json.get(key).and_then(Json::as_u64).unwrap_or(0);
+    let dry = report.get("dry_run").and_then(Json::as_bool).unwrap_or(false);
+    let _ = writeln!(text, "members listed by WeCom  {}", number(report, "members_seen"));
+    let plan = report.get("plan").and_then(Json::as_object);
+    for (kind, differences) in plan.into_iter().flatten() {
+        for (what, named) in differences.as_object().into_iter().flatten() {
+            let count = number(named, "count");
+            if count == 0 {
+                continue;
+            }
+            let names: Vec<&str> = named
+                .get("names")
+                .and_then(Json::as_array)
+                .into_iter()
+                .flatten()
+                .filter_map(Json::as_str)
+                .collect();
+            let more = count - u64::try_from(names.len()).unwrap_or(count);
+            let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+            let _ = writeln!(text, "{what} {kind:<12} {count:>7}  {}{more}", names.join(" "));
+        }
+    }
+    for note in report.get("notes").and_then(Json::as_array).into_iter().flatten().filter_map(Json::as_str) {
+        let _ = writeln!(text, "note: {note}");
+    }
+    let done = report.get("done").unwrap_or(&Json::Null);
+    let outcome = report.get("outcome").and_then(Json::as_str).unwrap_or("");
+    let _ = if dry {
+        writeln!(text, "dry run: nothing was written")
+    } else {
+        writeln!(
+            text,
+            "{outcome}: {} created, {} updated, {} deleted",
+            number(done, "created"),
+            number(done, "updated"),
+            number(done, "deleted")
+        )
+    };
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_reads_well_and_names_no_more_than_it_must() {
+        let mut plan = Plan::default();
+        for n in 0..1002 {
+            plan.members.new.add(format!("u{n}"));
+        }
+        plan.tags.missing.add(7);
+        let report = Report {
+            outcome: ReconcileOutcome::Ok,
+            members_seen: 5000,
+            effect: Effect { created: 1002, updated: 0, deleted: 1 },
+            plan,
+            notes: vec!["names of departments are not shown".into()],
+        };
+        let text = in_words(&report.to_json(false));
+        assert!(text.contains("create members         1002  u0 u1 "), "{text}");
+        assert!(text.contains(" u999 and 2 more\n"), "{text}");
+        assert!(text.contains("delete tags               1  7\n"), "{text}");
+        assert!(
+            text.ends_with(
+                "note: names of departments are not shown\nok: 1002 created, 0 updated, 1 deleted\n"
+            )
+        );
+        assert!(in_words(&report.to_json(true)).ends_with("nothing was written\n"));
+    }
+}
