@@ -187,10 +187,16 @@ fn diverge(company: &mut Company, members: usize, rng: &mut Rng, times: usize) -
                 let id = *rng.choice(company.tags.keys().collect::<Vec<_>>()).unwrap();
                 let exists = company.user_mut(&somebody).is_some();
                 let tag = company.tags.get_mut(&id).unwrap();
-                if exists && !tag.members.remove(&somebody) {
-                    tag.members.insert(somebody);
+                // What comes into a tag or leaves it has news, too.
+                let (before, new) = (tag.departments.clone(), BTreeSet::from([rng.u32(1..=departments)]));
+                touched.extend(before.symmetric_difference(&new).map(|id| format!("department {id}")));
+                tag.departments = new;
+                if exists {
+                    touched.insert(format!("member {somebody}"));
+                    if !tag.members.remove(&somebody) {
+                        tag.members.insert(somebody);
+                    }
                 }
-                tag.departments = BTreeSet::from([rng.u32(1..=departments)]);
                 touched.insert(format!("tag {id}"));
             }
         }
@@ -444,7 +450,9 @@ fn an_address_that_is_not_allowed_ends_the_comparison_and_it_comes_again_by_itse
 
 #[test]
 fn doubts_bring_a_comparison_soon() {
-    let mut lab = Lab::new(Settings { reconcile: true, ..quiet_with_schedule() });
+    let mut lab = Lab::idle(quiet_with_schedule());
+    lab.stand_in.company(|company| company.hire("zhang"));
+    lab.start();
     lab.wait_for("SELECT outcome FROM reconciles", "ok");
     // As if that had been long ago: doubts do not bring comparisons all the time.
     let long_ago = || {

@@ -1,6 +1,7 @@
 //! One comparison from beginning to end: list, compare, repair, and delete only what is surely gone.
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 
 use rusqlite::Connection;
 
@@ -63,6 +64,7 @@ impl<L: Listener> Engine<'_, L> {
             notes: Vec::new(),
             members_seen: 0,
             is_partial: false,
+            began: None,
         };
         let outcome = match run.all() {
             Ok(outcome) => outcome,
@@ -90,6 +92,7 @@ struct Run<'a, L> {
     notes: Vec<String>,
     members_seen: usize,
     is_partial: bool,
+    began: Option<UnixSeconds>,
 }
 
 /// What one kind's comparison found missing.
@@ -113,13 +116,20 @@ impl<T> Missing<T> {
 impl<L: Listener> Run<'_, L> {
     fn all(&mut self) -> Result<ReconcileOutcome, End> {
         let structure = self.department_structure()?;
-        let (listed, began, flaw) = self.listing()?;
-        let mut departments = self.departments(structure, &listed)?;
-        let mut members = self.members(listed, began)?;
+        let (listed, flaw) = match self.listing()? {
+            Some((listing, began)) => (Some((listing.flaw(), listing.members(), began)), None),
+            None => (None, Some("WeCom does not list the members".to_owned())),
+        };
+        let listed_departments = listed.as_ref().map(|(_, members, _)| members.departments());
+        let mut departments = self.departments(structure, &listed_departments.unwrap_or_default())?;
+        let (mut members, flaw) = match listed {
+            Some((flaw, listed, began)) => (self.members(listed, began)?, flaw.map(|flaw| flaw.to_string())),
+            None => (Missing::none(UnixSeconds::default()), flaw),
+        };
         let mut tags = self.tags()?;
         // What was seen counts, whatever may come of the deletions.
         self.repairs.flush()?;
-        if let Some(flaw) = flaw {
+        if let Some(flaw) = &flaw {
             self.notes.push(format!("no member is deleted, because {flaw}"));
             members.what.clear();
             departments.what.clear();
@@ -132,6 +142,13 @@ impl<L: Listener> Run<'_, L> {
             (false, None) if self.is_partial => ReconcileOutcome::Partial,
             (false, None) => ReconcileOutcome::Ok,
         })
+    }
+
+    /// The time that observations are stamped with: never later than the first question, so that an event which
+    /// comes at any moment of the comparison stands above them.
+    fn stamp(&mut self, at: UnixSeconds) -> UnixSeconds {
+        let began = *self.began.get_or_insert(at);
+        began.min(at)
     }
 
     fn tell(&self, phase: &'static str, done: usize, of: Option<usize>) {
@@ -153,6 +170,7 @@ impl<L: Listener> Run<'_, L> {
         }
         match structure {
             Ok(mut structure) => {
+                structure.at = self.stamp(structure.at);
                 self.department_names(&mut structure.what)?;
                 Ok(Some(structure))
             }
@@ -207,18 +225,17 @@ impl<L: Listener> Run<'_, L> {
         Ok(())
     }
 
-    /// Lists all members; when the listing began, and what is wrong with it.
-    fn listing(&mut self) -> Result<(Members, UnixSeconds, Option<Flaw>), End> {
-        let (mut listing, mut began) = self.list(PAGE)?;
-        if listing.flaw() == Some(Flaw::EmptyPage) {
+    /// Lists all members; when the listing began.
+    fn listing(&mut self) -> Result<Option<(Listing, UnixSeconds)>, End> {
+        let first = self.list(PAGE)?;
+        if first.as_ref().is_some_and(|(listing, _)| listing.flaw() == Some(Flaw::EmptyPage)) {
             // It may only be that the last page was full; another size of page tells.
-            (listing, began) = self.list(PAGE - PAGE / 7)?;
+            return self.list(PAGE - PAGE / 7);
         }
-        let flaw = listing.flaw();
-        Ok((listing.members(), began, flaw))
+        Ok(first)
     }
 
-    fn list(&mut self, limit: u32) -> Result<(Listing, UnixSeconds), End> {
+    fn list(&mut self, limit: u32) -> Result<Option<(Listing, UnixSeconds)>, End> {
         let client = self.engine.client;
         let (mut listing, mut cursor, mut began) = (Listing::default(), String::new(), None);
         loop {
@@ -226,10 +243,11 @@ impl<L: Listener> Run<'_, L> {
             let seen = match self.ask.about(|| client.list_ids(&cursor, limit)) {
                 Ok(Ok(seen)) => seen,
                 Ok(Err(refusal)) if began.is_none() => {
-                    return Err(End::Failed(format!("members cannot be listed: {refusal}")));
+                    self.partly("members are not compared", &refusal);
+                    return Ok(None);
                 }
                 Ok(Err(refusal)) => {
-                    self.notes.push(format!("the listing broke off: {refusal}"));
+                    self.partly("the listing broke off", &refusal);
                     listing.flawed(Flaw::BrokenOff);
                     break;
                 }
@@ -240,7 +258,9 @@ impl<L: Listener> Run<'_, L> {
                 }
                 Err(end) => return Err(end),
             };
-            began.get_or_insert(seen.at);
+            if began.is_none() {
+                began = Some(self.stamp(seen.at));
+            }
             if seen.what.unreadable > 0 {
                 listing.flawed(Flaw::NotUserids);
             }
@@ -249,13 +269,13 @@ impl<L: Listener> Run<'_, L> {
             }
             cursor = seen.what.next_cursor;
         }
-        Ok((listing, began.unwrap_or_default()))
+        Ok(began.map(|began| (listing, began)))
     }
 
     fn departments(
         &mut self,
         structure: Option<Seen<Departments>>,
-        listed: &Members,
+        with_members: &BTreeSet<DepartmentId>,
     ) -> Result<Missing<DepartmentId>, End> {
         let Some(Seen { what: structure, at }) = structure else {
             return Ok(Missing::none(UnixSeconds::default()));
@@ -272,8 +292,7 @@ impl<L: Listener> Run<'_, L> {
         }
         let mut missing = Missing { what: differences.missing, present: known.len(), at };
         // The company itself is always one; and members are only in departments that there are.
-        let is_incomplete =
-            structure.is_empty() || listed.departments().iter().any(|id| !structure.contains_key(id));
+        let is_incomplete = structure.is_empty() || with_members.iter().any(|id| !structure.contains_key(id));
         if is_incomplete && !missing.what.is_empty() {
             self.notes
                 .push("no department is deleted, because the listing of departments is incomplete".into());
@@ -348,6 +367,7 @@ impl<L: Listener> Run<'_, L> {
                 return Ok(Missing::none(UnixSeconds::default()));
             }
         };
+        let at = self.stamp(at);
         // An app sees some tags, and of them the members that it may see.
         let sees_all = secret == SecretKind::Contacts;
         if !sees_all {
@@ -390,6 +410,7 @@ impl<L: Listener> Run<'_, L> {
         sees_all: bool,
         was_known: bool,
     ) -> Result<(), End> {
+        let at = self.stamp(at);
         let (known_members, known_departments) = known_tag_content(self.engine.reader, tag)?;
         let mut members = SetDifference::of(&content.members, &known_members);
         let mut departments = SetDifference::of(&content.departments, &known_departments);

@@ -35,7 +35,7 @@ use crate::store::{StoreError, Writer, get_state, set_state};
 use crate::wecom::api::{Client, Listener, clock};
 
 /// How often it is looked for wishes and doubts.
-const LOOK_AGAIN: Duration = Duration::from_secs(2);
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// How long a commit may take; it is tried again at the next look.
 const PATIENCE: Duration = Duration::from_secs(4);
 /// Lines in the log while a long comparison is under way.
