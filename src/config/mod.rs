@@ -223,7 +223,7 @@ impl Config {
             ));
         }
         remarks.push(
-            "not in effect in this version: [details], [reconcile], [retention], [admin], [notify], [wecom] contacts_secret"
+            "not in effect in this version: [details], [reconcile], [retention], [notify], [wecom] contacts_secret"
                 .into(),
         );
         if self.openid.recheck_after > Duration::ZERO {

@@ -4,9 +4,11 @@
 //! the responder answers; the converters call WeCom. Data flows in one direction, and each thread ends
 //! when the one before it has.
 
+pub mod admin;
 pub mod callback;
 pub mod converter;
 pub mod gate;
+pub mod metrics;
 pub mod recorder;
 pub mod server;
 pub mod throttle;
@@ -27,9 +29,11 @@ use crate::store::writer::WriterThread;
 use crate::store::{StoreError, Writer, open_reader, open_writer, set_state};
 use crate::wecom::api::{Client, Settings, clock};
 use crate::wecom::crypt::{Crypt, EncodingAesKey};
+use admin::{Admin, AdminError, Watched};
 use callback::Endpoint;
 use converter::Converter;
 use gate::{Budget, Gate, Limits, Routes};
+use metrics::Metrics;
 use recorder::Recorder;
 use server::{Server, Threads};
 
@@ -64,9 +68,28 @@ pub enum StartError {
         /// What the system said.
         error: std::io::Error,
     },
+    /// The admin address cannot be listened on.
+    #[error(
+        "cannot listen on {address}: {error}; set [admin] listen to another address, or leave it empty to do without the admin listener"
+    )]
+    ListenAdmin {
+        /// Which.
+        address: SocketAddr,
+        /// What the system said.
+        error: std::io::Error,
+    },
     /// The system refuses a thread, a socket or a file.
     #[error("cannot start: {0}")]
     System(#[from] std::io::Error),
+}
+
+impl From<AdminError> for StartError {
+    fn from(error: AdminError) -> Self {
+        match error {
+            AdminError::Store(error) => Self::Store(error),
+            AdminError::System(error) => Self::System(error),
+        }
+    }
 }
 
 /// The converter and its threads.
@@ -80,6 +103,7 @@ pub struct Daemon {
     converter: Option<Converters>,
     writer: Writer,
     writer_thread: WriterThread,
+    admin: Option<Admin>,
     stop: Stop,
     _lock: File,
 }
@@ -92,16 +116,19 @@ impl Daemon {
     pub fn start(config: &Config) -> Result<Self, StartError> {
         let endpoints = endpoints(config)?;
         let lock = lock(&config.database.path, config.database.mode)?;
+        let admin_listener = config.admin_listen.map(admin_listener).transpose()?;
         let connection = open_writer(&config.database.path, config.database.mode)?;
         let (writer, writer_thread) = Writer::start(connection)?;
         announce(&writer)?;
 
         let stop = Stop::default();
-        let converter = start_converter(config, &writer, &stop)?;
+        let metrics = Arc::new(Metrics::default());
+        let converter = start_converter(config, &writer, &metrics, &stop)?;
 
         let listener = listener(config.callback.listen)?;
         let wanted = Budget { max_connections: CONNECTIONS, max_in_flight: IN_FLIGHT };
-        let budget = gate::descriptor_budget(wanted, RESERVED_DESCRIPTORS);
+        let reserved = RESERVED_DESCRIPTORS + admin_listener.as_ref().map_or(0, |_| admin::DESCRIPTORS);
+        let budget = gate::descriptor_budget(wanted, reserved);
         let folder = config.database.path.parent().unwrap_or(Path::new("."));
         let (http, backend) = gate::private_server(budget.max_in_flight, folder)?;
         let routes = endpoints.iter().fold(Routes::new(), |r, e| r.with(e.path.clone(), &["GET", "POST"]));
@@ -112,6 +139,7 @@ impl Daemon {
             max_body: config.callback.max_body,
             writer: writer.clone(),
             converter: converter.as_ref().map(|(converter, _)| Arc::clone(converter)),
+            metrics: Arc::clone(&metrics),
             refusals: throttle::Throttle::default(),
         });
         let threads = server::start(&server, config.callback.threads)?;
@@ -121,13 +149,23 @@ impl Daemon {
             ..Limits::default()
         };
         let gate = Gate::start(listener, routes, limits, backend)?;
-        Ok(Self { gate, server, threads, converter, writer, writer_thread, stop, _lock: lock })
+        let watched = Watched { metrics, gate: gate.stats(), writer: writer.clone() };
+        let admin = admin_listener
+            .map(|listener| Admin::start(listener, watched, &config.database.path, budget != wanted))
+            .transpose()?;
+        Ok(Self { gate, server, threads, converter, writer, writer_thread, admin, stop, _lock: lock })
     }
 
     /// Where callbacks are listened for.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.gate.local_addr()
+    }
+
+    /// Where the admin listener is, if it is on.
+    #[must_use]
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin.as_ref().map(Admin::address)
     }
 
     /// Whether a part that everything depends on has ended by itself.
@@ -142,6 +180,9 @@ impl Daemon {
         let deadline = Instant::now() + STOP_WITHIN;
         let left = || deadline.saturating_duration_since(Instant::now());
         self.stop.give();
+        if let Some(admin) = self.admin {
+            admin.stop(Duration::from_millis(200));
+        }
         if let Some((converter, _)) = &self.converter {
             converter.wake_all();
         }
@@ -177,6 +218,10 @@ fn listener(address: SocketAddr) -> Result<TcpListener, StartError> {
     gate::bind(address).map_err(|error| StartError::Listen { address, error })
 }
 
+fn admin_listener(address: SocketAddr) -> Result<TcpListener, StartError> {
+    gate::bind(address).map_err(|error| StartError::ListenAdmin { address, error })
+}
+
 /// The callback URLs and their keys.
 fn endpoints(config: &Config) -> Result<Vec<Endpoint>, StartError> {
     let crypt = |keys: &Keys| -> Result<Crypt, StartError> {
@@ -196,7 +241,12 @@ fn endpoints(config: &Config) -> Result<Vec<Endpoint>, StartError> {
     Ok(endpoints)
 }
 
-fn start_converter(config: &Config, writer: &Writer, stop: &Stop) -> Result<Option<Converters>, StartError> {
+fn start_converter(
+    config: &Config,
+    writer: &Writer,
+    metrics: &Arc<Metrics>,
+    stop: &Stop,
+) -> Result<Option<Converters>, StartError> {
     if !config.openid.enabled || config.wecom.app_secret.is_none() {
         return Ok(None);
     }
@@ -209,7 +259,8 @@ fn start_converter(config: &Config, writer: &Writer, stop: &Stop) -> Result<Opti
         timeout: config.wecom.timeout,
         calls_per_minute: config.wecom.calls_per_minute,
     };
-    let client = Arc::new(Client::new(settings, Recorder { writer: writer.clone() }, stop.clone()));
+    let recorder = Recorder { writer: writer.clone(), metrics: Arc::clone(metrics) };
+    let client = Arc::new(Client::new(settings, recorder, stop.clone()));
     let reader = open_reader(&config.database.path)?;
     let backoff = Backoff { first: config.openid.retry_first, max: config.openid.retry_max };
     let workers = config.openid.workers;

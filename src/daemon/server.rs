@@ -15,6 +15,7 @@ use tiny_http::{Header, Method, Request, Response};
 use super::callback::{Endpoint, Received, Refusal};
 use super::converter::Converter;
 use super::gate::PEER_HEADER;
+use super::metrics::Metrics;
 use super::throttle::Throttle;
 use crate::store::{Applied, NewEvent, StoreError, Writer, apply_event, record_invalid};
 use crate::wecom::api::clock;
@@ -36,6 +37,8 @@ pub struct Server {
     pub writer: Writer,
     /// Whom to wake for new members.
     pub converter: Option<Arc<Converter>>,
+    /// Counts answers and events.
+    pub metrics: Arc<Metrics>,
     /// Refusals in the log.
     pub refusals: Throttle,
 }
@@ -59,7 +62,9 @@ pub struct Threads {
 /// If a thread cannot be had.
 pub fn start(server: &Arc<Server>, threads: usize) -> std::io::Result<Threads> {
     let (answers, ready) = channel();
-    let responder = std::thread::Builder::new().name("respond".into()).spawn(move || respond_all(&ready))?;
+    let metrics = Arc::clone(&server.metrics);
+    let responder = std::thread::Builder::new().name("respond".into());
+    let responder = responder.spawn(move || respond_all(&ready, &metrics))?;
     let workers = (0..threads).map(|n| {
         let (server, answers) = (Arc::clone(server), answers.clone());
         let name = format!("callback-{n}");
@@ -86,8 +91,9 @@ impl Threads {
     }
 }
 
-fn respond_all(ready: &Receiver<Answer>) {
+fn respond_all(ready: &Receiver<Answer>, metrics: &Metrics) {
     while let Ok(Answer { request, status, body }) = ready.recv() {
+        metrics.answered(status, *request.method() == Method::Get);
         let mut response = Response::from_data(body).with_status_code(status);
         response.add_header(header("Content-Type", "text/plain; charset=utf-8"));
         if status == 503 {
@@ -169,8 +175,14 @@ impl Server {
             log::warn!("event has fields that make no sense {}: {}", name(&event), passed_over.join(" "));
         }
         let deadline = arrived + COMMIT_WITHIN;
-        let (answers, converter, writer) = (answers.clone(), self.converter.clone(), self.writer.clone());
-        let to_apply = event.clone();
+        let (writer, to_apply) = (self.writer.clone(), event.clone());
+        let acknowledge = {
+            let (answers, converter, metrics) =
+                (answers.clone(), self.converter.clone(), Arc::clone(&self.metrics));
+            move |request, event: &NewEvent, result| {
+                acknowledge(request, event, result, converter.as_ref(), &metrics, &answers);
+            }
+        };
         self.writer.submit(
             deadline,
             move |connection| apply_event(connection, &to_apply),
@@ -181,10 +193,10 @@ impl Server {
                     writer.submit(
                         deadline,
                         move |connection| record_invalid(connection, &to_record),
-                        move |result| acknowledge(request, &event, result, converter.as_ref(), &answers),
+                        move |result| acknowledge(request, &event, result),
                     );
                 }
-                result => acknowledge(request, &event, result, converter.as_ref(), &answers),
+                result => acknowledge(request, &event, result),
             },
         );
     }
@@ -196,11 +208,13 @@ fn acknowledge(
     event: &NewEvent,
     result: Result<Applied, StoreError>,
     converter: Option<&Arc<Converter>>,
+    metrics: &Metrics,
     answers: &Sender<Answer>,
 ) {
     match result {
         Ok(applied) => {
             log::debug!("event {} outcome={}", name(event), applied.outcome.as_str());
+            metrics.event(&event.event, &event.change_type, applied.outcome);
             send(answers, request, 200, b"success");
             if let Some(converter) = converter {
                 converter.wake_for(applied.to_convert);

@@ -7,6 +7,7 @@ pub mod departments;
 mod error;
 mod facts;
 pub mod members;
+pub mod monitor;
 pub mod open;
 pub mod openids;
 pub mod queries;

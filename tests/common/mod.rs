@@ -40,6 +40,8 @@ pub struct Settings<'a> {
     pub wecom: &'a str,
     pub callback: &'a str,
     pub openid: &'a str,
+    /// Where the admin listener is; empty: nowhere.
+    pub admin: &'a str,
     pub more: &'a str,
 }
 
@@ -81,11 +83,11 @@ impl Lab {
     pub fn idle(settings: Settings<'_>) -> Self {
         let (folder, stand_in) = (tempfile::tempdir().unwrap(), StandIn::start().unwrap());
         let secret = stand_in.company(|company| company.app_secret.clone());
-        let Settings { wecom, callback, openid, more } = settings;
+        let Settings { wecom, callback, openid, admin, more } = settings;
         let text = format!(
             "[wecom]\ncorp_id = {CORP}\napp_secret = {secret}\napi_base = {}\n{wecom}\n\
              [callback]\nlisten = 127.0.0.1:0\ntoken = {TOKEN}\nencoding_aes_key = {KEY}\n{callback}\n\
-             [openid]\n{openid}\n{more}\n",
+             [openid]\n{openid}\n[admin]\nlisten = {admin}\n{more}\n",
             stand_in.base_url()
         );
         std::fs::write(folder.path().join("sync.ini"), text).unwrap();
