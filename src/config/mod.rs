@@ -222,6 +222,11 @@ impl Config {
                 self.callback.listen
             ));
         }
+        if let Some(address) = self.admin_listen.filter(|address| !address.ip().is_loopback()) {
+            remarks.push(format!(
+                "[admin] listen {address} is open to others and asks for no password: keep it inside your network"
+            ));
+        }
         remarks.push(
             "not in effect in this version: [details], [reconcile], [retention], [notify], [wecom] contacts_secret"
                 .into(),

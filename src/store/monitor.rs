@@ -20,15 +20,19 @@ pub fn members_by_state(connection: &Connection) -> rusqlite::Result<[(OpenidSta
     Ok(counts)
 }
 
-/// When the pending member that has waited longest became known.
+/// When the pending member that has waited longest became known. `many`: a good part of all members are pending.
 ///
 /// # Errors
 /// Whatever SQLite says.
-pub fn oldest_pending(connection: &Connection) -> rusqlite::Result<Option<UnixSeconds>> {
-    time(
-        connection,
-        "SELECT min(created_at) FROM members WHERE deleted_at IS NULL AND openid_state = 'pending'",
-    )
+pub fn oldest_pending(connection: &Connection, many: bool) -> rusqlite::Result<Option<UnixSeconds>> {
+    // The index leads to each row by a seek, which from one row in twelve on costs more than to read all rows in
+    // their order: with a million pending 2.4 s instead of 0.2 s.
+    let sql = if many {
+        "SELECT min(created_at) FROM members NOT INDEXED WHERE deleted_at IS NULL AND openid_state = 'pending'"
+    } else {
+        "SELECT min(created_at) FROM members WHERE deleted_at IS NULL AND openid_state = 'pending'"
+    };
+    time(connection, sql)
 }
 
 /// When the last callback came.
@@ -68,6 +72,25 @@ mod tests {
                    SELECT count(*) FROM members WHERE deleted_at IS NULL AND openid_state = ?1";
         let plan: String = db.query_row(sql, ["pending"], |row| row.get(3)).unwrap();
         assert_eq!(plan, "SEARCH members USING INDEX members_by_state (openid_state=?)");
+    }
+
+    #[test]
+    fn the_longest_waiting_is_found_either_way() {
+        let db = open_in_memory().unwrap();
+        assert_eq!(oldest_pending(&db, false).unwrap(), None);
+        let rows = [("a", "'pending'", 5, "NULL"), ("b", "'pending'", 3, "NULL"), ("c", "'pending'", 1, "9")];
+        for (userid, state, created_at, deleted_at) in rows.into_iter().chain([("d", "'failed'", 2, "NULL")])
+        {
+            db.execute_batch(&format!(
+                "INSERT INTO members (userid, openid_state, openid_next_attempt_at, openid_revision, details_state,
+                     created_at, updated_at, event_time, deleted_at)
+                 VALUES ('{userid}', {state}, 7, 1, 'known', {created_at}, 0, 0, {deleted_at})"
+            ))
+            .unwrap();
+        }
+        for many in [true, false] {
+            assert_eq!(oldest_pending(&db, many).unwrap(), Some(UnixSeconds(3)), "many: {many}");
+        }
     }
 
     #[test]

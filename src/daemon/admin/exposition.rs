@@ -22,6 +22,9 @@ pub(super) const CONTENT_TYPE: &str = TEXT_FORMAT;
 /// the time, however large the company is and however often somebody asks.
 const GOOD_FOR: u32 = 20;
 
+/// From one member in so many on, those who wait are many.
+const MANY: i64 = 12;
+
 /// Members by state, and when the longest waiting became known.
 #[derive(Clone, Copy)]
 struct Members {
@@ -141,10 +144,11 @@ impl Exposition {
             return Ok(*members);
         }
         let begun = Instant::now();
-        let members = Members {
-            by_state: members_by_state(&self.reader)?,
-            oldest_pending: oldest_pending(&self.reader)?,
-        };
+        let by_state = members_by_state(&self.reader)?;
+        let all = by_state.iter().map(|(_, count)| count).sum::<i64>();
+        let waiting = by_state.iter().filter(|(state, _)| *state == OpenidState::Pending);
+        let many = waiting.map(|(_, count)| count).sum::<i64>() > all / MANY;
+        let members = Members { by_state, oldest_pending: oldest_pending(&self.reader, many)? };
         self.counted = Some((Instant::now(), begun.elapsed(), members));
         Ok(members)
     }
