@@ -43,7 +43,7 @@ fn ask(address: SocketAddr, method: &str, path: &str) -> Answer {
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     write!(stream, "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
     let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
+    stream.read_to_string(&mut answer).unwrap_or_else(|error| panic!("{method} {path}: {error}"));
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {answer:?}"));
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
     Answer { status, head: head.to_owned(), body: body.to_owned(), took: begun.elapsed() }
@@ -313,15 +313,18 @@ fn clients_that_stall_keep_nobody_waiting() {
     let address = address(&lab);
     let mut stalled: Vec<TcpStream> = (0..300).map(|_| TcpStream::connect(address).unwrap()).collect();
     for (n, stream) in stalled.iter_mut().enumerate() {
-        // Nothing; a part of a head; a whole request whose answer is never read; many of those.
-        let sent = match n % 4 {
-            0 => String::new(),
-            1 => "GET /metrics HTTP/1.1\r\nHos".to_owned(),
-            2 => "GET /metrics HTTP/1.1\r\n\r\n".to_owned(),
-            _ => "GET /healthz HTTP/1.1\r\n\r\n".repeat(50),
-        };
+        // Nothing; a part of a head; a whole request whose answer is never read.
+        let sent = ["", "GET /metrics HTTP/1.1\r\nHos", "GET /metrics HTTP/1.1\r\n\r\n"][n % 3];
         // The oldest are closed to make room.
         let _ = stream.write_all(sent.as_bytes());
+    }
+    // More answers, of which none is read, than any socket's buffer takes.
+    let many = "GET /metrics HTTP/1.1\r\n\r\n".repeat(20_000);
+    for _ in 0..10 {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_write_timeout(Some(Duration::from_millis(100))).unwrap();
+        let _ = stream.write_all(many.as_bytes());
+        stalled.push(stream);
     }
     for path in ["/healthz", "/metrics"] {
         for _ in 0..10 {

@@ -29,7 +29,7 @@ const METRICS: &str = "/metrics";
 /// Requests behind the gate at a time.
 const IN_FLIGHT: usize = 8;
 /// Client connections at a time.
-const CONNECTIONS: usize = 64;
+const CONNECTIONS: usize = 256;
 /// The same where descriptors are few.
 const FEW: (usize, usize) = (2, 8);
 /// What this part takes of the process's descriptors: three for each request, its sockets, two databases.
@@ -121,13 +121,15 @@ fn limits(max_connections: usize) -> Limits {
         max_connections,
         max_head: 8 * 1024,
         max_body: 1024,
-        max_buffered: 256 * 1024,
+        // What a client sends ahead while it is being answered counts too.
+        max_buffered: 4 * 1024 * 1024,
         request_deadline: Duration::from_secs(5),
         // Prometheus asks again over the same connection, usually within a minute.
         idle_timeout: Duration::from_secs(300),
         // Prometheus itself gives up after 10 s.
         answer_deadline: Duration::from_secs(9),
-        write_deadline: Duration::from_secs(10),
+        // An answer fits into the socket's buffer; only a client that reads none of many can be late.
+        write_deadline: Duration::from_secs(2),
     }
 }
 
