@@ -141,6 +141,7 @@ fn one_line(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::daemon::gate::{self, Gate, Limits, Routes};
     use crate::directory::UnixSeconds;
     use crate::store::open::open_in_memory;
 
@@ -183,6 +184,14 @@ mod tests {
         let report = health.report();
         assert_eq!(report.status, 503, "no connection to the server behind the gate");
         assert!(report.text.contains("answers callbacks"), "{}", report.text);
+
+        let listener = gate::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let (_server, backend) = gate::private_server(1, &std::env::temp_dir()).unwrap();
+        let running = Gate::start(listener, Routes::new(), Limits::default(), backend).unwrap();
+        health.gate = running.stats();
+        assert_eq!(health.gate_trouble(), None);
+        running.stop(Duration::ZERO);
+        assert!(health.gate_trouble().unwrap().contains("takes callbacks has ended"));
 
         writer.close();
         assert!(thread.join_within(Duration::from_secs(5)));
