@@ -119,7 +119,7 @@ impl Daemon {
         let ini = folder.join(format!("{number}.ini"));
         let text = format!(
             "[wecom]\ncorp_id = {CORP}\n[callback]\nlisten = 127.0.0.1:0\ntoken = {TOKEN}\nencoding_aes_key = {KEY}\n\
-             [database]\npath = {}\n[openid]\nenabled = no\n",
+             [database]\npath = {}\n[openid]\nenabled = no\n[admin]\nlisten =\n",
             database.display()
         );
         std::fs::write(&ini, text).unwrap();

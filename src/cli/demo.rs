@@ -83,7 +83,8 @@ impl Stage {
         let Company { corp_id, app_secret, .. } = stand_in.company(|company| company.clone());
         let text = format!(
             "{SIGN}\n[wecom]\ncorp_id = {corp_id}\napp_secret = {app_secret}\napi_base = {}\n\
-             [callback]\nlisten = 127.0.0.1:0\ntoken = {TOKEN}\nencoding_aes_key = {KEY}\n",
+             [callback]\nlisten = 127.0.0.1:0\ntoken = {TOKEN}\nencoding_aes_key = {KEY}\n\
+             [admin]\nlisten =\n",
             stand_in.base_url()
         );
         std::fs::write(&ini, text).map_err(cannot)?;

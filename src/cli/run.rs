@@ -18,10 +18,11 @@ pub(super) fn run(path: Option<&Path>) -> Result<(), Failure> {
     }
     let daemon = Daemon::start(&config)?;
     log::info!(
-        "ready: version={} callbacks=http://{}{} database={}",
+        "ready: version={} callbacks=http://{}{} admin={} database={}",
         env!("CARGO_PKG_VERSION"),
         daemon.address(),
         config.callback.path,
+        daemon.admin_address().map_or_else(|| "off".into(), |address| format!("http://{address}")),
         config.database.path.display()
     );
     let (sender, receiver) = std::sync::mpsc::channel();

@@ -216,19 +216,23 @@ impl Config {
         } else if self.wecom.app_secret.is_none() {
             remarks.push("[wecom] app_secret is not set: userids are not converted to openids".into());
         }
+        if self.wecom.contacts_secret.is_none() {
+            remarks.push(
+                "[wecom] contacts_secret is not set: what callbacks miss is not found by comparing with WeCom".into(),
+            );
+        }
         if !self.callback.listen.ip().is_loopback() {
             remarks.push(format!(
                 "[callback] listen {} is open to others: put a reverse proxy with TLS before it where you can",
                 self.callback.listen
             ));
         }
-        remarks.push(
-            "not in effect in this version: [details], [reconcile], [retention], [admin], [notify], [wecom] contacts_secret"
-                .into(),
-        );
-        if self.openid.recheck_after > Duration::ZERO {
-            remarks.push("[openid] recheck_after is understood but has no effect in this version".into());
+        if let Some(address) = self.admin_listen.filter(|address| !address.ip().is_loopback()) {
+            remarks.push(format!(
+                "[admin] listen {address} is open to others and asks for no password: keep it inside your network"
+            ));
         }
+        remarks.push("not in effect in this version: [retention], [notify]".into());
         remarks
     }
 }

@@ -156,3 +156,13 @@ proptest! {
         prop_assert!(!errors.contains(&secret), "{errors}");
     }
 }
+
+#[test]
+fn an_admin_listener_that_others_can_reach_deserves_a_word() {
+    let said = |listen: &str| {
+        let config = parse(&good(&format!("[admin]\nlisten = {listen}"))).unwrap();
+        config.remarks().iter().any(|remark| remark.contains("[admin] listen"))
+    };
+    assert!(said("0.0.0.0:9180"));
+    assert!(!said("127.0.0.1:9180") && !said(""));
+}

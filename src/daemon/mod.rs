@@ -4,11 +4,13 @@
 //! the responder answers; the converters call WeCom. Data flows in one direction, and each thread ends
 //! when the one before it has.
 
+pub mod admin;
 pub mod callback;
 pub mod converter;
 pub mod details;
 pub mod doubt;
 pub mod gate;
+pub mod metrics;
 pub mod reconciler;
 pub mod recorder;
 pub mod server;
@@ -31,11 +33,13 @@ use crate::store::writer::WriterThread;
 use crate::store::{StoreError, Writer, open_reader, open_writer, set_state, state};
 use crate::wecom::api::{Client, SecretKind, Settings, clock};
 use crate::wecom::crypt::{Crypt, EncodingAesKey};
+use admin::{Admin, AdminError, Watched};
 use callback::Endpoint;
 use converter::{Converter, Policy};
 use details::{Details, DetailsWorker};
 use doubt::Doubts;
 use gate::{Budget, Gate, Limits, Routes};
+use metrics::Metrics;
 use reconciler::Reconciler;
 use recorder::Recorder;
 use server::{Server, Threads};
@@ -71,9 +75,28 @@ pub enum StartError {
         /// What the system said.
         error: std::io::Error,
     },
+    /// The admin address cannot be listened on.
+    #[error(
+        "cannot listen on {address}: {error}; set [admin] listen to another address, or leave it empty to do without the admin listener"
+    )]
+    ListenAdmin {
+        /// Which.
+        address: SocketAddr,
+        /// What the system said.
+        error: std::io::Error,
+    },
     /// The system refuses a thread, a socket or a file.
     #[error("cannot start: {0}")]
     System(#[from] std::io::Error),
+}
+
+impl From<AdminError> for StartError {
+    fn from(error: AdminError) -> Self {
+        match error {
+            AdminError::Store(error) => Self::Store(error),
+            AdminError::System(error) => Self::System(error),
+        }
+    }
 }
 
 /// The converter and its threads.
@@ -90,6 +113,7 @@ pub struct Daemon {
     askers: Vec<JoinHandle<()>>,
     writer: Writer,
     writer_thread: WriterThread,
+    admin: Option<Admin>,
     stop: Stop,
     _lock: File,
 }
@@ -102,17 +126,22 @@ impl Daemon {
     pub fn start(config: &Config) -> Result<Self, StartError> {
         let endpoints = endpoints(config)?;
         let lock = lock(&config.database.path, config.database.mode)?;
+        let admin_listener = config.admin_listen.map(admin_listener).transpose()?;
         let connection = open_writer(&config.database.path, config.database.mode)?;
         let (writer, writer_thread) = Writer::start(connection)?;
         announce(&writer)?;
 
         let stop = Stop::default();
+        let metrics = Arc::new(Metrics::default());
         let doubts = Arc::new(Doubts::default());
-        let Asking { converter, details, threads: askers } = start_asking(config, &writer, &doubts, &stop)?;
+        let client = Arc::new(client(config, &writer, &metrics, &stop));
+        let Asking { converter, details, threads: askers } =
+            start_asking(config, client, &writer, &doubts, &stop)?;
 
         let listener = listener(config.callback.listen)?;
         let wanted = Budget { max_connections: CONNECTIONS, max_in_flight: IN_FLIGHT };
-        let budget = gate::descriptor_budget(wanted, RESERVED_DESCRIPTORS);
+        let reserved = RESERVED_DESCRIPTORS + admin_listener.as_ref().map_or(0, |_| admin::DESCRIPTORS);
+        let budget = gate::descriptor_budget(wanted, reserved);
         let folder = config.database.path.parent().unwrap_or(Path::new("."));
         let (http, backend) = gate::private_server(budget.max_in_flight, folder)?;
         let routes = endpoints.iter().fold(Routes::new(), |r, e| r.with(e.path.clone(), &["GET", "POST"]));
@@ -127,6 +156,7 @@ impl Daemon {
                 details: details.clone(),
                 doubts,
             },
+            metrics: Arc::clone(&metrics),
             refusals: throttle::Throttle::default(),
         });
         let threads = server::start(&server, config.callback.threads)?;
@@ -136,6 +166,10 @@ impl Daemon {
             ..Limits::default()
         };
         let gate = Gate::start(listener, routes, limits, backend)?;
+        let watched = Watched { metrics, gate: gate.stats(), writer: writer.clone() };
+        let admin = admin_listener
+            .map(|listener| Admin::start(listener, watched, &config.database.path, budget != wanted))
+            .transpose()?;
         Ok(Self {
             gate,
             server,
@@ -145,6 +179,7 @@ impl Daemon {
             askers,
             writer,
             writer_thread,
+            admin,
             stop,
             _lock: lock,
         })
@@ -154,6 +189,12 @@ impl Daemon {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.gate.local_addr()
+    }
+
+    /// Where the admin listener is, if it is on.
+    #[must_use]
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin.as_ref().map(Admin::address)
     }
 
     /// Whether a part that everything depends on has ended by itself.
@@ -168,6 +209,9 @@ impl Daemon {
         let deadline = Instant::now() + STOP_WITHIN;
         let left = || deadline.saturating_duration_since(Instant::now());
         self.stop.give();
+        if let Some(admin) = self.admin {
+            admin.stop(Duration::from_millis(200));
+        }
         if let Some((converter, _)) = &self.converter {
             converter.wake_all();
         }
@@ -208,6 +252,10 @@ fn listener(address: SocketAddr) -> Result<TcpListener, StartError> {
     gate::bind(address).map_err(|error| StartError::Listen { address, error })
 }
 
+fn admin_listener(address: SocketAddr) -> Result<TcpListener, StartError> {
+    gate::bind(address).map_err(|error| StartError::ListenAdmin { address, error })
+}
+
 /// The callback URLs and their keys.
 fn endpoints(config: &Config) -> Result<Vec<Endpoint>, StartError> {
     let crypt = |keys: &Keys| -> Result<Crypt, StartError> {
@@ -236,11 +284,11 @@ struct Asking {
 
 fn start_asking(
     config: &Config,
+    client: Arc<Client<Recorder>>,
     writer: &Writer,
     doubts: &Arc<Doubts>,
     stop: &Stop,
 ) -> Result<Asking, StartError> {
-    let client = Arc::new(client(config, writer, stop));
     let reader = || open_reader(&config.database.path);
     let mut asking = Asking { converter: None, details: None, threads: Vec::new() };
     if client.has_secret(SecretKind::App) && config.openid.enabled {
@@ -277,7 +325,7 @@ fn start_asking(
 
 /// The client of WeCom's API, as configured.
 #[must_use]
-pub fn client(config: &Config, writer: &Writer, stop: &Stop) -> Client<Recorder> {
+pub fn client(config: &Config, writer: &Writer, metrics: &Arc<Metrics>, stop: &Stop) -> Client<Recorder> {
     let text = |secret: &Option<Secret>| secret.as_ref().map(|secret| secret.expose().to_owned());
     let settings = Settings {
         api_base: config.wecom.api_base.clone(),
@@ -287,7 +335,8 @@ pub fn client(config: &Config, writer: &Writer, stop: &Stop) -> Client<Recorder>
         timeout: config.wecom.timeout,
         calls_per_minute: config.wecom.calls_per_minute,
     };
-    Client::new(settings, Recorder { writer: writer.clone() }, stop.clone())
+    let recorder = Recorder { writer: writer.clone(), metrics: Arc::clone(metrics) };
+    Client::new(settings, recorder, stop.clone())
 }
 
 /// One daemon for one database. The lock is on a file beside it, which stays: closing any descriptor of

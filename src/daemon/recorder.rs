@@ -1,9 +1,11 @@
 //! Hears what the API client does: calls go into the database, pauses into the log and into `status`.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use super::metrics::Metrics;
 use crate::store::openids::{ApiCall, record_api_call};
 use crate::store::state::set_state;
 use crate::store::{StoreError, Writer};
@@ -17,6 +19,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub struct Recorder {
     /// Where to.
     pub writer: Writer,
+    /// What the admin listener shows.
+    pub metrics: Arc<Metrics>,
 }
 
 impl Listener for Recorder {
@@ -28,6 +32,7 @@ impl Listener for Recorder {
             record.userid.as_ref().map_or("-", |userid| userid.as_str()),
             record.errcode.map_or_else(|| "-".into(), |code| code.to_string()),
         );
+        self.metrics.api_call(record.api.path(), record.errcode);
         let call = ApiCall {
             at: clock(),
             api: record.api.path(),
@@ -61,6 +66,7 @@ impl Listener for Recorder {
     }
 
     fn pauses(&self, all: &[Pause]) {
+        self.metrics.pauses(&all.iter().map(|pause| pause.reason).collect::<Vec<_>>());
         let all: Vec<_> = all
             .iter()
             .map(|pause| {

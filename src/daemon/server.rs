@@ -17,6 +17,7 @@ use super::converter::Converter;
 use super::details::DetailsWorker;
 use super::doubt::Doubts;
 use super::gate::PEER_HEADER;
+use super::metrics::Metrics;
 use super::throttle::Throttle;
 use crate::store::{Applied, NewEvent, StoreError, Writer, apply_event, record_invalid};
 use crate::wecom::api::clock;
@@ -38,6 +39,8 @@ pub struct Server {
     pub writer: Writer,
     /// Whom to tell of what was applied.
     pub wakers: Wakers,
+    /// Counts answers and events.
+    pub metrics: Arc<Metrics>,
     /// Refusals in the log.
     pub refusals: Throttle,
 }
@@ -72,7 +75,9 @@ pub struct Threads {
 /// If a thread cannot be had.
 pub fn start(server: &Arc<Server>, threads: usize) -> std::io::Result<Threads> {
     let (answers, ready) = channel();
-    let responder = std::thread::Builder::new().name("respond".into()).spawn(move || respond_all(&ready))?;
+    let metrics = Arc::clone(&server.metrics);
+    let responder = std::thread::Builder::new().name("respond".into());
+    let responder = responder.spawn(move || respond_all(&ready, &metrics))?;
     let workers = (0..threads).map(|n| {
         let (server, answers) = (Arc::clone(server), answers.clone());
         let name = format!("callback-{n}");
@@ -99,8 +104,9 @@ impl Threads {
     }
 }
 
-fn respond_all(ready: &Receiver<Answer>) {
+fn respond_all(ready: &Receiver<Answer>, metrics: &Metrics) {
     while let Ok(Answer { request, status, body }) = ready.recv() {
+        metrics.answered(status, *request.method() == Method::Get);
         let mut response = Response::from_data(body).with_status_code(status);
         response.add_header(header("Content-Type", "text/plain; charset=utf-8"));
         if status == 503 {
@@ -182,8 +188,14 @@ impl Server {
             log::warn!("event has fields that make no sense {}: {}", name(&event), passed_over.join(" "));
         }
         let deadline = arrived + COMMIT_WITHIN;
-        let (answers, wakers, writer) = (answers.clone(), self.wakers.clone(), self.writer.clone());
-        let to_apply = event.clone();
+        let (writer, to_apply) = (self.writer.clone(), event.clone());
+        let acknowledge = {
+            let (answers, wakers, metrics) =
+                (answers.clone(), self.wakers.clone(), Arc::clone(&self.metrics));
+            move |request, event: &NewEvent, result| {
+                acknowledge(request, event, result, &wakers, &metrics, &answers);
+            }
+        };
         self.writer.submit(
             deadline,
             move |connection| apply_event(connection, &to_apply),
@@ -194,10 +206,10 @@ impl Server {
                     writer.submit(
                         deadline,
                         move |connection| record_invalid(connection, &to_record),
-                        move |result| acknowledge(request, &event, result, &wakers, &answers),
+                        move |result| acknowledge(request, &event, result),
                     );
                 }
-                result => acknowledge(request, &event, result, &wakers, &answers),
+                result => acknowledge(request, &event, result),
             },
         );
     }
@@ -209,11 +221,13 @@ fn acknowledge(
     event: &NewEvent,
     result: Result<Applied, StoreError>,
     wakers: &Wakers,
+    metrics: &Metrics,
     answers: &Sender<Answer>,
 ) {
     match result {
         Ok(applied) => {
             log::debug!("event {} outcome={}", name(event), applied.outcome.as_str());
+            metrics.event(&event.event, &event.change_type, applied.outcome);
             send(answers, request, 200, b"success");
             if let Some(converter) = &wakers.converter {
                 converter.wake_for(applied.to_convert);

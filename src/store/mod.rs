@@ -8,6 +8,7 @@ pub mod details;
 mod error;
 mod facts;
 pub mod members;
+pub mod monitor;
 pub mod observed;
 pub mod open;
 pub mod openids;

@@ -7,6 +7,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde_json::{Map, Value as Json, json};
 
 use super::facts;
+use super::monitor::oldest_pending;
 use crate::directory::history::fold;
 use crate::directory::{UnixSeconds, UserId};
 
@@ -62,10 +63,11 @@ pub fn counts(connection: &Connection, now: UnixSeconds) -> rusqlite::Result<Cou
         )
     };
     let waiting = "FROM members WHERE deleted_at IS NULL AND openid_state = 'pending'";
+    let (pending, converted, failed) = (in_state("pending")?, in_state("converted")?, in_state("failed")?);
     Ok(Counts {
-        pending: in_state("pending")?,
-        converted: in_state("converted")?,
-        failed: in_state("failed")?,
+        pending,
+        converted,
+        failed,
         due: connection.query_row(
             &format!("SELECT count(*) {waiting} AND openid_next_attempt_at <= ?1"),
             [now.0],
@@ -80,7 +82,7 @@ pub fn counts(connection: &Connection, now: UnixSeconds) -> rusqlite::Result<Cou
         deleted: number("SELECT count(*) FROM members WHERE deleted_at IS NOT NULL")?,
         departments: number("SELECT count(*) FROM departments WHERE deleted_at IS NULL")?,
         tags: number("SELECT count(*) FROM tags WHERE deleted_at IS NULL")?,
-        oldest_pending: time(&format!("SELECT min(created_at) {waiting}"))?,
+        oldest_pending: oldest_pending(connection, pending > (pending + converted + failed) / 12)?,
         next_attempt: time(&format!("SELECT min(openid_next_attempt_at) {waiting}"))?,
         last_event: time("SELECT received_at FROM events WHERE seq = (SELECT max(seq) FROM events)")
             .optional()?

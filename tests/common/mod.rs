@@ -40,6 +40,8 @@ pub struct Settings<'a> {
     pub wecom: &'a str,
     pub callback: &'a str,
     pub openid: &'a str,
+    /// Where the admin listener is; empty: nowhere.
+    pub admin: &'a str,
     pub more: &'a str,
     /// Whether the lab has the secret of contacts sync, so that it compares.
     pub reconcile: bool,
@@ -86,11 +88,11 @@ impl Lab {
         let contacts = stand_in.company(|company| company.contacts_secret.clone());
         let contacts =
             if settings.reconcile { format!("contacts_secret = {contacts}\n") } else { String::new() };
-        let Settings { wecom, callback, openid, more, .. } = settings;
+        let Settings { wecom, callback, openid, admin, more, .. } = settings;
         let text = format!(
             "[wecom]\ncorp_id = {CORP}\napp_secret = {secret}\napi_base = {}\n{contacts}{wecom}\n\
              [callback]\nlisten = 127.0.0.1:0\ntoken = {TOKEN}\nencoding_aes_key = {KEY}\n{callback}\n\
-             [openid]\n{openid}\n{more}\n",
+             [openid]\n{openid}\n[admin]\nlisten = {admin}\n{more}\n",
             stand_in.base_url()
         );
         std::fs::write(folder.path().join("sync.ini"), text).unwrap();

@@ -15,6 +15,7 @@ mod head;
 mod limits;
 mod poll;
 mod stats;
+mod times;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -27,6 +28,7 @@ pub use backend::{Backend, private_server};
 pub use head::{PEER_HEADER, Refusal, Routes};
 pub use limits::{Budget, Limits, bind, descriptor_budget};
 pub use stats::{GateSnapshot, GateStats};
+pub use times::TimesSnapshot;
 
 /// A gate at work.
 pub struct Gate {

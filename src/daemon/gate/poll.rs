@@ -58,6 +58,13 @@ pub(super) struct Poll {
     stopping: bool,
 }
 
+impl Drop for Poll {
+    fn drop(&mut self) {
+        // However the thread ends, by a panic too.
+        self.stats.ended.store(true, Relaxed);
+    }
+}
+
 impl Poll {
     pub(super) fn new(
         listener: TcpListener,
@@ -413,11 +420,12 @@ impl Poll {
                 self.deadlines.remove(&(at, slot));
                 continue;
             };
-            let begun = client.inbound.begun();
+            let (begun, waited) = (client.inbound.begun(), client.since.elapsed());
             match client.phase.class() {
                 Class::Unfinished if begun => self.refuse(slot, Refusal::Timeout),
                 Class::Busy if !matches!(client.phase, Phase::Writing { .. }) => {
                     self.stats.deadline_missed.fetch_add(1, Relaxed);
+                    self.stats.answered.count(waited);
                     self.refuse(slot, Refusal::Unavailable);
                 }
                 _ => self.close(slot),
@@ -479,8 +487,9 @@ impl Poll {
                     self.link_outcome(index, Outcome::Lost(None, "answered before it took the request"));
                 }
                 let client = self.client(job.slot).filter(|client| client.id == job.client);
-                if let Some(Phase::Answering { keep_alive }) = client.map(|client| &client.phase) {
+                if let Some((Phase::Answering { keep_alive }, since)) = client.map(|c| (&c.phase, c.since)) {
                     let keep_alive = *keep_alive && !self.stopping;
+                    self.stats.answered.count(since.elapsed());
                     let bytes = answer::relay(head, &body, keep_alive);
                     self.answer(job.slot, &bytes, keep_alive);
                 }

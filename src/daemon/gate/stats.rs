@@ -1,8 +1,9 @@
 //! What the gate counts, readable from other threads without disturbing it.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use super::head::Refusal;
+use super::times::{Times, TimesSnapshot};
 
 /// The statuses that the gate itself answers with.
 const STATUSES: [u16; 10] = [400, 404, 405, 408, 411, 413, 417, 431, 502, 503];
@@ -17,6 +18,8 @@ pub struct GateStats {
     pub(super) evicted: AtomicU64,
     pub(super) deadline_missed: AtomicU64,
     pub(super) accept_errors: AtomicU64,
+    pub(super) answered: Times,
+    pub(super) ended: AtomicBool,
     refused: [AtomicU64; STATUSES.len()],
 }
 
@@ -38,6 +41,10 @@ pub struct GateSnapshot {
     pub deadline_missed: u64,
     /// Failed calls of accept().
     pub accept_errors: u64,
+    /// From the complete request to its answer: of all that were passed on to the server.
+    pub answered: TimesSnapshot,
+    /// Whether the gate's thread has ended.
+    pub ended: bool,
     /// How often the gate itself answered with each status.
     pub refused: Vec<(u16, u64)>,
 }
@@ -53,6 +60,8 @@ impl GateStats {
             evicted: self.evicted.load(Relaxed),
             deadline_missed: self.deadline_missed.load(Relaxed),
             accept_errors: self.accept_errors.load(Relaxed),
+            answered: self.answered.snapshot(),
+            ended: self.ended.load(Relaxed),
             refused: STATUSES
                 .iter()
                 .zip(&self.refused)

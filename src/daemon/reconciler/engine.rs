@@ -333,7 +333,7 @@ impl<L: Listener> Run<'_, L> {
                 None => break,
             }
         }
-        while let Some((userid, departments)) = listed.next() {
+        for (userid, departments) in listed {
             self.tell("adding members", rows_seen.get(), Some(rows));
             self.new_member(userid, departments, began)?;
         }

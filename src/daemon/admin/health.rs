@@ -1,0 +1,213 @@
+//! Whether an event can be made durable now: not guessed, but tried, by a commit of the writer's.
+
+use std::fmt::Write;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, sync_channel};
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+use serde_json::{Value as Json, json};
+
+use crate::daemon::gate::GateStats;
+use crate::store::reconciles::{ReconcileOutcome, last_reconciles};
+use crate::store::{StoreError, Writer, get_state, set_state};
+use crate::wecom::api::clock;
+
+/// A commit that takes longer counts as failed.
+const COMMIT_WITHIN: Duration = Duration::from_secs(2);
+/// For the writer to say that it did not succeed in time.
+const MARGIN: Duration = Duration::from_millis(200);
+/// How long a report is good for: however many ask, there is one commit in this time.
+const GOOD_FOR: Duration = Duration::from_secs(1);
+
+/// An answer to `/healthz`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Report {
+    /// 200 or 503.
+    pub(super) status: u16,
+    /// `ok`, or `failing: ` and why; then a line for each thing that an operator should know of.
+    pub(super) text: String,
+}
+
+/// Makes reports.
+pub(super) struct Health {
+    writer: Writer,
+    gate: Arc<GateStats>,
+    reader: Connection,
+    /// A commit that the writer has not answered for yet.
+    under_way: Option<Receiver<Result<(), StoreError>>>,
+    last: Option<(Instant, Report)>,
+}
+
+impl Health {
+    pub(super) fn new(writer: Writer, gate: Arc<GateStats>, reader: Connection) -> Self {
+        Self { writer, gate, reader, under_way: None, last: None }
+    }
+
+    /// The report of just now, or a new one; it takes little more than two seconds in any case.
+    pub(super) fn report(&mut self) -> Report {
+        if let Some((at, report)) = &self.last
+            && at.elapsed() < GOOD_FOR
+        {
+            return report.clone();
+        }
+        let found = self.gate_trouble().map_or_else(|| self.try_commit(), Err);
+        let remarks = remarks(&self.reader).unwrap_or_else(|error| {
+            vec![format!("the database cannot be read: {}", one_line(&StoreError::from(error).to_string()))]
+        });
+        let report = report(found, &remarks);
+        self.last = Some((Instant::now(), report.clone()));
+        report
+    }
+
+    fn gate_trouble(&self) -> Option<String> {
+        let gate = self.gate.snapshot();
+        if gate.ended {
+            return Some("the part that takes callbacks has ended; restart the service".into());
+        }
+        (gate.backends == 0)
+            .then(|| "the part that answers callbacks cannot be reached; restart the service".into())
+    }
+
+    fn try_commit(&mut self) -> Result<(), String> {
+        // One that the writer was too busy for is waited for again, so that they never pile up; if it has
+        // been answered meanwhile, that says nothing of now.
+        let earlier =
+            self.under_way.take().filter(|answer| matches!(answer.try_recv(), Err(TryRecvError::Empty)));
+        let answer = earlier.unwrap_or_else(|| self.begin_commit());
+        match answer.recv_timeout(COMMIT_WITHIN + MARGIN) {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(StoreError::Closed)) | Err(RecvTimeoutError::Disconnected) => {
+                Err("the part that writes to the database has ended; restart the service".into())
+            }
+            Ok(Err(error)) => Err(one_line(&error.to_string())),
+            Err(RecvTimeoutError::Timeout) => {
+                self.under_way = Some(answer);
+                Err(format!(
+                    "no commit within {} s: the writer is busy, or the disk is slow or stuck",
+                    COMMIT_WITHIN.as_secs()
+                ))
+            }
+        }
+    }
+
+    fn begin_commit(&self) -> Receiver<Result<(), StoreError>> {
+        let (sender, receiver) = sync_channel(1);
+        // Another value each time: SQLite writes nothing, and syncs nothing, where nothing changes.
+        let mark = json!(fastrand::u64(..));
+        self.writer.submit(
+            Instant::now() + COMMIT_WITHIN,
+            move |connection| set_state(connection, "probe", clock(), Some(&mark)),
+            move |result| {
+                let _ = sender.send(result);
+            },
+        );
+        receiver
+    }
+}
+
+fn report(found: Result<(), String>, remarks: &[String]) -> Report {
+    let (status, mut text) = match found {
+        Ok(()) => (200, "ok\n".to_owned()),
+        Err(why) => (503, format!("failing: {why}\n")),
+    };
+    for remark in remarks {
+        let _ = writeln!(text, "{remark}");
+    }
+    Report { status, text }
+}
+
+/// What an operator should know of although callbacks are taken, one line each.
+fn remarks(connection: &Connection) -> rusqlite::Result<Vec<String>> {
+    let mut remarks = pauses(connection)?;
+    if let (Some(last), _) = last_reconciles(connection)?
+        && !matches!(last.outcome, ReconcileOutcome::Ok | ReconcileOutcome::Running)
+    {
+        remarks.push(one_line(&format!("comparison {}: {}", last.outcome.as_str(), last.note)));
+    }
+    Ok(remarks)
+}
+
+fn pauses(connection: &Connection) -> rusqlite::Result<Vec<String>> {
+    let Some((_, Json::Array(all))) = get_state(connection, "pauses")? else { return Ok(Vec::new()) };
+    let in_words = |pause: &Json| {
+        let word = |key: &str| pause.get(key).and_then(Json::as_str).unwrap_or("").to_owned();
+        let errcode = pause.get("errcode").and_then(Json::as_i64);
+        let errcode = errcode.map_or_else(String::new, |code| format!("errcode {code}, "));
+        let (what, reason, errmsg, advice) = (word("what"), word("reason"), word("errmsg"), word("advice"));
+        one_line(&format!("paused: {what} ({reason}): {errcode}{errmsg}; {advice}"))
+    };
+    Ok(all.iter().map(in_words).collect())
+}
+
+/// WeCom's and the system's texts may have line breaks, and a remark is a line.
+fn one_line(text: &str) -> String {
+    text.split(char::is_control).filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::daemon::gate::{self, Gate, Limits, Routes};
+    use crate::directory::UnixSeconds;
+    use crate::store::observed::Effect;
+    use crate::store::open::open_in_memory;
+    use crate::store::reconciles::{begin_reconcile, finish_reconcile};
+
+    #[test]
+    fn a_pause_is_one_line_whatever_wecom_said() {
+        let db = open_in_memory().unwrap();
+        assert_eq!(remarks(&db).unwrap(), Vec::<String>::new());
+        let pause = json!([{"what": "all API calls with app_secret", "reason": "address", "errcode": 60020,
+            "errmsg": "not allow\r\nto access", "since": 1, "until": 2, "advice": "add it"}]);
+        set_state(&db, "pauses", UnixSeconds(1), Some(&pause)).unwrap();
+        let expected =
+            "paused: all API calls with app_secret (address): errcode 60020, not allow to access; add it";
+        assert_eq!(remarks(&db).unwrap(), [expected]);
+        let seq = begin_reconcile(&db, "test", UnixSeconds(1)).unwrap();
+        let blocked = (ReconcileOutcome::Blocked, 5, Effect::default());
+        finish_reconcile(&db, seq, blocked, "nothing is deleted", UnixSeconds(2)).unwrap();
+        assert_eq!(remarks(&db).unwrap(), [expected, "comparison blocked: nothing is deleted"]);
+        assert_eq!(
+            report(Err("disk".into()), &["b".into()]),
+            Report { status: 503, text: "failing: disk\nb\n".into() }
+        );
+    }
+
+    #[test]
+    fn every_probe_writes_to_the_disk_however_fast_they_follow() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("directory.db");
+        let (writer, _thread) = Writer::start(crate::store::open_writer(&path, 0o600).unwrap()).unwrap();
+        let looker = crate::store::open_reader(&path).unwrap();
+        let version = || looker.query_row("PRAGMA data_version", [], |row| row.get::<_, i64>(0)).unwrap();
+        let mut health = Health::new(writer, Arc::default(), crate::store::open_reader(&path).unwrap());
+        for _ in 0..5 {
+            let before = version();
+            assert_eq!(health.try_commit(), Ok(()));
+            assert_ne!(version(), before, "nothing was written");
+        }
+    }
+
+    #[test]
+    fn a_writer_or_gate_that_has_ended_is_said() {
+        let (writer, thread) = Writer::start(open_in_memory().unwrap()).unwrap();
+        let gate = Arc::new(GateStats::default());
+        let mut health = Health::new(writer.clone(), Arc::clone(&gate), open_in_memory().unwrap());
+        let report = health.report();
+        assert_eq!(report.status, 503, "no connection to the server behind the gate");
+        assert!(report.text.contains("answers callbacks"), "{}", report.text);
+
+        let listener = gate::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let (_server, backend) = gate::private_server(1, &std::env::temp_dir()).unwrap();
+        let running = Gate::start(listener, Routes::new(), Limits::default(), backend).unwrap();
+        health.gate = running.stats();
+        assert_eq!(health.gate_trouble(), None);
+        running.stop(Duration::ZERO);
+        assert!(health.gate_trouble().unwrap().contains("takes callbacks has ended"));
+
+        writer.close();
+        assert!(thread.join_within(Duration::from_secs(5)));
+        assert!(health.try_commit().unwrap_err().contains("writes to the database has ended"));
+    }
+}
