@@ -69,7 +69,11 @@ fn compare(daemon: &Daemon, members: usize, what: &str, seq: i64) {
         assert_eq!(reply, (200, "success".into()));
         times.push(sent.elapsed());
         let phase: Option<String> = db
-            .query_row("SELECT value ->> 'phase' FROM daemon_state WHERE name = 'reconcile_progress'", [], |r| r.get(0))
+            .query_row(
+                "SELECT value ->> 'phase' FROM daemon_state WHERE name = 'reconcile_progress'",
+                [],
+                |r| r.get(0),
+            )
             .ok();
         *phases.entry(phase.unwrap_or_else(|| "-".into())).or_default() += last.elapsed().as_secs_f64();
         last = Instant::now();

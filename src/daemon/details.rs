@@ -169,7 +169,7 @@ impl Details {
     /// Asks for everybody who is due, and takes the daily sample when it is time.
     fn round(&self, worker: &DetailsWorker, unknown: &mut Unknown, try_denied: bool) -> Result<(), End> {
         if try_denied && get_state(&self.reader, DENIED)?.is_some() {
-            self.writer.run(PATIENCE, |connection| move_details(connection, ("denied", "due"), 1))?;
+            self.writer.run(PATIENCE, |connection| move_details(connection, ("denied", "due"), "", 1))?;
         }
         loop {
             let now = Instant::now();
@@ -243,12 +243,8 @@ impl Details {
                 "details of members stay unknown, because the app may not call user/get; all else goes on"
             );
         }
-        while self.write(|connection| {
-            set_state(connection, DENIED, clock(), Some(&json!(true)))?;
-            move_details(connection, ("due", "denied"), MOVED)
-        })? == MOVED
-        {}
-        Ok(())
+        self.write(|connection| set_state(connection, DENIED, clock(), Some(&json!(true))))?;
+        self.move_all("due", "denied")
     }
 
     fn allowed_again(&self) -> Result<(), End> {
@@ -256,11 +252,15 @@ impl Details {
             return Ok(());
         }
         log::info!("the app may call user/get again; details are asked for");
-        while self.write(|connection| {
-            set_state(connection, DENIED, clock(), None)?;
-            move_details(connection, ("denied", "due"), MOVED)
-        })? == MOVED
-        {}
+        self.write(|connection| set_state(connection, DENIED, clock(), None))?;
+        self.move_all("denied", "due")
+    }
+
+    fn move_all(&self, from: &'static str, to: &'static str) -> Result<(), End> {
+        let mut after = Some(String::new());
+        while let Some(last) = after {
+            after = self.write(move |connection| move_details(connection, (from, to), &last, MOVED))?;
+        }
         Ok(())
     }
 

@@ -97,20 +97,29 @@ pub fn record_denied(
     Ok(())
 }
 
-/// Moves up to `limit` members from one state of details to another; how many there were.
+/// Moves up to `limit` members after `after`, in order of userid, from one state of details to another. The last
+/// of them, if there may be more.
 ///
 /// # Errors
 /// Whatever SQLite says.
 pub fn move_details(
     connection: &Connection,
     (from, to): (&str, &str),
+    after: &str,
     limit: usize,
-) -> rusqlite::Result<usize> {
-    connection
-        .prepare_cached(
-            "UPDATE members SET details_state = ?2, details_revision = details_revision + 1
-             WHERE userid IN (SELECT userid FROM members
-                              WHERE details_state = ?1 AND deleted_at IS NULL LIMIT ?3)",
-        )?
-        .execute(params![from, to, i64::try_from(limit).unwrap_or(i64::MAX)])
+) -> rusqlite::Result<Option<String>> {
+    let mut statement = connection.prepare_cached(
+        "SELECT userid FROM members WHERE userid > ?1 AND details_state = ?2 AND deleted_at IS NULL
+         ORDER BY userid LIMIT ?3",
+    )?;
+    let found = statement
+        .query_map(params![after, from, i64::try_from(limit).unwrap_or(i64::MAX)], |row| row.get(0))?;
+    let mut found: Vec<String> = found.collect::<rusqlite::Result<_>>()?;
+    let mut update = connection.prepare_cached(
+        "UPDATE members SET details_state = ?2, details_revision = details_revision + 1 WHERE userid = ?1",
+    )?;
+    for userid in &found {
+        update.execute(params![userid, to])?;
+    }
+    Ok(if found.len() == limit { found.pop() } else { None })
 }
