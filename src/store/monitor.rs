@@ -92,11 +92,18 @@ mod tests {
 
     #[test]
     fn the_last_reconcile_is_known_once_one_has_finished() {
-        let db = Connection::open_in_memory().unwrap();
+        let db = open_in_memory().unwrap();
         assert_eq!(last_reconcile(&db).unwrap(), None);
-        db.execute_batch("CREATE TABLE reconciles (started_at INTEGER, finished_at INTEGER)").unwrap();
+        let add = |finished_at: Option<i64>, outcome: &str| {
+            let sql = "INSERT INTO reconciles (started_at, finished_at, reason, outcome) VALUES (1, ?1, 'test', ?2)";
+            db.execute(sql, rusqlite::params![finished_at, outcome]).unwrap();
+        };
+        add(None, "running");
+        add(Some(9), "failed");
+        add(Some(10), "blocked");
         assert_eq!(last_reconcile(&db).unwrap(), None);
-        db.execute_batch("INSERT INTO reconciles VALUES (5, 8), (3, 4), (9, NULL)").unwrap();
+        add(Some(8), "ok");
+        add(Some(4), "partial");
         assert_eq!(last_reconcile(&db).unwrap(), Some(UnixSeconds(8)));
     }
 }

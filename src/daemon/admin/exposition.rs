@@ -243,9 +243,7 @@ mod tests {
     fn a_finished_reconcile_is_told() {
         let db = open_in_memory().unwrap();
         db.execute_batch(
-            "DROP TABLE IF EXISTS reconciles;
-             CREATE TABLE reconciles (finished_at INTEGER);
-             INSERT INTO reconciles VALUES (1700000000)",
+            "INSERT INTO reconciles (started_at, finished_at, reason, outcome) VALUES (1, 1700000000, 'test', 'ok')",
         )
         .unwrap();
         let text = exposition(db).text().unwrap();
