@@ -15,7 +15,7 @@ use super::recorder::Recorder;
 use crate::directory::openid::Backoff;
 use crate::directory::{UnixSeconds, UserId};
 use crate::stop::Stop;
-use crate::store::openids::{Asked, Verdict, about_to_ask, due_members, earliest_due, record_verdict};
+use crate::store::openids::{Asked, Due, Verdict, about_to_ask, due_members, earliest_due, record_verdict};
 use crate::store::{StoreError, Writer};
 use crate::wecom::api::{Api, Client, NoAnswer, Said, SecretKind, clock};
 use crate::wecom::pace::Urgency;
@@ -41,6 +41,8 @@ struct Work {
     again: HashSet<UserId>,
     /// When to look for more.
     look_at: Instant,
+    /// The database could not be looked at, which has been told.
+    in_trouble: bool,
     reader: Connection,
 }
 
@@ -56,9 +58,11 @@ pub struct Policy {
 }
 
 impl Policy {
-    fn recheck_before(self, now: UnixSeconds) -> Option<UnixSeconds> {
-        let age = i64::try_from(self.recheck_after.as_secs()).unwrap_or(i64::MAX);
-        (age > 0).then(|| now.plus(-age))
+    fn due(self, now: UnixSeconds) -> Due {
+        let seconds = |wait: Duration| i64::try_from(wait.as_secs()).unwrap_or(i64::MAX);
+        let age = seconds(self.recheck_after);
+        let longest = seconds(self.backoff.max.saturating_add(Duration::from_secs(60)));
+        Due { now, latest: now.plus(longest), recheck_before: (age > 0).then(|| now.plus(-age)) }
     }
 }
 
@@ -98,6 +102,7 @@ impl Converter {
                 in_flight: HashSet::new(),
                 again: HashSet::new(),
                 look_at: Instant::now(),
+                in_trouble: false,
                 reader,
             }),
             wake: Condvar::new(),
@@ -161,15 +166,21 @@ impl Converter {
             let wait_until = match paused {
                 Some(until) => until,
                 None => {
-                    if let Some(found) = work.take(self.policy.recheck_before(clock())) {
+                    if let Some(found) = work.take(self.policy.due(clock()).recheck_before) {
                         return Some(found);
                     }
                     if work.look_at <= now {
                         let now_here = clock();
-                        match work.look(now_here, self.policy.recheck_before(now_here)) {
-                            Ok(()) => continue,
+                        match work.look(self.policy.due(now_here)) {
+                            Ok(()) => {
+                                work.in_trouble = false;
+                                continue;
+                            }
                             Err(error) => {
-                                log::error!("cannot look for members that are due: {error}");
+                                if !std::mem::replace(&mut work.in_trouble, true) {
+                                    let error = StoreError::from(error);
+                                    log::error!("cannot look for members that are due: {error}");
+                                }
                                 work.look_at = now + LOOK_AGAIN;
                             }
                         }
@@ -266,8 +277,9 @@ impl Work {
     }
 
     /// Finds who is due, or when somebody will be.
-    fn look(&mut self, now: UnixSeconds, recheck_before: Option<UnixSeconds>) -> rusqlite::Result<()> {
-        let found = due_members(&self.reader, now, recheck_before, BATCH + self.in_flight.len())?;
+    fn look(&mut self, due: Due) -> rusqlite::Result<()> {
+        let now = due.now;
+        let found = due_members(&self.reader, due, BATCH + self.in_flight.len())?;
         self.due.extend(found.into_iter().filter(|member| !self.in_flight.contains(member)));
         let wait = if self.due.is_empty() {
             let seconds = earliest_due(&self.reader, now)?.map_or(i64::MAX, |due| due.since(now).max(1));

@@ -58,6 +58,19 @@ pub enum StoreError {
     /// No room.
     #[error("the disk is full; make room on the file system of the database")]
     Full,
+    /// The file is not where it was opened.
+    #[error(
+        "{0} was moved away, deleted or replaced while the daemon had it open; put the same file back, or restart the service to go on with what is there"
+    )]
+    Vanished(PathBuf),
+    /// The content makes no sense.
+    #[error(
+        "the database is damaged ({0}); stop the service, move the files of the database away, and put a copy in their place or start with none: it fills itself from WeCom"
+    )]
+    Damaged(String),
+    /// The disk does not do what it should.
+    #[error("the disk of the database fails ({0}); look at the system's log (dmesg)")]
+    Disk(String),
     /// The writer has stopped, because the daemon is ending.
     #[error("the database is being closed")]
     Closed,
@@ -72,6 +85,8 @@ impl From<rusqlite::Error> for StoreError {
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Self::Locked,
             Some(ErrorCode::DiskFull) => Self::Full,
             Some(ErrorCode::ReadOnly) => Self::NoWriteAccess,
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Self::Damaged(error.to_string()),
+            Some(ErrorCode::SystemIoFailure) => Self::Disk(error.to_string()),
             _ => Self::Sqlite(error),
         }
     }
@@ -98,6 +113,9 @@ impl StoreError {
             Self::Full => Self::Full,
             Self::NoWriteAccess => Self::NoWriteAccess,
             Self::Closed => Self::Closed,
+            Self::Vanished(path) => Self::Vanished(path.clone()),
+            Self::Damaged(what) => Self::Damaged(what.clone()),
+            Self::Disk(what) => Self::Disk(what.clone()),
             Self::Missing(path) => Self::Missing(path.clone()),
             Self::NotOurs(path) => Self::NotOurs(path.clone()),
             Self::CannotOpen { path, reason } => {

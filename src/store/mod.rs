@@ -15,6 +15,7 @@ pub mod openids;
 pub mod queries;
 pub mod reconciles;
 pub mod state;
+mod watch;
 pub mod writer;
 
 pub use apply::{Applied, NewEvent, Outcome, apply_event, record_invalid};

@@ -69,15 +69,25 @@ pub fn record_api_call(connection: &Connection, call: &ApiCall) -> rusqlite::Res
     Ok(())
 }
 
-/// Members that are due at `now`, the longest overdue first; after them, converted ones whose openids were last
-/// confirmed before `recheck_before`.
+/// Who is due, and when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Due {
+    /// Whoever is due now or earlier.
+    pub now: UnixSeconds,
+    /// No wait that began now would end later than this: whoever is to wait longer got that time from a clock
+    /// that was wrong, and is due, too.
+    pub latest: UnixSeconds,
+    /// Converted members whose openids were last confirmed before this.
+    pub recheck_before: Option<UnixSeconds>,
+}
+
+/// Members that are due, the longest overdue first; after them, those whose openids are to be confirmed.
 ///
 /// # Errors
 /// Whatever SQLite says.
 pub fn due_members(
     connection: &Connection,
-    now: UnixSeconds,
-    recheck_before: Option<UnixSeconds>,
+    Due { now, latest, recheck_before }: Due,
     limit: usize,
 ) -> rusqlite::Result<Vec<UserId>> {
     let mut due = Vec::new();
@@ -95,6 +105,13 @@ pub fn due_members(
          WHERE openid_state = 'pending' AND deleted_at IS NULL AND openid_next_attempt_at <= min(?1, ?3)
          ORDER BY openid_next_attempt_at LIMIT ?2",
         now,
+        limit,
+    )?;
+    find(
+        "SELECT userid FROM members
+         WHERE openid_state = 'pending' AND deleted_at IS NULL AND openid_next_attempt_at > max(?1, ?3)
+         ORDER BY openid_next_attempt_at LIMIT ?2",
+        latest,
         limit,
     )?;
     if let Some(before) = recheck_before {

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 
 use super::error::StoreError;
+use super::watch::{Watch, empty_the_wal};
 
 /// Pieces of work that may wait; more are refused. Far more than callbacks can be in flight.
 const QUEUE: usize = 4096;
@@ -150,16 +151,20 @@ impl Writer {
 fn write_until_closed(connection: &Connection, queue: &Receiver<Message>) {
     let mut jobs = Jobs { queue, closing: false };
     let mut trouble = Trouble::default();
+    let mut watch = Watch::new(connection);
     while let Some(first) = jobs.wait() {
         let mut group = vec![first];
         jobs.take_waiting(&mut group);
         match begin(connection, &mut jobs, &mut group, &mut trouble) {
-            Ok(true) => commit(connection, group, &mut trouble),
+            Ok(true) => {
+                commit(connection, group, &mut watch, &mut trouble);
+                watch.bound_the_wal(connection, Instant::now());
+            }
             Ok(false) => {}
             Err(error) => refuse(group, &error, &mut trouble),
         }
     }
-    if let Err(error) = connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)") {
+    if let Err(error) = empty_the_wal(connection) {
         log::debug!("no last checkpoint: {error}");
     }
 }
@@ -219,7 +224,7 @@ fn begin(
     Ok(false)
 }
 
-fn commit(connection: &Connection, group: Vec<Job>, trouble: &mut Trouble) {
+fn commit(connection: &Connection, group: Vec<Job>, watch: &mut Watch, trouble: &mut Trouble) {
     let mut done = Vec::with_capacity(group.len());
     let mut rest = group.into_iter();
     let mut failed = None;
@@ -239,6 +244,7 @@ fn commit(connection: &Connection, group: Vec<Job>, trouble: &mut Trouble) {
         Some(error) => Err(error),
         None => connection.execute_batch("COMMIT").map_err(StoreError::from),
     };
+    let result = result.and_then(|()| watch.still_there());
     match result {
         Ok(()) => {
             trouble.over();
@@ -290,19 +296,36 @@ fn refuse(group: Vec<Job>, error: &StoreError, trouble: &mut Trouble) {
 
 /// Says once that the database fails, and once that it works again.
 #[derive(Default)]
-struct Trouble(Option<(String, Instant)>);
+struct Trouble {
+    since: Option<Instant>,
+    /// Whether it was said.
+    told: bool,
+    /// What was said, and when: trouble that comes and goes does not fill the log.
+    said: Vec<(String, Instant)>,
+}
+
+/// The same is not said again within this.
+const QUIET: Duration = Duration::from_secs(60);
 
 impl Trouble {
     fn begins(&mut self, error: &StoreError) {
+        let now = Instant::now();
         let text = error.to_string();
-        if self.0.as_ref().is_none_or(|(known, _)| *known != text) {
+        if self.since.is_none() {
+            self.said.retain(|(_, at)| now.saturating_duration_since(*at) < QUIET);
+        }
+        self.since.get_or_insert(now);
+        if self.said.iter().all(|(known, _)| *known != text) {
             log::error!("{text}; callbacks are answered with 503 until then");
-            self.0 = Some((text, Instant::now()));
+            self.said.push((text, now));
+            self.told = true;
         }
     }
 
     fn over(&mut self) {
-        if let Some((_, since)) = self.0.take() {
+        if let Some(since) = self.since.take()
+            && std::mem::take(&mut self.told)
+        {
             log::info!("the database takes writes again after {} s", since.elapsed().as_secs());
         }
     }

@@ -1,0 +1,270 @@
+//! What storage may do to the daemon: never a `success` without the row, 503 in time, one message, and it goes on by
+//! itself when the trouble is over. `shim/disk.c` is the disk that fails, and that loses its power.
+//!
+//! `POWER_ROUNDS=1000 cargo test --release --test faults power` cuts the power as often as you like.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
+
+mod common;
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+use common::{CORP, Lab, Settings, binary, crypt, eventually, now, text};
+use wecom_dirsync::demo::sender::{Sender, contact_event};
+
+/// The shim, compiled once.
+fn shim() -> &'static Path {
+    static SHIM: OnceLock<PathBuf> = OnceLock::new();
+    SHIM.get_or_init(|| {
+        let shim = Path::new(env!("CARGO_TARGET_TMPDIR")).join("disk.so");
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/shim/disk.c");
+        let mut cc = Command::new("cc");
+        cc.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&shim).arg(source).arg("-ldl");
+        assert!(cc.status().unwrap().success(), "the C compiler that SQLite needs, too");
+        shim
+    })
+}
+
+/// A lab whose database lies on a disk of the shim's.
+struct Disk {
+    lab: Lab,
+}
+
+impl Disk {
+    fn new() -> Self {
+        let settings = Settings { openid: "enabled = no", ..Settings::default() };
+        let mut disk = Self { lab: Lab::idle(settings) };
+        disk.is_now("well");
+        disk.start();
+        disk
+    }
+
+    fn start(&mut self) {
+        let mut command = Command::new(binary());
+        command.arg("run").arg("-c").arg(self.lab.ini());
+        command.env("LD_PRELOAD", shim()).env("DISK_FAULT", self.control());
+        self.lab.start_as(command);
+    }
+
+    fn control(&self) -> PathBuf {
+        self.lab.folder.path().join("disk-fault")
+    }
+
+    fn is_now(&self, fault: &str) {
+        let new = self.control().with_extension("new");
+        std::fs::write(&new, fault).unwrap();
+        std::fs::rename(new, self.control()).unwrap();
+    }
+
+    /// kill -9, and the disk forgets writes that were not synced: all of them, or the latest ones only.
+    fn power_fails(&mut self, rng: &mut fastrand::Rng) {
+        self.lab.kill();
+        for file in ["directory.db", "directory.db-wal"] {
+            forget_unsynced(&self.lab.folder.path().join(file), rng);
+        }
+        // Memory, not a file: it does not outlive the power.
+        let _ = std::fs::remove_file(self.lab.folder.path().join("directory.db-shm"));
+    }
+}
+
+fn forget_unsynced(path: &Path, rng: &mut fastrand::Rng) {
+    let undo = path.with_file_name(format!("{}.undo", path.file_name().unwrap().to_str().unwrap()));
+    let Ok(records) = std::fs::read(&undo) else { return };
+    std::fs::remove_file(undo).unwrap();
+    let mut changes = Vec::new();
+    let mut rest = records.as_slice();
+    while rest.len() >= 24 {
+        let number = |at: usize| u64::from_ne_bytes(rest[at..at + 8].try_into().unwrap());
+        let (size, at, length) = (number(0), number(8), usize::try_from(number(16)).unwrap());
+        let Some(content) = rest.get(24..24 + length) else { break };
+        changes.push((size, at, content));
+        rest = &rest[24 + length..];
+    }
+    let survivors = if rng.bool() { 0 } else { rng.usize(0..=changes.len()) };
+    let Ok(file) = OpenOptions::new().write(true).open(path) else { return };
+    for (size, at, content) in changes.into_iter().skip(survivors).rev() {
+        file.write_all_at(content, at).unwrap();
+        file.set_len(size).unwrap();
+    }
+}
+
+fn creation(userid: &str) -> String {
+    contact_event(CORP, now(), "create_user", &format!("<UserID>{userid}</UserID>"))
+}
+
+/// Processor time of the daemon so far, in hundredths of a second.
+fn processor_time(lab: &Lab) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", lab.pid())).unwrap();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
+fn errors(lab: &Lab) -> usize {
+    lab.log().lines().filter(|line| line.starts_with("<3>")).count()
+}
+
+/// Events are refused in time, and said to be so once; then, after `mended`, all is as before.
+fn refused_until(lab: &Lab, advice: &str, mended: impl FnOnce()) {
+    let begun = processor_time(lab);
+    for n in 0..5 {
+        let sent = Instant::now();
+        let reply = lab.sender().send(&creation(&format!("refused{n}"))).unwrap();
+        assert_eq!(reply.0, 503, "{advice}: {reply:?}");
+        assert!(sent.elapsed() < Duration::from_secs(5));
+    }
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(processor_time(lab) - begun < 50, "{advice}: it keeps the processor busy");
+    assert_eq!(errors(lab), 1, "{advice}: {}", lab.log());
+    assert!(lab.log().contains(advice), "{advice}: {}", lab.log());
+    mended();
+    eventually("it goes on", || lab.sender().send(&creation("after")).unwrap().0 == 200);
+    assert_eq!(lab.value("SELECT count(*) FROM members WHERE userid = 'after'"), "1");
+    assert!(lab.log().contains("takes writes again"), "{}", lab.log());
+}
+
+#[test]
+fn a_full_disk_refuses_and_recovers() {
+    let disk = Disk::new();
+    disk.lab.event(now(), "create_user", "<UserID>before</UserID>");
+    disk.is_now("full");
+    refused_until(&disk.lab, "the disk is full; make room", || disk.is_now("well"));
+    assert_eq!(disk.lab.value("SELECT count(*) FROM members"), "2");
+}
+
+#[test]
+fn a_disk_that_fails_to_write_refuses_and_recovers() {
+    let disk = Disk::new();
+    disk.is_now("broken");
+    refused_until(&disk.lab, "the disk of the database fails", || disk.is_now("well"));
+}
+
+#[test]
+fn a_disk_that_fails_to_sync_refuses_and_recovers() {
+    let disk = Disk::new();
+    disk.is_now("nosync");
+    refused_until(&disk.lab, "the disk of the database fails", || disk.is_now("well"));
+}
+
+#[test]
+fn a_database_that_is_moved_away_refuses_until_it_is_back() {
+    let lab = Lab::plain();
+    let aside = lab.folder.path().join("aside.db");
+    std::fs::rename(lab.database(), &aside).unwrap();
+    refused_until(&lab, "put the same file back, or restart", || {
+        std::fs::rename(&aside, lab.database()).unwrap();
+    });
+}
+
+#[test]
+fn a_damaged_database_is_refused_with_what_to_do() {
+    let mut lab = Lab::plain();
+    lab.event(now(), "create_user", "<UserID>a</UserID>");
+    lab.terminate();
+    let file = OpenOptions::new().write(true).open(lab.database()).unwrap();
+    let length = file.metadata().unwrap().len();
+    file.write_all_at(&vec![0xa5; usize::try_from(length - 200).unwrap()], 200).unwrap();
+    for command in ["run", "status"] {
+        let output = lab.command(&[command]);
+        assert_eq!(output.status.code(), Some(1), "{command}: {output:?}");
+        let errors = text(&output.stderr);
+        let last = errors.lines().last().unwrap();
+        assert!(last.contains("the database is damaged") && last.contains("put a copy in"), "{errors}");
+    }
+}
+
+/// The daemon that runs while somebody overwrites the file.
+#[test]
+fn a_database_that_is_damaged_under_the_daemon_refuses_and_says_so() {
+    let lab = Lab::plain();
+    lab.event(now(), "create_user", "<UserID>a</UserID>");
+    // Somebody else's commit makes the daemon drop what it remembers of the file; and nothing is left in the WAL.
+    let other = rusqlite::Connection::open(lab.database()).unwrap();
+    other.execute("INSERT INTO daemon_state VALUES ('other', 1, '1')", []).unwrap();
+    other.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
+    let file = OpenOptions::new().write(true).open(lab.database()).unwrap();
+    let length = file.metadata().unwrap().len();
+    file.write_all_at(&vec![0xa5; usize::try_from(length - 4096).unwrap()], 4096).unwrap();
+    let until = Instant::now() + Duration::from_secs(10);
+    while !lab.log().contains("the database is damaged") {
+        assert!(Instant::now() < until, "{}", lab.log());
+        let reply = lab.sender().send(&creation(&format!("u{}", fastrand::u32(..)))).unwrap();
+        assert!(matches!(reply.0, 200 | 503), "{reply:?}");
+    }
+}
+
+#[test]
+fn a_clock_that_was_years_ahead_keeps_nobody_waiting() {
+    let mut lab = Lab::plain();
+    lab.hire("a");
+    lab.wait_for("SELECT openid_attempts FROM members", "1");
+    lab.terminate();
+    let db = rusqlite::Connection::open(lab.database()).unwrap();
+    db.execute("UPDATE members SET openid_next_attempt_at = ?1", [now() + 10 * 365 * 86_400]).unwrap();
+    drop(db);
+    lab.stand_in.company(|company| company.sign_in("a", "openid-a"));
+    lab.start();
+    lab.wait_for("SELECT openid_state FROM members", "converted");
+}
+
+/// Cuts the power `rounds` times under load. How many events were acknowledged, and how many of them are gone.
+fn cut_the_power(rounds: usize, fault: &str) -> (usize, usize) {
+    let mut disk = Disk::new();
+    disk.is_now(fault);
+    let mut rng = fastrand::Rng::with_seed(11);
+    let acknowledged = Mutex::new(Vec::new());
+    let next = AtomicUsize::new(0);
+    for round in 0..rounds {
+        if round > 0 {
+            disk.start();
+        }
+        let over = AtomicBool::new(false);
+        let url = disk.lab.url("/callback");
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    let sender = Sender::new(&url, crypt(), CORP);
+                    while !over.load(Ordering::Relaxed) {
+                        let userid = format!("u{}", next.fetch_add(1, Ordering::Relaxed));
+                        if matches!(sender.send(&creation(&userid)), Ok((200, _))) {
+                            acknowledged.lock().unwrap().push(userid);
+                        }
+                    }
+                });
+            }
+            std::thread::sleep(Duration::from_micros(rng.u64(20_000..200_000)));
+            disk.power_fails(&mut rng);
+            over.store(true, Ordering::Relaxed);
+        });
+    }
+    let db = rusqlite::Connection::open(disk.lab.database()).unwrap();
+    let acknowledged = acknowledged.into_inner().unwrap();
+    // A disk that lies may leave no tables at all.
+    let found = || -> rusqlite::Result<usize> {
+        assert_eq!(common::value(&db, "PRAGMA integrity_check"), "ok");
+        let mut member =
+            db.prepare("SELECT 1 FROM members JOIN events ON subject = userid WHERE userid = ?1")?;
+        Ok(acknowledged.iter().filter(|userid| member.exists([userid.as_str()]).unwrap_or(false)).count())
+    };
+    let lost = acknowledged.len() - found().unwrap_or(0);
+    eprintln!("power cut {rounds} times: acknowledged={} lost={lost}", acknowledged.len());
+    (acknowledged.len(), lost)
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_when_the_power_fails() {
+    let rounds = std::env::var("POWER_ROUNDS").map_or(15, |n| n.parse().unwrap());
+    let (acknowledged, lost) = cut_the_power(rounds, "well");
+    assert!(acknowledged > rounds, "hardly anything was acknowledged: {acknowledged}");
+    assert_eq!(lost, 0);
+}
+
+#[test]
+fn a_disk_that_lies_is_noticed_by_this_test() {
+    let (acknowledged, lost) = cut_the_power(1, "lies");
+    assert!(lost > 0, "of {acknowledged}");
+}
