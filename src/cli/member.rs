@@ -52,7 +52,7 @@ fn describe(
     }
     for (key, value) in member {
         let shown = match (key.as_str(), value) {
-            ("userid" | "openid_revision", _) | (_, Json::Null) => continue,
+            ("userid" | "openid_revision" | "details_revision", _) | (_, Json::Null) => continue,
             ("departments" | "tags", Json::Array(items)) if items.is_empty() => continue,
             ("departments" | "tags", Json::Array(items)) => list(items),
             (key, Json::Number(at)) if key.ends_with("_at") || key == "event_time" => {
