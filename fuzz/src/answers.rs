@@ -26,10 +26,43 @@ pub fn check(data: &[u8]) {
 
 /// What the API calls things, and some that it does not.
 const NAMES: [&str; 37] = [
-    "errcode", "errmsg", "dept_user", "next_cursor", "userid", "department", "department_id", "id", "name",
-    "parentid", "order", "taglist", "tagid", "tagname", "userlist", "partylist", "extattr", "attrs", "gender",
-    "status", "main_department", "is_leader_in_dept", "direct_leader", "alias", "mobile", "telephone", "email",
-    "biz_mail", "position", "avatar", "address", "type", "text", "value", "web", "leader_of", "",
+    "errcode",
+    "errmsg",
+    "dept_user",
+    "next_cursor",
+    "userid",
+    "department",
+    "department_id",
+    "id",
+    "name",
+    "parentid",
+    "order",
+    "taglist",
+    "tagid",
+    "tagname",
+    "userlist",
+    "partylist",
+    "extattr",
+    "attrs",
+    "gender",
+    "status",
+    "main_department",
+    "is_leader_in_dept",
+    "direct_leader",
+    "alias",
+    "mobile",
+    "telephone",
+    "email",
+    "biz_mail",
+    "position",
+    "avatar",
+    "address",
+    "type",
+    "text",
+    "value",
+    "web",
+    "leader_of",
+    "",
 ];
 
 fn entry(draw: &mut Draw<'_>, depth: u8) -> (String, Json) {
@@ -118,9 +151,11 @@ fn body(body: &[u8]) {
     }
     if let Some(content) = read::tag_content(json) {
         let members = json["userlist"].as_array().unwrap();
-        assert!(members.iter().all(|m| {
-            content.members.contains(&UserId::parse(m["userid"].as_str().unwrap()).unwrap())
-        }));
+        assert!(
+            members.iter().all(|m| {
+                content.members.contains(&UserId::parse(m["userid"].as_str().unwrap()).unwrap())
+            })
+        );
         let departments = json["partylist"].as_array().unwrap();
         assert!(departments.iter().all(|d| content.departments.iter().any(|id| *d == id.0)));
         assert!(content.members.len() <= members.len() && content.departments.len() <= departments.len());
@@ -195,7 +230,10 @@ fn member(userid: &UserId, fields: &Fields<MemberField>) {
             }
         };
         if !shown.contains_key(field.name()) && *field != MemberField::LeaderOf {
-            shown.insert(field.name().into(), if *value == Value::Emptied { json!("") } else { value.to_json() });
+            shown.insert(
+                field.name().into(),
+                if *value == Value::Emptied { json!("") } else { value.to_json() },
+            );
         }
         told.push_str(&format!("<{element}>{}</{element}>", xml::escape(&content)));
     }

@@ -7,9 +7,7 @@ const PEER: &str = "192.0.2.7:81";
 
 /// The whole input is what a client sent.
 pub fn check(data: &[u8]) {
-    let routes = Routes::new()
-        .with("/callback", &["GET", "POST"])
-        .with("/healthz", &["GET", "HEAD"]);
+    let routes = Routes::new().with("/callback", &["GET", "POST"]).with("/healthz", &["GET", "HEAD"]);
     let judge = |bytes: &[u8]| parse_head(bytes, &routes, MAX_BODY, PEER.parse().unwrap());
     let judged = judge(data);
     match &judged {
@@ -18,14 +16,18 @@ pub fn check(data: &[u8]) {
             let (taken, _) = data.split_at(head.len);
             assert_eq!(judge(taken), judged, "what follows a head is no part of it");
             // Whatever the place, the beginning of a good head is waited for, never refused.
-            let cut = taken.iter().fold(0_usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(usize::from(*byte)));
+            let cut =
+                taken.iter().fold(0_usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(usize::from(*byte)));
             assert_eq!(judge(&taken[..cut % taken.len()]), Ok(None));
             forwarded(head, taken, &judge);
         }
         Ok(None) => {}
         Err(refusal) => {
             let (status, _) = refusal.status();
-            assert!([400, 404, 405, 411, 413, 417, 431].contains(&status), "{status} is not the head's fault");
+            assert!(
+                [400, 404, 405, 411, 413, 417, 431].contains(&status),
+                "{status} is not the head's fault"
+            );
             if let Refusal::MethodNotAllowed { route } = refusal {
                 assert!(*route < 2);
             }

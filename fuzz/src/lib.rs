@@ -10,7 +10,10 @@
 )]
 
 pub mod answers;
+pub mod callback;
+pub mod config;
 pub mod head;
+pub mod merge;
 pub mod message;
 
 /// Draws small choices from the fuzzer's bytes; zeroes when they are used up.

@@ -25,15 +25,56 @@ pub fn check(data: &[u8]) {
 const EVENTS: [&str; 6] =
     ["change_contact", "subscribe", "unsubscribe", "enter_agent", "batch_job_result", "sys_approval_change"];
 const CHANGES: [&str; 9] = [
-    "create_user", "update_user", "delete_user", "create_party", "update_party", "delete_party", "update_tag",
-    "", "paint_user",
+    "create_user",
+    "update_user",
+    "delete_user",
+    "create_party",
+    "update_party",
+    "delete_party",
+    "update_tag",
+    "",
+    "paint_user",
 ];
 const ELEMENTS: [&str; 39] = [
-    "UserID", "NewUserID", "Id", "TagId", "Name", "Alias", "Mobile", "Telephone", "Email", "BizMail",
-    "Position", "Gender", "Status", "Avatar", "Address", "MainDepartment", "DirectLeader", "ExtAttr",
-    "Department", "IsLeaderInDept", "ParentId", "Order", "AddUserItems", "DelUserItems", "AddPartyItems",
-    "DelPartyItems", "BatchJob", "JobId", "JobType", "FromUserName", "InfoType", "TimeStamp", "AuthCorpId",
-    "Item", "Type", "Text", "Value", "CreateTime", "x",
+    "UserID",
+    "NewUserID",
+    "Id",
+    "TagId",
+    "Name",
+    "Alias",
+    "Mobile",
+    "Telephone",
+    "Email",
+    "BizMail",
+    "Position",
+    "Gender",
+    "Status",
+    "Avatar",
+    "Address",
+    "MainDepartment",
+    "DirectLeader",
+    "ExtAttr",
+    "Department",
+    "IsLeaderInDept",
+    "ParentId",
+    "Order",
+    "AddUserItems",
+    "DelUserItems",
+    "AddPartyItems",
+    "DelPartyItems",
+    "BatchJob",
+    "JobId",
+    "JobType",
+    "FromUserName",
+    "InfoType",
+    "TimeStamp",
+    "AuthCorpId",
+    "Item",
+    "Type",
+    "Text",
+    "Value",
+    "CreateTime",
+    "x",
 ];
 
 /// An event's head, then elements: a name, where to nest, and what is in it, up to the next NUL.
@@ -85,11 +126,10 @@ fn read(payload: &[u8]) {
     bounded(&root, payload.len());
     sensible(&message);
 
-    // Written anew, with no more than what was read of it, it is the same message.
+    // Written anew, with no more than what was read of it, it reads the same.
     let mut written = String::new();
     if write(&root, &mut written) {
         assert_eq!(xml::parse(written.as_bytes()).as_ref(), Ok(&root), "{written}");
-        assert_eq!(message::read(written.as_bytes(), CORP), Ok(message), "{written}");
     }
 }
 
@@ -126,9 +166,9 @@ fn sensible(message: &Message) {
     }
     assert!(message.create_time.is_none_or(|at| at.0 >= 0));
     // These go into log lines.
-    let lines = message.passed_over.iter().chain(message.meaning.as_ref().err());
-    for line in lines {
-        assert!(line.chars().count() <= 1000, "{} characters", line.chars().count());
+    let lines = message.passed_over.iter().map(|line| (line, 100));
+    for (line, most) in lines.chain(message.meaning.as_ref().err().map(|line| (line, 1000))) {
+        assert!(line.chars().count() <= most, "{} characters: {line}", line.chars().count());
         assert!(!line.chars().any(char::is_control), "{line:?}");
     }
     let Ok(event) = &message.meaning else { return };

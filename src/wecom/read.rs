@@ -68,8 +68,8 @@ impl<L: Listener> Client<L> {
     pub fn list_ids(&self, cursor: &str, limit: u32) -> Result<Seen<Page>, NotSeen> {
         let body = json!({"cursor": cursor, "limit": limit});
         let call = (Api::UserListId, SecretKind::Contacts);
-        let said =
-            self.read(call, None, ("", Some(&body)), Urgency::Reconcile, |answer| page(&answer.json).is_some());
+        let said = self
+            .read(call, None, ("", Some(&body)), Urgency::Reconcile, |answer| page(&answer.json).is_some());
         seen(said, |answer| page(&answer.json))
     }
 
