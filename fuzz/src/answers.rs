@@ -71,7 +71,7 @@ fn entry(draw: &mut Draw<'_>, depth: u8) -> (String, Json) {
         // A number or text here leads nowhere; most of the time it is what it should be.
         "dept_user" | "department" | "department_id" | "taglist" | "userlist" | "partylist" | "attrs"
         | "is_leader_in_dept" | "direct_leader"
-            if draw.byte() % 8 != 0 =>
+            if !draw.byte().is_multiple_of(8) =>
         {
             let list = (0..draw.below(5)).map(|_| value(draw, depth + 1));
             Json::Array(list.collect())
@@ -84,7 +84,7 @@ fn entry(draw: &mut Draw<'_>, depth: u8) -> (String, Json) {
 fn value(draw: &mut Draw<'_>, depth: u8) -> Json {
     match draw.below(12) {
         0 => Json::Null,
-        1 => json!(draw.byte() % 2 == 0),
+        1 => json!(draw.byte().is_multiple_of(2)),
         2 => json!(draw.of(&[i64::MIN, -1, i64::from(u32::MAX), i64::from(u32::MAX) + 1, i64::MAX])),
         3 => json!(draw.of(&[0.5, 1e300, u64::MAX as f64])),
         4 => json!(draw.byte().to_string()),

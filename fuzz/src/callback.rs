@@ -155,7 +155,9 @@ fn framed(endpoint: &Endpoint, keys: &Crypt, plain: &[u8]) {
 /// The protocol in the plainest words: padding of n bytes of value n, 1 to 32; 16 bytes; a length.
 fn message_of(padded: &[u8]) -> Option<(&[u8], &[u8])> {
     let n = usize::from(*padded.last()?);
-    if n < 1 || n > 32 || n > padded.len() || padded[padded.len() - n..].iter().any(|b| usize::from(*b) != n)
+    if !(1..=32).contains(&n)
+        || n > padded.len()
+        || padded[padded.len() - n..].iter().any(|b| usize::from(*b) != n)
     {
         return None;
     }

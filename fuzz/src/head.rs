@@ -19,7 +19,7 @@ pub fn check(data: &[u8]) {
             let cut =
                 taken.iter().fold(0_usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(usize::from(*byte)));
             assert_eq!(judge(&taken[..cut % taken.len()]), Ok(None));
-            forwarded(head, taken, &judge);
+            forwarded(head, taken, judge);
         }
         Ok(None) => {}
         Err(refusal) => {
@@ -40,7 +40,7 @@ pub fn check(data: &[u8]) {
 }
 
 /// What goes on to the server says the same, in the strictest form, and nothing besides.
-fn forwarded(head: &Head, taken: &[u8], judge: &dyn Fn(&[u8]) -> Result<Option<Head>, Refusal>) {
+fn forwarded(head: &Head, taken: &[u8], judge: impl Fn(&[u8]) -> Result<Option<Head>, Refusal>) {
     let text = std::str::from_utf8(&head.forward).expect("ASCII");
     assert!(text.bytes().all(|b| b.is_ascii_graphic() || b" \r\n".contains(&b)), "{text:?}");
     let lines: Vec<&str> = text.strip_suffix("\r\n\r\n").expect("an end").split("\r\n").collect();
