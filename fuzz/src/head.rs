@@ -51,6 +51,15 @@ fn forwarded(head: &Head, taken: &[u8], judge: impl Fn(&[u8]) -> Result<Option<H
     assert!(request.parse(taken).unwrap().is_complete());
     let (method, target) = (request.method.unwrap(), request.path.unwrap());
     assert_eq!(lines[0], format!("{method} {target} HTTP/1.0"));
+    // Nothing that a server could understand otherwise was let in.
+    let given = |name: &str| -> Vec<&[u8]> {
+        let headers = request.headers.iter().filter(|header| header.name.eq_ignore_ascii_case(name));
+        headers.map(|header| header.value.trim_ascii()).collect()
+    };
+    assert!(given("Host").len() < 2 && given("Transfer-Encoding").is_empty());
+    let lengths = given("Content-Length");
+    let same = |length: &&[u8]| str::from_utf8(length).unwrap().parse() == Ok(head.body);
+    assert!(lengths.iter().all(same) && (!lengths.is_empty() || head.body == 0), "{lengths:?}");
     let passed = if head.body_passes { head.body } else { 0 };
     let values = |name: &str| -> Vec<&str> {
         let fields = lines[1..].iter().map(|line| line.split_once(": ").expect("name: value"));
