@@ -16,7 +16,10 @@ const SECRET: &str = "s-9f3Hq2Wd8Pz5Rk";
 pub fn check(data: &[u8]) {
     let mut draw = Draw(data);
     match draw.byte() % 4 {
-        0 => text(&String::from_utf8_lossy(draw.0), ""),
+        0 => {
+            let given = String::from_utf8_lossy(draw.0);
+            text(&given, &given);
+        }
         1 => {
             let given = String::from_utf8_lossy(draw.0);
             text(&(good() + &given), &given);
