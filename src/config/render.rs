@@ -78,6 +78,10 @@ impl Text {
     }
 
     fn line(&mut self, key: &str, value: impl std::fmt::Display) {
+        let value = value.to_string();
+        // What the reader would strip must be kept from it.
+        let quoted = value.len() > 1 && value.starts_with('"') && value.ends_with('"');
+        let value = if quoted || value.trim() != value { format!("\"{value}\"") } else { value };
         let _ = writeln!(self.0, "{}", format!("{key} = {value}").trim_end());
     }
 

@@ -132,6 +132,17 @@ fn what_check_prints_is_a_configuration_again() {
 }
 
 #[test]
+fn what_stands_in_quotes_stays_so_in_what_check_prints() {
+    for value in ["\" x \"", "\"\"a\"\"", "\"x\\\"", "\""] {
+        let config = parse(&good(&format!("[notify]\non_change_command = {value}"))).unwrap();
+        let shown = render(&config);
+        let line = shown.lines().find(|line| line.starts_with("on_change_command")).unwrap();
+        let again = parse(&good(&format!("[notify]\n{line}"))).unwrap();
+        assert_eq!(again.notify.on_change_command, config.notify.on_change_command, "{line}");
+    }
+}
+
+#[test]
 fn the_example_is_accepted_as_it_stands_and_shows_every_key() {
     let example = include_str!("../../sync.example.ini");
     let config = parse(example).unwrap();

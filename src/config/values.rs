@@ -1,6 +1,6 @@
 //! Reading and writing the values of settings.
 
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 /// `30s 5m 24h 7d`; 0 needs no unit.
@@ -66,9 +66,10 @@ pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
     if let Ok(address) = text.parse() {
         return Ok(address);
     }
-    let local = text.strip_prefix("localhost:").map(|port| format!("127.0.0.1:{port}"));
-    let found = local.and_then(|text| text.to_socket_addrs().ok()?.next());
-    found.ok_or_else(|| "is not an address and port such as 127.0.0.1:8080".into())
+    // Only a port may follow: nothing is looked up while a configuration is read.
+    let port = text.strip_prefix("localhost:").and_then(|port| port.parse().ok());
+    let local = port.map(|port: u16| SocketAddr::from(([127, 0, 0, 1], port)));
+    local.ok_or_else(|| "is not an address and port such as 127.0.0.1:8080".into())
 }
 
 /// `0640`
@@ -139,6 +140,7 @@ mod tests {
         assert!(
             address("127.0.0.1").is_err() && address(":80").is_err() && address("1.2.3.4:99999").is_err()
         );
+        assert!(address("localhost:localhost:80").is_err() && address("localhost:").is_err());
         assert_eq!(file_mode("0640"), Ok(0o640));
         assert!(file_mode("0040").is_err() && file_mode("rw").is_err() && file_mode("1777").is_err());
         assert_eq!(base_url("https://x.y/").as_deref(), Ok("https://x.y"));

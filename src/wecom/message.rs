@@ -48,7 +48,7 @@ pub fn read(payload: &[u8], corp_id: &str) -> Result<Message, XmlError> {
     let meaning = match (subject, create_time) {
         (Ok(Subject::Other), _) => Ok(Event { at: create_time.unwrap_or_default(), subject: Subject::Other }),
         (Ok(subject), Some(at)) => Ok(Event { at, subject }),
-        (Ok(_), None) => Err(format!("its time {time:?} is not in unix seconds")),
+        (Ok(_), None) => Err(format!("its time \"{}\" is not in unix seconds", shown(time))),
         (Err(reason), _) => Err(reason),
     };
     let subject = ["UserID", "Id", "TagId"].iter().map(|name| trimmed(name)).find(|text| !text.is_empty());
@@ -137,7 +137,7 @@ impl Reader<'_> {
 
     fn id(&self, name: &str) -> Result<u32, String> {
         let text = self.root.get(name).ok_or_else(|| format!("it has no {name}"))?.trim();
-        text.parse().map_err(|_| format!("its {name} {text:?} is not an id"))
+        text.parse().map_err(|_| format!("its {name} \"{}\" is not an id", shown(text)))
     }
 
     fn userids(&self, name: &str) -> Result<Vec<UserId>, String> {
@@ -215,9 +215,14 @@ impl Reader<'_> {
             Some(value) => {
                 fields.insert(field, value);
             }
-            None => self.passed_over.push(format!("{name}={:.80}", text.escape_debug())),
+            None => self.passed_over.push(format!("{name}={}", shown(text))),
         }
     }
+}
+
+/// As much of a text as a log line can hold, without control characters.
+fn shown(text: &str) -> String {
+    text.escape_debug().take(80).collect()
 }
 
 /// A comma list of ids.
@@ -370,6 +375,22 @@ mod tests {
         assert!(matches!(message.meaning.unwrap().subject, Subject::Member(_, MemberEvent::Deleted)));
         let foreign = read(xml.as_bytes(), "another").unwrap();
         assert_eq!(foreign.meaning.unwrap().subject, Subject::Other);
+    }
+
+    #[test]
+    fn what_the_log_is_told_of_a_message_is_short() {
+        let long = "7".repeat(5000);
+        let id = contact(&format!("<ChangeType>delete_party</ChangeType><Id>{long}</Id>"));
+        let time = read_ok(&format!(
+            "<xml><CreateTime>{long}</CreateTime><Event>change_contact</Event>\
+             <ChangeType>delete_user</ChangeType><UserID>a</UserID></xml>"
+        ));
+        let field = contact(&format!(
+            "<ChangeType>update_user</ChangeType><UserID>a</UserID><Gender>{long}</Gender>"
+        ));
+        for line in [id.meaning.unwrap_err(), time.meaning.unwrap_err(), field.passed_over.concat()] {
+            assert!(line.contains("777") && line.len() < 150, "{line}");
+        }
     }
 
     #[test]

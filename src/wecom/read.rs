@@ -68,9 +68,9 @@ impl<L: Listener> Client<L> {
     pub fn list_ids(&self, cursor: &str, limit: u32) -> Result<Seen<Page>, NotSeen> {
         let body = json!({"cursor": cursor, "limit": limit});
         let call = (Api::UserListId, SecretKind::Contacts);
-        let said =
-            self.read(call, None, ("", Some(&body)), Urgency::Reconcile, |answer| page(answer).is_some());
-        seen(said, page)
+        let said = self
+            .read(call, None, ("", Some(&body)), Urgency::Reconcile, |answer| page(&answer.json).is_some());
+        seen(said, |answer| page(&answer.json))
     }
 
     /// A member's fields (user/get).
@@ -166,13 +166,16 @@ fn seen<T>(said: Result<Said, NoAnswer>, read: impl Fn(&Answer) -> Option<T>) ->
     }
 }
 
-fn page(answer: &Answer) -> Option<Page> {
-    let listed = answer.json.get("dept_user")?.as_array()?;
+/// What user/list_id says. This and the following are public for those who try what WeCom may answer; `None`
+/// if it is not what was asked for.
+#[must_use]
+pub fn page(json: &Json) -> Option<Page> {
+    let listed = json.get("dept_user")?.as_array()?;
     let row = |row: &Json| -> Option<(UserId, DepartmentId)> {
         Some((UserId::parse(row.get("userid")?.as_str()?).ok()?, DepartmentId(id(row.get("department")?)?)))
     };
     let rows: Vec<_> = listed.iter().filter_map(row).collect();
-    let next_cursor = answer.json.get("next_cursor").and_then(Json::as_str).unwrap_or("").to_owned();
+    let next_cursor = json.get("next_cursor").and_then(Json::as_str).unwrap_or("").to_owned();
     Some(Page { unreadable: listed.len() - rows.len(), rows, next_cursor })
 }
 
@@ -180,11 +183,15 @@ fn id(json: &Json) -> Option<u32> {
     u32::try_from(json.as_u64()?).ok()
 }
 
-fn departments(json: &Json, key: &str) -> Option<Departments> {
+/// What department/simplelist and department/list say; they differ in the `key` of the list.
+#[must_use]
+pub fn departments(json: &Json, key: &str) -> Option<Departments> {
     json.get(key)?.as_array()?.iter().map(department).collect()
 }
 
-fn department(json: &Json) -> Option<(DepartmentId, Fields<DepartmentField>)> {
+/// What is said of one department, in a list or by department/get.
+#[must_use]
+pub fn department(json: &Json) -> Option<(DepartmentId, Fields<DepartmentField>)> {
     let mut fields = Fields::new();
     for field in DepartmentField::ALL {
         let value = match field {
@@ -197,14 +204,18 @@ fn department(json: &Json) -> Option<(DepartmentId, Fields<DepartmentField>)> {
     Some((DepartmentId(id(json.get("id")?)?), fields))
 }
 
-fn tags(json: &Json) -> Option<BTreeMap<TagId, String>> {
+/// What tag/list says.
+#[must_use]
+pub fn tags(json: &Json) -> Option<BTreeMap<TagId, String>> {
     let listed = json.get("taglist")?.as_array()?.iter();
     listed
         .map(|tag| Some((TagId(id(tag.get("tagid")?)?), tag.get("tagname")?.as_str()?.to_owned())))
         .collect()
 }
 
-fn tag_content(json: &Json) -> Option<TagContent> {
+/// What tag/get says.
+#[must_use]
+pub fn tag_content(json: &Json) -> Option<TagContent> {
     let members = json.get("userlist")?.as_array()?.iter();
     let members = members.map(|member| UserId::parse(member.get("userid")?.as_str()?).ok());
     let departments = json.get("partylist")?.as_array()?.iter().map(|json| id(json).map(DepartmentId));
@@ -214,9 +225,10 @@ fn tag_content(json: &Json) -> Option<TagContent> {
     })
 }
 
-/// The fields that user/get shows. One that the secret may not see is absent: that says nothing. One that
+/// What user/get says. One that the secret may not see is absent: that says nothing. One that
 /// makes no sense is passed over, as absent.
-fn member(json: &Json) -> Option<(UserId, Fields<MemberField>)> {
+#[must_use]
+pub fn member(json: &Json) -> Option<(UserId, Fields<MemberField>)> {
     let userid = UserId::parse(json.get("userid")?.as_str()?).ok()?;
     let mut fields = Fields::new();
     for field in MemberField::ALL {

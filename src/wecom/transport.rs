@@ -23,6 +23,25 @@ pub struct Answer {
     pub asked_at: UnixSeconds,
 }
 
+impl Answer {
+    /// Reads the body of an answer to a question of `asked_at`.
+    ///
+    /// # Errors
+    /// Why it cannot be understood.
+    pub fn read(body: &[u8], asked_at: UnixSeconds) -> Result<Self, String> {
+        let json: Json = serde_json::from_slice(body).map_err(|_| "the answer is not JSON".to_owned())?;
+        if !json.is_object() {
+            return Err("the answer is not a JSON object".into());
+        }
+        let errcode = match json.get("errcode") {
+            None => 0,
+            Some(code) => code.as_i64().ok_or("the answer's errcode is not a number")?,
+        };
+        let errmsg = json.get("errmsg").and_then(Json::as_str).unwrap_or("").chars().take(500).collect();
+        Ok(Self { errcode, errmsg, json, asked_at })
+    }
+}
+
 /// An exchange that takes longer than this may well have begun in the second before WeCom's.
 const PROMPT: Duration = Duration::from_millis(50);
 
@@ -71,16 +90,7 @@ impl Transport {
         let date = response.headers().get("date").and_then(|value| value.to_str().ok()).and_then(parse_date);
         let text = response.body_mut().with_config().limit(MAX_ANSWER).read_to_vec();
         let text = text.map_err(|error| explain(&error))?;
-        let json: Json = serde_json::from_slice(&text).map_err(|_| "the answer is not JSON".to_owned())?;
-        if !json.is_object() {
-            return Err("the answer is not a JSON object".into());
-        }
-        let errcode = match json.get("errcode") {
-            None => 0,
-            Some(code) => code.as_i64().ok_or("the answer's errcode is not a number")?,
-        };
-        let errmsg = json.get("errmsg").and_then(Json::as_str).unwrap_or("").chars().take(500).collect();
-        Ok(Answer { errcode, errmsg, json, asked_at: asked_at(date.unwrap_or_else(clock), took) })
+        Answer::read(&text, asked_at(date.unwrap_or_else(clock), took))
     }
 }
 

@@ -107,25 +107,28 @@ impl Routes {
 
 /// A head that was let in.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Head {
+pub struct Head {
     /// How many bytes of the input it took.
-    pub(super) len: usize,
+    pub len: usize,
     /// How many bytes of body follow.
-    pub(super) body: usize,
+    pub body: usize,
     /// Whether the body goes on to the server (that of a GET is read and dropped).
-    pub(super) body_passes: bool,
+    pub body_passes: bool,
     /// Whether the client keeps the connection after the answer.
-    pub(super) keep_alive: bool,
+    pub keep_alive: bool,
     /// Whether the client waits for `100 Continue` before it sends the body.
-    pub(super) expects_continue: bool,
+    pub expects_continue: bool,
     /// Whether the answer has no body because the method is HEAD.
-    pub(super) answer_bodiless: bool,
+    pub answer_bodiless: bool,
     /// The head as the server gets it.
-    pub(super) forward: Vec<u8>,
+    pub forward: Vec<u8>,
 }
 
 /// Parses and judges a head. `None`: not complete yet.
-pub(super) fn parse(
+///
+/// # Errors
+/// [`Refusal`], which says what the gate answers by itself.
+pub fn parse(
     bytes: &[u8],
     routes: &Routes,
     max_body: usize,

@@ -25,7 +25,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 pub use backend::{Backend, private_server};
-pub use head::{PEER_HEADER, Refusal, Routes};
+pub use head::{Head, PEER_HEADER, Refusal, Routes, parse as parse_head};
 pub use limits::{Budget, Limits, bind, descriptor_budget};
 pub use stats::{GateSnapshot, GateStats};
 pub use times::TimesSnapshot;

@@ -1,0 +1,275 @@
+//! The API's answers: from JSON to the directory's types, whatever WeCom says.
+
+use serde_json::{Map, Value as Json, json};
+use wecom_dirsync::directory::fields::Sort;
+use wecom_dirsync::directory::{
+    DepartmentField, Field, Fields, MemberEvent, MemberField, Subject, UnixSeconds, UserId, Value,
+};
+use wecom_dirsync::wecom::api::Answer;
+use wecom_dirsync::wecom::{message, read, xml};
+
+use super::Draw;
+
+/// Either the body of an answer as it comes, or choices of which one is composed that has the right names.
+pub fn check(data: &[u8]) {
+    let mut draw = Draw(data);
+    if draw.byte() % 2 == 0 {
+        return body(draw.0);
+    }
+    let mut answer = Map::new();
+    for _ in 0..1 + draw.below(4) {
+        let (name, value) = entry(&mut draw, 0);
+        answer.insert(name, value);
+    }
+    body(Json::Object(answer).to_string().as_bytes());
+}
+
+/// What the API calls things, and some that it does not.
+const NAMES: [&str; 37] = [
+    "errcode",
+    "errmsg",
+    "dept_user",
+    "next_cursor",
+    "userid",
+    "department",
+    "department_id",
+    "id",
+    "name",
+    "parentid",
+    "order",
+    "taglist",
+    "tagid",
+    "tagname",
+    "userlist",
+    "partylist",
+    "extattr",
+    "attrs",
+    "gender",
+    "status",
+    "main_department",
+    "is_leader_in_dept",
+    "direct_leader",
+    "alias",
+    "mobile",
+    "telephone",
+    "email",
+    "biz_mail",
+    "position",
+    "avatar",
+    "address",
+    "type",
+    "text",
+    "value",
+    "web",
+    "leader_of",
+    "",
+];
+
+fn entry(draw: &mut Draw<'_>, depth: u8) -> (String, Json) {
+    let name = draw.of(&NAMES);
+    let value = match name {
+        // A number or text here leads nowhere; most of the time it is what it should be.
+        "dept_user" | "department" | "department_id" | "taglist" | "userlist" | "partylist" | "attrs"
+        | "is_leader_in_dept" | "direct_leader"
+            if !draw.byte().is_multiple_of(8) =>
+        {
+            let list = (0..draw.below(5)).map(|_| value(draw, depth + 1));
+            Json::Array(list.collect())
+        }
+        _ => value(draw, depth),
+    };
+    (name.to_owned(), value)
+}
+
+fn value(draw: &mut Draw<'_>, depth: u8) -> Json {
+    match draw.below(12) {
+        0 => Json::Null,
+        1 => json!(draw.byte().is_multiple_of(2)),
+        2 => json!(draw.of(&[i64::MIN, -1, i64::from(u32::MAX), i64::from(u32::MAX) + 1, i64::MAX])),
+        3 => json!(draw.of(&[0.5, 1e300, u64::MAX as f64])),
+        4 => json!(draw.byte().to_string()),
+        5 => json!(draw.of(&["", "a", "ZhangSan", "lisi", "张三", " b ", "a,b", "_", "<&]]>", "\u{0}"])),
+        6 if depth < 4 => Json::Array((0..draw.below(4)).map(|_| value(draw, depth + 1)).collect()),
+        7..=9 if depth < 4 => {
+            // One with the names that entries of lists have.
+            let mut map = Map::from_iter([
+                ("userid".to_owned(), json!(draw.of(&["a", "b", "B", "_"]))),
+                ("department".to_owned(), json!(draw.byte())),
+                (draw.of(&["id", "tagid"]).to_owned(), json!(draw.below(4))),
+            ]);
+            for _ in 0..draw.below(4) {
+                let (name, value) = entry(draw, depth + 1);
+                map.insert(name, value);
+            }
+            Json::Object(map)
+        }
+        _ => json!(draw.below(4)),
+    }
+}
+
+fn body(body: &[u8]) {
+    let at = UnixSeconds(1_700_000_000);
+    let Ok(answer) = Answer::read(body, at) else { return };
+    assert_eq!(answer.asked_at, at);
+    assert!(answer.json.is_object() && answer.errmsg.chars().count() <= 500);
+    assert_eq!(answer.json.get("errcode").map_or(0, |code| code.as_i64().unwrap()), answer.errcode);
+    let json = &answer.json;
+
+    if let Some(page) = read::page(json) {
+        let listed = json["dept_user"].as_array().unwrap();
+        assert_eq!(page.rows.len() + page.unreadable, listed.len(), "no row is lost without being counted");
+        let mut left = listed.iter();
+        for (userid, department) in &page.rows {
+            let is = |row: &Json| row["userid"] == userid.as_str() && row["department"] == department.0;
+            assert!(left.any(is), "{userid} {department} is not there, or not there any more");
+        }
+    }
+    for key in ["department", "department_id"] {
+        if let Some(departments) = read::departments(json, key) {
+            let listed = json[key].as_array().unwrap();
+            assert!(listed.iter().all(|one| departments.keys().any(|id| one["id"] == id.0)));
+            for (id, fields) in &departments {
+                values(fields);
+                // Of two of one id the last counts.
+                let last = listed.iter().rev().find(|one| one["id"] == id.0).unwrap();
+                assert_eq!(read::department(last), Some((*id, fields.clone())));
+                let name = last["name"].as_str().map(Value::text);
+                assert_eq!(fields.get(&DepartmentField::Name), name.as_ref());
+            }
+        }
+    }
+    if let Some((id, fields)) = json.get("department").and_then(read::department) {
+        assert_eq!(json["department"]["id"], id.0);
+        values(&fields);
+    }
+    if let Some(tags) = read::tags(json) {
+        let listed = json["taglist"].as_array().unwrap();
+        assert!(listed.iter().all(|tag| tags.keys().any(|id| tag["tagid"] == id.0)));
+        assert!(tags.iter().all(|(id, name)| {
+            listed.iter().any(|tag| tag["tagid"] == id.0 && tag["tagname"] == name.as_str())
+        }));
+    }
+    if let Some(content) = read::tag_content(json) {
+        let members = json["userlist"].as_array().unwrap();
+        assert!(
+            members.iter().all(|m| {
+                content.members.contains(&UserId::parse(m["userid"].as_str().unwrap()).unwrap())
+            })
+        );
+        let departments = json["partylist"].as_array().unwrap();
+        assert!(departments.iter().all(|d| content.departments.iter().any(|id| *d == id.0)));
+        assert!(content.members.len() <= members.len() && content.departments.len() <= departments.len());
+    }
+    if let Some((userid, fields)) = read::member(json) {
+        assert_eq!(json["userid"], userid.as_str());
+        values(&fields);
+        member(&userid, &fields);
+    }
+}
+
+/// Every value is of its field's sort, and survives the form that the database keeps.
+pub fn values<F: Field>(fields: &Fields<F>) {
+    for (field, value) in fields {
+        let fits = match value {
+            Value::Emptied => true,
+            Value::Text(text) => field.sort() == Sort::Text && !text.is_empty(),
+            Value::Int(_) => field.sort() == Sort::Int,
+            Value::Ids(_) => matches!(field.sort(), Sort::Ids | Sort::Leads),
+            Value::Flags(_) => field.sort() == Sort::Leads,
+            Value::Attrs(attrs) => field.sort() == Sort::Attrs && attrs.is_array(),
+        };
+        assert!(fits, "{field:?} {value:?}");
+        let kept = serde_json::from_str(&value.to_json().to_string()).unwrap();
+        let again = Value::from_json(field.sort(), &kept);
+        // No flag at all, and no id at all, are written alike and mean the same.
+        let same = again.as_ref() == Some(value)
+            || (*value == Value::Flags(Vec::new()) && again == Some(Value::Ids(Vec::new())));
+        assert!(same, "{field:?} {value:?} {again:?}");
+    }
+}
+
+/// The same member as user/get would show it again, and as an event would tell it.
+fn member(userid: &UserId, fields: &Fields<MemberField>) {
+    let mut shown = Map::from_iter([("userid".to_owned(), json!(userid.as_str()))]);
+    let mut told = String::new();
+    // XML has no place for these, events are read without blanks around, and no event empties a number.
+    let mut tellable = true;
+    for (field, value) in fields {
+        let empty = String::new();
+        let text = if let Value::Text(text) = value { text } else { &empty };
+        tellable &= text.trim() == text && text.chars().all(|c| !c.is_control() && c < '\u{fffe}');
+        let (element, content) = match field {
+            MemberField::Department => ("Department", list(value)),
+            MemberField::LeaderOf => {
+                let (Value::Ids(all), Value::Ids(led)) = (&fields[&MemberField::Department], value) else {
+                    panic!("{fields:?}")
+                };
+                let mut left = all.iter();
+                assert!(led.iter().all(|id| left.any(|other| other == id)), "{led:?} of {all:?}, in order");
+                // Who leads a department that stands there twice leads it at one of the places.
+                let twice = all.iter().any(|id| all.iter().filter(|other| *other == id).count() > 1);
+                if twice {
+                    return;
+                }
+                let flags: Vec<u8> = all.iter().map(|id| led.contains(id).into()).collect();
+                shown.insert("is_leader_in_dept".into(), json!(flags));
+                ("IsLeaderInDept", flags.iter().map(u8::to_string).collect::<Vec<_>>().join(","))
+            }
+            MemberField::DirectLeader => {
+                shown.insert("direct_leader".into(), json!(text.split(',').collect::<Vec<_>>()));
+                ("DirectLeader", text.clone())
+            }
+            MemberField::ExtAttr => {
+                shown.insert("extattr".into(), json!({"attrs": value.to_json()}));
+                tellable = false;
+                continue;
+            }
+            _ => {
+                let content = if let Value::Int(number) = value { number.to_string() } else { text.clone() };
+                (element(*field), content)
+            }
+        };
+        if !shown.contains_key(field.name()) && *field != MemberField::LeaderOf {
+            shown.insert(
+                field.name().into(),
+                if *value == Value::Emptied { json!("") } else { value.to_json() },
+            );
+        }
+        told.push_str(&format!("<{element}>{}</{element}>", xml::escape(&content)));
+    }
+    let again = read::member(&Json::Object(shown));
+    assert_eq!(again.as_ref(), Some(&(userid.clone(), fields.clone())));
+    if tellable {
+        let event = format!(
+            "<xml><CreateTime>5</CreateTime><Event>change_contact</Event><ChangeType>create_user</ChangeType>\
+             <UserID>{userid}</UserID>{told}</xml>"
+        );
+        let message = message::read(event.as_bytes(), "ww1").unwrap();
+        let told = message.meaning.unwrap().subject;
+        assert_eq!(told, Subject::Member(userid.clone(), MemberEvent::Created(fields.clone())));
+    }
+}
+
+fn list(value: &Value) -> String {
+    let Value::Ids(ids) = value else { panic!("{value:?}") };
+    ids.iter().map(u32::to_string).collect::<Vec<_>>().join(",")
+}
+
+/// What an event calls a field.
+fn element(field: MemberField) -> &'static str {
+    match field {
+        MemberField::Name => "Name",
+        MemberField::Alias => "Alias",
+        MemberField::Mobile => "Mobile",
+        MemberField::Telephone => "Telephone",
+        MemberField::Email => "Email",
+        MemberField::BizMail => "BizMail",
+        MemberField::Position => "Position",
+        MemberField::Gender => "Gender",
+        MemberField::Status => "Status",
+        MemberField::Avatar => "Avatar",
+        MemberField::Address => "Address",
+        MemberField::MainDepartment => "MainDepartment",
+        _ => panic!("{field:?} is told otherwise"),
+    }
+}

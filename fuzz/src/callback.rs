@@ -1,0 +1,200 @@
+//! A callback as it comes from the network: query, envelope, signature, decryption, message.
+
+use aes::Aes256;
+use aes::cipher::block_padding::NoPadding;
+use aes::cipher::{BlockModeEncrypt, KeyIvInit};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use wecom_dirsync::daemon::callback::{Endpoint, Refusal};
+use wecom_dirsync::directory::UnixSeconds;
+use wecom_dirsync::wecom::crypt::{Crypt, CryptError, EncodingAesKey};
+use wecom_dirsync::wecom::envelope::{Query, callback, encrypted_part, url_encode};
+use wecom_dirsync::wecom::xml;
+
+use super::Draw;
+
+const CORP: &str = "wx5823bf96d3bd56c7";
+const TOKEN: &str = "QDG6eK";
+/// The first 32 bytes that these 43 characters stand for are `AES_KEY`.
+const KEY: &str = "YWJjZGVmZ2hpamtsbW5vcHFyc3R1dnd4eXowMTIzNDU";
+const AES_KEY: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz012345";
+const OLD_KEY: &str = "kWxPEV2UEDyxWpmPdKC3F4dgPDmOvfKX1HGnEUDS1aR";
+const NOW: UnixSeconds = UnixSeconds(1_700_000_000);
+
+/// Whatever comes; a message of these bytes, rightly sent; a plain text of these bytes, rightly signed.
+pub fn check(data: &[u8]) {
+    let mut draw = Draw(data);
+    let how = draw.byte();
+    let keys = [crypt(KEY, CORP), crypt(OLD_KEY, CORP)];
+    let endpoint = Endpoint { path: "/callback".into(), keys: keys.to_vec() };
+    match how % 4 {
+        0 => anything(&endpoint, draw.until(b'\n'), draw.0),
+        1 => sent(&endpoint, &keys[usize::from(how >> 2 & 1)], how, draw.0),
+        2 => framed(&endpoint, &keys[0], draw.0),
+        _ => spoiled(&endpoint, &keys[0], &mut draw),
+    }
+}
+
+fn crypt(key: &str, receive_id: &str) -> Crypt {
+    Crypt::new(TOKEN, EncodingAesKey::parse(key).unwrap(), receive_id)
+}
+
+/// A query's text; of bytes that a gate lets through.
+fn anything(endpoint: &Endpoint, query: &[u8], body: &[u8]) {
+    let query = String::from_utf8_lossy(query);
+    // Read, written and read again, the parameters are the same.
+    let parsed = Query::parse(&query);
+    if let Some(signed) = parsed.as_ref().and_then(Query::signed) {
+        let mut written = format!(
+            "nonce={}&timestamp={}&msg_signature={}",
+            url_encode(signed.nonce),
+            url_encode(signed.timestamp),
+            url_encode(signed.signature)
+        );
+        if let Some(echostr) = parsed.as_ref().and_then(|query| query.echostr.as_deref()) {
+            written += &format!("&echostr={}", url_encode(echostr));
+        }
+        assert_eq!(Query::parse(&written), parsed, "{written}");
+    }
+    let genuine = |encrypted: &str| {
+        let signed = parsed.as_ref().and_then(Query::signed).expect("it was accepted");
+        let signature = endpoint.keys[0].sign(signed.timestamp, signed.nonce, encrypted);
+        assert_eq!(signature, signed.signature, "accepted with a signature that is not ours");
+    };
+    match endpoint.verify(&query) {
+        Ok(answer) => {
+            let echostr = parsed.as_ref().and_then(|query| query.echostr.clone()).unwrap();
+            genuine(&echostr);
+            assert!(answer.len() < echostr.len());
+        }
+        Err(refusal) => refused(&refusal),
+    }
+    match endpoint.receive(&query, body, CORP, NOW) {
+        Ok(received) => {
+            genuine(&encrypted_part(body).unwrap());
+            assert!(received.event.payload.len() < body.len());
+        }
+        Err(refusal) => refused(&refusal),
+    }
+}
+
+fn refused(refusal: &Refusal) {
+    match refusal {
+        Refusal::Malformed(what) => assert!(what.chars().count() < 200, "{what}"),
+        Refusal::Forbidden(error) => {
+            assert!(matches!(error, CryptError::Signature | CryptError::ReceiveId), "{error}");
+        }
+    }
+    assert!([400, 403].contains(&refusal.status()));
+}
+
+/// The query of a rightly signed encrypted text, with and without it.
+fn signed(keys: &Crypt, encrypted: &str) -> (String, String) {
+    let query = format!(
+        "msg_signature={}&timestamp=1409659589&nonce=n%2b1",
+        keys.sign("1409659589", "n+1", encrypted)
+    );
+    let verification = format!("{query}&echostr={}", url_encode(encrypted));
+    (query, verification)
+}
+
+/// What was encrypted is what arrives, byte for byte, whatever it is.
+fn sent(endpoint: &Endpoint, keys: &Crypt, random: u8, message: &[u8]) {
+    let encrypted = keys.encrypt(message, [random; 16]).unwrap();
+    let (query, verification) = signed(keys, &encrypted);
+    assert_eq!(endpoint.verify(&verification).as_deref(), Ok(message));
+    let body = callback(CORP, &encrypted, "7");
+    arrives(
+        endpoint.receive(&query, body.as_bytes(), CORP, NOW).map(|received| {
+            assert!(received.event.meaning.is_some() != received.complaint.is_some());
+            received.event.payload
+        }),
+        message,
+    );
+}
+
+/// A message arrives if and only if it is XML of WeCom's kind.
+fn arrives(received: Result<String, Refusal>, message: &[u8]) {
+    match received {
+        Ok(payload) => assert_eq!(payload.as_bytes(), message),
+        Err(refusal) => {
+            refused(&refusal);
+            assert_eq!(refusal.status(), 400);
+            assert!(xml::parse(message).is_err(), "refused: {refusal}");
+        }
+    }
+}
+
+/// The bytes are what decryption yields: random, length, message, receive_id and padding are as they may be.
+fn framed(endpoint: &Endpoint, keys: &Crypt, plain: &[u8]) {
+    let mut padded = plain.to_vec();
+    padded.resize(plain.len().next_multiple_of(16), plain.last().copied().unwrap_or_default());
+    let length = padded.len();
+    let mut buffer = padded.clone();
+    let cipher = cbc::Encryptor::<Aes256>::new(AES_KEY.into(), AES_KEY[..16].try_into().unwrap());
+    let encrypted = STANDARD.encode(cipher.encrypt_padded::<NoPadding>(&mut buffer, length).unwrap());
+    let (query, verification) = signed(keys, &encrypted);
+    let verified = endpoint.verify(&verification);
+    match message_of(&padded) {
+        Some((message, receive_id)) if receive_id == CORP.as_bytes() => {
+            assert_eq!(verified.as_deref(), Ok(message));
+            let body = callback("", &encrypted, "");
+            let received = endpoint.receive(&query, body.as_bytes(), CORP, NOW);
+            arrives(received.map(|received| received.event.payload), message);
+        }
+        Some(_) => assert_eq!(verified, Err(Refusal::Forbidden(CryptError::ReceiveId))),
+        None => match verified {
+            Err(refusal @ Refusal::Malformed(_)) if !padded.is_empty() => refused(&refusal),
+            // Nothing encrypted is no echostr at all.
+            Err(Refusal::Malformed(_)) => {}
+            other => panic!("no message is there, but {other:?}"),
+        },
+    }
+}
+
+/// The protocol in the plainest words: padding of n bytes of value n, 1 to 32; 16 bytes; a length.
+fn message_of(padded: &[u8]) -> Option<(&[u8], &[u8])> {
+    let n = usize::from(*padded.last()?);
+    if !(1..=32).contains(&n)
+        || n > padded.len()
+        || padded[padded.len() - n..].iter().any(|b| usize::from(*b) != n)
+    {
+        return None;
+    }
+    let frame = &padded[..padded.len() - n];
+    let length = u32::from_be_bytes(frame.get(16..20)?.try_into().unwrap()) as usize;
+    let message = frame.get(20..20 + length)?;
+    Some((message, &frame[20 + length..]))
+}
+
+/// One letter of a genuine request is changed: it is refused, unless it was not signed.
+fn spoiled(endpoint: &Endpoint, keys: &Crypt, draw: &mut Draw<'_>) {
+    let (place, letter) = (usize::from(draw.byte()) << 8 | usize::from(draw.byte()), draw.byte() % 64);
+    let message = b"<xml><Event>x</Event></xml>";
+    let encrypted = keys.encrypt(message, [place as u8; 16]).unwrap();
+    let (query, _) = signed(keys, &encrypted);
+    let body = callback(CORP, &encrypted, "");
+    assert!(endpoint.receive(&query, body.as_bytes(), CORP, NOW).is_ok());
+    let letter = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"[usize::from(letter)];
+    let mut changed = format!("{query}\n{body}").into_bytes();
+    let place = place % changed.len();
+    if changed[place] == letter || changed[place] == b'\n' {
+        return;
+    }
+    changed[place] = letter;
+    let changed = String::from_utf8(changed).unwrap();
+    let (query, body) = changed.split_once('\n').unwrap();
+    match endpoint.receive(query, body.as_bytes(), CORP, NOW) {
+        // What is not signed: the tags around Encrypt, and in hex digits a letter's size.
+        Ok(received) => {
+            assert_eq!(received.event.payload.as_bytes(), message);
+            assert_eq!(encrypted_part(body.as_bytes()).as_ref(), Some(&encrypted));
+        }
+        Err(refusal) => refused(&refusal),
+    }
+    // For somebody else, however genuine.
+    let other = crypt(KEY, "ww2");
+    let encrypted = other.encrypt(message, [7; 16]).unwrap();
+    let (_, verification) = signed(&other, &encrypted);
+    assert_eq!(endpoint.verify(&verification), Err(Refusal::Forbidden(CryptError::ReceiveId)));
+}
