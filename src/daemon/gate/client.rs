@@ -57,8 +57,8 @@ impl Phase {
 /// What came of reading or writing.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Moved {
-    /// Some bytes came in.
-    Some,
+    /// So many bytes came in.
+    Some(usize),
     /// Nothing more for now.
     Blocked,
     /// All that was owed is written.
@@ -110,6 +110,11 @@ impl Client {
 
     /// Reads once; what came is in `inbound`, or dropped while lingering.
     pub(super) fn read(&mut self, scratch: &mut [u8]) -> Moved {
+        let wanted = match self.phase {
+            Phase::Lingering { .. } => scratch.len(),
+            _ => self.inbound.wants().clamp(1, scratch.len()),
+        };
+        let scratch = scratch.get_mut(..wanted).unwrap_or_default();
         loop {
             match self.stream.read(scratch) {
                 Ok(0) => return Moved::Gone,
@@ -120,7 +125,7 @@ impl Client {
                     } else {
                         self.inbound.feed(scratch.get(..count).unwrap_or_default());
                     }
-                    return Moved::Some;
+                    return Moved::Some(count);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Moved::Blocked,

@@ -16,6 +16,7 @@ use super::client::{Class, Client, Moved, Phase};
 use super::conn::{Rules, Step};
 use super::head::{Refusal, Routes};
 use super::limits::Limits;
+use super::memory::{MODEST, Memory};
 use super::stats::GateStats;
 
 const LISTENER: Token = Token(0);
@@ -27,6 +28,8 @@ const LINKS: usize = 2;
 const ACCEPTS_A_TURN: usize = 64;
 /// After accept() failed for want of something.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Read from one client at one turn, so that one who sends much does not starve the others.
+const READ_A_TURN: usize = 64 * 1024;
 /// How long and how much a client may still send after its answer.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 1024 * 1024;
@@ -48,8 +51,9 @@ pub(super) struct Poll {
     deadlines: BTreeSet<(Instant, usize)>,
     /// Those that may be evicted, by class, the longest in it first.
     evictable: [BTreeSet<(Instant, usize)>; 3],
-    /// Bytes held by unfinished requests.
-    buffered: usize,
+    memory: Memory,
+    /// Those who may have sent more than was read at this turn; no event will tell.
+    unread: Vec<usize>,
     scratch: Vec<u8>,
     accept_at: Option<Instant>,
     accept_trouble: Option<Instant>,
@@ -88,6 +92,8 @@ impl Poll {
         }
         stats.backends.store(links.len(), Relaxed);
         let rules = Rules { routes, max_head: limits.max_head, max_body: limits.max_body };
+        // One request of the greatest length must have room in any case.
+        let memory = Memory::new(limits.max_buffered.max(2 * (limits.max_body + limits.max_head)));
         let poll = Self {
             poll,
             listener: Some(listener),
@@ -102,7 +108,8 @@ impl Poll {
             next_id: 0,
             deadlines: BTreeSet::new(),
             evictable: Default::default(),
-            buffered: 0,
+            memory,
+            unread: Vec::new(),
             scratch: vec![0; 64 * 1024],
             accept_at: None,
             accept_trouble: None,
@@ -119,6 +126,7 @@ impl Poll {
             let next = self.deadlines.first().map(|(at, _)| *at).into_iter();
             let next = next.chain(self.accept_at).chain(self.signal.deadline()).min();
             let wait = next.map(|at| at.saturating_duration_since(Instant::now()));
+            let wait = if self.unread.is_empty() { wait } else { Some(Duration::ZERO) };
             match self.poll.poll(&mut events, wait) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -135,11 +143,15 @@ impl Poll {
                     Token(token) => self.client_ready(token - LINKS - self.links.len()),
                 }
             }
+            for slot in std::mem::take(&mut self.unread) {
+                self.client_ready(slot);
+            }
             let now = Instant::now();
             if self.accept_at.is_some_and(|at| at <= now) {
                 self.accept(now);
             }
             self.expire(now);
+            self.stats.buffered.store(self.memory.held() + self.on_the_way(), Relaxed);
             if let Some(deadline) = self.signal.deadline() {
                 self.begin_stopping();
                 if self.open == 0 || deadline <= now {
@@ -245,7 +257,7 @@ impl Poll {
         let Some(mut client) = self.clients.get_mut(slot).and_then(Option::take) else { return };
         let _ = self.poll.registry().deregister(&mut client.stream);
         self.forget(&client, slot);
-        self.buffered = self.buffered.saturating_sub(client.counted);
+        self.memory.grown(client.counted, 0);
         self.free_slots.push(slot);
         self.open = self.open.saturating_sub(1);
         self.stats.open.store(self.open, Relaxed);
@@ -255,6 +267,10 @@ impl Poll {
         self.deadlines.remove(&(client.deadline, slot));
         if let Some(class) = self.evictable.get_mut(client.phase.class() as usize) {
             class.remove(&(client.since, slot));
+        }
+        self.memory.set_greedy(client.since, slot, false);
+        if let Phase::Queued(request) = &client.phase {
+            self.memory.dequeued(slot, request.wire.len());
         }
     }
 
@@ -273,6 +289,20 @@ impl Poll {
         if let Some(place) = self.clients.get_mut(slot) {
             *place = Some(client);
         }
+        self.count(slot);
+    }
+
+    /// Counts what a client holds now.
+    fn count(&mut self, slot: usize) {
+        let Some(client) = self.clients.get_mut(slot).and_then(Option::as_mut) else { return };
+        let held = client.inbound.held();
+        self.memory.grown(client.counted, held);
+        client.counted = held;
+        let greedy = held > MODEST && client.phase.class() == Class::Unfinished;
+        self.memory.set_greedy(client.since, slot, greedy);
+        if let Phase::Queued(request) = &client.phase {
+            self.memory.enqueued(slot, request.wire.len());
+        }
     }
 
     fn client(&mut self, slot: usize) -> Option<&mut Client> {
@@ -290,14 +320,16 @@ impl Poll {
         }
     }
 
-    /// Reads and acts on it until there is nothing more to read, or a request is complete.
+    /// Reads and acts on it until there is nothing more to read, or it is enough for this turn, or a request
+    /// is complete.
     fn receive(&mut self, slot: usize) {
-        loop {
+        let mut read = 0;
+        while read < READ_A_TURN {
             let mut scratch = std::mem::take(&mut self.scratch);
             let moved = self.client(slot).map_or(Moved::Gone, |client| client.read(&mut scratch));
             self.scratch = scratch;
             match moved {
-                Moved::Some => {}
+                Moved::Some(count) => read += count,
                 Moved::Gone => return self.close(slot),
                 Moved::Blocked | Moved::Finished => return,
             }
@@ -305,6 +337,7 @@ impl Poll {
                 return;
             }
         }
+        self.unread.push(slot);
     }
 
     /// Acts on what was received; whether to read on.
@@ -316,22 +349,18 @@ impl Poll {
             _ => return false,
         }
         let step = client.inbound.step(&self.rules);
-        let held = client.inbound.held();
-        self.buffered = (self.buffered + held).saturating_sub(client.counted);
-        client.counted = held;
         let begins = matches!(client.phase, Phase::Idle) && client.inbound.begun();
+        if begins && matches!(step, Step::More | Step::Continue) {
+            self.enter(slot, Phase::Reading, self.limits.request_deadline);
+        } else {
+            self.count(slot);
+        }
         match step {
             Step::More => {
-                if begins {
-                    self.enter(slot, Phase::Reading, self.limits.request_deadline);
-                }
                 self.bound_memory();
                 self.client(slot).is_some()
             }
             Step::Continue => {
-                if begins {
-                    self.enter(slot, Phase::Reading, self.limits.request_deadline);
-                }
                 let written = self.client(slot).map_or(Moved::Gone, |client| {
                     client.owe(answer::CONTINUE);
                     client.write()
@@ -343,11 +372,12 @@ impl Poll {
                 true
             }
             Step::Request(request) => {
-                let id = client.id;
+                let Some(id) = self.client(slot).map(|client| client.id) else { return false };
                 self.stats.forwarded.fetch_add(1, Relaxed);
                 self.enter(slot, Phase::Queued(request), self.limits.answer_deadline);
                 self.queue.push_back((slot, id));
                 self.assign();
+                self.bound_memory();
                 false
             }
             Step::Refuse(refusal) => {
@@ -357,13 +387,20 @@ impl Poll {
         }
     }
 
-    /// Lets the oldest unfinished requests go while all together hold too much.
+    /// Lets some go while all together hold too much.
     fn bound_memory(&mut self) {
-        while self.buffered > self.limits.max_buffered {
-            let Some((_, slot)) = self.evictable[Class::Unfinished as usize].first().copied() else { return };
+        while let Some(slot) = self.memory.too_greedy() {
             self.stats.evicted.fetch_add(1, Relaxed);
             self.close(slot);
         }
+        while let Some(slot) = self.memory.too_large(self.on_the_way()) {
+            self.refuse(slot, Refusal::Unavailable);
+        }
+    }
+
+    /// Bytes of requests that the server has not taken yet.
+    fn on_the_way(&self) -> usize {
+        self.links.iter().flatten().map(Link::holds).sum()
     }
 
     fn refuse(&mut self, slot: usize, refusal: Refusal) {
@@ -375,6 +412,9 @@ impl Poll {
     fn answer(&mut self, slot: usize, bytes: &[u8], keep_alive: bool) {
         if let Some(client) = self.client(slot) {
             client.owe(bytes);
+            if !keep_alive {
+                client.inbound.clear();
+            }
         }
         self.enter(slot, Phase::Writing { keep_alive }, self.limits.write_deadline);
         self.send(slot);
@@ -389,7 +429,7 @@ impl Poll {
         match client.write() {
             Moved::Finished => {}
             Moved::Gone => return self.close(slot),
-            Moved::Blocked | Moved::Some => return,
+            Moved::Blocked | Moved::Some(_) => return,
         }
         if !keep_alive {
             if client.half_close() {
@@ -455,8 +495,9 @@ impl Poll {
     }
 
     fn hand_over(&mut self, slot: usize, id: u64, index: usize) {
-        let Some(client) = self.client(slot) else { return };
+        let Some(client) = self.clients.get_mut(slot).and_then(Option::as_mut) else { return };
         let Phase::Queued(request) = &mut client.phase else { return };
+        self.memory.dequeued(slot, request.wire.len());
         let (wire, bodiless) = (std::mem::take(&mut request.wire), request.answer_bodiless);
         // Class and deadline stay: the time counts from the complete request.
         client.phase = Phase::Answering { keep_alive: request.keep_alive };
