@@ -48,7 +48,7 @@ fn main() {
         if named.is_empty() || named.iter().any(|n| n.eq_ignore_ascii_case(&name)) {
             let folder = tempfile::tempdir().unwrap();
             let daemon = Daemon::start(folder.path(), kind);
-            let report = attack(&daemon.target, kind, plan);
+            let report = attack(&daemon.target, kind, plan).wait();
             print(&name, &report);
             daemon.complaints(folder.path());
         }

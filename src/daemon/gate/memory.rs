@@ -68,10 +68,16 @@ impl Memory {
     }
 
     /// Whose complete request must be refused, while as much as this is on its way to the server: the
-    /// largest. Events are small.
+    /// largest. Events are small, and small ones are not refused.
     pub(super) fn too_large(&self, on_the_way: usize) -> Option<usize> {
-        let last = self.waiting.last().filter(|_| self.queued.saturating_add(on_the_way) > self.bound);
+        let full = self.queued.saturating_add(on_the_way) > self.bound;
+        let last = self.waiting.last().filter(|(bytes, _)| full && *bytes > MODEST);
         last.map(|(_, slot)| *slot)
+    }
+
+    /// Whether a complete request may be sent to the server while as much as this is on its way there.
+    pub(super) fn may_go(&self, bytes: usize, on_the_way: usize) -> bool {
+        bytes <= MODEST || on_the_way == 0 || on_the_way.saturating_add(bytes) <= self.bound
     }
 }
 
@@ -102,6 +108,16 @@ mod tests {
         assert_eq!((memory.too_large(1000), memory.too_large(1001)), (None, Some(2)));
         memory.dequeued(2, 5000);
         memory.dequeued(2, 5000);
-        assert_eq!((memory.too_large(1001), memory.held()), (None, 4000));
+        assert_eq!((memory.too_large(20_000), memory.held()), (None, 4000));
+    }
+
+    #[test]
+    fn large_requests_wait_for_one_another_and_small_ones_for_none() {
+        let memory = Memory::new(10_000);
+        for (bytes, on_the_way, goes) in
+            [(5000, 5000, true), (5000, 5001, false), (MODEST, 90_000, true), (90_000, 0, true)]
+        {
+            assert_eq!(memory.may_go(bytes, on_the_way), goes, "{bytes} {on_the_way}");
+        }
     }
 }

@@ -29,10 +29,10 @@ const ACCEPTS_A_TURN: usize = 64;
 /// After accept() failed for want of something.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Read from one client at one turn, so that one who sends much does not starve the others.
-const READ_A_TURN: usize = 64 * 1024;
+const READ_A_TURN: usize = 16 * 1024;
 /// How long and how much a client may still send after its answer.
 const LINGER: Duration = Duration::from_secs(1);
-const LINGER_BYTES: usize = 1024 * 1024;
+const LINGER_BYTES: usize = 256 * 1024;
 
 pub(super) struct Poll {
     poll: mio::Poll,
@@ -110,7 +110,7 @@ impl Poll {
             evictable: Default::default(),
             memory,
             unread: Vec::new(),
-            scratch: vec![0; 64 * 1024],
+            scratch: vec![0; READ_A_TURN],
             accept_at: None,
             accept_trouble: None,
             stats,
@@ -475,21 +475,29 @@ impl Poll {
 
     // ---- the server behind the gate ----
 
-    /// Gives waiting requests to idle connections to the server.
+    /// Gives waiting requests to idle connections to the server, in order; but large ones wait, and let others
+    /// pass, while large ones are on their way.
     fn assign(&mut self) {
-        while let Some((slot, id)) = self.queue.front().copied() {
-            let waits = self.client(slot).is_some_and(|c| c.id == id && matches!(c.phase, Phase::Queued(_)));
-            if !waits {
-                self.queue.pop_front();
+        let (mut place, mut on_the_way) = (0, self.on_the_way());
+        while let Some((slot, id)) = self.queue.get(place).copied() {
+            let client = self.client(slot).filter(|client| client.id == id);
+            let Some(Phase::Queued(request)) = client.map(|client| &client.phase) else {
+                self.queue.remove(place);
+                continue;
+            };
+            let bytes = request.wire.len();
+            if !self.memory.may_go(bytes, on_the_way) {
+                place += 1;
                 continue;
             }
             if self.links.iter().all(Option::is_none) {
-                self.queue.pop_front();
+                self.queue.remove(place);
                 self.refuse(slot, Refusal::Unavailable);
                 continue;
             }
             let Some(index) = self.idle_links.pop() else { return };
-            self.queue.pop_front();
+            self.queue.remove(place);
+            on_the_way += bytes;
             self.hand_over(slot, id, index);
         }
     }

@@ -92,16 +92,24 @@ pub struct Report {
     pub lost: usize,
 }
 
+/// An attack that is over, whose clients are still there.
+pub struct Aftermath<'a> {
+    target: &'a Target,
+    crowd: Crowd,
+    ended: Instant,
+    report: Report,
+}
+
 /// One attack on a daemon that has nothing else to do.
-pub fn attack(target: &Target, kind: Kind, plan: Plan) -> Report {
+pub fn attack(target: &Target, kind: Kind, plan: Plan) -> Aftermath<'_> {
     let url = format!("http://{}/callback", target.address);
     // What is opened only at the first event is not of the attack.
     let mut legitimate = legitimate::one(&url);
     std::thread::sleep(Duration::from_millis(100));
     let before = Figures::of(target.pid);
     let (done, mut peak) = (AtomicBool::new(false), before);
-    let crowd = std::thread::scope(|scope| {
-        let crowd = Crowd::start(target.address, kind, plan.connections);
+    let crowd = Crowd::start(target.address, kind, plan.connections);
+    std::thread::scope(|scope| {
         let senders = scope.spawn(|| legitimate::steadily(&url, plan.per_second, &done));
         let end = Instant::now() + plan.time;
         while Instant::now() < end {
@@ -110,19 +118,26 @@ pub fn attack(target: &Target, kind: Kind, plan: Plan) -> Report {
         }
         done.store(true, Relaxed);
         legitimate.add(senders.join().unwrap());
-        crowd
     });
-    let ended = Instant::now();
     crowd.fall_silent();
-    let mut rest = None;
-    while rest.is_none() && ended.elapsed() < REST_WITHIN {
-        std::thread::sleep(Duration::from_millis(10));
-        rest = Figures::of(target.pid).at_rest(&before).then(|| ended.elapsed());
+    let (rest, made, answered, lost) = (None, 0, 0, lost(target, &legitimate));
+    let report = Report { legitimate, before, peak, after: before, rest, made, answered, lost };
+    Aftermath { target, crowd, ended: Instant::now(), report }
+}
+
+impl Aftermath<'_> {
+    /// Waits until the daemon is at rest.
+    pub fn wait(self) -> Report {
+        let Self { target, crowd, ended, mut report } = self;
+        while report.rest.is_none() && ended.elapsed() < REST_WITHIN {
+            std::thread::sleep(Duration::from_millis(10));
+            let now = Figures::of(target.pid);
+            report.rest = now.at_rest(&report.before).then(|| ended.elapsed());
+        }
+        report.after = Figures::of(target.pid);
+        (report.made, report.answered) = crowd.disperse();
+        report
     }
-    let after = Figures::of(target.pid);
-    let (made, answered) = crowd.disperse();
-    let lost = lost(target, &legitimate);
-    Report { legitimate, before, peak, after, rest, made, answered, lost }
 }
 
 fn lost(target: &Target, tally: &Tally) -> usize {
