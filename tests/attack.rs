@@ -1,6 +1,6 @@
 //! Hostile clients of every kind at the callback port, for a moment each, and legitimate events that must
 //! not notice. The long form is `examples/attack.rs`.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 mod common;
 #[path = "common/siege/mod.rs"]
@@ -12,7 +12,7 @@ use common::{Lab, Settings};
 use siege::hostile::Kind;
 use siege::{Plan, Report, Target, attack};
 
-const PLAN: Plan = Plan { time: Duration::from_millis(900), connections: 200, per_second: 50 };
+const PLAN: Plan = Plan { time: Duration::from_millis(700), connections: 200, per_second: 50 };
 
 /// A daemon to be attacked in this way.
 fn lab(kind: Kind) -> (Kind, Lab, Target) {

@@ -5,6 +5,7 @@ use std::net::{Shutdown, SocketAddr};
 use std::time::Instant;
 
 use super::conn::{Inbound, Request};
+use super::memory::MODEST;
 
 /// What a connection is doing, which decides how long it may and whether it may be evicted.
 #[derive(Debug)]
@@ -78,6 +79,8 @@ pub(super) struct Client {
     pub(super) since: Instant,
     /// Memory that was counted for it.
     pub(super) counted: usize,
+    /// Whether it is among those who are read from later.
+    pub(super) in_line: bool,
     out: Vec<u8>,
     sent: usize,
 }
@@ -98,9 +101,15 @@ impl Client {
             deadline,
             since: now,
             counted: 0,
+            in_line: false,
             out: Vec::new(),
             sent: 0,
         }
+    }
+
+    /// Whether it has sent more than clients do that are to be read at once.
+    pub(super) fn is_greedy(&self) -> bool {
+        matches!(self.phase, Phase::Lingering { .. }) || self.inbound.held() > MODEST
     }
 
     /// Adds to what the client is owed.

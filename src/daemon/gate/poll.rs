@@ -25,11 +25,16 @@ const WAKER: Token = Token(1);
 const LINKS: usize = 2;
 
 /// Connections taken in at one turn, so that a flood of them does not starve those who are in.
-const ACCEPTS_A_TURN: usize = 64;
-/// After accept() failed for want of something.
+const ACCEPTS_A_TURN: usize = 256;
+/// After accept() failed for want of something, and there was nobody to put out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long no more connections are held than there were descriptors for.
+const SCARCE_FOR: Duration = Duration::from_secs(60);
 /// Read from one client at one turn, so that one who sends much does not starve the others.
 const READ_A_TURN: usize = 16 * 1024;
+/// Read at one turn from all together who have sent more than what is modest. The others are not kept
+/// waiting by them, however many they are.
+const READ_OF_GREEDY: usize = 1024 * 1024;
 /// How long and how much a client may still send after its answer.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 256 * 1024;
@@ -52,11 +57,14 @@ pub(super) struct Poll {
     /// Those that may be evicted, by class, the longest in it first.
     evictable: [BTreeSet<(Instant, usize)>; 3],
     memory: Memory,
-    /// Those who may have sent more than was read at this turn; no event will tell.
-    unread: Vec<usize>,
+    /// Those who may have sent more than was read, in the order in which they go on; no event will tell.
+    unread: VecDeque<usize>,
+    /// What is left of [`READ_OF_GREEDY`].
+    greedy_left: usize,
     scratch: Vec<u8>,
     accept_at: Option<Instant>,
-    accept_trouble: Option<Instant>,
+    /// How many connections there can be for now, as accept() has failed, and until when that is believed.
+    scarce: Option<(usize, Instant)>,
     stats: Arc<GateStats>,
     signal: Arc<Signal>,
     stopping: bool,
@@ -109,10 +117,11 @@ impl Poll {
             deadlines: BTreeSet::new(),
             evictable: Default::default(),
             memory,
-            unread: Vec::new(),
+            unread: VecDeque::new(),
+            greedy_left: READ_OF_GREEDY,
             scratch: vec![0; READ_A_TURN],
             accept_at: None,
-            accept_trouble: None,
+            scarce: None,
             stats,
             signal,
             stopping: false,
@@ -143,9 +152,7 @@ impl Poll {
                     Token(token) => self.client_ready(token - LINKS - self.links.len()),
                 }
             }
-            for slot in std::mem::take(&mut self.unread) {
-                self.client_ready(slot);
-            }
+            self.read_on();
             let now = Instant::now();
             if self.accept_at.is_some_and(|at| at <= now) {
                 self.accept(now);
@@ -180,13 +187,13 @@ impl Poll {
 
     fn accept(&mut self, now: Instant) {
         self.accept_at = None;
+        if self.scarce.take_if(|(_, until)| *until <= now).is_some() {
+            log::info!("gate: as many connections as before are taken again");
+        }
         for _ in 0..ACCEPTS_A_TURN {
             let Some(listener) = &self.listener else { return };
             match listener.accept() {
                 Ok((stream, peer)) => {
-                    if let Some(since) = self.accept_trouble.take() {
-                        log::info!("gate: connections are taken again after {} s", since.elapsed().as_secs());
-                    }
                     self.stats.accepted.fetch_add(1, Relaxed);
                     self.admit(stream, peer, now);
                 }
@@ -198,24 +205,28 @@ impl Poll {
                             | io::ErrorKind::ConnectionAborted
                             | io::ErrorKind::ConnectionReset
                     ) => {}
-                Err(error) => {
-                    self.stats.accept_errors.fetch_add(1, Relaxed);
-                    if self.accept_trouble.is_none() {
-                        log::warn!("gate: cannot take connections for now: {error}");
-                        self.accept_trouble = Some(now);
-                    }
-                    self.evict();
-                    self.accept_at = Some(now + ACCEPT_PAUSE);
-                    return;
-                }
+                Err(error) => return self.live_with_few(&error, now),
             }
         }
         // There may be more: the next turn goes on.
         self.accept_at = Some(now);
     }
 
+    /// What accept() wants is used up: there is room for fewer connections, one of which makes way for the next.
+    fn live_with_few(&mut self, error: &io::Error, now: Instant) {
+        self.stats.accept_errors.fetch_add(1, Relaxed);
+        let room = self.open.saturating_sub(1).max(1);
+        let news = self.scarce.replace((room, now + SCARCE_FOR)).is_none();
+        if news {
+            log::warn!("gate: cannot take connections for now: {error}; {room} at a time for a while");
+        }
+        let pause = if self.evict() && news { Duration::ZERO } else { ACCEPT_PAUSE };
+        self.accept_at = Some(now + pause);
+    }
+
     fn admit(&mut self, mut stream: mio::net::TcpStream, peer: std::net::SocketAddr, now: Instant) {
-        if self.open >= self.limits.max_connections && !self.evict() {
+        let room = self.scarce.map_or(self.limits.max_connections, |(room, _)| room);
+        if self.open >= room && !self.evict() {
             return;
         }
         let slot = self.free_slots.pop().unwrap_or_else(|| {
@@ -320,16 +331,47 @@ impl Poll {
         }
     }
 
+    /// Goes on with those who have sent more than was read.
+    fn read_on(&mut self) {
+        self.greedy_left = READ_OF_GREEDY;
+        for _ in 0..self.unread.len() {
+            if self.greedy_left == 0 {
+                return;
+            }
+            let Some(slot) = self.unread.pop_front() else { return };
+            if let Some(client) = self.client(slot) {
+                client.in_line = false;
+                self.client_ready(slot);
+            }
+        }
+    }
+
+    /// Lets a client go on later.
+    fn read_later(&mut self, slot: usize) {
+        if let Some(client) = self.client(slot).filter(|client| !client.in_line) {
+            client.in_line = true;
+            self.unread.push_back(slot);
+        }
+    }
+
     /// Reads and acts on it until there is nothing more to read, or it is enough for this turn, or a request
     /// is complete.
     fn receive(&mut self, slot: usize) {
         let mut read = 0;
         while read < READ_A_TURN {
+            let Some(client) = self.client(slot) else { return };
+            let greedy = client.is_greedy();
+            if greedy && (client.in_line || self.greedy_left == 0) {
+                break;
+            }
             let mut scratch = std::mem::take(&mut self.scratch);
             let moved = self.client(slot).map_or(Moved::Gone, |client| client.read(&mut scratch));
             self.scratch = scratch;
             match moved {
-                Moved::Some(count) => read += count,
+                Moved::Some(count) => {
+                    read += count;
+                    self.greedy_left -= if greedy { count.min(self.greedy_left) } else { 0 };
+                }
                 Moved::Gone => return self.close(slot),
                 Moved::Blocked | Moved::Finished => return,
             }
@@ -337,7 +379,7 @@ impl Poll {
                 return;
             }
         }
-        self.unread.push(slot);
+        self.read_later(slot);
     }
 
     /// Acts on what was received; whether to read on.

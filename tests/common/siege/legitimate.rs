@@ -65,7 +65,7 @@ pub fn steadily(url: &str, per_second: u32, done: &AtomicBool) -> Tally {
         let mut turn = first;
         while !done.load(Relaxed) {
             std::thread::sleep((begun + pause * turn).saturating_duration_since(Instant::now()));
-            if first % 2 == 0 {
+            if first.is_multiple_of(2) {
                 tally.send(&kept);
             } else {
                 tally.send(&Sender::new(url, crypt(), CORP));
