@@ -1,5 +1,6 @@
 //! One HTTP exchange with WeCom's API: what came back, or why nothing did. Knows no tokens or pauses.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::Value as Json;
@@ -75,12 +76,15 @@ impl Transport {
     /// GET, or POST with a JSON body. The error says what happened, without the URL: that has secrets.
     pub(super) fn exchange(&self, url: &str, body: Option<&Json>) -> Result<Answer, String> {
         let begun = Instant::now();
-        let sent = match body {
+        let ask = || match body {
             None => self.agent.get(url).call(),
             Some(body) => {
                 self.agent.post(url).content_type("application/json; charset=utf-8").send(body.to_string())
             }
         };
+        // ureq looks names up in a thread of its own, and panics when the system refuses one. The threads
+        // that ask must outlive that.
+        let sent = catch_unwind(AssertUnwindSafe(ask)).map_err(|_| "the HTTP client gave up: no thread?")?;
         let mut response = sent.map_err(|error| explain(&error))?;
         let status = response.status().as_u16();
         if status != 200 {

@@ -175,6 +175,11 @@ impl Link {
         self.job.is_none() && self.out.is_empty()
     }
 
+    /// Bytes of a request that it has taken and not passed on yet.
+    pub(super) fn holds(&self) -> usize {
+        self.out.len()
+    }
+
     /// Sends a request; only when idle.
     pub(super) fn send(&mut self, wire: Vec<u8>, job: Job) -> Outcome {
         self.out = wire;

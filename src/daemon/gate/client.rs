@@ -5,6 +5,7 @@ use std::net::{Shutdown, SocketAddr};
 use std::time::Instant;
 
 use super::conn::{Inbound, Request};
+use super::memory::MODEST;
 
 /// What a connection is doing, which decides how long it may and whether it may be evicted.
 #[derive(Debug)]
@@ -57,8 +58,8 @@ impl Phase {
 /// What came of reading or writing.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Moved {
-    /// Some bytes came in.
-    Some,
+    /// So many bytes came in.
+    Some(usize),
     /// Nothing more for now.
     Blocked,
     /// All that was owed is written.
@@ -78,6 +79,8 @@ pub(super) struct Client {
     pub(super) since: Instant,
     /// Memory that was counted for it.
     pub(super) counted: usize,
+    /// Whether it is among those who are read from later.
+    pub(super) in_line: bool,
     out: Vec<u8>,
     sent: usize,
 }
@@ -98,9 +101,15 @@ impl Client {
             deadline,
             since: now,
             counted: 0,
+            in_line: false,
             out: Vec::new(),
             sent: 0,
         }
+    }
+
+    /// Whether it has sent more than clients do that are to be read at once.
+    pub(super) fn is_greedy(&self) -> bool {
+        matches!(self.phase, Phase::Lingering { .. }) || self.inbound.held() > MODEST
     }
 
     /// Adds to what the client is owed.
@@ -110,6 +119,11 @@ impl Client {
 
     /// Reads once; what came is in `inbound`, or dropped while lingering.
     pub(super) fn read(&mut self, scratch: &mut [u8]) -> Moved {
+        let wanted = match self.phase {
+            Phase::Lingering { .. } => scratch.len(),
+            _ => self.inbound.wants().clamp(1, scratch.len()),
+        };
+        let scratch = scratch.get_mut(..wanted).unwrap_or_default();
         loop {
             match self.stream.read(scratch) {
                 Ok(0) => return Moved::Gone,
@@ -120,7 +134,7 @@ impl Client {
                     } else {
                         self.inbound.feed(scratch.get(..count).unwrap_or_default());
                     }
-                    return Moved::Some;
+                    return Moved::Some(count);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Moved::Blocked,

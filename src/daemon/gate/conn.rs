@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use super::head::{self, Head, Refusal, Routes};
+use super::memory::MODEST;
 
 /// The bounds on a request, and what is served.
 #[derive(Debug)]
@@ -52,9 +53,24 @@ impl Inbound {
         Inbound { peer, buf: Vec::new(), skipped: 0, scanned: 0, parse_at: 0, head: None }
     }
 
+    /// How many bytes to read at most: what comes along with a request is held while that is answered.
+    pub(super) fn wants(&self) -> usize {
+        self.head.as_ref().map_or(MODEST, |head| head.body.saturating_sub(self.buf.len()))
+    }
+
     /// Takes what was read from the client.
     pub(super) fn feed(&mut self, bytes: &[u8]) {
+        let (len, room) = (self.buf.len(), self.buf.capacity().saturating_sub(self.buf.len()));
+        if let Some(head) = self.head.as_ref().filter(|_| room < bytes.len()) {
+            // It grows by doubling, but not beyond its end.
+            self.buf.reserve_exact(head.body.saturating_sub(len).min(len.max(bytes.len())));
+        }
         self.buf.extend_from_slice(bytes);
+    }
+
+    /// Drops what was received: nothing more will be answered.
+    pub(super) fn clear(&mut self) {
+        *self = Self::new(self.peer);
     }
 
     /// Whether any byte of the next request has arrived.
@@ -125,12 +141,8 @@ impl Inbound {
         if head.body_passes {
             wire.extend_from_slice(self.buf.get(..head.body).unwrap_or_default());
         }
-        if self.buf.len() == head.body {
-            // An idle connection holds no memory.
-            self.buf = Vec::new();
-        } else {
-            self.buf.drain(..head.body.min(self.buf.len()));
-        }
+        // Without its capacity: an idle connection holds no memory.
+        self.buf = self.buf.get(head.body..).unwrap_or_default().to_vec();
         self.skipped = 0;
         self.scanned = 0;
         self.parse_at = 0;

@@ -13,6 +13,7 @@ mod client;
 mod conn;
 mod head;
 mod limits;
+mod memory;
 mod poll;
 mod stats;
 mod times;

@@ -16,6 +16,7 @@ use super::client::{Class, Client, Moved, Phase};
 use super::conn::{Rules, Step};
 use super::head::{Refusal, Routes};
 use super::limits::Limits;
+use super::memory::{MODEST, Memory};
 use super::stats::GateStats;
 
 const LISTENER: Token = Token(0);
@@ -24,12 +25,19 @@ const WAKER: Token = Token(1);
 const LINKS: usize = 2;
 
 /// Connections taken in at one turn, so that a flood of them does not starve those who are in.
-const ACCEPTS_A_TURN: usize = 64;
-/// After accept() failed for want of something.
+const ACCEPTS_A_TURN: usize = 256;
+/// After accept() failed for want of something, and there was nobody to put out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long no more connections are held than there were descriptors for.
+const SCARCE_FOR: Duration = Duration::from_secs(60);
+/// Read from one client at one turn, so that one who sends much does not starve the others.
+const READ_A_TURN: usize = 16 * 1024;
+/// Read at one turn from all together who have sent more than what is modest. The others are not kept
+/// waiting by them, however many they are.
+const READ_OF_GREEDY: usize = 1024 * 1024;
 /// How long and how much a client may still send after its answer.
 const LINGER: Duration = Duration::from_secs(1);
-const LINGER_BYTES: usize = 1024 * 1024;
+const LINGER_BYTES: usize = 256 * 1024;
 
 pub(super) struct Poll {
     poll: mio::Poll,
@@ -48,11 +56,15 @@ pub(super) struct Poll {
     deadlines: BTreeSet<(Instant, usize)>,
     /// Those that may be evicted, by class, the longest in it first.
     evictable: [BTreeSet<(Instant, usize)>; 3],
-    /// Bytes held by unfinished requests.
-    buffered: usize,
+    memory: Memory,
+    /// Those who may have sent more than was read, in the order in which they go on; no event will tell.
+    unread: VecDeque<usize>,
+    /// What is left of [`READ_OF_GREEDY`].
+    greedy_left: usize,
     scratch: Vec<u8>,
     accept_at: Option<Instant>,
-    accept_trouble: Option<Instant>,
+    /// How many connections there can be for now, as accept() has failed, and until when that is believed.
+    scarce: Option<(usize, Instant)>,
     stats: Arc<GateStats>,
     signal: Arc<Signal>,
     stopping: bool,
@@ -88,6 +100,8 @@ impl Poll {
         }
         stats.backends.store(links.len(), Relaxed);
         let rules = Rules { routes, max_head: limits.max_head, max_body: limits.max_body };
+        // One request of the greatest length must have room in any case.
+        let memory = Memory::new(limits.max_buffered.max(2 * (limits.max_body + limits.max_head)));
         let poll = Self {
             poll,
             listener: Some(listener),
@@ -102,10 +116,12 @@ impl Poll {
             next_id: 0,
             deadlines: BTreeSet::new(),
             evictable: Default::default(),
-            buffered: 0,
-            scratch: vec![0; 64 * 1024],
+            memory,
+            unread: VecDeque::new(),
+            greedy_left: READ_OF_GREEDY,
+            scratch: vec![0; READ_A_TURN],
             accept_at: None,
-            accept_trouble: None,
+            scarce: None,
             stats,
             signal,
             stopping: false,
@@ -119,6 +135,7 @@ impl Poll {
             let next = self.deadlines.first().map(|(at, _)| *at).into_iter();
             let next = next.chain(self.accept_at).chain(self.signal.deadline()).min();
             let wait = next.map(|at| at.saturating_duration_since(Instant::now()));
+            let wait = if self.unread.is_empty() { wait } else { Some(Duration::ZERO) };
             match self.poll.poll(&mut events, wait) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -135,11 +152,13 @@ impl Poll {
                     Token(token) => self.client_ready(token - LINKS - self.links.len()),
                 }
             }
+            self.read_on();
             let now = Instant::now();
             if self.accept_at.is_some_and(|at| at <= now) {
                 self.accept(now);
             }
             self.expire(now);
+            self.stats.buffered.store(self.memory.held() + self.on_the_way(), Relaxed);
             if let Some(deadline) = self.signal.deadline() {
                 self.begin_stopping();
                 if self.open == 0 || deadline <= now {
@@ -168,13 +187,13 @@ impl Poll {
 
     fn accept(&mut self, now: Instant) {
         self.accept_at = None;
+        if self.scarce.take_if(|(_, until)| *until <= now).is_some() {
+            log::info!("gate: as many connections as before are taken again");
+        }
         for _ in 0..ACCEPTS_A_TURN {
             let Some(listener) = &self.listener else { return };
             match listener.accept() {
                 Ok((stream, peer)) => {
-                    if let Some(since) = self.accept_trouble.take() {
-                        log::info!("gate: connections are taken again after {} s", since.elapsed().as_secs());
-                    }
                     self.stats.accepted.fetch_add(1, Relaxed);
                     self.admit(stream, peer, now);
                 }
@@ -186,24 +205,28 @@ impl Poll {
                             | io::ErrorKind::ConnectionAborted
                             | io::ErrorKind::ConnectionReset
                     ) => {}
-                Err(error) => {
-                    self.stats.accept_errors.fetch_add(1, Relaxed);
-                    if self.accept_trouble.is_none() {
-                        log::warn!("gate: cannot take connections for now: {error}");
-                        self.accept_trouble = Some(now);
-                    }
-                    self.evict();
-                    self.accept_at = Some(now + ACCEPT_PAUSE);
-                    return;
-                }
+                Err(error) => return self.live_with_few(&error, now),
             }
         }
         // There may be more: the next turn goes on.
         self.accept_at = Some(now);
     }
 
+    /// What accept() wants is used up: there is room for fewer connections, one of which makes way for the next.
+    fn live_with_few(&mut self, error: &io::Error, now: Instant) {
+        self.stats.accept_errors.fetch_add(1, Relaxed);
+        let room = self.open.saturating_sub(1).max(1);
+        let news = self.scarce.replace((room, now + SCARCE_FOR)).is_none();
+        if news {
+            log::warn!("gate: cannot take connections for now: {error}; {room} at a time for a while");
+        }
+        let pause = if self.evict() && news { Duration::ZERO } else { ACCEPT_PAUSE };
+        self.accept_at = Some(now + pause);
+    }
+
     fn admit(&mut self, mut stream: mio::net::TcpStream, peer: std::net::SocketAddr, now: Instant) {
-        if self.open >= self.limits.max_connections && !self.evict() {
+        let room = self.scarce.map_or(self.limits.max_connections, |(room, _)| room);
+        if self.open >= room && !self.evict() {
             return;
         }
         let slot = self.free_slots.pop().unwrap_or_else(|| {
@@ -245,7 +268,7 @@ impl Poll {
         let Some(mut client) = self.clients.get_mut(slot).and_then(Option::take) else { return };
         let _ = self.poll.registry().deregister(&mut client.stream);
         self.forget(&client, slot);
-        self.buffered = self.buffered.saturating_sub(client.counted);
+        self.memory.grown(client.counted, 0);
         self.free_slots.push(slot);
         self.open = self.open.saturating_sub(1);
         self.stats.open.store(self.open, Relaxed);
@@ -255,6 +278,10 @@ impl Poll {
         self.deadlines.remove(&(client.deadline, slot));
         if let Some(class) = self.evictable.get_mut(client.phase.class() as usize) {
             class.remove(&(client.since, slot));
+        }
+        self.memory.set_greedy(client.since, slot, false);
+        if let Phase::Queued(request) = &client.phase {
+            self.memory.dequeued(slot, request.wire.len());
         }
     }
 
@@ -273,6 +300,20 @@ impl Poll {
         if let Some(place) = self.clients.get_mut(slot) {
             *place = Some(client);
         }
+        self.count(slot);
+    }
+
+    /// Counts what a client holds now.
+    fn count(&mut self, slot: usize) {
+        let Some(client) = self.clients.get_mut(slot).and_then(Option::as_mut) else { return };
+        let held = client.inbound.held();
+        self.memory.grown(client.counted, held);
+        client.counted = held;
+        let greedy = held > MODEST && client.phase.class() == Class::Unfinished;
+        self.memory.set_greedy(client.since, slot, greedy);
+        if let Phase::Queued(request) = &client.phase {
+            self.memory.enqueued(slot, request.wire.len());
+        }
     }
 
     fn client(&mut self, slot: usize) -> Option<&mut Client> {
@@ -290,14 +331,47 @@ impl Poll {
         }
     }
 
-    /// Reads and acts on it until there is nothing more to read, or a request is complete.
+    /// Goes on with those who have sent more than was read.
+    fn read_on(&mut self) {
+        self.greedy_left = READ_OF_GREEDY;
+        for _ in 0..self.unread.len() {
+            if self.greedy_left == 0 {
+                return;
+            }
+            let Some(slot) = self.unread.pop_front() else { return };
+            if let Some(client) = self.client(slot) {
+                client.in_line = false;
+                self.client_ready(slot);
+            }
+        }
+    }
+
+    /// Lets a client go on later.
+    fn read_later(&mut self, slot: usize) {
+        if let Some(client) = self.client(slot).filter(|client| !client.in_line) {
+            client.in_line = true;
+            self.unread.push_back(slot);
+        }
+    }
+
+    /// Reads and acts on it until there is nothing more to read, or it is enough for this turn, or a request
+    /// is complete.
     fn receive(&mut self, slot: usize) {
-        loop {
+        let mut read = 0;
+        while read < READ_A_TURN {
+            let Some(client) = self.client(slot) else { return };
+            let greedy = client.is_greedy();
+            if greedy && (client.in_line || self.greedy_left == 0) {
+                break;
+            }
             let mut scratch = std::mem::take(&mut self.scratch);
             let moved = self.client(slot).map_or(Moved::Gone, |client| client.read(&mut scratch));
             self.scratch = scratch;
             match moved {
-                Moved::Some => {}
+                Moved::Some(count) => {
+                    read += count;
+                    self.greedy_left -= if greedy { count.min(self.greedy_left) } else { 0 };
+                }
                 Moved::Gone => return self.close(slot),
                 Moved::Blocked | Moved::Finished => return,
             }
@@ -305,6 +379,7 @@ impl Poll {
                 return;
             }
         }
+        self.read_later(slot);
     }
 
     /// Acts on what was received; whether to read on.
@@ -316,22 +391,18 @@ impl Poll {
             _ => return false,
         }
         let step = client.inbound.step(&self.rules);
-        let held = client.inbound.held();
-        self.buffered = (self.buffered + held).saturating_sub(client.counted);
-        client.counted = held;
         let begins = matches!(client.phase, Phase::Idle) && client.inbound.begun();
+        if begins && matches!(step, Step::More | Step::Continue) {
+            self.enter(slot, Phase::Reading, self.limits.request_deadline);
+        } else {
+            self.count(slot);
+        }
         match step {
             Step::More => {
-                if begins {
-                    self.enter(slot, Phase::Reading, self.limits.request_deadline);
-                }
                 self.bound_memory();
                 self.client(slot).is_some()
             }
             Step::Continue => {
-                if begins {
-                    self.enter(slot, Phase::Reading, self.limits.request_deadline);
-                }
                 let written = self.client(slot).map_or(Moved::Gone, |client| {
                     client.owe(answer::CONTINUE);
                     client.write()
@@ -343,11 +414,12 @@ impl Poll {
                 true
             }
             Step::Request(request) => {
-                let id = client.id;
+                let Some(id) = self.client(slot).map(|client| client.id) else { return false };
                 self.stats.forwarded.fetch_add(1, Relaxed);
                 self.enter(slot, Phase::Queued(request), self.limits.answer_deadline);
                 self.queue.push_back((slot, id));
                 self.assign();
+                self.bound_memory();
                 false
             }
             Step::Refuse(refusal) => {
@@ -357,13 +429,20 @@ impl Poll {
         }
     }
 
-    /// Lets the oldest unfinished requests go while all together hold too much.
+    /// Lets some go while all together hold too much.
     fn bound_memory(&mut self) {
-        while self.buffered > self.limits.max_buffered {
-            let Some((_, slot)) = self.evictable[Class::Unfinished as usize].first().copied() else { return };
+        while let Some(slot) = self.memory.too_greedy() {
             self.stats.evicted.fetch_add(1, Relaxed);
             self.close(slot);
         }
+        while let Some(slot) = self.memory.too_large(self.on_the_way()) {
+            self.refuse(slot, Refusal::Unavailable);
+        }
+    }
+
+    /// Bytes of requests that the server has not taken yet.
+    fn on_the_way(&self) -> usize {
+        self.links.iter().flatten().map(Link::holds).sum()
     }
 
     fn refuse(&mut self, slot: usize, refusal: Refusal) {
@@ -375,6 +454,9 @@ impl Poll {
     fn answer(&mut self, slot: usize, bytes: &[u8], keep_alive: bool) {
         if let Some(client) = self.client(slot) {
             client.owe(bytes);
+            if !keep_alive {
+                client.inbound.clear();
+            }
         }
         self.enter(slot, Phase::Writing { keep_alive }, self.limits.write_deadline);
         self.send(slot);
@@ -389,7 +471,7 @@ impl Poll {
         match client.write() {
             Moved::Finished => {}
             Moved::Gone => return self.close(slot),
-            Moved::Blocked | Moved::Some => return,
+            Moved::Blocked | Moved::Some(_) => return,
         }
         if !keep_alive {
             if client.half_close() {
@@ -435,28 +517,37 @@ impl Poll {
 
     // ---- the server behind the gate ----
 
-    /// Gives waiting requests to idle connections to the server.
+    /// Gives waiting requests to idle connections to the server, in order; but large ones wait, and let others
+    /// pass, while large ones are on their way.
     fn assign(&mut self) {
-        while let Some((slot, id)) = self.queue.front().copied() {
-            let waits = self.client(slot).is_some_and(|c| c.id == id && matches!(c.phase, Phase::Queued(_)));
-            if !waits {
-                self.queue.pop_front();
+        let (mut place, mut on_the_way) = (0, self.on_the_way());
+        while let Some((slot, id)) = self.queue.get(place).copied() {
+            let client = self.client(slot).filter(|client| client.id == id);
+            let Some(Phase::Queued(request)) = client.map(|client| &client.phase) else {
+                self.queue.remove(place);
+                continue;
+            };
+            let bytes = request.wire.len();
+            if !self.memory.may_go(bytes, on_the_way) {
+                place += 1;
                 continue;
             }
             if self.links.iter().all(Option::is_none) {
-                self.queue.pop_front();
+                self.queue.remove(place);
                 self.refuse(slot, Refusal::Unavailable);
                 continue;
             }
             let Some(index) = self.idle_links.pop() else { return };
-            self.queue.pop_front();
+            self.queue.remove(place);
+            on_the_way += bytes;
             self.hand_over(slot, id, index);
         }
     }
 
     fn hand_over(&mut self, slot: usize, id: u64, index: usize) {
-        let Some(client) = self.client(slot) else { return };
+        let Some(client) = self.clients.get_mut(slot).and_then(Option::as_mut) else { return };
         let Phase::Queued(request) = &mut client.phase else { return };
+        self.memory.dequeued(slot, request.wire.len());
         let (wire, bodiless) = (std::mem::take(&mut request.wire), request.answer_bodiless);
         // Class and deadline stay: the time counts from the complete request.
         client.phase = Phase::Answering { keep_alive: request.keep_alive };

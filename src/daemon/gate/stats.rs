@@ -12,6 +12,7 @@ const STATUSES: [u16; 10] = [400, 404, 405, 408, 411, 413, 417, 431, 502, 503];
 #[derive(Debug, Default)]
 pub struct GateStats {
     pub(super) open: AtomicUsize,
+    pub(super) buffered: AtomicUsize,
     pub(super) backends: AtomicUsize,
     pub(super) accepted: AtomicU64,
     pub(super) forwarded: AtomicU64,
@@ -28,6 +29,8 @@ pub struct GateStats {
 pub struct GateSnapshot {
     /// Client connections open now.
     pub open: usize,
+    /// Bytes held for requests, complete or not.
+    pub buffered: usize,
     /// Connections to the server that still work; fewer than at the start means that a handler
     /// broke the framing of its answer.
     pub backends: usize,
@@ -54,6 +57,7 @@ impl GateStats {
     pub fn snapshot(&self) -> GateSnapshot {
         GateSnapshot {
             open: self.open.load(Relaxed),
+            buffered: self.buffered.load(Relaxed),
             backends: self.backends.load(Relaxed),
             accepted: self.accepted.load(Relaxed),
             forwarded: self.forwarded.load(Relaxed),

@@ -1,0 +1,48 @@
+//! Hostile clients of every kind at the callback port, for a moment each, and legitimate events that must
+//! not notice. The long form is `examples/attack.rs`.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
+
+mod common;
+#[path = "common/siege/mod.rs"]
+mod siege;
+
+use std::time::Duration;
+
+use common::{Lab, Settings};
+use siege::hostile::Kind;
+use siege::{Plan, Report, Target, attack};
+
+const PLAN: Plan = Plan { time: Duration::from_millis(700), connections: 200, per_second: 50 };
+
+/// A daemon to be attacked in this way.
+fn lab(kind: Kind) -> (Kind, Lab, Target) {
+    // Room for 200,000 open tags; for all else the default.
+    let callback = if kind == Kind::DeepXml { "max_body = 640KiB" } else { "" };
+    let lab = Lab::new(Settings { callback, openid: "enabled = no", ..Settings::default() });
+    let target = Target { address: lab.address, pid: lab.pid(), database: lab.database() };
+    (kind, lab, target)
+}
+
+fn judge(kind: Kind, report: &Report) {
+    let Report { legitimate, before, after, rest, made, lost, .. } = report;
+    let (acknowledged, slowest) = (legitimate.acknowledged.len(), legitimate.within(0.99));
+    println!("{kind:?}: {made} connections, {acknowledged} events, {slowest:?}, {:.1} MiB", after.peak_mib);
+    assert!(*made >= 200, "{kind:?}: only {made} hostile connections");
+    assert!(legitimate.failures.is_empty(), "{kind:?}: {:?}", legitimate.failures);
+    assert!(acknowledged > 10, "{kind:?}: {acknowledged} events");
+    assert!(slowest < Duration::from_millis(1500), "{kind:?}: {slowest:?}");
+    assert_eq!(*lost, 0, "{kind:?}");
+    assert!(rest.is_some(), "{kind:?}: {before:?} before, and in the end {after:?}");
+    assert!(after.peak_mib < 64.0, "{kind:?}: {:.1} MiB", after.peak_mib);
+}
+
+#[test]
+fn hostile_clients_of_no_kind_keep_anybody_waiting() {
+    let labs: Vec<_> = Kind::ALL.into_iter().map(lab).collect();
+    // One attack after the other; only the rest after them is waited for together.
+    let attacks: Vec<_> =
+        labs.iter().map(|(kind, _lab, target)| (*kind, attack(target, *kind, PLAN))).collect();
+    for (kind, aftermath) in attacks {
+        judge(kind, &aftermath.wait());
+    }
+}
