@@ -629,3 +629,121 @@ fn calls_of_all_kinds_together_never_exceed_the_limit_in_any_minute() {
     }
     let _ = PATIENCE;
 }
+
+#[test]
+fn an_app_whose_address_is_not_allowed_does_not_keep_contacts_sync_from_listing() {
+    let lab = Lab::idle(quiet());
+    lab.stand_in.company(|company| found(company, 20, 3, 2, &mut Rng::with_seed(10)));
+    // Names of departments are asked for with the app's secret first.
+    let refusal = Fault::Refusal(60020, "not allow to access from your ip".into());
+    lab.stand_in.fail(Some("department/list"), refusal, 1);
+    let report = reconcile(&lab, &[]);
+    assert_eq!(outcome(&report), "ok", "{report}");
+    is_exact(&lab);
+}
+
+#[test]
+fn what_was_seen_before_the_network_failed_is_kept() {
+    let lab = Lab::idle(quiet());
+    lab.stand_in.company(|company| found(company, 20, 3, 2, &mut Rng::with_seed(11)));
+    lab.stand_in.fail(Some("tag/list"), Fault::Garbage, 1000);
+    let report = reconcile(&lab, &[]);
+    assert_eq!((outcome(&report), report["done"]["created"].as_u64()), ("failed", Some(23)), "{report}");
+    assert_eq!(lab.value(PRESENT), "20");
+}
+
+#[test]
+fn an_app_that_does_not_know_a_member_is_not_believed_against_contacts_sync() {
+    let lab = Lab::idle(quiet());
+    lab.stand_in.company(|company| {
+        (0..61).for_each(|n| company.put(user(n, &[1])));
+        company.page = 10;
+    });
+    assert_eq!(outcome(&reconcile(&lab, &[])), "ok");
+    std::thread::sleep(Duration::from_millis(1100));
+    // The last page is not given, and the listing looks complete. WeCom says 60111 to an app for whoever is
+    // outside its visible range, too.
+    lab.stand_in.company(|company| company.mischief = Some(Mischief::EndsEarly(6)));
+    lab.stand_in.fail(Some("user/get"), Fault::Refusal(60111, "userid not found".into()), 1);
+    let report = reconcile(&lab, &[]);
+    assert_eq!(report["done"]["deleted"], 0, "{report}");
+    assert_eq!(lab.value(PRESENT), "61");
+}
+
+#[test]
+fn details_are_asked_for_again_once_allowed_even_if_the_first_member_is_out_of_range() {
+    let mut lab = Lab::idle(Settings { reconcile: true, ..Settings::default() });
+    lab.stand_in.company(|company| {
+        company.hire("aaa");
+        company.hire("bbb");
+        company.user_mut("aaa").unwrap().visible = false;
+        company.forbidden.insert(("user/get", "app"), 48009);
+    });
+    lab.start();
+    lab.wait_for("SELECT count(*) FROM members WHERE details_state = 'denied'", "2");
+    lab.terminate();
+    lab.stand_in.company(|company| company.forbidden.clear());
+    lab.start();
+    lab.wait_for("SELECT details_state FROM members WHERE userid = 'bbb'", "known");
+    lab.wait_for("SELECT details_state FROM members WHERE userid = 'aaa'", "denied");
+    lab.wait_for("SELECT count(*) FROM daemon_state WHERE name = 'details_denied'", "0");
+}
+
+#[test]
+fn details_of_whoever_just_changed_do_not_wait_behind_a_first_fill() {
+    let mut lab =
+        Lab::idle(Settings { wecom: "calls_per_minute = 120", reconcile: true, ..Settings::default() });
+    lab.stand_in.company(|company| found(company, 200, 2, 0, &mut Rng::with_seed(12)));
+    lab.start();
+    let converts = || lab.stand_in.count("user/convert_to_openid") > 10;
+    eventually("conversions take all that there is", converts);
+    lab.hire("fresh");
+    lab.wait_for("SELECT details_state FROM members WHERE userid = 'fresh'", "known");
+    assert!(lab.stand_in.count("user/convert_to_openid") < 190);
+}
+
+#[test]
+fn calls_of_a_run_before_count_in_the_same_minute() {
+    let mut lab =
+        Lab::idle(Settings { wecom: "calls_per_minute = 20", reconcile: true, ..Settings::default() });
+    let db = wecom_dirsync::store::open_writer(&lab.database(), 0o600).unwrap();
+    let call = "INSERT INTO api_calls (at, api, errcode, errmsg, millis) VALUES (?1, 'tag/get', 0, '', 1)";
+    for _ in 0..20 {
+        db.execute(call, [now()]).unwrap();
+    }
+    drop(db);
+    lab.start();
+    assert!(!lab.stand_in.wait_for(Duration::from_secs(4), |calls| !calls.is_empty()));
+}
+
+#[test]
+fn a_wish_that_a_daemon_left_behind_is_not_granted_by_the_next() {
+    let mut lab = Lab::idle(quiet());
+    lab.stand_in.company(|company| (0..40).for_each(|n| company.put(user(n, &[1]))));
+    assert_eq!(outcome(&reconcile(&lab, &[])), "ok");
+    std::thread::sleep(Duration::from_millis(1100));
+    lab.stand_in.company(|company| (0..30).for_each(|n| company.dismiss(&format!("user{n:05}"))));
+    let db = Connection::open(lab.database()).unwrap();
+    db.execute(
+        "INSERT INTO daemon_state (name, at, value)
+         VALUES ('reconcile_wish:1', ?1, '{\"dry_run\":false,\"allow_deletes\":30}')",
+        [now() - 60],
+    )
+    .unwrap();
+    drop(db);
+    lab.start();
+    lab.wait_for("SELECT count(*) FROM daemon_state WHERE name LIKE 'reconcile_wish:%'", "0");
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(lab.value(PRESENT), "40", "nobody is waiting for it any more");
+}
+
+#[test]
+fn the_command_does_not_wait_for_ever_for_a_daemon_that_cannot_compare() {
+    let lab = Lab::new(Settings::default());
+    let ini = std::fs::read_to_string(lab.ini()).unwrap();
+    std::fs::write(lab.ini(), ini.replace("[callback]", "contacts_secret = new\n[callback]")).unwrap();
+    let output = lab.command(&["reconcile"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("restart the daemon"), "{}", text(&output.stderr));
+    assert_eq!(lab.value("SELECT count(*) FROM daemon_state WHERE name LIKE 'reconcile_wish:%'"), "0");
+}

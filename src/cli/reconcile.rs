@@ -24,6 +24,8 @@ use crate::wecom::api::clock;
 
 /// How often it is looked for the daemon's report.
 const LOOK: Duration = Duration::from_millis(200);
+/// A daemon that shows neither progress nor a report for so long does not take the wish up.
+const TAKEN_UP: Duration = Duration::from_secs(20);
 /// A line so often where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
@@ -58,6 +60,12 @@ fn by_the_daemon(config: &Config, wish: Wish, shown: &Shown) -> Result<Json, Fai
     set_state(&beside, &format!("{WISH}{id}"), clock(), Some(&wish.to_json()))?;
     shown.line("asked the running daemon");
     let report = format!("{REPORT}{id}");
+    let mut sign = Instant::now();
+    let give_up = |what: &str| {
+        // Nobody waits for it any more; it must not be granted later.
+        set_state(&beside, &format!("{WISH}{id}"), clock(), None)?;
+        Err(Failure::Other(what.into()))
+    };
     loop {
         if get_state(&beside, &report)?.is_some()
             && let Some((_, report)) = take_first(&beside, &report)?
@@ -65,13 +73,18 @@ fn by_the_daemon(config: &Config, wish: Wish, shown: &Shown) -> Result<Json, Fai
             return Ok(report);
         }
         if !is_running(&config.database.path) {
-            let what = "the daemon ended in the middle; the directory is whole, try again";
-            return Err(Failure::Other(what.into()));
+            return give_up("the daemon ended in the middle; the directory is whole, try again");
         }
         if let Some((_, progress)) = get_state(&beside, PROGRESS)? {
+            sign = Instant::now();
             let number = |key| progress.get(key).and_then(Json::as_u64).and_then(|n| usize::try_from(n).ok());
             let phase = progress.get("phase").and_then(Json::as_str).unwrap_or("");
             shown.at(phase, number("done").unwrap_or(0), number("of"));
+        }
+        if sign.elapsed() > TAKEN_UP {
+            return give_up(
+                "the running daemon does not take it up; if contacts_secret was set after its start, restart the daemon; else see its log",
+            );
         }
         std::thread::sleep(LOOK);
     }

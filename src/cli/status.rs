@@ -14,6 +14,7 @@ use crate::daemon::reconciler::PROGRESS;
 use crate::directory::UnixSeconds;
 use crate::store::queries::{Counts, counts, local_time};
 use crate::store::reconciles::{Reconcile, last_reconciles};
+use crate::store::state::doubts;
 use crate::store::{get_state, open_reader};
 use crate::wecom::api::clock;
 
@@ -130,7 +131,7 @@ impl Comparison {
         Ok(Self {
             off,
             last: last_reconciles(connection)?.0,
-            due: get_state(connection, "comparison_due")?,
+            due: doubts(connection)?,
             progress: get_state(connection, PROGRESS)?.map(|(_, progress)| progress),
             drift: get_state(connection, DRIFT)?,
         })

@@ -208,7 +208,9 @@ impl Converter {
                 Verdict::Never { errcode: answer.errcode, errmsg: answer.errmsg }
             }
             // Not this member's fault: it stays as it is, and is due.
-            Err(NoAnswer::Paused(..) | NoAnswer::Stopped | NoAnswer::NoSecret) => return true,
+            Err(NoAnswer::Paused(..) | NoAnswer::Crowded(_) | NoAnswer::Stopped | NoAnswer::NoSecret) => {
+                return true;
+            }
         };
         log::debug!("conversion userid={userid} verdict={}", in_short(&verdict));
         self.record(asked, &verdict)

@@ -209,6 +209,8 @@ impl Details {
                 Ok(effect)
             }
             Err(NotSeen::NoAnswer(NoAnswer::Stopped)) => Err(End::Stopped),
+            // Whoever just changed may wake this thread meanwhile.
+            Err(NotSeen::NoAnswer(NoAnswer::Crowded(wait))) => Err(End::Wait(wait)),
             Err(NotSeen::NoAnswer(NoAnswer::NoSecret)) => Err(End::Wait(LOOK_AGAIN)),
             Err(NotSeen::NoAnswer(NoAnswer::Paused(until, reason))) => {
                 if reason == Reason::Permission {
@@ -226,6 +228,10 @@ impl Details {
                     unknown.remove(&asked.userid);
                     let asked = asked.clone();
                     self.write(move |connection| record_denied(connection, &asked, clock()))?;
+                    if is_known {
+                        // Refused for its own sake: then the app may call it.
+                        self.allowed_again()?;
+                    }
                 } else {
                     unknown.insert(asked.userid.clone(), (Instant::now() + UNKNOWN_WAIT, tries));
                 }

@@ -29,9 +29,10 @@ use serde_json::json;
 use crate::config::{Config, Keys, Secret};
 use crate::directory::openid::Backoff;
 use crate::stop::Stop;
+use crate::store::openids::recent_api_calls;
 use crate::store::writer::WriterThread;
 use crate::store::{StoreError, Writer, open_reader, open_writer, set_state, state};
-use crate::wecom::api::{Client, SecretKind, Settings, clock};
+use crate::wecom::api::{Api, Client, SecretKind, Settings, clock};
 use crate::wecom::crypt::{Crypt, EncodingAesKey};
 use admin::{Admin, AdminError, Watched};
 use callback::Endpoint;
@@ -336,7 +337,21 @@ pub fn client(config: &Config, writer: &Writer, metrics: &Arc<Metrics>, stop: &S
         calls_per_minute: config.wecom.calls_per_minute,
     };
     let recorder = Recorder { writer: writer.clone(), metrics: Arc::clone(metrics) };
-    Client::new(settings, recorder, stop.clone())
+    let client = Client::new(settings, recorder, stop.clone());
+    client.called_before(called_before(writer));
+    client
+}
+
+/// Calls of the last minute, which count for WeCom whoever made them.
+fn called_before(writer: &Writer) -> Vec<(Api, Duration)> {
+    let recent = writer.run(Duration::from_secs(4), |connection| recent_api_calls(connection, 61, clock()));
+    let recent = recent.unwrap_or_else(|error| {
+        log::warn!("calls of the last minute are not known: {error}");
+        Vec::new()
+    });
+    // Whole seconds are rounded down twice: rather too young than too old.
+    let ago = |seconds: i64| Duration::from_secs(u64::try_from(seconds - 1).unwrap_or(0));
+    recent.iter().filter_map(|(api, seconds)| Some((Api::of_path(api)?, ago(*seconds)))).collect()
 }
 
 /// One daemon for one database. The lock is on a file beside it, which stays: closing any descriptor of
@@ -383,6 +398,8 @@ fn announce(writer: &Writer) -> Result<(), StoreError> {
         if let Some(reason) = doubt::before_start(connection, now)? {
             state::doubt(connection, &reason, now)?;
         }
+        // Whoever left a wish for the daemon before this one has gone, or may ask again.
+        state::forget_all(connection, reconciler::WISH)?;
         set_state(connection, "daemon", now, Some(&myself))?;
         set_state(connection, reconciler::PROGRESS, now, None)?;
         set_state(connection, "pauses", clock(), None)

@@ -69,6 +69,30 @@ pub fn record_api_call(connection: &Connection, call: &ApiCall) -> rusqlite::Res
     Ok(())
 }
 
+/// Calls of the last `seconds` before `now`, the oldest first: which API, and how long ago.
+///
+/// # Errors
+/// Whatever SQLite says.
+pub fn recent_api_calls(
+    connection: &Connection,
+    seconds: i64,
+    now: UnixSeconds,
+) -> rusqlite::Result<Vec<(String, i64)>> {
+    // By number from the newest: that is the order of time, and needs no index of its own.
+    let mut statement = connection.prepare("SELECT api, at FROM api_calls ORDER BY id DESC")?;
+    let mut rows = statement.query([])?;
+    let mut calls = Vec::new();
+    while let Some(row) = rows.next()? {
+        let ago = now.since(UnixSeconds(row.get(1)?));
+        if !(0..=seconds).contains(&ago) {
+            break;
+        }
+        calls.push((row.get(0)?, ago));
+    }
+    calls.reverse();
+    Ok(calls)
+}
+
 /// Who is due, and when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Due {

@@ -44,7 +44,21 @@ pub fn get_state(connection: &Connection, name: &str) -> rusqlite::Result<Option
 /// # Errors
 /// Whatever SQLite says.
 pub fn doubt(connection: &Connection, reason: &str, now: UnixSeconds) -> rusqlite::Result<()> {
-    set_state(connection, "comparison_due", now, Some(&json!({"reason": reason})))
+    let known = get_state(connection, "comparison_due")?;
+    let since = known.map_or(now, |(at, why)| since(at, &why));
+    set_state(connection, "comparison_due", now, Some(&json!({"reason": reason, "since": since.0})))
+}
+
+fn since(at: UnixSeconds, why: &Json) -> UnixSeconds {
+    why.get("since").and_then(Json::as_i64).map_or(at, UnixSeconds)
+}
+
+/// Since when there are doubts, and the reason of the latest. Later doubts do not put the comparison off.
+///
+/// # Errors
+/// Whatever SQLite says.
+pub fn doubts(connection: &Connection) -> rusqlite::Result<Option<(UnixSeconds, Json)>> {
+    Ok(get_state(connection, "comparison_due")?.map(|(at, why)| (since(at, &why), why)))
 }
 
 /// The doubts that were there before `began` are settled.
@@ -76,6 +90,15 @@ pub fn take_first(connection: &Connection, prefix: &str) -> rusqlite::Result<Opt
         })
 }
 
+/// Forgets all messages of this kind.
+///
+/// # Errors
+/// Whatever SQLite says.
+pub fn forget_all(connection: &Connection, prefix: &str) -> rusqlite::Result<()> {
+    connection.execute("DELETE FROM daemon_state WHERE substr(name, 1, length(?1)) = ?1", [prefix])?;
+    Ok(())
+}
+
 /// Forgets messages of this kind that nobody took for an hour.
 ///
 /// # Errors
@@ -86,4 +109,23 @@ pub fn forget_old(connection: &Connection, prefix: &str, now: UnixSeconds) -> ru
         params![prefix, now.plus(-3600).0],
     )?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::open::open_in_memory;
+
+    #[test]
+    fn doubts_that_go_on_do_not_put_the_comparison_off() {
+        let db = open_in_memory().unwrap();
+        for at in [100, 103, 106] {
+            doubt(&db, "503", UnixSeconds(at)).unwrap();
+        }
+        assert_eq!(doubts(&db).unwrap().unwrap().0, UnixSeconds(100));
+        settle_doubts(&db, UnixSeconds(106)).unwrap();
+        assert!(doubts(&db).unwrap().is_some(), "one came after the comparison began");
+        settle_doubts(&db, UnixSeconds(107)).unwrap();
+        assert_eq!(doubts(&db).unwrap(), None);
+    }
 }

@@ -22,6 +22,8 @@ use crate::stop::Stop;
 pub enum NoAnswer {
     /// Calls of this kind are paused, and for what; try again then. Nobody's fault here.
     Paused(Instant, Reason),
+    /// Others go first; only for [`Urgency::Fill`], whose caller may have something better to ask meanwhile.
+    Crowded(Duration),
     /// The daemon is ending.
     Stopped,
     /// This secret is not configured.
@@ -128,6 +130,11 @@ impl<L: Listener> Client<L> {
         }
     }
 
+    /// Counts calls that a run before made, so long ago each.
+    pub fn called_before(&self, calls: impl IntoIterator<Item = (Api, Duration)>) {
+        lock(&self.pace).called_before(calls, Instant::now());
+    }
+
     /// Asks for a member's openid.
     ///
     /// # Errors
@@ -196,7 +203,10 @@ impl<L: Listener> Client<L> {
             };
             let one_at_a_time = lock(&self.pauses).one_at_a_time();
             let _turn = one_at_a_time.then(|| lock(&self.turn));
-            self.wait_for_pace(api, urgency)?;
+            if let Err(no_answer) = self.wait_for_pace(api, urgency) {
+                lock(&self.pauses).not_probed(api, secret, Instant::now());
+                return Err(no_answer);
+            }
             let url = format!(
                 "{}/cgi-bin/{}?access_token={}{query}",
                 self.settings.api_base,
@@ -250,6 +260,9 @@ impl<L: Listener> Client<L> {
         loop {
             let taken = lock(&self.pace).take(Instant::now(), api, urgency);
             let Err(wait) = taken else { return Ok(()) };
+            if urgency == Urgency::Fill && api != Api::GetToken {
+                return Err(NoAnswer::Crowded(wait));
+            }
             if self.stop.sleep(wait) {
                 return Err(NoAnswer::Stopped);
             }

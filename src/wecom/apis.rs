@@ -12,6 +12,12 @@ macro_rules! apis {
             pub fn path(self) -> &'static str {
                 match self { $(Self::$variant => $path,)* }
             }
+
+            /// The API of this path.
+            #[must_use]
+            pub fn of_path(path: &str) -> Option<Self> {
+                match path { $($path => Some(Self::$variant),)* _ => None }
+            }
         }
     };
 }

@@ -78,6 +78,15 @@ impl Pace {
         }
     }
 
+    /// Counts calls that were made so long ago, the oldest first: another run's count in the same minute.
+    pub fn called_before(&mut self, calls: impl IntoIterator<Item = (Api, Duration)>, now: Instant) {
+        for (api, ago) in calls {
+            let Some(at) = now.checked_sub(ago).filter(|_| ago < WINDOW) else { continue };
+            self.calls.push_back((at, api));
+            self.per_api.entry(api).or_default().made(at);
+        }
+    }
+
     /// Counts a call that is made now.
     ///
     /// # Errors
@@ -228,6 +237,16 @@ mod tests {
             }
             prop_assert!(made.len() >= limit * 4, "only {} calls in five minutes", made.len());
         }
+    }
+
+    #[test]
+    fn calls_of_a_run_before_count_until_they_are_a_minute_old() {
+        let start = Instant::now() + WINDOW;
+        let mut pace = Pace::new(20, start);
+        pace.called_before([(API, WINDOW), (API, Duration::from_secs(31))], start);
+        pace.called_before((0..19).map(|_| (API, Duration::from_secs(1))), start);
+        assert_eq!(pace.take(start, API, Urgency::Now), Err(Duration::from_secs(30)));
+        assert_eq!(pace.take(start + Duration::from_secs(30), API, Urgency::Now), Ok(()));
     }
 
     #[test]

@@ -34,7 +34,7 @@ impl Default for Limits {
             max_connections: 4096,
             max_head: 16 * 1024,
             max_body: 256 * 1024,
-            max_buffered: 16 * 1024 * 1024,
+            max_buffered: 12 * 1024 * 1024,
             request_deadline: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(60),
             answer_deadline: Duration::from_millis(4_700),

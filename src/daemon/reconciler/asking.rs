@@ -84,6 +84,12 @@ impl<L: Listener> Ask<'_, L> {
                     return Ok(Err(Refusal { errcode: Some(errcode), text: errmsg, is_for_all: false }));
                 }
                 Err(NotSeen::NoAnswer(NoAnswer::Stopped)) => return Err(End::Stopped),
+                Err(NotSeen::NoAnswer(NoAnswer::Crowded(wait))) => {
+                    if self.stop.sleep(wait) {
+                        return Err(End::Stopped);
+                    }
+                    continue;
+                }
                 Err(NotSeen::NoAnswer(NoAnswer::NoSecret)) => {
                     let text = "the secret for it is not configured".to_owned();
                     return Ok(Err(Refusal { errcode: None, text, is_for_all: true }));
@@ -93,6 +99,12 @@ impl<L: Listener> Ask<'_, L> {
             match reason {
                 Reason::Permission => {
                     let text = "this secret may not call the API; the log says which".to_owned();
+                    return Ok(Err(Refusal { errcode: None, text, is_for_all: true }));
+                }
+                // Only what this secret would show is missing; the other one may still be allowed everything.
+                Reason::Secret | Reason::Address => {
+                    let text =
+                        format!("WeCom refuses this secret ({}): {}", reason.as_str(), reason.advice());
                     return Ok(Err(Refusal { errcode: None, text, is_for_all: true }));
                 }
                 Reason::Network | Reason::Unknown if begun.elapsed() < NETWORK_PATIENCE => {}
@@ -106,16 +118,17 @@ impl<L: Listener> Ask<'_, L> {
         }
     }
 
-    /// Asks for a member by name, with the secret that sees most first.
+    /// Asks for a member by name, with the secret that sees most first. An app is told of whoever is outside its
+    /// visible range that there is no such member, so contacts sync is asked, too, where it may be.
     pub(super) fn for_member(&self, userid: &UserId) -> Result<Existence, End> {
-        let mut refused = None;
+        let (mut refused, mut is_unknown) = (None, false);
         for secret in [SecretKind::App, SecretKind::Contacts] {
             if !self.client.has_secret(secret) {
                 continue;
             }
             match self.about(|| self.client.user_get(userid, secret, Urgency::Reconcile))? {
                 Ok(_) => return Ok(Existence::There),
-                Err(refusal) if refusal.errcode.is_some_and(is_unknown_member) => return Ok(Existence::Gone),
+                Err(refusal) if refusal.errcode.is_some_and(is_unknown_member) => is_unknown = true,
                 Err(refusal) => {
                     // If one secret is refused everything and the other only this member, others may fare better.
                     let is_for_all = refusal.is_for_all
@@ -123,6 +136,10 @@ impl<L: Listener> Ask<'_, L> {
                     refused = Some(Refusal { is_for_all, ..refusal });
                 }
             }
+        }
+        // Another secret that may not ask about anybody takes nothing from that.
+        if is_unknown && refused.as_ref().is_none_or(|refusal: &Refusal| refusal.is_for_all) {
+            return Ok(Existence::Gone);
         }
         Ok(Existence::Unclear(refused.unwrap_or_else(|| Refusal {
             errcode: None,

@@ -71,7 +71,9 @@ impl<L: Listener> Engine<'_, L> {
             Err(End::Stopped) => ReconcileOutcome::Stopped,
             Err(End::Failed(why)) => {
                 run.notes.push(why);
-                ReconcileOutcome::Failed
+                // What was seen until then is so all the same.
+                let kept = run.repairs.flush();
+                if kept.is_ok() { ReconcileOutcome::Failed } else { ReconcileOutcome::Stopped }
             }
         };
         Report {

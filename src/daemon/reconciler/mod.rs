@@ -30,8 +30,8 @@ use crate::stop::Stop;
 use crate::store::reconciles::{
     ReconcileOutcome, begin_reconcile, finish_reconcile, last_reconciles, retry_failed,
 };
-use crate::store::state::{doubt, forget_old, settle_doubts, take_first};
-use crate::store::{StoreError, Writer, get_state, set_state};
+use crate::store::state::{doubt, doubts, forget_old, settle_doubts, take_first};
+use crate::store::{StoreError, Writer, set_state};
 use crate::wecom::api::{Client, Listener, clock};
 
 /// How often it is looked for wishes and doubts.
@@ -155,7 +155,7 @@ impl Reconciler {
         }
         let now = clock();
         let (last, done) = last_reconciles(&self.reader)?;
-        let due = get_state(&self.reader, "comparison_due")?;
+        let due = doubts(&self.reader)?;
         let situation = Situation {
             last_ended: last.and_then(|last| last.finished_at),
             last_done: done.as_ref().and_then(|done| done.finished_at),
