@@ -323,7 +323,7 @@ fn whoever_a_listing_lacks_is_asked_for_by_name_and_stays_if_wecom_knows_it() {
     lab.stand_in.company(|company| company.put(user(30, &[1])));
     let asked = lab.stand_in.count("user/get");
     assert_eq!(outcome(&reconcile(&lab, &[])), "ok");
-    assert_eq!(lab.stand_in.count("user/get") - asked, 2, "by name, and nobody else");
+    assert_eq!(lab.stand_in.count("user/get") - asked, 4, "both by name, with both secrets, and nobody else");
     is_exact(&lab);
 }
 

@@ -71,6 +71,15 @@ fn descriptors_that_run_out_under_way_leave_the_service_slower_and_not_deaf() {
     eventually("all is as before", || Figures::of(lab.pid()).descriptors <= before.descriptors);
 }
 
+/// A member joins who can be converted.
+fn signed_in(lab: &Lab, userid: &str) {
+    lab.stand_in.company(|company| {
+        company.hire(userid);
+        company.sign_in(userid, &format!("openid-{userid}"));
+    });
+    lab.event(now(), "create_user", &format!("<UserID>{userid}</UserID><Department>1</Department>"));
+}
+
 #[test]
 fn without_new_threads_the_service_goes_on_and_conversion_does_afterwards() {
     let mut lab = Lab::idle(Settings::default());
@@ -78,7 +87,7 @@ fn without_new_threads_the_service_goes_on_and_conversion_does_afterwards() {
     lab.start_as(command);
     let before = Figures::of(lab.pid());
     set_limit(&as_somebody(), &lab, "--nproc=1:");
-    lab.hire("first");
+    signed_in(&lab, "first");
     let crowd = Crowd::start(lab.address, Kind::Forged, 200);
     for n in 0..20 {
         assert!(is_served(&lab, n));
@@ -87,7 +96,7 @@ fn without_new_threads_the_service_goes_on_and_conversion_does_afterwards() {
     crowd.disperse();
     assert!(Figures::of(lab.pid()).threads <= before.threads);
     set_limit(&as_somebody(), &lab, "--nproc=4096:");
-    lab.hire("second");
+    signed_in(&lab, "second");
     for userid in ["first", "second"] {
         eventually("there is an openid", || lab.state(userid) == "converted");
     }
