@@ -40,6 +40,15 @@ fn set_limit(who: &[&str], lab: &Lab, limit: &str) {
     assert!(status.success(), "{limit}");
 }
 
+/// Somebody joins who has an openid.
+fn join(lab: &Lab, userid: &str) {
+    lab.stand_in.company(|company| {
+        company.hire(userid);
+        company.sign_in(userid, &format!("o{userid}"));
+    });
+    lab.event(now(), "create_user", &format!("<UserID>{userid}</UserID><Department>1</Department>"));
+}
+
 /// Whether a new event is acknowledged.
 fn is_served(lab: &Lab, n: usize) -> bool {
     let inner = format!("<UserID>u{n}</UserID><Department>1</Department>");
@@ -98,7 +107,8 @@ fn without_new_threads_the_service_goes_on_and_conversion_does_afterwards() {
     set_limit(&as_somebody(), &lab, "--nproc=4096:");
     signed_in(&lab, "second");
     for userid in ["first", "second"] {
-        eventually("there is an openid", || lab.state(userid) == "converted");
+        let sql = format!("SELECT openid_state FROM members WHERE userid = '{userid}'");
+        lab.wait_for(&sql, "converted");
     }
 }
 
