@@ -40,15 +40,6 @@ fn set_limit(who: &[&str], lab: &Lab, limit: &str) {
     assert!(status.success(), "{limit}");
 }
 
-/// Somebody joins who has an openid.
-fn join(lab: &Lab, userid: &str) {
-    lab.stand_in.company(|company| {
-        company.hire(userid);
-        company.sign_in(userid, &format!("o{userid}"));
-    });
-    lab.event(now(), "create_user", &format!("<UserID>{userid}</UserID><Department>1</Department>"));
-}
-
 /// Whether a new event is acknowledged.
 fn is_served(lab: &Lab, n: usize) -> bool {
     let inner = format!("<UserID>u{n}</UserID><Department>1</Department>");

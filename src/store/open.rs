@@ -131,6 +131,8 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
     connection.pragma_update(None, "synchronous", "FULL")?;
     // A WAL that a long reader made grow is cut back to this when it is next started over.
     connection.pragma_update(None, "journal_size_limit", 8 * 1024 * 1024)?;
+    // 2 MB, SQLite's own choice, do not hold the upper pages of all indexes of a large company.
+    connection.pragma_update(None, "cache_size", -8 * 1024)?;
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let version = schema_version(&transaction, path)?;
     if version < known_version() {

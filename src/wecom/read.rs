@@ -213,16 +213,14 @@ pub fn tags(json: &Json) -> Option<BTreeMap<TagId, String>> {
         .collect()
 }
 
-/// What tag/get says.
+/// What tag/get says. Whatever in it is no userid or no department id is passed over: the directory has nobody
+/// of that name either.
 #[must_use]
 pub fn tag_content(json: &Json) -> Option<TagContent> {
     let members = json.get("userlist")?.as_array()?.iter();
-    let members = members.map(|member| UserId::parse(member.get("userid")?.as_str()?).ok());
-    let departments = json.get("partylist")?.as_array()?.iter().map(|json| id(json).map(DepartmentId));
-    Some(TagContent {
-        members: members.collect::<Option<_>>()?,
-        departments: departments.collect::<Option<_>>()?,
-    })
+    let members = members.filter_map(|member| UserId::parse(member.get("userid")?.as_str()?).ok());
+    let departments = json.get("partylist")?.as_array()?.iter().filter_map(|json| id(json).map(DepartmentId));
+    Some(TagContent { members: members.collect(), departments: departments.collect() })
 }
 
 /// What user/get says. One that the secret may not see is absent: that says nothing. One that
