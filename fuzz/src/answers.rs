@@ -154,7 +154,7 @@ fn body(body: &[u8]) {
         let userids = members.iter().filter_map(|m| UserId::parse(m["userid"].as_str()?).ok());
         assert!(userids.into_iter().all(|userid| content.members.contains(&userid)));
         let departments = json["partylist"].as_array().unwrap();
-        assert!(content.departments.iter().all(|id| departments.iter().any(|d| *d == id.0)));
+        assert!(departments.iter().all(|d| content.departments.iter().any(|id| *d == id.0)));
         assert!(content.members.len() <= members.len() && content.departments.len() <= departments.len());
     }
     if let Some((userid, fields)) = read::member(json) {

@@ -213,14 +213,17 @@ pub fn tags(json: &Json) -> Option<BTreeMap<TagId, String>> {
         .collect()
 }
 
-/// What tag/get says. Whatever in it is no userid or no department id is passed over: the directory has nobody
-/// of that name either.
+/// What tag/get says. A text that is no userid is passed over: the directory has nobody of that name either.
 #[must_use]
 pub fn tag_content(json: &Json) -> Option<TagContent> {
     let members = json.get("userlist")?.as_array()?.iter();
-    let members = members.filter_map(|member| UserId::parse(member.get("userid")?.as_str()?).ok());
-    let departments = json.get("partylist")?.as_array()?.iter().filter_map(|json| id(json).map(DepartmentId));
-    Some(TagContent { members: members.collect(), departments: departments.collect() })
+    let members = members.map(|member| member.get("userid")?.as_str());
+    let members = members.collect::<Option<Vec<_>>>()?;
+    let departments = json.get("partylist")?.as_array()?.iter().map(|json| id(json).map(DepartmentId));
+    Some(TagContent {
+        members: members.into_iter().filter_map(|userid| UserId::parse(userid).ok()).collect(),
+        departments: departments.collect::<Option<_>>()?,
+    })
 }
 
 /// What user/get says. One that the secret may not see is absent: that says nothing. One that
@@ -317,6 +320,8 @@ mod tests {
         assert_eq!(departments(&json!({"department": [{"name": "?"}]}), "department"), None);
         assert_eq!(tags(&json!({"taglist": [{"tagid": "x", "tagname": "y"}]})), None);
         assert_eq!(tag_content(&json!({"userlist": [{"name": "?"}], "partylist": []})), None);
+        let odd = json!({"userlist": [{"userid": "张三"}, {"userid": "a"}], "partylist": []});
+        assert_eq!(tag_content(&odd).unwrap().members.len(), 1, "one odd name does not cost the others");
         assert_eq!(member(&json!({"name": "张三"})), None);
     }
 }
