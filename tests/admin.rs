@@ -418,7 +418,8 @@ fn a_million_members_are_counted_without_harm() {
         let told = Exposition::read(&first.body);
         assert_eq!(told.sum("wecom_dirsync_members"), 1_000_000.0);
         // Somebody who asks without end, for three seconds, while callbacks come.
-        let (begun, cpu, mut times, mut acknowledged) = (Instant::now(), cpu(&lab), Vec::new(), Vec::new());
+        let (begun, cpu, mut times, mut acknowledged) =
+            (Instant::now(), lab.processor_time(), Vec::new(), Vec::new());
         while begun.elapsed() < Duration::from_secs(3) {
             times.push(ask(address, "GET", "/metrics").took);
             let sent = Instant::now();
@@ -436,19 +437,12 @@ fn a_million_members_are_counted_without_harm() {
             times[times.len() - 1],
             acknowledged[acknowledged.len() / 2],
             acknowledged[acknowledged.len() - 1],
-            self::cpu(&lab) - cpu,
+            lab.processor_time() - cpu,
             resident(&lab)
         );
         assert!(first.took < Duration::from_secs(5), "{:?}", first.took);
         assert!(times[times.len() / 2] < Duration::from_millis(50), "{times:?}");
     }
-}
-
-/// Seconds of processor time.
-fn cpu(lab: &Lab) -> f64 {
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", lab.pid())).unwrap();
-    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
-    (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / 100.0
 }
 
 fn resident(lab: &Lab) -> String {

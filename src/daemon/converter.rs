@@ -166,12 +166,12 @@ impl Converter {
             let wait_until = match paused {
                 Some(until) => until,
                 None => {
-                    if let Some(found) = work.take(self.policy.due(clock()).recheck_before) {
+                    let due = self.policy.due(clock());
+                    if let Some(found) = work.take(due.recheck_before) {
                         return Some(found);
                     }
                     if work.look_at <= now {
-                        let now_here = clock();
-                        match work.look(self.policy.due(now_here)) {
+                        match work.look(due) {
                             Ok(()) => {
                                 work.in_trouble = false;
                                 continue;

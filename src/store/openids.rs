@@ -1,6 +1,6 @@
 //! Openids: who is due, what WeCom said, and when to try again.
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, params, params_from_iter};
 
 use super::members::write_openid_change;
 use crate::directory::openid::Backoff;
@@ -115,28 +115,26 @@ pub fn due_members(
     limit: usize,
 ) -> rusqlite::Result<Vec<UserId>> {
     let mut due = Vec::new();
-    let mut find = |sql: &str, before: UnixSeconds, limit: usize| -> rusqlite::Result<()> {
+    let mut find = |sql: &str, params: &[i64]| -> rusqlite::Result<()> {
         let mut statement = connection.prepare_cached(sql)?;
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let mut rows = statement.query(params![now.0, limit, before.0])?;
+        let mut rows = statement.query(params_from_iter(params))?;
         while let Some(row) = rows.next()? {
             due.extend(UserId::parse(row.get_ref(0)?.as_str()?).ok());
         }
         Ok(())
     };
+    let most = i64::try_from(limit).unwrap_or(i64::MAX);
     find(
         "SELECT userid FROM members
-         WHERE openid_state = 'pending' AND deleted_at IS NULL AND openid_next_attempt_at <= min(?1, ?3)
+         WHERE openid_state = 'pending' AND deleted_at IS NULL AND openid_next_attempt_at <= ?1
          ORDER BY openid_next_attempt_at LIMIT ?2",
-        now,
-        limit,
+        &[now.0, most],
     )?;
     find(
         "SELECT userid FROM members
-         WHERE openid_state = 'pending' AND deleted_at IS NULL AND openid_next_attempt_at > max(?1, ?3)
+         WHERE openid_state = 'pending' AND deleted_at IS NULL AND openid_next_attempt_at > ?1
          ORDER BY openid_next_attempt_at LIMIT ?2",
-        latest,
-        limit,
+        &[latest.0, most],
     )?;
     if let Some(before) = recheck_before {
         find(
@@ -144,8 +142,7 @@ pub fn due_members(
              WHERE openid_state = 'converted' AND deleted_at IS NULL AND openid_updated_at <= ?3
                AND (openid_next_attempt_at IS NULL OR openid_next_attempt_at <= ?1)
              ORDER BY openid_updated_at LIMIT ?2",
-            before,
-            limit,
+            &[now.0, most, before.0],
         )?;
     }
     due.truncate(limit);
