@@ -14,7 +14,7 @@ use crate::config::{Config, ConfigError};
 use crate::daemon::reconciler::plan::in_words;
 use crate::daemon::reconciler::{Engine, PROGRESS, Progress, REPORT, WISH, Wish, compare};
 use crate::daemon::recorder::Recorder;
-use crate::daemon::{client, is_running, lock};
+use crate::daemon::{client, is_running, knock, lock};
 use crate::directory::comparison::Guard;
 use crate::stop::Stop;
 use crate::store::open::{open_beside, open_in_memory};
@@ -58,6 +58,7 @@ fn by_the_daemon(config: &Config, wish: Wish, shown: &Shown) -> Result<Json, Fai
     let beside = open_beside(&config.database.path)?;
     let id = format!("{:016x}", fastrand::u64(..));
     set_state(&beside, &format!("{WISH}{id}"), clock(), Some(&wish.to_json()))?;
+    knock(&config.database.path);
     shown.line("asked the running daemon");
     let report = format!("{REPORT}{id}");
     let mut sign = Instant::now();

@@ -6,7 +6,7 @@ use rusqlite::TransactionBehavior;
 
 use super::status::why_not_converting;
 use super::{Failure, load, print};
-use crate::daemon::is_running;
+use crate::daemon::{is_running, knock};
 use crate::directory::UserId;
 use crate::store::open::open_beside;
 use crate::store::openids::{make_all_due, make_due};
@@ -31,10 +31,11 @@ pub(super) fn retry(path: Option<&Path>, userids: &[String], all: bool) -> Resul
         userids.len() - refused.len()
     };
     transaction.commit()?;
+    knock(&config.database.path);
     let then = if let Some(why) = why_not_converting(&config) {
         format!("but nothing is converted: {why}")
     } else if is_running(&config.database.path) {
-        "the daemon tries them within seconds, unless `status` shows a pause".into()
+        "the daemon tries them now, unless `status` shows a pause".into()
     } else {
         "the daemon is not running; it tries them when it starts".to_owned()
     };

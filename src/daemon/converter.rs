@@ -24,9 +24,8 @@ use crate::wecom::pace::Urgency;
 const BATCH: usize = 256;
 /// Members that events have spoken of and that wait in memory; more are found in the database.
 const URGENT: usize = 10_000;
-/// The database is looked at so often even when nobody is due: a command may have changed that, or the
-/// clock may have been set.
-const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// While calls are paused it is looked so often whether that is over.
+const LOOK_FOR_END: Duration = Duration::from_secs(5);
 /// How long a verdict's commit may take before it is handed in again.
 const PATIENCE: Duration = Duration::from_secs(4);
 
@@ -55,6 +54,8 @@ pub struct Policy {
     pub backoff: Backoff,
     /// Age at which an openid is asked for again; zero: never.
     pub recheck_after: Duration,
+    /// How often the database is looked at even when nobody is due: the clock may have been set.
+    pub look_again: Duration,
 }
 
 impl Policy {
@@ -132,6 +133,12 @@ impl Converter {
         self.wake.notify_all();
     }
 
+    /// Somebody may have become due otherwise.
+    pub fn look(&self) {
+        self.lock().look_at = Instant::now();
+        self.wake.notify_all();
+    }
+
     /// Ends the waiting of all workers, after the sign to stop was given.
     pub fn wake_all(&self) {
         drop(self.lock());
@@ -147,6 +154,8 @@ impl Converter {
             let counted = self.convert(&asked, urgency);
             let mut work = self.lock();
             work.in_flight.remove(&member);
+            // The answer may have made it due sooner than anybody else.
+            work.look_at = Instant::now();
             // An event came while WeCom was being asked: it wants to know again, now.
             if work.again.remove(&member) || !counted {
                 work.urgent.push_front(member);
@@ -164,14 +173,14 @@ impl Converter {
             let now = Instant::now();
             let paused = self.client.blocked_until(Api::ConvertToOpenid, SecretKind::App);
             let wait_until = match paused {
-                Some(until) => until,
+                Some(until) => until.min(now + LOOK_FOR_END),
                 None => {
                     let due = self.policy.due(clock());
                     if let Some(found) = work.take(due.recheck_before) {
                         return Some(found);
                     }
                     if work.look_at <= now {
-                        match work.look(due) {
+                        match work.look(due, self.policy.look_again) {
                             Ok(()) => {
                                 work.in_trouble = false;
                                 continue;
@@ -181,15 +190,14 @@ impl Converter {
                                     let error = StoreError::from(error);
                                     log::error!("cannot look for members that are due: {error}");
                                 }
-                                work.look_at = now + LOOK_AGAIN;
+                                work.look_at = now + LOOK_FOR_END;
                             }
                         }
                     }
                     work.look_at
                 }
             };
-            let wait =
-                wait_until.saturating_duration_since(now).min(LOOK_AGAIN).max(Duration::from_millis(1));
+            let wait = wait_until.saturating_duration_since(now).max(Duration::from_millis(1));
             work = self.wake.wait_timeout(work, wait).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
@@ -279,13 +287,13 @@ impl Work {
     }
 
     /// Finds who is due, or when somebody will be.
-    fn look(&mut self, due: Due) -> rusqlite::Result<()> {
+    fn look(&mut self, due: Due, look_again: Duration) -> rusqlite::Result<()> {
         let now = due.now;
         let found = due_members(&self.reader, due, BATCH + self.in_flight.len())?;
         self.due.extend(found.into_iter().filter(|member| !self.in_flight.contains(member)));
         let wait = if self.due.is_empty() {
             let seconds = earliest_due(&self.reader, now)?.map_or(i64::MAX, |due| due.since(now).max(1));
-            Duration::from_secs(u64::try_from(seconds).unwrap_or(1)).min(LOOK_AGAIN)
+            Duration::from_secs(u64::try_from(seconds).unwrap_or(1)).min(look_again)
         } else {
             Duration::ZERO
         };

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
+use super::bell::Bell;
 use crate::directory::UnixSeconds;
 use crate::store::get_state;
 
@@ -26,12 +27,17 @@ struct State {
 
 /// Doubts that are not in the database yet: the database itself may be what fails.
 #[derive(Default)]
-pub struct Doubts(Mutex<State>);
+pub struct Doubts {
+    state: Mutex<State>,
+    /// Rung for a new one.
+    pub bell: Bell,
+}
 
 impl Doubts {
     /// Something may have been missed.
     pub fn raise(&self, reason: impl Into<String>) {
         self.lock().reason.get_or_insert_with(|| reason.into());
+        self.bell.ring();
     }
 
     /// Takes what there is, to write it down.
@@ -50,12 +56,13 @@ impl Doubts {
         let lately = |wave: Instant| now.saturating_duration_since(wave) < WAVES_APART;
         if state.refusals >= WAVE && !state.last_wave.is_some_and(lately) {
             state.last_wave = Some(now);
-            state.reason.get_or_insert_with(|| "WeCom does not know many members".into());
+            drop(state);
+            self.raise("WeCom does not know many members");
         }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

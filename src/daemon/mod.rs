@@ -5,11 +5,13 @@
 //! when the one before it has.
 
 pub mod admin;
+pub mod bell;
 pub mod callback;
 pub mod converter;
 pub mod details;
 pub mod doubt;
 pub mod gate;
+mod knock;
 pub mod metrics;
 pub mod reconciler;
 pub mod recorder;
@@ -40,17 +42,22 @@ use converter::{Converter, Policy};
 use details::{Details, DetailsWorker};
 use doubt::Doubts;
 use gate::{Budget, Gate, Limits, Routes};
+use knock::{Door, Knocks};
 use metrics::Metrics;
 use reconciler::Reconciler;
 use recorder::Recorder;
 use server::{Server, Threads};
 
 /// Requests that may be with the workers and the writer at the same time: what can share a commit.
-const IN_FLIGHT: usize = 64;
+const IN_FLIGHT: usize = 32;
 /// Client connections at a time.
 const CONNECTIONS: usize = 4096;
 /// Descriptors for the database, the log, API calls and what the runtime needs.
 const RESERVED_DESCRIPTORS: usize = 64;
+/// How often the database is looked at when nothing calls for it. Less than the patience of the `reconcile` command.
+const LOOK_AGAIN: Duration = Duration::from_secs(15);
+/// The same where commands cannot be heard.
+const LOOK_OFTEN: Duration = Duration::from_secs(2);
 /// systemd sends SIGKILL much later; WeCom waits 5 s for an answer.
 const STOP_WITHIN: Duration = Duration::from_millis(4500);
 
@@ -112,6 +119,7 @@ pub struct Daemon {
     details: Option<Arc<DetailsWorker>>,
     /// The threads of details and comparison.
     askers: Vec<JoinHandle<()>>,
+    knocks: Option<Knocks>,
     writer: Writer,
     writer_thread: WriterThread,
     admin: Option<Admin>,
@@ -136,8 +144,11 @@ impl Daemon {
         let metrics = Arc::new(Metrics::default());
         let doubts = Arc::new(Doubts::default());
         let client = Arc::new(client(config, &writer, &metrics, &stop));
+        let door = door(&config.database.path);
+        let look_again = if door.is_some() { LOOK_AGAIN } else { LOOK_OFTEN };
         let Asking { converter, details, threads: askers } =
-            start_asking(config, client, &writer, &doubts, &stop)?;
+            start_asking(config, client, &writer, &doubts, &stop, look_again)?;
+        let knocks = door.map(|door| listen_at(door, converter.as_ref(), &doubts)).transpose()?;
 
         let listener = listener(config.callback.listen)?;
         let wanted = Budget { max_connections: CONNECTIONS, max_in_flight: IN_FLIGHT };
@@ -178,6 +189,7 @@ impl Daemon {
             converter,
             details,
             askers,
+            knocks,
             writer,
             writer_thread,
             admin,
@@ -213,9 +225,13 @@ impl Daemon {
         if let Some(admin) = self.admin {
             admin.stop(Duration::from_millis(200));
         }
+        if let Some(knocks) = self.knocks {
+            knocks.stop();
+        }
         if let Some((converter, _)) = &self.converter {
             converter.wake_all();
         }
+        self.server.wakers.doubts.bell.ring();
         self.gate.stop(left().saturating_sub(Duration::from_millis(500)));
         self.threads.stop(&self.server, left().saturating_sub(Duration::from_millis(300)));
         if let Some(details) = &self.details {
@@ -276,6 +292,38 @@ fn endpoints(config: &Config) -> Result<Vec<Endpoint>, StartError> {
     Ok(endpoints)
 }
 
+/// Where commands knock, if the system lets it be watched.
+fn door(database: &Path) -> Option<Door> {
+    let path = lock_path(database);
+    match Door::watch(&path) {
+        Ok(door) => Some(door),
+        Err(error) => {
+            log::info!(
+                "{}: cannot be watched ({error}); what commands want is looked for every {} s",
+                path.display(),
+                LOOK_OFTEN.as_secs()
+            );
+            None
+        }
+    }
+}
+
+fn listen_at(door: Door, converter: Option<&Converters>, doubts: &Arc<Doubts>) -> std::io::Result<Knocks> {
+    let converter = converter.map(|(converter, _)| Arc::clone(converter));
+    let bell = doubts.bell.clone();
+    door.listen(move || {
+        if let Some(converter) = &converter {
+            converter.look();
+        }
+        bell.ring();
+    })
+}
+
+/// Has the daemon, if one runs, look at once at what a command has committed.
+pub fn knock(database: &Path) {
+    knock::at(&lock_path(database));
+}
+
 /// What asks WeCom.
 struct Asking {
     converter: Option<Converters>,
@@ -289,6 +337,7 @@ fn start_asking(
     writer: &Writer,
     doubts: &Arc<Doubts>,
     stop: &Stop,
+    look_again: Duration,
 ) -> Result<Asking, StartError> {
     let reader = || open_reader(&config.database.path);
     let mut asking = Asking { converter: None, details: None, threads: Vec::new() };
@@ -297,6 +346,7 @@ fn start_asking(
             workers: config.openid.workers,
             backoff: Backoff { first: config.openid.retry_first, max: config.openid.retry_max },
             recheck_after: config.openid.recheck_after,
+            look_again,
         };
         let (client, doubts) = (Arc::clone(&client), Arc::clone(doubts));
         asking.converter =
@@ -317,6 +367,8 @@ fn start_asking(
             stop: stop.clone(),
             settings: config.reconcile.clone(),
             doubts: Arc::clone(doubts),
+            look_again,
+            converter: asking.converter.as_ref().map(|(converter, _)| Arc::clone(converter)),
             details: asking.details.clone(),
         };
         asking.threads.push(reconciler.start()?);

@@ -27,7 +27,7 @@ const HEALTH: &str = "/healthz";
 const METRICS: &str = "/metrics";
 
 /// Requests behind the gate at a time.
-const IN_FLIGHT: usize = 8;
+const IN_FLIGHT: usize = 4;
 /// Client connections at a time.
 const CONNECTIONS: usize = 256;
 /// The same where descriptors are few.

@@ -21,6 +21,7 @@ pub use engine::{Engine, Progress};
 use plan::Report;
 use schedule::Situation;
 
+use super::converter::Converter;
 use super::details::DetailsWorker;
 use super::doubt::Doubts;
 use super::recorder::Recorder;
@@ -34,9 +35,9 @@ use crate::store::state::{doubt, doubts, forget_old, settle_doubts, take_first};
 use crate::store::{StoreError, Writer, set_state};
 use crate::wecom::api::{Client, Listener, clock};
 
-/// How often it is looked for wishes and doubts.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
-/// How long a commit may take; it is tried again at the next look.
+/// After trouble with the database.
+const TRY_AGAIN: Duration = Duration::from_secs(2);
+/// How long a commit may take.
 const PATIENCE: Duration = Duration::from_secs(4);
 /// Lines in the log while a long comparison is under way.
 const LOG_EVERY: Duration = Duration::from_secs(30);
@@ -89,10 +90,14 @@ pub struct Reconciler {
     pub stop: Stop,
     /// `[reconcile]`
     pub settings: config::Reconcile,
-    /// What may have been missed.
+    /// What may have been missed; its bell is what this thread waits for.
     pub doubts: Arc<Doubts>,
+    /// Told of members that may have become due.
+    pub converter: Option<Arc<Converter>>,
     /// Told of members that came to light.
     pub details: Option<Arc<DetailsWorker>>,
+    /// How often the database is looked at when nothing calls: the clock may have been set.
+    pub look_again: Duration,
 }
 
 impl Reconciler {
@@ -108,22 +113,28 @@ impl Reconciler {
         let mut failures = 0;
         let mut complained = false;
         loop {
-            match self.look(&mut failures) {
-                Ok(()) => complained = false,
+            let wait = match self.look(&mut failures) {
+                Ok(wait) => {
+                    complained = false;
+                    wait
+                }
                 Err(StoreError::Closed) => return,
                 Err(error) => {
                     if !std::mem::replace(&mut complained, true) {
                         log::error!("comparison: {error}");
                     }
+                    TRY_AGAIN
                 }
-            }
-            if self.stop.sleep(LOOK_AGAIN) {
+            };
+            self.doubts.bell.wait(wait);
+            if self.stop.given() {
                 return;
             }
         }
     }
 
-    fn look(&self, failures: &mut u32) -> Result<(), StoreError> {
+    /// Does what is due; when to look again.
+    fn look(&self, failures: &mut u32) -> Result<Duration, StoreError> {
         if let Some(reason) = self.doubts.take() {
             let written = reason.clone();
             let done = self.writer.run(PATIENCE, move |connection| doubt(connection, &written, clock()));
@@ -144,14 +155,15 @@ impl Reconciler {
                 let report = self.compare(wish, "the reconcile command")?;
                 *failures = 0;
                 let json = report.to_json(wish.dry_run);
-                return self.writer.run(PATIENCE, move |connection| {
+                self.writer.run(PATIENCE, move |connection| {
                     forget_old(connection, REPORT, clock())?;
                     set_state(connection, &format!("{REPORT}{id}"), clock(), Some(&json))
-                });
+                })?;
+                return Ok(Duration::ZERO);
             }
         }
         if !self.settings.enabled {
-            return Ok(());
+            return Ok(self.look_again);
         }
         let now = clock();
         let (last, done) = last_reconciles(&self.reader)?;
@@ -162,14 +174,16 @@ impl Reconciler {
             failures: *failures,
             doubt_since: due.as_ref().map(|(at, _)| *at),
         };
-        if schedule::next(situation, self.settings.every, now) > now {
-            return Ok(());
+        let next = schedule::next(situation, self.settings.every, now);
+        if next > now {
+            let left = Duration::from_secs(u64::try_from(next.since(now)).unwrap_or(u64::MAX));
+            return Ok(left.min(self.look_again));
         }
         let why = due.as_ref().and_then(|(_, why)| why.get("reason")).and_then(Json::as_str);
         let why = why.unwrap_or(if done.is_none() { "first fill" } else { "it is time" });
         let report = self.compare(Wish::default(), why)?;
         *failures = if report.outcome == ReconcileOutcome::Failed { failures.saturating_add(1) } else { 0 };
-        Ok(())
+        Ok(Duration::ZERO)
     }
 
     fn compare(&self, wish: Wish, reason: &str) -> Result<Report, StoreError> {
@@ -181,6 +195,7 @@ impl Reconciler {
             if shown.get().is_none_or(|last| now.duration_since(last) >= SHOW_EVERY) {
                 shown.set(Some(now));
                 self.show(Some(progress));
+                self.members_may_be_due();
             }
             if now.duration_since(logged.get()) >= LOG_EVERY {
                 logged.set(now);
@@ -199,11 +214,18 @@ impl Reconciler {
         let report = compare(&engine, reason);
         self.show(None);
         let report = report?;
+        self.members_may_be_due();
         if let Some(details) = self.details.as_ref().filter(|_| !wish.dry_run) {
             details.compared();
         }
         say(&report, wish);
         Ok(report)
+    }
+
+    fn members_may_be_due(&self) {
+        if let Some(converter) = &self.converter {
+            converter.look();
+        }
     }
 
     /// Shows how far it is, for `status` and the command that waits.
