@@ -1,7 +1,7 @@
 //! The sign to stop, which every thread that waits can wait for.
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Given once, seen by all; cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -23,15 +23,8 @@ impl Stop {
     /// Sleeps for `time`, or until the sign is given; whether it was.
     #[must_use]
     pub fn sleep(&self, time: Duration) -> bool {
-        let until = Instant::now() + time;
-        let mut given = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
-        while !*given {
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return false;
-            }
-            given = self.0.1.wait_timeout(given, left).unwrap_or_else(PoisonError::into_inner).0;
-        }
-        true
+        let given = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.0.1.wait_timeout_while(given, time, |given| !*given);
+        *waited.unwrap_or_else(PoisonError::into_inner).0
     }
 }

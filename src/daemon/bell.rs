@@ -1,7 +1,7 @@
 //! What a thread that waits for work is woken with.
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// For one thread that waits; cheap to clone for those who ring. A ring that nobody waits for is kept for the
 /// next wait.
@@ -17,15 +17,8 @@ impl Bell {
 
     /// Waits until it is rung, for `time` at most.
     pub fn wait(&self, time: Duration) {
-        let until = Instant::now() + time;
-        let mut rung = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
-        while !*rung {
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return;
-            }
-            rung = self.0.1.wait_timeout(rung, left).unwrap_or_else(PoisonError::into_inner).0;
-        }
-        *rung = false;
+        let rung = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.0.1.wait_timeout_while(rung, time, |rung| !*rung);
+        *waited.unwrap_or_else(PoisonError::into_inner).0 = false;
     }
 }

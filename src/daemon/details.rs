@@ -83,16 +83,9 @@ impl DetailsWorker {
     }
 
     fn wait(&self, time: Duration) -> Signals {
-        let until = Instant::now() + time;
-        let mut signals = self.signals.lock().unwrap_or_else(PoisonError::into_inner);
-        while !signals.woken {
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                break;
-            }
-            signals = self.wake.wait_timeout(signals, left).unwrap_or_else(PoisonError::into_inner).0;
-        }
-        std::mem::take(&mut *signals)
+        let signals = self.signals.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.wake.wait_timeout_while(signals, time, |signals| !signals.woken);
+        std::mem::take(&mut *waited.unwrap_or_else(PoisonError::into_inner).0)
     }
 }
 

@@ -11,16 +11,15 @@ pub mod converter;
 pub mod details;
 pub mod doubt;
 pub mod gate;
-mod knock;
+mod lockfile;
 pub mod metrics;
 pub mod reconciler;
 pub mod recorder;
 pub mod server;
 pub mod throttle;
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -42,7 +41,8 @@ use converter::{Converter, Policy};
 use details::{Details, DetailsWorker};
 use doubt::Doubts;
 use gate::{Budget, Gate, Limits, Routes};
-use knock::{Door, Knocks};
+use lockfile::{Door, Knocks};
+pub use lockfile::{is_running, knock, lock};
 use metrics::Metrics;
 use reconciler::Reconciler;
 use recorder::Recorder;
@@ -294,18 +294,14 @@ fn endpoints(config: &Config) -> Result<Vec<Endpoint>, StartError> {
 
 /// Where commands knock, if the system lets it be watched.
 fn door(database: &Path) -> Option<Door> {
-    let path = lock_path(database);
-    match Door::watch(&path) {
-        Ok(door) => Some(door),
-        Err(error) => {
-            log::info!(
-                "{}: cannot be watched ({error}); what commands want is looked for every {} s",
-                path.display(),
-                LOOK_OFTEN.as_secs()
-            );
-            None
-        }
-    }
+    let door = Door::watch(database);
+    door.inspect_err(|error| {
+        let seconds = LOOK_OFTEN.as_secs();
+        log::info!(
+            "the lock file cannot be watched ({error}); what commands want is looked for every {seconds} s"
+        );
+    })
+    .ok()
 }
 
 fn listen_at(door: Door, converter: Option<&Converters>, doubts: &Arc<Doubts>) -> std::io::Result<Knocks> {
@@ -317,11 +313,6 @@ fn listen_at(door: Door, converter: Option<&Converters>, doubts: &Arc<Doubts>) -
         }
         bell.ring();
     })
-}
-
-/// Has the daemon, if one runs, look at once at what a command has committed.
-pub fn knock(database: &Path) {
-    knock::at(&lock_path(database));
 }
 
 /// What asks WeCom.
@@ -404,42 +395,6 @@ fn called_before(writer: &Writer) -> Vec<(Api, Duration)> {
     // Whole seconds are rounded down twice: rather too young than too old.
     let ago = |seconds: i64| Duration::from_secs(u64::try_from(seconds - 1).unwrap_or(0));
     recent.iter().filter_map(|(api, seconds)| Some((Api::of_path(api)?, ago(*seconds)))).collect()
-}
-
-/// One daemon for one database. The lock is on a file beside it, which stays: closing any descriptor of
-/// the database itself would drop SQLite's own locks.
-///
-/// # Errors
-/// [`StartError::Taken`], or what the system says.
-pub fn lock(database: &Path, mode: u32) -> Result<File, StartError> {
-    let path = lock_path(database);
-    let file = OpenOptions::new().create(true).truncate(false).write(true).mode(mode).open(&path);
-    let file =
-        file.map_err(|error| StoreError::CannotOpen { path: path.clone(), reason: error.to_string() })?;
-    // A command that looks whether a daemon is running holds the lock for a moment.
-    for _ in 0..20 {
-        match file.try_lock() {
-            Ok(()) => return Ok(file),
-            Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(10)),
-            Err(TryLockError::Error(error)) => return Err(StartError::System(error)),
-        }
-    }
-    Err(StartError::Taken(database.to_owned()))
-}
-
-fn lock_path(database: &Path) -> PathBuf {
-    let mut path = database.as_os_str().to_owned();
-    path.push(".lock");
-    path.into()
-}
-
-/// Whether a daemon works with this database now.
-#[must_use]
-pub fn is_running(database: &Path) -> bool {
-    match File::open(lock_path(database)) {
-        Ok(file) => matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)),
-        Err(_) => false,
-    }
 }
 
 /// Tells the commands beside the daemon that it has started, with nothing paused.

@@ -10,6 +10,7 @@
 mod answer;
 mod backend;
 mod client;
+mod clients;
 mod conn;
 mod head;
 mod limits;

@@ -1,6 +1,6 @@
 //! The gate's loop: readiness in, reads, writes and deadlines out.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::io;
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -12,11 +12,12 @@ use mio::{Events, Interest, Token};
 use super::Signal;
 use super::answer;
 use super::backend::{Backend, Job, Link, Outcome};
-use super::client::{Class, Client, Moved, Phase};
+use super::client::{Class, Moved, Phase};
+use super::clients::Clients;
 use super::conn::{Rules, Step};
 use super::head::{Refusal, Routes};
 use super::limits::Limits;
-use super::memory::{MODEST, Memory};
+use super::memory::Memory;
 use super::stats::GateStats;
 
 const LISTENER: Token = Token(0);
@@ -48,15 +49,7 @@ pub(super) struct Poll {
     idle_links: Vec<usize>,
     /// Clients whose request is complete, in order, by slot and id.
     queue: VecDeque<(usize, u64)>,
-    clients: Vec<Option<Client>>,
-    free_slots: Vec<usize>,
-    open: usize,
-    next_id: u64,
-    /// Every client by its deadline.
-    deadlines: BTreeSet<(Instant, usize)>,
-    /// Those that may be evicted, by class, the longest in it first.
-    evictable: [BTreeSet<(Instant, usize)>; 3],
-    memory: Memory,
+    clients: Clients,
     /// Those who may have sent more than was read, in the order in which they go on; no event will tell.
     unread: VecDeque<usize>,
     /// What is left of [`READ_OF_GREEDY`].
@@ -110,13 +103,7 @@ impl Poll {
             idle_links: (0..links.len()).rev().collect(),
             links,
             queue: VecDeque::new(),
-            clients: Vec::new(),
-            free_slots: Vec::new(),
-            open: 0,
-            next_id: 0,
-            deadlines: BTreeSet::new(),
-            evictable: Default::default(),
-            memory,
+            clients: Clients::new(memory),
             unread: VecDeque::new(),
             greedy_left: READ_OF_GREEDY,
             scratch: vec![0; READ_A_TURN],
@@ -132,8 +119,8 @@ impl Poll {
     pub(super) fn run(&mut self) {
         let mut events = Events::with_capacity(1024);
         loop {
-            let next = self.deadlines.first().map(|(at, _)| *at).into_iter();
-            let next = next.chain(self.accept_at).chain(self.signal.deadline()).min();
+            let next = [self.clients.next_deadline(), self.accept_at, self.signal.deadline()];
+            let next = next.into_iter().flatten().min();
             let wait = next.map(|at| at.saturating_duration_since(Instant::now()));
             let wait = if self.unread.is_empty() { wait } else { Some(Duration::ZERO) };
             match self.poll.poll(&mut events, wait) {
@@ -158,10 +145,10 @@ impl Poll {
                 self.accept(now);
             }
             self.expire(now);
-            self.stats.buffered.store(self.memory.held() + self.on_the_way(), Relaxed);
+            self.stats.buffered.store(self.clients.memory.held() + self.on_the_way(), Relaxed);
             if let Some(deadline) = self.signal.deadline() {
                 self.begin_stopping();
-                if self.open == 0 || deadline <= now {
+                if self.clients.open() == 0 || deadline <= now {
                     return;
                 }
             }
@@ -175,11 +162,8 @@ impl Poll {
         self.stopping = true;
         self.accept_at = None;
         self.listener = None;
-        for slot in 0..self.clients.len() {
-            let class = self.clients.get(slot).and_then(Option::as_ref).map(|client| client.phase.class());
-            if matches!(class, Some(Class::Idle | Class::Unfinished)) {
-                self.close(slot);
-            }
+        for slot in self.clients.without_request() {
+            self.close(slot);
         }
     }
 
@@ -215,7 +199,7 @@ impl Poll {
     /// What accept() wants is used up: there is room for fewer connections, one of which makes way for the next.
     fn live_with_few(&mut self, error: &io::Error, now: Instant) {
         self.stats.accept_errors.fetch_add(1, Relaxed);
-        let room = self.open.saturating_sub(1).max(1);
+        let room = self.clients.open().saturating_sub(1).max(1);
         let news = self.scarce.replace((room, now + SCARCE_FOR)).is_none();
         if news {
             log::warn!("gate: cannot take connections for now: {error}; {room} at a time for a while");
@@ -226,104 +210,42 @@ impl Poll {
 
     fn admit(&mut self, mut stream: mio::net::TcpStream, peer: std::net::SocketAddr, now: Instant) {
         let room = self.scarce.map_or(self.limits.max_connections, |(room, _)| room);
-        if self.open >= room && !self.evict() {
+        if self.clients.open() >= room && !self.evict() {
             return;
         }
-        let slot = self.free_slots.pop().unwrap_or_else(|| {
-            self.clients.push(None);
-            self.clients.len() - 1
-        });
+        let slot = self.clients.vacant();
         let token = Token(LINKS + self.links.len() + slot);
         let interest = Interest::READABLE | Interest::WRITABLE;
         if let Err(error) = self.poll.registry().register(&mut stream, token, interest) {
             log::warn!("gate: a connection cannot be polled: {error}");
-            self.free_slots.push(slot);
             return;
         }
         // An answer is one small write: waiting to fill a packet would only delay it.
         let _ = stream.set_nodelay(true);
-        self.next_id += 1;
-        let deadline = now + self.limits.request_deadline;
-        if let Some(place) = self.clients.get_mut(slot) {
-            *place = Some(Client::new(self.next_id, stream, peer, now, deadline));
-        }
-        self.deadlines.insert((deadline, slot));
-        self.evictable[Class::Unfinished as usize].insert((now, slot));
-        self.open += 1;
-        self.stats.open.store(self.open, Relaxed);
+        self.clients.admit(stream, peer, now, self.limits.request_deadline);
+        self.stats.open.store(self.clients.open(), Relaxed);
         self.receive(slot);
     }
 
-    /// Makes room: whoever is done, else the longest idle, else who has kept us waiting the longest.
+    /// Makes room; whether there was somebody to go.
     fn evict(&mut self) -> bool {
-        let Some((_, slot)) = self.evictable.iter().find_map(|class| class.first().copied()) else {
-            return false;
-        };
+        let Some(slot) = self.clients.first_to_go() else { return false };
         self.stats.evicted.fetch_add(1, Relaxed);
         self.close(slot);
         true
     }
 
     fn close(&mut self, slot: usize) {
-        let Some(mut client) = self.clients.get_mut(slot).and_then(Option::take) else { return };
-        let _ = self.poll.registry().deregister(&mut client.stream);
-        self.forget(&client, slot);
-        self.memory.grown(client.counted, 0);
-        self.free_slots.push(slot);
-        self.open = self.open.saturating_sub(1);
-        self.stats.open.store(self.open, Relaxed);
-    }
-
-    fn forget(&mut self, client: &Client, slot: usize) {
-        self.deadlines.remove(&(client.deadline, slot));
-        if let Some(class) = self.evictable.get_mut(client.phase.class() as usize) {
-            class.remove(&(client.since, slot));
+        if let Some(mut client) = self.clients.remove(slot) {
+            let _ = self.poll.registry().deregister(&mut client.stream);
+            self.stats.open.store(self.clients.open(), Relaxed);
         }
-        self.memory.set_greedy(client.since, slot, false);
-        if let Phase::Queued(request) = &client.phase {
-            self.memory.dequeued(slot, request.wire.len());
-        }
-    }
-
-    /// Puts a client into a phase, with its deadline.
-    fn enter(&mut self, slot: usize, phase: Phase, time: Duration) {
-        let Some(mut client) = self.clients.get_mut(slot).and_then(Option::take) else { return };
-        self.forget(&client, slot);
-        let now = Instant::now();
-        client.since = now;
-        client.deadline = now + time;
-        client.phase = phase;
-        self.deadlines.insert((client.deadline, slot));
-        if let Some(class) = self.evictable.get_mut(client.phase.class() as usize) {
-            class.insert((now, slot));
-        }
-        if let Some(place) = self.clients.get_mut(slot) {
-            *place = Some(client);
-        }
-        self.count(slot);
-    }
-
-    /// Counts what a client holds now.
-    fn count(&mut self, slot: usize) {
-        let Some(client) = self.clients.get_mut(slot).and_then(Option::as_mut) else { return };
-        let held = client.inbound.held();
-        self.memory.grown(client.counted, held);
-        client.counted = held;
-        let greedy = held > MODEST && client.phase.class() == Class::Unfinished;
-        self.memory.set_greedy(client.since, slot, greedy);
-        if let Phase::Queued(request) = &client.phase {
-            self.memory.enqueued(slot, request.wire.len());
-        }
-    }
-
-    fn client(&mut self, slot: usize) -> Option<&mut Client> {
-        self.clients.get_mut(slot).and_then(Option::as_mut)
     }
 
     // ---- clients ----
 
     fn client_ready(&mut self, slot: usize) {
-        let Some(client) = self.client(slot) else { return };
+        let Some(client) = self.clients.at(slot) else { return };
         match client.phase {
             Phase::Idle | Phase::Reading | Phase::Lingering { .. } => self.receive(slot),
             Phase::Writing { .. } => self.send(slot),
@@ -339,7 +261,7 @@ impl Poll {
                 return;
             }
             let Some(slot) = self.unread.pop_front() else { return };
-            if let Some(client) = self.client(slot) {
+            if let Some(client) = self.clients.at(slot) {
                 client.in_line = false;
                 self.client_ready(slot);
             }
@@ -348,7 +270,7 @@ impl Poll {
 
     /// Lets a client go on later.
     fn read_later(&mut self, slot: usize) {
-        if let Some(client) = self.client(slot).filter(|client| !client.in_line) {
+        if let Some(client) = self.clients.at(slot).filter(|client| !client.in_line) {
             client.in_line = true;
             self.unread.push_back(slot);
         }
@@ -359,13 +281,13 @@ impl Poll {
     fn receive(&mut self, slot: usize) {
         let mut read = 0;
         while read < READ_A_TURN {
-            let Some(client) = self.client(slot) else { return };
+            let Some(client) = self.clients.at(slot) else { return };
             let greedy = client.is_greedy();
             if greedy && (client.in_line || self.greedy_left == 0) {
                 break;
             }
             let mut scratch = std::mem::take(&mut self.scratch);
-            let moved = self.client(slot).map_or(Moved::Gone, |client| client.read(&mut scratch));
+            let moved = self.clients.at(slot).map_or(Moved::Gone, |client| client.read(&mut scratch));
             self.scratch = scratch;
             match moved {
                 Moved::Some(count) => {
@@ -384,7 +306,7 @@ impl Poll {
 
     /// Acts on what was received; whether to read on.
     fn act(&mut self, slot: usize) -> bool {
-        let Some(client) = self.clients.get_mut(slot).and_then(Option::as_mut) else { return false };
+        let Some(client) = self.clients.at(slot) else { return false };
         match client.phase {
             Phase::Lingering { .. } => return true,
             Phase::Idle | Phase::Reading => {}
@@ -393,17 +315,17 @@ impl Poll {
         let step = client.inbound.step(&self.rules);
         let begins = matches!(client.phase, Phase::Idle) && client.inbound.begun();
         if begins && matches!(step, Step::More | Step::Continue) {
-            self.enter(slot, Phase::Reading, self.limits.request_deadline);
+            self.clients.enter(slot, Phase::Reading, self.limits.request_deadline);
         } else {
-            self.count(slot);
+            self.clients.count(slot);
         }
         match step {
             Step::More => {
                 self.bound_memory();
-                self.client(slot).is_some()
+                self.clients.at(slot).is_some()
             }
             Step::Continue => {
-                let written = self.client(slot).map_or(Moved::Gone, |client| {
+                let written = self.clients.at(slot).map_or(Moved::Gone, |client| {
                     client.owe(answer::CONTINUE);
                     client.write()
                 });
@@ -414,9 +336,9 @@ impl Poll {
                 true
             }
             Step::Request(request) => {
-                let Some(id) = self.client(slot).map(|client| client.id) else { return false };
+                let Some(id) = self.clients.at(slot).map(|client| client.id) else { return false };
                 self.stats.forwarded.fetch_add(1, Relaxed);
-                self.enter(slot, Phase::Queued(request), self.limits.answer_deadline);
+                self.clients.enter(slot, Phase::Queued(request), self.limits.answer_deadline);
                 self.queue.push_back((slot, id));
                 self.assign();
                 self.bound_memory();
@@ -431,11 +353,11 @@ impl Poll {
 
     /// Lets some go while all together hold too much.
     fn bound_memory(&mut self) {
-        while let Some(slot) = self.memory.too_greedy() {
+        while let Some(slot) = self.clients.memory.too_greedy() {
             self.stats.evicted.fetch_add(1, Relaxed);
             self.close(slot);
         }
-        while let Some(slot) = self.memory.too_large(self.on_the_way()) {
+        while let Some(slot) = self.clients.memory.too_large(self.on_the_way()) {
             self.refuse(slot, Refusal::Unavailable);
         }
     }
@@ -452,18 +374,18 @@ impl Poll {
     }
 
     fn answer(&mut self, slot: usize, bytes: &[u8], keep_alive: bool) {
-        if let Some(client) = self.client(slot) {
+        if let Some(client) = self.clients.at(slot) {
             client.owe(bytes);
             if !keep_alive {
                 client.inbound.clear();
             }
         }
-        self.enter(slot, Phase::Writing { keep_alive }, self.limits.write_deadline);
+        self.clients.enter(slot, Phase::Writing { keep_alive }, self.limits.write_deadline);
         self.send(slot);
     }
 
     fn send(&mut self, slot: usize) {
-        let Some(client) = self.client(slot) else { return };
+        let Some(client) = self.clients.at(slot) else { return };
         let keep_alive = match client.phase {
             Phase::Writing { keep_alive } => keep_alive,
             _ => return,
@@ -475,7 +397,7 @@ impl Poll {
         }
         if !keep_alive {
             if client.half_close() {
-                self.enter(slot, Phase::Lingering { room: LINGER_BYTES }, LINGER);
+                self.clients.enter(slot, Phase::Lingering { room: LINGER_BYTES }, LINGER);
                 self.receive(slot);
             } else {
                 self.close(slot);
@@ -484,24 +406,19 @@ impl Poll {
         }
         if client.inbound.begun() {
             // The next request has come along with the last one.
-            self.enter(slot, Phase::Reading, self.limits.request_deadline);
+            self.clients.enter(slot, Phase::Reading, self.limits.request_deadline);
             if !self.act(slot) {
                 return;
             }
         } else {
-            self.enter(slot, Phase::Idle, self.limits.idle_timeout);
+            self.clients.enter(slot, Phase::Idle, self.limits.idle_timeout);
         }
         self.receive(slot);
     }
 
     fn expire(&mut self, now: Instant) {
-        while let Some((at, slot)) = self.deadlines.first().copied()
-            && at <= now
-        {
-            let Some(client) = self.client(slot) else {
-                self.deadlines.remove(&(at, slot));
-                continue;
-            };
+        while let Some(slot) = self.clients.expired(now) {
+            let Some(client) = self.clients.at(slot) else { return };
             let (begun, waited) = (client.inbound.begun(), client.since.elapsed());
             match client.phase.class() {
                 Class::Unfinished if begun => self.refuse(slot, Refusal::Timeout),
@@ -522,13 +439,13 @@ impl Poll {
     fn assign(&mut self) {
         let (mut place, mut on_the_way) = (0, self.on_the_way());
         while let Some((slot, id)) = self.queue.get(place).copied() {
-            let client = self.client(slot).filter(|client| client.id == id);
+            let client = self.clients.same(slot, id);
             let Some(Phase::Queued(request)) = client.map(|client| &client.phase) else {
                 self.queue.remove(place);
                 continue;
             };
             let bytes = request.wire.len();
-            if !self.memory.may_go(bytes, on_the_way) {
+            if !self.clients.memory.may_go(bytes, on_the_way) {
                 place += 1;
                 continue;
             }
@@ -545,12 +462,7 @@ impl Poll {
     }
 
     fn hand_over(&mut self, slot: usize, id: u64, index: usize) {
-        let Some(client) = self.clients.get_mut(slot).and_then(Option::as_mut) else { return };
-        let Phase::Queued(request) = &mut client.phase else { return };
-        self.memory.dequeued(slot, request.wire.len());
-        let (wire, bodiless) = (std::mem::take(&mut request.wire), request.answer_bodiless);
-        // Class and deadline stay: the time counts from the complete request.
-        client.phase = Phase::Answering { keep_alive: request.keep_alive };
+        let Some((wire, bodiless)) = self.clients.dispatch(slot) else { return };
         let job = Job { slot, client: id, bodiless };
         if let Some(Some(link)) = self.links.get_mut(index) {
             let outcome = link.send(wire, job);
@@ -577,7 +489,7 @@ impl Poll {
                 } else {
                     self.link_outcome(index, Outcome::Lost(None, "answered before it took the request"));
                 }
-                let client = self.client(job.slot).filter(|client| client.id == job.client);
+                let client = self.clients.same(job.slot, job.client);
                 if let Some((Phase::Answering { keep_alive }, since)) = client.map(|c| (&c.phase, c.since)) {
                     let keep_alive = *keep_alive && !self.stopping;
                     self.stats.answered.count(since.elapsed());
@@ -594,7 +506,7 @@ impl Poll {
                 }
                 self.idle_links.retain(|idle| *idle != index);
                 if let Some(job) = job
-                    && self.client(job.slot).is_some_and(|client| client.id == job.client)
+                    && self.clients.same(job.slot, job.client).is_some()
                 {
                     self.refuse(job.slot, Refusal::BadGateway);
                 }

@@ -248,6 +248,7 @@ impl Reconciler {
 /// # Errors
 /// [`StoreError`]: it could not be recorded.
 pub fn compare<L: Listener>(engine: &Engine<'_, L>, reason: &str) -> Result<Report, StoreError> {
+    wait_for_another_second(engine)?;
     let Some(writer) = engine.writer else { return Ok(engine.run()) };
     let (began, reason) = (clock(), reason.to_owned());
     let seq = writer.run(PATIENCE, move |connection| begin_reconcile(connection, &reason, began))?;
@@ -266,6 +267,16 @@ pub fn compare<L: Listener>(engine: &Engine<'_, L>, reason: &str) -> Result<Repo
         while batch()? == BATCH {}
     }
     Ok(report)
+}
+
+/// Within one second of WeCom's clock nobody can tell what the last comparison saw from what this one sees: whoever was
+/// seen then would not be missed now.
+fn wait_for_another_second<L: Listener>(engine: &Engine<'_, L>) -> Result<(), StoreError> {
+    let (last, _) = last_reconciles(engine.reader)?;
+    let Some(ended) = last.and_then(|last| last.finished_at) else { return Ok(()) };
+    // Their seconds do not begin with ours.
+    while (0..=1).contains(&clock().since(ended)) && !engine.stop.sleep(Duration::from_millis(50)) {}
+    Ok(())
 }
 
 fn say(report: &Report, wish: Wish) {
