@@ -271,7 +271,7 @@ impl Details {
         if last.is_some_and(|at| (0..SAMPLE_EVERY).contains(&now.since(at))) {
             return Ok(());
         }
-        let sample = details_sample(&self.reader, SAMPLE)?;
+        let sample = details_sample(&self.reader, SAMPLE, fastrand::i64)?;
         if sample.is_empty() {
             return Ok(());
         }

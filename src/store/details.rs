@@ -1,9 +1,15 @@
 //! Details: members whose fields are not known yet, and what user/get said of them.
 
+use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
+
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::observed::{Effect, observe_member};
 use crate::directory::{Fields, MemberField, UnixSeconds, UserId};
+
+/// Numbers tried for each member wanted in a sample: enough to find everybody of a small company.
+const TRIES: usize = 50;
 
 /// A member as it was when user/get was asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,27 +30,48 @@ pub fn details_due(connection: &Connection, limit: usize) -> rusqlite::Result<Ve
         connection,
         "SELECT userid, EXISTS (SELECT 1 FROM events WHERE subject = userid), details_revision FROM members
          WHERE details_state = 'due' AND deleted_at IS NULL ORDER BY event_time DESC LIMIT ?1",
-        limit,
+        i64::try_from(limit).unwrap_or(i64::MAX),
     )
 }
 
-/// Some members whose fields are known, chosen by chance: to see whether they still hold.
+/// Up to `limit` members whose fields are known, chosen by chance: to see whether they still hold. `random` picks a number
+/// of a range. Of a company where hardly anybody's fields are known it finds few.
 ///
 /// # Errors
 /// Whatever SQLite says.
-pub fn details_sample(connection: &Connection, limit: usize) -> rusqlite::Result<Vec<DetailsAsked>> {
-    asked(
-        connection,
-        "SELECT userid, 1, details_revision FROM members WHERE userid IN
-           (SELECT userid FROM members WHERE deleted_at IS NULL AND details_state = 'known'
-            ORDER BY random() LIMIT ?1)",
-        limit,
-    )
+pub fn details_sample(
+    connection: &Connection,
+    limit: usize,
+    mut random: impl FnMut(RangeInclusive<i64>) -> i64,
+) -> rusqlite::Result<Vec<DetailsAsked>> {
+    let (first, last): (Option<i64>, Option<i64>) = connection.query_row(
+        "SELECT (SELECT min(rowid) FROM members), (SELECT max(rowid) FROM members)",
+        [],
+        |row| Ok((row.get(0)?, row.get(1)?)),
+    )?;
+    let (Some(first), Some(last)) = (first, last) else { return Ok(Vec::new()) };
+    let (mut tried, mut found) = (BTreeSet::new(), Vec::new());
+    // By number: going through a million members takes longer than all else at the start.
+    for _ in 0..limit.saturating_mul(TRIES) {
+        let rowid = random(first..=last);
+        if tried.insert(rowid) {
+            found.extend(asked(
+                connection,
+                "SELECT userid, 1, details_revision FROM members
+                 WHERE rowid = ?1 AND deleted_at IS NULL AND details_state = 'known'",
+                rowid,
+            )?);
+        }
+        if found.len() >= limit {
+            break;
+        }
+    }
+    Ok(found)
 }
 
-fn asked(connection: &Connection, sql: &str, limit: usize) -> rusqlite::Result<Vec<DetailsAsked>> {
+fn asked(connection: &Connection, sql: &str, parameter: i64) -> rusqlite::Result<Vec<DetailsAsked>> {
     let mut statement = connection.prepare_cached(sql)?;
-    let mut rows = statement.query([i64::try_from(limit).unwrap_or(i64::MAX)])?;
+    let mut rows = statement.query([parameter])?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
         if let Ok(userid) = UserId::parse(row.get_ref(0)?.as_str()?) {
@@ -122,4 +149,37 @@ pub fn move_details(
         update.execute(params![userid, to])?;
     }
     Ok(if found.len() == limit { found.pop() } else { None })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::open::open_in_memory;
+
+    fn company(known: usize, due: usize) -> Connection {
+        let db = open_in_memory().unwrap();
+        for n in 0..known + due {
+            let state = if n < known { "known" } else { "due" };
+            db.execute(
+                "INSERT INTO members (userid, openid_state, openid_next_attempt_at, openid_revision, details_state,
+                     created_at, updated_at, event_time) VALUES ('u' || ?1, 'pending', 7, 1, ?2, 0, 0, 0)",
+                params![i64::try_from(n).unwrap(), state],
+            )
+            .unwrap();
+        }
+        db
+    }
+
+    #[test]
+    fn a_sample_is_of_those_whose_fields_are_known_and_of_a_small_company_it_is_everybody() {
+        let mut rng = fastrand::Rng::with_seed(1);
+        for (known, due, expected) in [(0, 0, 0), (0, 9, 0), (1, 0, 1), (20, 5, 20), (300, 300, 20)] {
+            let db = company(known, due);
+            let sample = details_sample(&db, 20, |range| rng.i64(range)).unwrap();
+            let names: BTreeSet<_> = sample.iter().map(|asked| asked.userid.as_str().to_owned()).collect();
+            assert_eq!((names.len(), sample.len()), (expected, expected), "{known} {due}");
+            let is_known = |name: &String| name[1..].parse::<usize>().unwrap() < known;
+            assert!(names.iter().all(is_known), "{names:?}");
+        }
+    }
 }
