@@ -133,6 +133,8 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
     connection.pragma_update(None, "journal_size_limit", 8 * 1024 * 1024)?;
     // 2 MB, SQLite's own choice, do not hold the upper pages of all indexes of a large company.
     connection.pragma_update(None, "cache_size", -8 * 1024)?;
+    // What undoes one event of many: it would be written to a file as soon as an event touches 16 pages.
+    connection.pragma_update(None, "temp_store", "MEMORY")?;
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let version = schema_version(&transaction, path)?;
     if version < known_version() {
