@@ -37,8 +37,12 @@ struct Disk {
 
 impl Disk {
     fn new() -> Self {
-        let settings = Settings { openid: "enabled = no", ..Settings::default() };
+        Self::of(Settings { openid: "enabled = no", ..Settings::default() })
+    }
+
+    fn of(settings: Settings<'_>) -> Self {
         let mut disk = Self { lab: Lab::idle(settings) };
+        disk.lab.stand_in.company(|company| company.hire("zhangsan"));
         disk.is_now("well");
         disk.start();
         disk
@@ -131,6 +135,24 @@ fn a_full_disk_refuses_and_recovers() {
     disk.is_now("full");
     refused_until(&disk.lab, "the disk is full; make room", || disk.is_now("well"));
     assert_eq!(disk.lab.value("SELECT count(*) FROM members"), "2");
+}
+
+/// Each refused event is a reason to compare, which cannot be written down either.
+#[test]
+fn doubts_that_a_full_disk_does_not_take_are_no_reason_for_haste() {
+    let disk = Disk::of(Settings { openid: "enabled = no", reconcile: true, ..Settings::default() });
+    eventually("the first comparison", || disk.lab.log().contains("compared with WeCom outcome=ok"));
+    disk.is_now("full");
+    assert_eq!(disk.lab.sender().send(&creation("refused")).unwrap().0, 503);
+    eventually("the doubt cannot be written down", || disk.lab.log().contains("comparisons are put off"));
+    let begun = disk.lab.processor_time();
+    std::thread::sleep(Duration::from_secs(1));
+    let busy = disk.lab.processor_time() - begun;
+    assert!(busy < 0.2, "it keeps the processor busy: {busy} s of one");
+    disk.is_now("well");
+    let due = "SELECT count(*) FROM daemon_state WHERE name = 'comparison_due'";
+    eventually("it is written down", || disk.lab.value(due) == "1");
+    assert_eq!(disk.lab.log().matches("comparisons are put off").count(), 1, "{}", disk.lab.log());
 }
 
 #[test]

@@ -35,6 +35,8 @@ use crate::store::state::{doubt, doubts, forget_old, settle_doubts, take_first};
 use crate::store::{StoreError, Writer, set_state};
 use crate::wecom::api::{Client, Listener, clock};
 
+/// It is not looked for wishes and doubts more often than this.
+const LOOKS_APART: Duration = Duration::from_secs(1);
 /// After trouble with the database.
 const TRY_AGAIN: Duration = Duration::from_secs(2);
 /// How long a commit may take.
@@ -113,21 +115,22 @@ impl Reconciler {
         let mut failures = 0;
         let mut complained = false;
         loop {
-            let wait = match self.look(&mut failures) {
+            let looked = Instant::now();
+            match self.look(&mut failures) {
                 Ok(wait) => {
                     complained = false;
-                    wait
+                    self.doubts.bell.wait(wait);
                 }
                 Err(StoreError::Closed) => return,
                 Err(error) => {
                     if !std::mem::replace(&mut complained, true) {
-                        log::error!("comparison: {error}");
+                        log::warn!("comparisons are put off: {error}");
                     }
-                    TRY_AGAIN
+                    let _ = self.stop.sleep(TRY_AGAIN);
                 }
-            };
-            self.doubts.bell.wait(wait);
-            if self.stop.given() {
+            }
+            // Doubts may come by the thousand.
+            if self.stop.sleep(LOOKS_APART.saturating_sub(looked.elapsed())) {
                 return;
             }
         }
