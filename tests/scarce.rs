@@ -101,11 +101,14 @@ fn without_new_threads_the_service_goes_on_and_conversion_does_afterwards() {
         let sql = format!("SELECT openid_state FROM members WHERE userid = '{userid}'");
         lab.wait_for(&sql, "converted");
     }
+    let log = lab.log();
+    assert!(log.contains(": panic at std/"), "the HTTP client did want a thread: {log}");
+    assert!(log.lines().all(|line| line.starts_with('<')), "only lines of the log: {log}");
 }
 
 #[test]
 fn with_too_few_threads_it_ends_with_a_failure_that_systemd_answers() {
-    for limit in ["--nproc=3", "--nproc=12", "--nproc=40", "--nproc=76"] {
+    for limit in ["--nproc=3", "--nproc=12", "--nproc=24", "--nproc=36"] {
         let lab = Lab::idle(Settings::default());
         let mut command = command(&lab, Some(limit));
         let mut child = command.stderr(std::process::Stdio::null()).spawn().unwrap();

@@ -31,6 +31,32 @@ pub(super) fn start(settings: &config::Log) -> Result<(), Failure> {
     CombinedLogger::init(vec![Box::new(OwnLines(logger))]).map_err(|error| cannot(error.to_string()))
 }
 
+/// Makes a panic a line of the log, too. What it says is told only of this program's own: a library's may contain a URL,
+/// and with it secrets.
+pub(super) fn tell_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let payload = panic.payload();
+        let said = payload.downcast_ref::<&str>().copied();
+        let said = said.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or_default();
+        let (file, line) = panic.location().map_or(("", 0), |at| (at.file(), at.line()));
+        let said = if file.starts_with("src/") { format!(" ({said})") } else { String::new() };
+        let file = within_its_crate(file);
+        let thread = std::thread::current();
+        let thread = thread.name().unwrap_or("without a name");
+        log::error!(
+            "thread {thread}: panic at {file}:{line}{said}; what it was doing has failed. If it comes again, please report it"
+        );
+    }));
+}
+
+/// Where the compiler and the libraries lay when this was built is nobody's business.
+fn within_its_crate(file: &str) -> &str {
+    match file.split_once("/registry/src/") {
+        Some((_, rest)) => rest.split_once('/').map_or(rest, |(_, rest)| rest),
+        None => file.split_once("/library/").map_or(file, |(_, rest)| rest),
+    }
+}
+
 fn with_times() -> Format {
     let mut builder = ConfigBuilder::new();
     builder

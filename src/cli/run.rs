@@ -11,6 +11,7 @@ use crate::daemon::Daemon;
 pub(super) fn run(path: Option<&Path>) -> Result<(), Failure> {
     let config = load(path)?;
     logging::start(&config.log)?;
+    logging::tell_panics();
     // Before any thread: a signal from now on is one to stop.
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
     for remark in config.remarks() {
