@@ -250,3 +250,15 @@ fn a_database_that_somebody_locks_is_waited_for_and_then_503() {
     });
     assert_eq!(lab.value("SELECT count(*) FROM members"), "1");
 }
+
+#[test]
+fn what_is_refused_is_logged_with_the_address_that_the_proxy_saw() {
+    let lab = Lab::plain();
+    let answer = lab.raw(
+        b"GET /callback?msg_signature=x&timestamp=1&nonce=2&echostr=YQ%3D%3D HTTP/1.1\r\nHost: x\r\n\
+          X-Forwarded-For: 203.0.113.9\r\nConnection: close\r\n\r\n",
+    );
+    assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
+    eventually("it is logged", || lab.log().contains("forwarded_for=\"203.0.113.9\""));
+    assert!(lab.log().contains("client=127.0.0.1:"), "the proxy is named too: {}", lab.log());
+}
