@@ -6,14 +6,15 @@
 //! The arguments are seconds for each kind, hostile connections at a time, and the kinds, if not all.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, missing_docs)]
 
+#[path = "common/daemon.rs"]
+mod daemon;
 #[path = "../tests/common/siege/mod.rs"]
 mod siege;
 
-use std::fs::File;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use daemon::{Daemon, proc};
 use siege::hostile::Kind;
 use siege::{CORP, KEY, Plan, Report, TOKEN, Target, attack};
 
@@ -47,10 +48,11 @@ fn main() {
         let name = format!("{kind:?}");
         if named.is_empty() || named.iter().any(|n| n.eq_ignore_ascii_case(&name)) {
             let folder = tempfile::tempdir().unwrap();
-            let daemon = Daemon::start(folder.path(), kind);
-            let report = attack(&daemon.target, kind, plan).wait();
+            let daemon = start(folder.path(), kind);
+            let target = Target { address: daemon.address, pid: daemon.pid(), database: daemon.database() };
+            let report = attack(&target, kind, plan).wait();
             print(&name, &report);
-            daemon.complaints(folder.path());
+            complaints(&daemon);
         }
     }
 }
@@ -77,49 +79,19 @@ fn print(name: &str, report: &Report) {
     }
 }
 
-struct Daemon {
-    child: Child,
-    target: Target,
+fn start(folder: &Path, kind: Kind) -> Daemon {
+    // Room for 200,000 open tags; for all else the default.
+    let more = if kind == Kind::DeepXml { "max_body = 640KiB\n" } else { "" };
+    let ini = format!(
+        "[wecom]\ncorp_id = {CORP}\n[callback]\nlisten = 127.0.0.1:0\ntoken = {TOKEN}\nencoding_aes_key = {KEY}\n{more}\
+         [openid]\nenabled = no\n[admin]\nlisten =\n"
+    );
+    Daemon::start(folder, &ini)
 }
 
-impl Daemon {
-    fn start(folder: &Path, kind: Kind) -> Self {
-        let (database, ini, log) = (folder.join("a.db"), folder.join("a.ini"), folder.join("a.log"));
-        // Room for 200,000 open tags; for all else the default.
-        let more = if kind == Kind::DeepXml { "max_body = 640KiB\n" } else { "" };
-        let text = format!(
-            "[wecom]\ncorp_id = {CORP}\n[callback]\nlisten = 127.0.0.1:0\ntoken = {TOKEN}\nencoding_aes_key = {KEY}\n{more}\
-             [database]\npath = {}\n[openid]\nenabled = no\n[admin]\nlisten =\n",
-            database.display()
-        );
-        std::fs::write(&ini, text).unwrap();
-        // Beside the examples' folder.
-        let binary = std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join("wecom-dirsync");
-        let mut command = Command::new(binary);
-        command.args(["run", "-c"]).arg(ini).stderr(File::create(&log).unwrap()).stdout(Stdio::null());
-        let child = command.spawn().expect("the binary: cargo build --release");
-        let address = loop {
-            std::thread::sleep(Duration::from_millis(5));
-            let text = std::fs::read_to_string(&log).unwrap();
-            if let Some(rest) = text.split("callbacks=http://").nth(1) {
-                break rest.split('/').next().unwrap().parse().unwrap();
-            }
-        };
-        let target = Target { address, pid: child.id(), database };
-        Self { child, target }
-    }
-
-    /// What the daemon itself thinks went wrong.
-    fn complaints(&self, folder: &Path) {
-        let log = std::fs::read_to_string(folder.join("a.log")).unwrap();
-        let bad = log.lines().filter(|line| line.contains("ERROR") || line.contains("gate:"));
-        bad.take(5).for_each(|line| println!("    log: {line}"));
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
+/// What the daemon itself thinks went wrong.
+fn complaints(daemon: &Daemon) {
+    let log = daemon.log();
+    let bad = log.lines().filter(|line| line.starts_with("<3>") || line.contains("gate:"));
+    bad.take(5).for_each(|line| println!("    log: {line}"));
 }

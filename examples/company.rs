@@ -7,12 +7,14 @@
 //! The arguments are numbers of members.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, missing_docs)]
 
+#[path = "common/daemon.rs"]
+mod daemon;
+
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use daemon::Daemon;
 use rusqlite::Connection;
 use wecom_dirsync::demo::sender::{Sender, contact_event};
 use wecom_dirsync::demo::standin::{Department, StandIn, User};
@@ -39,7 +41,7 @@ fn main() {
             }
         });
         let folder = tempfile::tempdir().unwrap();
-        let daemon = Daemon::start(folder.path(), &stand_in);
+        let daemon = start(folder.path(), &stand_in);
         compare(&daemon, members, "first fill", 1);
         // Half a thousandth moves, a few leave, a few come; the next comparison finds out.
         stand_in.company(|company| {
@@ -49,7 +51,9 @@ fn main() {
                 company.hire(&format!("new{n:08}"));
             }
         });
-        daemon.run(&["reconcile"]);
+        // Without waiting for it.
+        let mut command = daemon.command(&["reconcile"]).spawn().unwrap();
+        std::thread::spawn(move || command.wait());
         compare(&daemon, members, "comparison", 2);
     }
 }
@@ -59,8 +63,8 @@ fn compare(daemon: &Daemon, members: usize, what: &str, seq: i64) {
     let begun = Instant::now();
     let cpu = daemon.cpu();
     let (mut phases, mut times): (BTreeMap<String, f64>, Vec<Duration>) = (BTreeMap::new(), Vec::new());
-    let sender = daemon.sender();
-    let db = daemon.db();
+    let sender = sender(daemon);
+    let db = db(daemon);
     let mut last = Instant::now();
     for n in 0.. {
         let inner = format!("<UserID>event{seq}-{n}</UserID><Name>x</Name><Department>1</Department>");
@@ -104,79 +108,26 @@ fn compare(daemon: &Daemon, members: usize, what: &str, seq: i64) {
     );
 }
 
-struct Daemon {
-    child: Child,
-    folder: std::path::PathBuf,
-    url: String,
+fn start(folder: &Path, stand_in: &StandIn) -> Daemon {
+    let (app, contacts) =
+        stand_in.company(|company| (company.app_secret.clone(), company.contacts_secret.clone()));
+    let ini = format!(
+        "[wecom]\ncorp_id = {CORP}\napp_secret = {app}\ncontacts_secret = {contacts}\napi_base = {}\n\
+         calls_per_minute = 1000000\n[callback]\nlisten = 127.0.0.1:0\ntoken = {TOKEN}\nencoding_aes_key = {KEY}\n\
+         [openid]\nenabled = no\n[details]\nfetch = never\n[admin]\nlisten =\n",
+        stand_in.base_url()
+    );
+    Daemon::start(folder, &ini)
 }
 
-impl Daemon {
-    fn start(folder: &Path, stand_in: &StandIn) -> Self {
-        let (app, contacts) =
-            stand_in.company(|company| (company.app_secret.clone(), company.contacts_secret.clone()));
-        let text = format!(
-            "[wecom]\ncorp_id = {CORP}\napp_secret = {app}\ncontacts_secret = {contacts}\napi_base = {}\n\
-             calls_per_minute = 1000000\n[callback]\nlisten = 127.0.0.1:0\ntoken = {TOKEN}\nencoding_aes_key = {KEY}\n\
-             [openid]\nenabled = no\n[details]\nfetch = never\n[admin]\nlisten =\n",
-            stand_in.base_url()
-        );
-        std::fs::write(folder.join("sync.ini"), text).unwrap();
-        let log = folder.join("log");
-        let child = Command::new("target/release/wecom-dirsync")
-            .arg("run")
-            .arg("-c")
-            .arg(folder.join("sync.ini"))
-            .stderr(File::create(&log).unwrap())
-            .stdin(Stdio::null())
-            .spawn()
-            .expect("cargo build --release first");
-        let url = loop {
-            let text = std::fs::read_to_string(&log).unwrap();
-            if let Some(rest) = text.split("callbacks=").nth(1) {
-                break rest.split_whitespace().next().unwrap().to_owned();
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        };
-        Self { child, folder: folder.to_owned(), url }
-    }
-
-    fn sender(&self) -> Sender {
-        Sender::new(&self.url, Crypt::new(TOKEN, EncodingAesKey::parse(KEY).unwrap(), CORP), CORP)
-    }
-
-    fn db(&self) -> Connection {
-        let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;
-        let db = Connection::open_with_flags(self.folder.join("directory.db"), flags).unwrap();
-        db.busy_timeout(Duration::from_secs(5)).unwrap();
-        db
-    }
-
-    /// Asks for a comparison, without waiting for it.
-    fn run(&self, arguments: &[&str]) {
-        let mut command = Command::new("target/release/wecom-dirsync");
-        command.args(arguments).arg("-c").arg(self.folder.join("sync.ini"));
-        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        std::thread::spawn(move || child.wait());
-    }
-
-    /// Seconds of processor time so far.
-    fn cpu(&self) -> f64 {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
-        let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
-        let ticks = |n: usize| fields[n].parse::<f64>().unwrap();
-        (ticks(11) + ticks(12)) / 100.0
-    }
-
-    fn peak_mib(&self) -> f64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmHWM")).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1024.0
-    }
+fn sender(daemon: &Daemon) -> Sender {
+    let url = format!("http://{}/callback", daemon.address);
+    Sender::new(&url, Crypt::new(TOKEN, EncodingAesKey::parse(KEY).unwrap(), CORP), CORP)
 }
 
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+fn db(daemon: &Daemon) -> Connection {
+    let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;
+    let db = Connection::open_with_flags(daemon.database(), flags).unwrap();
+    db.busy_timeout(Duration::from_secs(5)).unwrap();
+    db
 }

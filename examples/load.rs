@@ -7,15 +7,18 @@
 //! The argument is the number of events for each number of senders.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, missing_docs)]
 
+#[path = "common/daemon.rs"]
+mod daemon;
+
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
+use daemon::Daemon;
 use wecom_dirsync::demo::sender::contact_event;
 use wecom_dirsync::store::{Writer, apply_event, open_writer};
 use wecom_dirsync::wecom::crypt::{Crypt, EncodingAesKey};
@@ -34,12 +37,12 @@ fn main() {
     println!("alone: tiny_http, 64 connections            {:>8.0}/s\n", tiny_http_alone(events));
     println!("senders   events/s   p50 ms   p99 ms   max ms   cpu s   peak MiB   lost");
     for senders in [1, 16, 64] {
-        let daemon = Daemon::start(folder.path(), senders);
+        let daemon = start(&folder.path().join(senders.to_string()));
         let events = if senders == 1 { events / 5 } else { events };
         let (mut times, took) = load(daemon.address, senders, events);
         times.sort_unstable();
         let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize].as_secs_f64() * 1000.0;
-        let lost = events - daemon.count();
+        let lost = events - count(&daemon);
         println!(
             "{senders:>7} {:>10.0} {:>8.2} {:>8.2} {:>8.2} {:>7.2} {:>10.1} {lost:>6}",
             events as f64 / took.as_secs_f64(),
@@ -107,71 +110,20 @@ fn load(address: SocketAddr, senders: usize, events: usize) -> (Vec<Duration>, D
     (times, begun.elapsed())
 }
 
-struct Daemon {
-    child: Child,
-    address: SocketAddr,
-    database: PathBuf,
+fn start(folder: &Path) -> Daemon {
+    let ini = format!(
+        "[wecom]\ncorp_id = {CORP}\n[callback]\nlisten = 127.0.0.1:0\ntoken = {TOKEN}\nencoding_aes_key = {KEY}\n\
+         [openid]\nenabled = no\n[admin]\nlisten =\n"
+    );
+    Daemon::start(folder, &ini)
 }
 
-impl Daemon {
-    fn start(folder: &Path, number: usize) -> Self {
-        let database = folder.join(format!("{number}.db"));
-        let ini = folder.join(format!("{number}.ini"));
-        let text = format!(
-            "[wecom]\ncorp_id = {CORP}\n[callback]\nlisten = 127.0.0.1:0\ntoken = {TOKEN}\nencoding_aes_key = {KEY}\n\
-             [database]\npath = {}\n[openid]\nenabled = no\n[admin]\nlisten =\n",
-            database.display()
-        );
-        std::fs::write(&ini, text).unwrap();
-        let log = folder.join(format!("{number}.log"));
-        // Beside the examples' folder.
-        let binary = std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join("wecom-dirsync");
-        let mut command = Command::new(binary);
-        let child =
-            command.args(["run", "-c"]).arg(ini).stderr(File::create(&log).unwrap()).stdout(Stdio::null());
-        let child = child.spawn().expect("the binary: cargo build --release");
-        let mut daemon = Self { child, address: ([127, 0, 0, 1], 0).into(), database };
-        while daemon.address.port() == 0 {
-            std::thread::sleep(Duration::from_millis(5));
-            let text = std::fs::read_to_string(&log).unwrap();
-            if let Some(rest) = text.split("callbacks=http://").nth(1) {
-                daemon.address = rest.split('/').next().unwrap().parse().unwrap();
-            }
-        }
-        daemon
-    }
-
-    /// Members whose creation was acknowledged and is there.
-    fn count(&self) -> usize {
-        let db = rusqlite::Connection::open(&self.database).unwrap();
-        let sql = "SELECT count(*) FROM members JOIN events ON subject = userid AND outcome = 'applied'";
-        let count: i64 = db.query_row(sql, [], |row| row.get(0)).unwrap();
-        usize::try_from(count).unwrap()
-    }
-
-    fn proc(&self, file: &str) -> String {
-        std::fs::read_to_string(format!("/proc/{}/{file}", self.child.id())).unwrap()
-    }
-
-    /// User and system time so far, in seconds, at the usual hundred ticks.
-    fn cpu(&self) -> f64 {
-        let stat = self.proc("stat");
-        let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
-        (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / 100.0
-    }
-
-    fn peak_mib(&self) -> f64 {
-        let status = self.proc("status");
-        let line = status.lines().find(|line| line.starts_with("VmHWM")).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1024.0
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
+/// Members whose creation was acknowledged and is there.
+fn count(daemon: &Daemon) -> usize {
+    let db = rusqlite::Connection::open(daemon.database()).unwrap();
+    let sql = "SELECT count(*) FROM members JOIN events ON subject = userid AND outcome = 'applied'";
+    let count: i64 = db.query_row(sql, [], |row| row.get(0)).unwrap();
+    usize::try_from(count).unwrap()
 }
 
 fn fdatasyncs(folder: &Path) -> f64 {

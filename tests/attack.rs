@@ -8,7 +8,7 @@ mod siege;
 
 use std::time::Duration;
 
-use common::{Lab, Settings};
+use common::{Lab, Settings, proc};
 use siege::hostile::Kind;
 use siege::{Plan, Report, Target, attack};
 

@@ -10,8 +10,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use common::proc::{self, Figures};
 use common::{Lab, Settings, binary, eventually, now, text};
-use siege::Figures;
 use siege::crowd::Crowd;
 use siege::hostile::Kind;
 

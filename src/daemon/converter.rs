@@ -24,8 +24,8 @@ use crate::wecom::pace::Urgency;
 const BATCH: usize = 256;
 /// Members that events have spoken of and that wait in memory; more are found in the database.
 const URGENT: usize = 10_000;
-/// While calls are paused it is looked so often whether that is over.
-const LOOK_FOR_END: Duration = Duration::from_secs(5);
+/// While calls are paused, or the database cannot be read, it is looked so often whether that is over.
+const LOOK_WHEN_HINDERED: Duration = Duration::from_secs(5);
 /// How long a verdict's commit may take before it is handed in again.
 const PATIENCE: Duration = Duration::from_secs(4);
 
@@ -173,7 +173,7 @@ impl Converter {
             let now = Instant::now();
             let paused = self.client.blocked_until(Api::ConvertToOpenid, SecretKind::App);
             let wait_until = match paused {
-                Some(until) => until.min(now + LOOK_FOR_END),
+                Some(until) => until.min(now + LOOK_WHEN_HINDERED),
                 None => {
                     let due = self.policy.due(clock());
                     if let Some(found) = work.take(due.recheck_before) {
@@ -190,7 +190,7 @@ impl Converter {
                                     let error = StoreError::from(error);
                                     log::error!("cannot look for members that are due: {error}");
                                 }
-                                work.look_at = now + LOOK_FOR_END;
+                                work.look_at = now + LOOK_WHEN_HINDERED;
                             }
                         }
                     }

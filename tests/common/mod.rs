@@ -9,6 +9,8 @@
     missing_docs
 )]
 
+pub mod proc;
+
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -139,9 +141,7 @@ impl Lab {
 
     /// Processor time of the daemon so far, in seconds.
     pub fn processor_time(&self) -> f64 {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
-        let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
-        (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / 100.0
+        proc::processor_time(self.pid())
     }
 
     pub fn kill(&mut self) {

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use crate::proc::Figures;
 use crowd::Crowd;
 use hostile::Kind;
 use legitimate::Tally;
@@ -40,40 +41,6 @@ pub struct Plan {
     pub connections: usize,
     /// Legitimate events a second.
     pub per_second: u32,
-}
-
-/// What the system says of the daemon.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Figures {
-    pub threads: usize,
-    pub descriptors: usize,
-    pub rss_mib: f64,
-    pub peak_mib: f64,
-}
-
-impl Figures {
-    pub fn of(pid: u32) -> Self {
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the daemon lives");
-        let number = |name: &str| {
-            let line = status.lines().find(|line| line.starts_with(name)).unwrap_or_default();
-            line.split_whitespace().nth(1).and_then(|value| value.parse::<f64>().ok()).unwrap_or_default()
-        };
-        Self {
-            threads: number("Threads:") as usize,
-            descriptors: std::fs::read_dir(format!("/proc/{pid}/fd")).expect("the daemon lives").count(),
-            rss_mib: number("VmRSS:") / 1024.0,
-            peak_mib: number("VmHWM:") / 1024.0,
-        }
-    }
-
-    fn at_rest(&self, before: &Self) -> bool {
-        self.threads <= before.threads && self.descriptors <= before.descriptors
-    }
-
-    fn raise(&mut self, now: &Self) {
-        self.threads = self.threads.max(now.threads);
-        self.descriptors = self.descriptors.max(now.descriptors);
-    }
 }
 
 /// What came of an attack.
