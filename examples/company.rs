@@ -14,16 +14,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use daemon::Daemon;
+use daemon::{CORP, Daemon, KEY, TOKEN, crypt};
 use rusqlite::Connection;
 use wecom_dirsync::demo::sender::{Sender, contact_event};
 use wecom_dirsync::demo::standin::{Department, StandIn, User};
 use wecom_dirsync::wecom::api::clock;
-use wecom_dirsync::wecom::crypt::{Crypt, EncodingAesKey};
-
-const CORP: &str = "wx5823bf96d3bd56c7";
-const TOKEN: &str = "QDG6eK";
-const KEY: &str = "jWmYm7qr5nMoAUwZRjGtBxmz3KA1tkAj3ykkR6q2B2C";
 
 fn main() {
     println!("members   what          wall s   own cpu s   peak MiB   callbacks p50/p99/max ms   phases (s)");
@@ -122,7 +117,7 @@ fn start(folder: &Path, stand_in: &StandIn) -> Daemon {
 
 fn sender(daemon: &Daemon) -> Sender {
     let url = format!("http://{}/callback", daemon.address);
-    Sender::new(&url, Crypt::new(TOKEN, EncodingAesKey::parse(KEY).unwrap(), CORP), CORP)
+    Sender::new(&url, crypt(), CORP)
 }
 
 fn db(daemon: &Daemon) -> Connection {

@@ -18,15 +18,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
-use daemon::Daemon;
+use daemon::{CORP, Daemon, KEY, TOKEN, crypt};
 use wecom_dirsync::demo::sender::contact_event;
 use wecom_dirsync::store::{Writer, apply_event, open_writer};
-use wecom_dirsync::wecom::crypt::{Crypt, EncodingAesKey};
 use wecom_dirsync::wecom::envelope::callback;
-
-const CORP: &str = "wx5823bf96d3bd56c7";
-const TOKEN: &str = "QDG6eK";
-const KEY: &str = "jWmYm7qr5nMoAUwZRjGtBxmz3KA1tkAj3ykkR6q2B2C";
 
 fn main() {
     let events: usize = std::env::args().nth(1).map_or(30_000, |n| n.parse().expect("a number of events"));
@@ -61,10 +56,6 @@ fn event(n: usize) -> String {
          <Position>工程师</Position><Email>u{n}@example.com</Email><Status>4</Status><IsLeaderInDept>0,1</IsLeaderInDept>"
     );
     contact_event(CORP, 1_700_000_000, "create_user", &inner)
-}
-
-fn crypt() -> Crypt {
-    Crypt::new(TOKEN, EncodingAesKey::parse(KEY).unwrap(), CORP)
 }
 
 /// Requests, encrypted beforehand so that the driver costs the machine as little as possible.

@@ -11,6 +11,15 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use proc::Figures;
+use wecom_dirsync::wecom::crypt::{Crypt, EncodingAesKey};
+
+pub const CORP: &str = "wx5823bf96d3bd56c7";
+pub const TOKEN: &str = "QDG6eK";
+pub const KEY: &str = "jWmYm7qr5nMoAUwZRjGtBxmz3KA1tkAj3ykkR6q2B2C";
+
+pub fn crypt() -> Crypt {
+    Crypt::new(TOKEN, EncodingAesKey::parse(KEY).unwrap(), CORP)
+}
 
 /// A daemon whose files are in a folder of its own; it ends with this.
 pub struct Daemon {
