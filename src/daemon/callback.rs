@@ -99,6 +99,7 @@ impl Endpoint {
             payload,
             digest,
             meaning,
+            latest: None,
         };
         Ok(Received { event, complaint, passed_over: message.passed_over })
     }

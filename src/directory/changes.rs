@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Map, Value as Json, json};
 
 use super::fields::{Field, MemberField, Sort, Value};
-use super::history::{Fact, Group, Identity, Person, Saying, Word, fold};
+use super::history::{Fact, Group, Identity, Person, Saying, Word, fold, restamped};
 use super::ids::{TagId, UserId};
 use super::life::Life;
 use super::time::{Stamp, UnixSeconds};
@@ -157,6 +157,34 @@ pub struct Merge {
     pub unsettled: bool,
     /// Whether it changed anything, or was at least the newest of its group: else it came too late.
     pub took_effect: bool,
+    /// Whether the member is as the fact says: else newer facts hide it.
+    pub holds: bool,
+    /// Whether an event is hidden by an API answer. The API can settle who is right: a clock may be wrong.
+    pub contradicts_api: bool,
+}
+
+/// What other stamps for the same facts do; see [`restamp`](super::restamp).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Restamp {
+    /// The facts as they are to be remembered.
+    pub facts: Vec<Fact>,
+    /// Writes to the members' tables.
+    pub writes: Vec<RowWrite>,
+    /// Tags that members came into (true) and left.
+    pub tags: Vec<(TagId, UserId, bool)>,
+    /// Lines for the change feed.
+    pub changes: Vec<Change>,
+}
+
+/// Gives those of `known` that are later than `latest` plausible stamps; `None` if there are none. `next`: the time of
+/// the fact that is about to be added.
+#[must_use]
+pub fn restamp(known: &[Fact], latest: UnixSeconds, next: Option<UnixSeconds>) -> Option<Restamp> {
+    let (facts, restamped) = restamped(known, latest, next)?;
+    let mut diff = Diff::default();
+    diff.people(&fold(known).with_identities(&restamped), &fold(&facts));
+    let Diff { writes, tags, changes } = diff;
+    Some(Restamp { facts, writes, tags, changes })
 }
 
 /// Adds what was said of `userid` at `at` to the known facts of its group. `arrival` numbers events as they
@@ -175,8 +203,11 @@ pub fn merge(known: &[Fact], userid: &UserId, at: At, arrival: i64, word: Word) 
     let mut diff = Diff::default();
     diff.people(&before, &after);
     let unsettled = contradicted(known, &fact);
+    let holds = holds(&after, &fact);
+    let hides = |other: &Fact| other.stamp > stamp && other.stamp.is_observed();
+    let contradicts_api = matches!(at, At::Told(_)) && !holds && known.iter().any(hides);
     let details = match at {
-        At::Told(_) if unsettled => Details::Due,
+        At::Told(_) if unsettled || contradicts_api => Details::Due,
         _ => details(&fact, &before, &named),
     };
     Merge {
@@ -187,7 +218,23 @@ pub fn merge(known: &[Fact], userid: &UserId, at: At, arrival: i64, word: Word) 
         named,
         details,
         unsettled,
+        holds,
+        contradicts_api,
         fact,
+    }
+}
+
+/// Whether the member whom the fact names is as it says.
+fn holds(group: &Group, fact: &Fact) -> bool {
+    let shows = |name: &UserId, saying: &Saying<MemberField>| match group.people.get(name) {
+        Some(person) => person.life.shows(saying),
+        None => matches!(saying, Saying::Deleted | Saying::Absent | Saying::Tagged(_, false)),
+    };
+    match &fact.word {
+        // These are about the very name, not about a member who was renamed from it.
+        Word::Of(saying @ (Saying::Absent | Saying::Seen { created: true, .. })) => shows(&fact.userid, saying),
+        Word::Of(saying) => shows(&group.bearer(&fact.userid), saying),
+        Word::Renamed(to, _) => group.bearer(&fact.userid) == group.bearer(to),
     }
 }
 
@@ -201,6 +248,14 @@ pub enum At {
 }
 
 impl At {
+    /// WeCom's second.
+    #[must_use]
+    pub fn seconds(self) -> UnixSeconds {
+        match self {
+            Self::Told(at) | Self::Observed(at) => at,
+        }
+    }
+
     fn stamp(self, known: &[Fact], userid: &UserId, word: &Word) -> Stamp {
         let at = match self {
             Self::Observed(at) => return Stamp::observed(at),

@@ -5,7 +5,8 @@ use serde_json::{Map, Value as Json, json};
 use super::changes::{Action, At, Change, Entity, difference, tag_item, updated};
 use super::fields::DepartmentField;
 use super::ids::{DepartmentId, TagId};
-use super::life::{Life, RETOLD, Saying, cut};
+use super::life::{Life, RETOLD, Saying, cut, restamp_fields};
+use super::restamp::restamp;
 use super::time::{Stamp, UnixSeconds};
 
 /// One thing that was said of a department.
@@ -44,6 +45,8 @@ pub struct Merge {
     pub changes: Vec<Change>,
     /// Whether it changed anything, or was at least the newest.
     pub took_effect: bool,
+    /// Whether the department is as the fact says.
+    pub holds: bool,
 }
 
 /// Folds a department's facts, given in any order.
@@ -67,9 +70,21 @@ pub fn merge(
     arrival: i64,
     saying: Saying<DepartmentField>,
 ) -> Merge {
+    merge_from(&fold(known), known, id, at, arrival, saying)
+}
+
+/// As [`merge`], where the rows are still as `before` tells, because the known facts have other stamps now.
+#[must_use]
+pub fn merge_from(
+    before: &Life<DepartmentField>,
+    known: &[Fact],
+    id: DepartmentId,
+    at: At,
+    arrival: i64,
+    saying: Saying<DepartmentField>,
+) -> Merge {
     let stamp = stamp(known, at, &saying);
     let fact = Fact { stamp, arrival, saying };
-    let before = fold(known);
     let after = fold(known.iter().chain([&fact]));
     let newest = known.iter().all(|other| other.stamp <= stamp);
 
@@ -79,14 +94,14 @@ pub fn merge(
     if another_life && before.alive() {
         changes.push(Change::new(Entity::Department, id, Action::Deleted, Map::new()));
     }
-    let (_, fields) = difference((!anew).then_some(&before), &after);
+    let (_, fields) = difference((!anew).then_some(before), &after);
     let differs = !fields.is_empty();
     if !before.alive() && !after.alive() {
         // What is said late of a department that is gone is kept, but is no news.
     } else if anew {
         changes.push(Change::new(Entity::Department, id, Action::Created, fields));
     } else if after.born && differs {
-        let action = updated(&before, &after);
+        let action = updated(before, &after);
         changes.push(Change::new(Entity::Department, id, action, fields));
     }
     let mut tags = Vec::new();
@@ -102,6 +117,7 @@ pub fn merge(
     }
     Merge {
         took_effect: newest || !changes.is_empty(),
+        holds: after.shows(&fact.saying),
         changed: anew || differs,
         anew,
         tags,
@@ -125,6 +141,28 @@ fn stamp(known: &[Fact], at: At, saying: &Saying<DepartmentField>) -> Stamp {
         }
         _ => Stamp::told(at),
     }
+}
+
+/// The facts with plausible stamps; `None` if all are plausible. `next`: the time of the fact that is about to be added.
+#[must_use]
+pub fn restamped(facts: &[Fact], latest: UnixSeconds, next: Option<UnixSeconds>) -> Option<Vec<Fact>> {
+    let places = facts.iter().flat_map(|fact| {
+        let fields = match &fact.saying {
+            Saying::Seen { fields, .. } => Some(fields.values().map(|(at, _)| *at)),
+            _ => None,
+        };
+        let stamps = std::iter::once(fact.stamp).chain(fields.into_iter().flatten());
+        stamps.map(|stamp| (stamp, fact.arrival))
+    });
+    let restamped = restamp(&places.collect::<Vec<_>>(), latest, next)?;
+    let mut moved = facts.to_vec();
+    for fact in &mut moved {
+        fact.stamp = restamped.stamp(fact.stamp);
+        if let Saying::Seen { fields, .. } = &mut fact.saying {
+            restamp_fields(fields, &restamped);
+        }
+    }
+    Some(moved)
 }
 
 /// A shorter list of facts that tells the same, if it is time for that.

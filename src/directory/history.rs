@@ -19,8 +19,9 @@ use serde_json::{Value as Json, json};
 use super::fields::MemberField;
 use super::ids::UserId;
 pub use super::life::Saying;
-use super::life::{Life, RETOLD, TimedFields, cut, fields_from_json, fields_to_json};
-use super::time::Stamp;
+use super::life::{Life, RETOLD, TimedFields, cut, fields_from_json, fields_to_json, restamp_fields};
+use super::restamp::{Restamped, restamp};
+use super::time::{Stamp, UnixSeconds};
 
 /// What was said of a userid.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,6 +30,24 @@ pub enum Word {
     Of(Saying<MemberField>),
     /// From now on the member is called so; and what else changed.
     Renamed(UserId, TimedFields<MemberField>),
+}
+
+impl Word {
+    /// The fields that it tells.
+    #[must_use]
+    pub fn fields(&self) -> Option<&TimedFields<MemberField>> {
+        match self {
+            Self::Of(Saying::Seen { fields, .. }) | Self::Renamed(_, fields) => Some(fields),
+            Self::Of(_) => None,
+        }
+    }
+
+    fn fields_mut(&mut self) -> Option<&mut TimedFields<MemberField>> {
+        match self {
+            Self::Of(Saying::Seen { fields, .. }) | Self::Renamed(_, fields) => Some(fields),
+            Self::Of(_) => None,
+        }
+    }
 }
 
 /// One thing that WeCom said, at a time.
@@ -211,6 +230,16 @@ impl Group {
         self.people.insert(to.clone(), person);
     }
 
+    /// The same group with these stamps in its members' identities, so that the same member is found again after its
+    /// facts got other stamps.
+    #[must_use]
+    pub(super) fn with_identities(mut self, restamped: &Restamped) -> Self {
+        for person in self.people.values_mut() {
+            person.identity.1 = restamped.stamp(person.identity.1);
+        }
+        self
+    }
+
     /// Whether the group is one member who never had another name, so that it may be told shorter.
     fn single(&self) -> Option<&Person> {
         let mut people = self.people.values();
@@ -219,6 +248,28 @@ impl Group {
             _ => None,
         }
     }
+}
+
+/// The facts with plausible stamps; `None` if all are plausible. `next`: the time of the fact that is about to be added.
+pub(super) fn restamped(
+    facts: &[Fact],
+    latest: UnixSeconds,
+    next: Option<UnixSeconds>,
+) -> Option<(Vec<Fact>, Restamped)> {
+    let places = facts.iter().flat_map(|fact| {
+        let fields = fact.word.fields().into_iter().flat_map(|fields| fields.values().map(|(at, _)| *at));
+        std::iter::once(fact.stamp).chain(fields).map(|stamp| (stamp, fact.arrival))
+    });
+    let restamped = restamp(&places.collect::<Vec<_>>(), latest, next)?;
+    let moved = facts.iter().map(|fact| {
+        let mut fact = fact.clone();
+        fact.stamp = restamped.stamp(fact.stamp);
+        if let Some(fields) = fact.word.fields_mut() {
+            restamp_fields(fields, &restamped);
+        }
+        fact
+    });
+    Some((moved.collect(), restamped))
 }
 
 /// A shorter list of facts that tells the same, if it is time for that.

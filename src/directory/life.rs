@@ -7,6 +7,7 @@ use serde_json::{Map, Value as Json, json};
 
 use super::fields::{Field, Fields, Sort, Value};
 use super::ids::TagId;
+use super::restamp::Restamped;
 use super::time::{Stamp, UnixSeconds};
 
 /// Fields with the time that each value is of.
@@ -132,6 +133,21 @@ impl<F: Field> Life<F> {
         }
     }
 
+    /// Whether the entity is as this says. A value that was resolved from another form counts by its time.
+    #[must_use]
+    pub fn shows(&self, saying: &Saying<F>) -> bool {
+        match saying {
+            Saying::Seen { fields, .. } => {
+                let same = |(field, (at, value)): (&F, &(Stamp, Value))| {
+                    self.fields.get(field).is_some_and(|(time, known)| time == at || known == value)
+                };
+                self.alive() && fields.iter().all(same)
+            }
+            Saying::Tagged(tag, within) => self.tags_now().any(|known| known == *tag) == *within,
+            Saying::Deleted | Saying::Absent => !self.alive(),
+        }
+    }
+
     /// Takes over what another life knows and this one does not, or knows of an older time.
     pub fn absorb(&mut self, other: Self) {
         for (field, (at, value)) in other.fields {
@@ -194,6 +210,13 @@ pub(super) fn cut(sorted: &[Stamp]) -> Option<usize> {
         n if n > MANY => Some(settled.max(n / 2)),
         n if n > FEW && settled > FEW / 2 => Some(settled),
         _ => None,
+    }
+}
+
+/// Gives fields other stamps.
+pub(super) fn restamp_fields<F>(fields: &mut TimedFields<F>, restamped: &Restamped) {
+    for (at, _) in fields.values_mut() {
+        *at = restamped.stamp(*at);
     }
 }
 

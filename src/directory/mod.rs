@@ -5,6 +5,7 @@
 //! which it arrived cannot matter.
 
 pub mod changes;
+pub mod clock;
 pub mod comparison;
 pub mod department;
 pub mod event;
@@ -14,6 +15,7 @@ pub mod ids;
 pub mod life;
 pub mod listing;
 pub mod openid;
+pub mod restamp;
 pub mod time;
 
 pub use changes::{Action, Change};

@@ -80,6 +80,18 @@ impl Stamp {
         Self::new(at, Rank::Reborn)
     }
 
+    /// The same rank in another second.
+    #[must_use]
+    pub fn in_second(self, at: UnixSeconds) -> Self {
+        Self(Self::new(at, Rank::Observed).0 + self.0.rem_euclid(4))
+    }
+
+    /// Whether it is of an API answer, not of an event.
+    #[must_use]
+    pub fn is_observed(self) -> bool {
+        self.0.rem_euclid(4) == Rank::Observed as i64
+    }
+
     /// The second this stamp lies in.
     #[must_use]
     pub fn seconds(self) -> UnixSeconds {

@@ -5,11 +5,12 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::departments::{see_tag, tell_department};
 use super::openids::make_due_now;
 use super::{facts, members, state};
-use crate::directory::changes::{At, Details, Merge, RowWrite, merge};
+use crate::directory::changes::{At, Details, Merge, RowWrite, merge, restamp};
+use crate::directory::clock::Moment;
 use crate::directory::history::{Word, fold};
 use crate::directory::life::{Saying, timed};
 use crate::directory::{
-    BatchJob, DepartmentEvent, Event, MemberEvent, Stamp, Subject, TagEvent, TagId, UnixSeconds, UserId,
+    BatchJob, DepartmentEvent, Event, Fact, MemberEvent, Stamp, Subject, TagEvent, TagId, UnixSeconds, UserId,
 };
 
 /// What became of an event. The schema's CHECK has the same list.
@@ -61,8 +62,10 @@ pub struct NewEvent {
     pub payload: String,
     /// A digest of the payload.
     pub digest: i64,
-    /// What it means; `None` if it makes no sense.
+    /// What it means, its time being plausible; `None` if it makes no sense.
     pub meaning: Option<Event>,
+    /// The latest stamp that is plausible on WeCom's clock, if that is known.
+    pub latest: Option<UnixSeconds>,
 }
 
 /// What applying an event came to.
@@ -85,7 +88,10 @@ pub fn apply_event(connection: &Connection, event: &NewEvent) -> rusqlite::Resul
     applied.outcome = match &event.meaning {
         None => Outcome::Invalid,
         Some(_) if is_duplicate(connection, event)? => Outcome::Duplicate,
-        Some(meaning) => apply(connection, meaning, event.received_at, &mut applied)?,
+        Some(meaning) => {
+            let moment = Moment { local: event.received_at, latest: event.latest };
+            apply(connection, meaning, moment, &mut applied)?
+        }
     };
     record_event(connection, event, applied.outcome)?;
     Ok(applied)
@@ -131,16 +137,17 @@ fn record_event(connection: &Connection, event: &NewEvent, outcome: Outcome) -> 
 fn apply(
     connection: &Connection,
     event: &Event,
-    now: UnixSeconds,
+    moment: Moment,
     applied: &mut Applied,
 ) -> rusqlite::Result<Outcome> {
+    let now = moment.local;
     let to_convert = &mut applied.to_convert;
     let at = (At::Told(event.at), next_event(connection)?);
     let took_effect = match &event.subject {
         Subject::Other => return Ok(Outcome::Ignored),
         Subject::Member(userid, told) => {
             let deleted = matches!(told, MemberEvent::Deleted);
-            let merged = tell_member(connection, userid, at, member_word(event.at, told), now)?;
+            let merged = tell_member(connection, userid, at, member_word(event.at, told), moment)?;
             applied.details_due = merged.details == Details::Due;
             if merged.took_effect && !deleted {
                 to_convert.extend(make_due_now(connection, &merged.named, now)?);
@@ -153,6 +160,11 @@ fn apply(
                 {
                     to_convert.push(row.userid.clone());
                 }
+            }
+            if merged.contradicts_api && deleted {
+                // Only a comparison tells whether the member is gone.
+                let reason = format!("WeCom's API showed userid={userid} after the time of its deletion");
+                state::doubt(connection, &reason, now)?;
             }
             merged.took_effect
         }
@@ -167,9 +179,9 @@ fn apply(
                 }
                 DepartmentEvent::Deleted => Saying::Deleted,
             };
-            tell_department(connection, *id, at, saying, now)?.took_effect
+            tell_department(connection, *id, at, saying, moment)?.took_effect
         }
-        Subject::Tag(tag, told) => tell_tag(connection, *tag, at, event.at, told, now)?,
+        Subject::Tag(tag, told) => tell_tag(connection, *tag, at, event.at, told, moment)?,
         Subject::Trigger(userid, _) => {
             let group = fold(&facts::group_facts(connection, userid)?);
             let bearer = group.bearer(userid);
@@ -217,7 +229,7 @@ pub(super) fn tell_member(
     userid: &UserId,
     at: (At, i64),
     word: Word,
-    now: UnixSeconds,
+    moment: Moment,
 ) -> rusqlite::Result<Merge> {
     let mut known = facts::group_facts(connection, userid)?;
     if let Word::Renamed(to, _) = &word
@@ -228,14 +240,31 @@ pub(super) fn tell_member(
         known.extend(others);
     }
     let (at, mut arrival) = at;
+    if let Some(restamped) = moment.latest.and_then(|latest| restamp(&known, latest, Some(at.seconds()))) {
+        log::warn!("userid={userid} had times ahead of WeCom's clock; they are corrected");
+        facts::replace(connection, &known, &restamped.facts)?;
+        let rows = (&restamped.writes[..], &restamped.tags[..], &restamped.changes[..]);
+        members::write_rows(connection, rows, moment.local)?;
+        known = restamped.facts;
+    }
     if let At::Observed(second) = at {
         // Events have numbers of their own; of what WeCom showed in one second, each stands by itself.
         let same = known.iter().filter(|fact| fact.stamp == Stamp::observed(second));
         arrival = same.map(|fact| fact.arrival + 1).fold(arrival, i64::max);
     }
-    let merged = merge(&known, userid, at, arrival, word);
-    facts::remember(connection, &known, &merged.fact)?;
-    members::write_merge(connection, &merged, now)?;
+    let mut merged = merge(&known, userid, at, arrival, word);
+    let fact = &merged.fact;
+    let is_repeated = |known: &Fact| {
+        known.stamp == fact.stamp && known.userid == fact.userid && known.word == fact.word
+    };
+    if known.iter().any(is_repeated) {
+        // A replay, after its first delivery has left the events: it asks for nothing again.
+        merged.took_effect = false;
+        merged.details = Details::Keep;
+        return Ok(merged);
+    }
+    facts::remember(connection, &known, fact)?;
+    members::write_merge(connection, &merged, moment.local)?;
     Ok(merged)
 }
 
@@ -245,9 +274,9 @@ fn tell_tag(
     at: (At, i64),
     event_time: UnixSeconds,
     told: &TagEvent,
-    now: UnixSeconds,
+    moment: Moment,
 ) -> rusqlite::Result<bool> {
-    if !see_tag(connection, tag, event_time, now)? {
+    if !see_tag(connection, tag, event_time, moment)? {
         return Ok(false);
     }
     let mut took_effect = false;
@@ -255,12 +284,12 @@ fn tell_tag(
     for (userid, within) in lists.into_iter().flat_map(|(list, within)| list.iter().map(move |u| (u, within)))
     {
         let word = Word::Of(Saying::Tagged(tag, within));
-        took_effect |= tell_member(connection, userid, at, word, now)?.took_effect;
+        took_effect |= tell_member(connection, userid, at, word, moment)?.took_effect;
     }
     let lists = [(&told.added_departments, true), (&told.removed_departments, false)];
     for (id, within) in lists.into_iter().flat_map(|(list, within)| list.iter().map(move |d| (d, within))) {
         let saying = Saying::Tagged(tag, within);
-        took_effect |= tell_department(connection, *id, at, saying, now)?.took_effect;
+        took_effect |= tell_department(connection, *id, at, saying, moment)?.took_effect;
     }
     let empty = *told == TagEvent::default();
     Ok(took_effect || empty)

@@ -6,6 +6,7 @@ use serde_json::{Map, json};
 use super::facts;
 use super::members::write_changes;
 use crate::directory::changes::{At, Change, Entity};
+use crate::directory::clock::Moment;
 use crate::directory::life::{Life, Saying};
 use crate::directory::{Action, DepartmentField, DepartmentId, Stamp, TagId, UnixSeconds, Value, department};
 
@@ -15,14 +16,22 @@ pub(super) fn tell_department(
     id: DepartmentId,
     (at, mut arrival): (At, i64),
     saying: Saying<DepartmentField>,
-    now: UnixSeconds,
+    moment: Moment,
 ) -> rusqlite::Result<department::Merge> {
-    let known = facts::department_facts(connection, id)?;
+    let now = moment.local;
+    let mut known = facts::department_facts(connection, id)?;
+    let (before, next) = (department::fold(&known), Some(at.seconds()));
+    let restamped = moment.latest.and_then(|latest| department::restamped(&known, latest, next));
+    if let Some(restamped) = restamped {
+        log::warn!("department {id} had times ahead of WeCom's clock; they are corrected");
+        facts::replace_department(connection, id, &restamped)?;
+        known = restamped;
+    }
     if let At::Observed(second) = at {
         let same = known.iter().filter(|fact| fact.stamp == Stamp::observed(second));
         arrival = same.map(|fact| fact.arrival + 1).fold(arrival, i64::max);
     }
-    let merge = department::merge(&known, id, at, arrival, saying);
+    let merge = department::merge_from(&before, &known, id, at, arrival, saying);
     facts::remember_department(connection, id, &known, &merge.fact)?;
     if let Some(life) = &merge.row {
         if merge.anew {
@@ -79,13 +88,32 @@ fn write_row(
     Ok(())
 }
 
+/// Gives a tag whose times are ahead of what is plausible times before `at`.
+pub(super) fn restamp_tag(
+    connection: &Connection,
+    id: TagId,
+    at: UnixSeconds,
+    moment: Moment,
+) -> rusqlite::Result<()> {
+    let Some(latest) = moment.latest else { return Ok(()) };
+    connection
+        .prepare_cached(
+            "UPDATE tags SET event_time = ?2, deleted_at = CASE WHEN deleted_at IS NOT NULL THEN ?2 END
+             WHERE id = ?1 AND event_time > ?3",
+        )?
+        .execute(params![id.0, at.plus(-1).0, latest.0])?;
+    Ok(())
+}
+
 /// Notes that a tag exists; its name is not told by events. False if it was deleted later than that.
 pub(super) fn see_tag(
     connection: &Connection,
     id: TagId,
     at: UnixSeconds,
-    now: UnixSeconds,
+    moment: Moment,
 ) -> rusqlite::Result<bool> {
+    restamp_tag(connection, id, at, moment)?;
+    let now = moment.local;
     let known: Option<Option<i64>> = connection
         .prepare_cached("SELECT deleted_at FROM tags WHERE id = ?1")?
         .query_row([id.0], |row| row.get(0))

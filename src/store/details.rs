@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::observed::{Effect, observe_member};
+use crate::directory::clock::Moment;
 use crate::directory::{Fields, MemberField, UnixSeconds, UserId};
 
 /// Numbers tried for each member wanted in a sample: enough to find everybody of a small company.
@@ -91,14 +92,15 @@ pub fn record_details(
     asked: &DetailsAsked,
     fields: &Fields<MemberField>,
     at: UnixSeconds,
-    now: UnixSeconds,
+    moment: Moment,
 ) -> rusqlite::Result<Effect> {
+    let now = moment.local;
     let row: Option<i64> = connection
         .prepare_cached("SELECT details_revision FROM members WHERE userid = ?1 AND deleted_at IS NULL")?
         .query_row([asked.userid.as_str()], |row| row.get(0))
         .optional()?;
     let Some(revision) = row else { return Ok(Effect::default()) };
-    let merge = observe_member(connection, &asked.userid, fields, at, now)?;
+    let merge = observe_member(connection, &asked.userid, fields, at, moment)?;
     let state = if revision == asked.revision && !merge.unsettled { "known" } else { "due" };
     connection
         .prepare_cached("UPDATE members SET details_state = ?2, details_fetched_at = ?3 WHERE userid = ?1")?

@@ -10,21 +10,29 @@ use crate::directory::{DepartmentId, Stamp, UserId, department};
 
 /// All facts of the names that renames tie to `userid`, itself among them.
 pub(super) fn group_facts(connection: &Connection, userid: &UserId) -> rusqlite::Result<Vec<Fact>> {
-    let mut names = BTreeSet::from([userid.clone()]);
-    let mut to_visit = vec![userid.clone()];
-    let mut tied = connection.prepare_cached(
-        "SELECT new_userid FROM renames WHERE old_userid = ?1
-         UNION SELECT old_userid FROM renames WHERE new_userid = ?1",
-    )?;
     let mut of_name = connection
         .prepare_cached("SELECT userid, stamp, arrival, word FROM member_facts WHERE userid = ?1")?;
     let mut facts = Vec::new();
-    while let Some(name) = to_visit.pop() {
+    for name in tied_names(connection, userid)? {
         let mut rows = of_name.query([name.as_str()])?;
         while let Some(row) = rows.next()? {
             let (userid, stamp, arrival): (String, i64, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
             facts.extend(read_fact(&userid, stamp, arrival, row.get_ref(3)?.as_str()?));
         }
+    }
+    Ok(facts)
+}
+
+/// The names that renames tie to `userid`, itself among them.
+pub(super) fn tied_names(connection: &Connection, userid: &UserId) -> rusqlite::Result<BTreeSet<UserId>> {
+    let mut names = BTreeSet::from([userid.clone()]);
+    let mut to_visit = vec![userid.clone()];
+    // UNION ALL: with UNION, SQLite compiles the statement anew for each use.
+    let mut tied = connection.prepare_cached(
+        "SELECT new_userid FROM renames WHERE old_userid = ?1
+         UNION ALL SELECT old_userid FROM renames WHERE new_userid = ?1",
+    )?;
+    while let Some(name) = to_visit.pop() {
         let mut rows = tied.query([name.as_str()])?;
         while let Some(row) = rows.next()? {
             if let Ok(other) = UserId::parse(row.get_ref(0)?.as_str()?)
@@ -34,7 +42,7 @@ pub(super) fn group_facts(connection: &Connection, userid: &UserId) -> rusqlite:
             }
         }
     }
-    Ok(facts)
+    Ok(names)
 }
 
 fn read_fact(userid: &str, stamp: i64, arrival: i64, word: &str) -> Option<Fact> {
@@ -66,15 +74,19 @@ pub(super) fn remember(connection: &Connection, known: &[Fact], fact: &Fact) -> 
     let mut all = known.to_vec();
     all.push(fact.clone());
     if let Some(shorter) = history::shortened(&all) {
-        let names: BTreeSet<&UserId> = all.iter().map(|fact| &fact.userid).collect();
-        for name in names {
-            connection
-                .prepare_cached("DELETE FROM member_facts WHERE userid = ?1")?
-                .execute([name.as_str()])?;
-        }
-        for fact in &shorter {
-            insert(connection, fact)?;
-        }
+        replace(connection, &all, &shorter)?;
+    }
+    Ok(())
+}
+
+/// Replaces all facts of the names that these facts are about.
+pub(super) fn replace(connection: &Connection, known: &[Fact], facts: &[Fact]) -> rusqlite::Result<()> {
+    let names: BTreeSet<&UserId> = known.iter().map(|fact| &fact.userid).collect();
+    for name in names {
+        connection.prepare_cached("DELETE FROM member_facts WHERE userid = ?1")?.execute([name.as_str()])?;
+    }
+    for fact in facts {
+        insert(connection, fact)?;
     }
     Ok(())
 }
@@ -128,13 +140,20 @@ pub(super) fn remember_department(
     }
     let mut all = known.to_vec();
     all.push(fact.clone());
-    if let Some(shorter) = department::shortened(&all) {
-        connection.prepare_cached("DELETE FROM department_facts WHERE id = ?1")?.execute([id.0])?;
-        for fact in &shorter {
-            insert_department(connection, id, fact)?;
-        }
+    match department::shortened(&all) {
+        Some(shorter) => replace_department(connection, id, &shorter),
+        None => Ok(()),
     }
-    Ok(())
+}
+
+/// Replaces all facts of a department.
+pub(super) fn replace_department(
+    connection: &Connection,
+    id: DepartmentId,
+    facts: &[department::Fact],
+) -> rusqlite::Result<()> {
+    connection.prepare_cached("DELETE FROM department_facts WHERE id = ?1")?.execute([id.0])?;
+    facts.iter().try_for_each(|fact| insert_department(connection, id, fact))
 }
 
 fn insert_department(

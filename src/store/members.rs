@@ -78,8 +78,27 @@ impl Carried {
 
 /// Writes what a merge found: rows, tags, and the lines of the change feed.
 pub(super) fn write_merge(connection: &Connection, merge: &Merge, now: UnixSeconds) -> rusqlite::Result<()> {
+    write_rows(connection, (&merge.writes, &merge.tags, &merge.changes), now)?;
+    let sql = match merge.details {
+        Details::Keep => return Ok(()),
+        Details::Known => "UPDATE members SET details_state = 'known' WHERE userid = ?1",
+        // An answer that is under way may be older than this.
+        Details::Due => {
+            "UPDATE members SET details_state = 'due', details_revision = details_revision + 1 WHERE userid = ?1"
+        }
+    };
+    connection.prepare_cached(sql)?.execute([merge.named.as_str()])?;
+    Ok(())
+}
+
+/// Writes rows, tags, and the lines of the change feed.
+pub(super) fn write_rows(
+    connection: &Connection,
+    (writes, tags, changes): (&[RowWrite], &[(TagId, UserId, bool)], &[Change]),
+    now: UnixSeconds,
+) -> rusqlite::Result<()> {
     let mut carried = BTreeMap::new();
-    for write in &merge.writes {
+    for write in writes {
         match write {
             RowWrite::Move { from, .. } => {
                 if let Some(taken) = Carried::take(connection, from)? {
@@ -96,7 +115,7 @@ pub(super) fn write_merge(connection: &Connection, merge: &Merge, now: UnixSecon
     }
     // Members that the change feed tells of anew, with the openids that they have kept.
     let mut newly_told: Vec<(&UserId, String)> = Vec::new();
-    for write in &merge.writes {
+    for write in writes {
         match write {
             RowWrite::Remove(..) => {}
             RowWrite::Create(row, identity) => {
@@ -131,22 +150,13 @@ pub(super) fn write_merge(connection: &Connection, merge: &Merge, now: UnixSecon
             }
         }
     }
-    for (tag, userid, within) in &merge.tags {
+    for (tag, userid, within) in tags {
         write_tag_member(connection, *tag, userid, *within)?;
     }
-    write_changes(connection, &merge.changes, now)?;
+    write_changes(connection, changes, now)?;
     for (userid, openid) in newly_told {
         write_openid_change(connection, userid.as_str(), None, Some(&openid), now)?;
     }
-    let sql = match merge.details {
-        Details::Keep => return Ok(()),
-        Details::Known => "UPDATE members SET details_state = 'known' WHERE userid = ?1",
-        // An answer that is under way may be older than this.
-        Details::Due => {
-            "UPDATE members SET details_state = 'due', details_revision = details_revision + 1 WHERE userid = ?1"
-        }
-    };
-    connection.prepare_cached(sql)?.execute([merge.named.as_str()])?;
     Ok(())
 }
 

@@ -4,9 +4,11 @@ use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::{Map, json};
 
 use super::apply::{next_event, tell_member};
-use super::departments::tell_department;
+use super::facts::tied_names;
+use super::departments::{restamp_tag, tell_department};
 use super::members::write_changes;
 use crate::directory::changes::{At, Change, Entity, Merge};
+use crate::directory::clock::Moment;
 use crate::directory::history::Word;
 use crate::directory::life::{Saying, timed};
 use crate::directory::{
@@ -72,29 +74,46 @@ impl Effect {
     }
 }
 
-/// Brings in what was observed at `at` on WeCom's clock. An event of that second or later stands above it.
+/// What one observation came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Observed {
+    /// What changed.
+    pub effect: Effect,
+    /// Whether the directory is now as observed; else something newer hides the observation.
+    pub holds: bool,
+}
+
+impl Observed {
+    fn of(changes: &[Change], holds: bool) -> Self {
+        Self { effect: Effect::of(changes), holds }
+    }
+}
+
+/// Merges what was observed at `at` on WeCom's clock. An event of that second or later outranks it.
 ///
 /// # Errors
-/// Whatever SQLite says; the caller rolls back.
+/// SQLite's; the caller rolls back.
 pub fn observe(
     connection: &Connection,
     observation: &Observation,
     at: UnixSeconds,
-    now: UnixSeconds,
-) -> rusqlite::Result<Effect> {
+    now: impl Into<Moment>,
+) -> rusqlite::Result<Observed> {
+    let now: Moment = now.into();
     let place = (At::Observed(at), next_event(connection)?);
     let stamp = Stamp::observed(at);
     let member = |userid: &UserId, saying| {
         let merged = tell_member(connection, userid, place, Word::Of(saying), now)?;
-        Ok(Effect::of(&merged.changes))
+        Ok(Observed::of(&merged.changes, merged.holds))
     };
     let department = |id: DepartmentId, saying| {
         let merged = tell_department(connection, id, place, saying, now)?;
-        Ok(Effect::of(&merged.changes))
+        Ok(Observed::of(&merged.changes, merged.holds))
     };
     match observation {
         Observation::Member(userid, fields) => {
-            Ok(Effect::of(&observe_member(connection, userid, fields, at, now)?.changes))
+            let merged = observe_member(connection, userid, fields, at, now)?;
+            Ok(Observed::of(&merged.changes, merged.holds))
         }
         Observation::MemberAbsent(userid) => member(userid, Saying::Absent),
         Observation::Department(id, fields) => {
@@ -114,7 +133,7 @@ pub(super) fn observe_member(
     userid: &UserId,
     fields: &Fields<MemberField>,
     at: UnixSeconds,
-    now: UnixSeconds,
+    now: Moment,
 ) -> rusqlite::Result<Merge> {
     // Said to be created, because it is never meant for whoever was renamed from this name.
     let saying = Saying::Seen { created: true, fields: timed(Stamp::observed(at), fields) };
@@ -126,14 +145,16 @@ fn see_tag_named(
     tag: TagId,
     name: &str,
     at: UnixSeconds,
-    now: UnixSeconds,
-) -> rusqlite::Result<Effect> {
+    moment: Moment,
+) -> rusqlite::Result<Observed> {
+    restamp_tag(connection, tag, at, moment)?;
+    let now = moment.local;
     let known: Option<(Option<String>, Option<i64>)> = connection
         .prepare_cached("SELECT name, deleted_at FROM tags WHERE id = ?1")?
         .query_row([tag.0], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
     let change = match known {
-        Some((Some(known), None)) if known == name => return Ok(Effect::default()),
+        Some((Some(known), None)) if known == name => return Ok(Observed::of(&[], true)),
         Some((known, None)) => {
             let fields = Map::from_iter([("name".to_owned(), json!([known, name]))]);
             Change::new(Entity::Tag, tag, Action::Updated, fields)
@@ -153,15 +174,17 @@ fn see_tag_named(
         .execute(params![tag.0, name, now.0, at.0])?;
     let changes = [change];
     write_changes(connection, &changes, now)?;
-    Ok(Effect::of(&changes))
+    Ok(Observed::of(&changes, true))
 }
 
 fn tag_absent(
     connection: &Connection,
     tag: TagId,
     at: UnixSeconds,
-    now: UnixSeconds,
-) -> rusqlite::Result<Effect> {
+    moment: Moment,
+) -> rusqlite::Result<Observed> {
+    restamp_tag(connection, tag, at, moment)?;
+    let now = moment.local;
     let gone = connection
         .prepare_cached(
             "UPDATE tags SET deleted_at = ?2, updated_at = ?3
@@ -169,18 +192,101 @@ fn tag_absent(
         )?
         .execute(params![tag.0, at.0, now.0])?;
     if gone == 0 {
-        return Ok(Effect::default());
+        let is_present = connection
+            .prepare_cached("SELECT 1 FROM tags WHERE id = ?1 AND deleted_at IS NULL")?
+            .exists([tag.0])?;
+        return Ok(Observed::of(&[], !is_present));
     }
     let (members, departments) = tag_content(connection, tag)?;
     for userid in members {
-        observe(connection, &Observation::TagMember(tag, userid, false), at, now)?;
+        observe(connection, &Observation::TagMember(tag, userid, false), at, moment)?;
     }
     for id in departments {
-        observe(connection, &Observation::TagDepartment(tag, id, false), at, now)?;
+        observe(connection, &Observation::TagDepartment(tag, id, false), at, moment)?;
     }
     let changes = [Change::new(Entity::Tag, tag, Action::Deleted, Map::new())];
     write_changes(connection, &changes, now)?;
-    Ok(Effect::of(&changes))
+    Ok(Observed::of(&changes, true))
+}
+
+/// A moment in the life of the database: what came later has higher numbers or times.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Since {
+    /// Number of the next event.
+    pub event: i64,
+    /// This machine's clock.
+    pub local: UnixSeconds,
+}
+
+impl Since {
+    /// This moment.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn now(connection: &Connection, local: UnixSeconds) -> rusqlite::Result<Self> {
+        Ok(Self { event: next_event(connection)?, local })
+    }
+}
+
+impl Observation {
+    /// Whether an event about the subject was applied, or its details were fetched, since then: that explains why
+    /// an observation does not hold.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn has_news_since(&self, connection: &Connection, since: Since) -> rusqlite::Result<bool> {
+        match self {
+            Self::Member(userid, _) | Self::MemberAbsent(userid) => member_has_news(connection, userid, since),
+            Self::Department(id, _) | Self::DepartmentAbsent(id) => {
+                has_event(connection, &id.to_string(), "%_party", since)
+            }
+            Self::Tag(tag, _) | Self::TagAbsent(tag) => has_event(connection, &tag.to_string(), "update_tag", since),
+            Self::TagMember(tag, userid, _) => Ok(has_event(connection, &tag.to_string(), "update_tag", since)?
+                || member_has_news(connection, userid, since)?),
+            Self::TagDepartment(tag, id, _) => Ok(has_event(connection, &tag.to_string(), "update_tag", since)?
+                || has_event(connection, &id.to_string(), "%_party", since)?),
+        }
+    }
+
+    /// What it is about, for a note.
+    #[must_use]
+    pub fn subject(&self) -> String {
+        match self {
+            Self::Member(userid, _) | Self::MemberAbsent(userid) => userid.to_string(),
+            Self::Department(id, _) | Self::DepartmentAbsent(id) => format!("department {id}"),
+            Self::Tag(tag, _) | Self::TagAbsent(tag) => format!("tag {tag}"),
+            Self::TagMember(tag, userid, _) => format!("{userid} in tag {tag}"),
+            Self::TagDepartment(tag, id, _) => format!("department {id} in tag {tag}"),
+        }
+    }
+}
+
+fn member_has_news(connection: &Connection, userid: &UserId, since: Since) -> rusqlite::Result<bool> {
+    let was_fetched = connection
+        .prepare_cached("SELECT 1 FROM members WHERE userid = ?1 AND details_fetched_at >= ?2")?
+        .exists(params![userid.as_str(), since.local.0])?;
+    if was_fetched {
+        return Ok(true);
+    }
+    for name in tied_names(connection, userid)? {
+        if has_event(connection, name.as_str(), "%_user", since)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn has_event(
+    connection: &Connection,
+    subject: &str,
+    change_type: &str,
+    since: Since,
+) -> rusqlite::Result<bool> {
+    connection
+        .prepare_cached(
+            "SELECT 1 FROM events WHERE subject = ?1 AND seq >= ?2 AND outcome = 'applied' AND change_type LIKE ?3",
+        )?
+        .exists(params![subject, since.event, change_type])
 }
 
 /// Who and what is in a tag, as far as the directory knows.
