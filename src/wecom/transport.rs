@@ -22,6 +22,8 @@ pub struct Answer {
     /// When the question was sent, on WeCom's clock (by the HTTP Date header; this machine's without one): what
     /// happened later is not in the answer.
     pub asked_at: UnixSeconds,
+    /// The HTTP Date header, as it came; none: there was no header that can be read.
+    pub date: Option<UnixSeconds>,
 }
 
 impl Answer {
@@ -39,7 +41,7 @@ impl Answer {
             Some(code) => code.as_i64().ok_or("the answer's errcode is not a number")?,
         };
         let errmsg = json.get("errmsg").and_then(Json::as_str).unwrap_or("").chars().take(500).collect();
-        Ok(Self { errcode, errmsg, json, asked_at })
+        Ok(Self { errcode, errmsg, json, asked_at, date: None })
     }
 }
 
@@ -94,7 +96,8 @@ impl Transport {
         let date = response.headers().get("date").and_then(|value| value.to_str().ok()).and_then(parse_date);
         let text = response.body_mut().with_config().limit(MAX_ANSWER).read_to_vec();
         let text = text.map_err(|error| explain(&error))?;
-        Answer::read(&text, asked_at(date.unwrap_or_else(clock), took))
+        let answer = Answer::read(&text, asked_at(date.unwrap_or_else(clock), took))?;
+        Ok(Answer { date, ..answer })
     }
 }
 
