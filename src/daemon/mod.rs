@@ -156,7 +156,7 @@ impl Daemon {
         let budget = gate::descriptor_budget(wanted, reserved);
         let folder = config.database.path.parent().unwrap_or(Path::new("."));
         let (http, backend) = gate::private_server(budget.max_in_flight, folder)?;
-        let routes = endpoints.iter().fold(Routes::new(), |r, e| r.with(e.path.clone(), &["GET", "POST"]));
+        let routes = endpoints.iter().fold(Routes::new(), |r, e| r.with(&e.path, &["GET", "POST"]));
         let server = Arc::new(Server {
             http,
             endpoints,
@@ -177,7 +177,7 @@ impl Daemon {
             max_body: config.callback.max_body,
             ..Limits::default()
         };
-        let gate = Gate::start(listener, routes, limits, backend)?;
+        let gate = Gate::start(listener, routes, limits, backend, None)?;
         let watched = Watched { metrics, gate: gate.stats(), writer: writer.clone() };
         let admin = admin_listener
             .map(|listener| Admin::start(listener, watched, &config.database.path, budget != wanted))
