@@ -94,7 +94,7 @@ fn every_kind_of_bad_request_has_the_answer_of_the_contract() {
         ("deep XML", post(&good, &"<a>".repeat(1300)), 400),
         ("a forged signature", post(&good.replace("nonce=2", "nonce=3"), &body), 403),
         ("another signature, too short", post("/callback?msg_signature=a&timestamp=1&nonce=2", &body), 403),
-        ("encrypted with another key", post(&format!("/callback?{key_query}"), &key_body), 400),
+        ("encrypted with another key", post(&format!("/callback?{key_query}"), &key_body), 403),
         ("for another company", post(&format!("/callback?{corp_query}"), &corp_body), 403),
         ("not XML once decrypted", post(&format!("/callback?{text_query}"), &text_body), 400),
         (

@@ -22,7 +22,7 @@ impl Lab {
         let http = Arc::new(http);
         let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let gate =
-            Gate::start(listener, Routes::new().with("/callback", &["POST"]), limits, backend).unwrap();
+            Gate::start(listener, Routes::new().with("/callback", &["POST"]), limits, backend, None).unwrap();
         let served = Arc::clone(&http);
         let server = std::thread::spawn(move || {
             while let Ok(mut request) = served.recv() {

@@ -172,20 +172,23 @@ fn secret<'a>(config: &'a Config, section: &str, key: &str) -> Option<&'a Secret
         "[callback.app]" => config.app_callback.as_ref().map(|app| &app.keys),
         _ => Some(&config.callback.keys),
     };
-    let previous = config.callback.previous.as_ref();
+    let previous = match section {
+        "[callback.app]" => config.app_callback.as_ref().map(|app| &app.previous),
+        _ => Some(&config.callback.previous),
+    };
     match key {
         "contacts_secret" => config.wecom.contacts_secret.as_ref(),
         "app_secret" => config.wecom.app_secret.as_ref(),
         "robot_webhook" => config.notify.robot_webhook.as_ref(),
         "token" => keys.map(|keys| &keys.token),
         "encoding_aes_key" => keys.map(|keys| &keys.encoding_aes_key),
-        "token_previous" => previous.map(|keys| &keys.token),
-        "encoding_aes_key_previous" => previous.map(|keys| &keys.encoding_aes_key),
+        "token_previous" => previous.and_then(|keys| keys.token.as_ref()),
+        "encoding_aes_key_previous" => previous.and_then(|keys| keys.encoding_aes_key.as_ref()),
         _ => None,
     }
 }
 
-fn secrets(config: &Config) -> [Option<&str>; 9] {
+fn secrets(config: &Config) -> [Option<&str>; 11] {
     let all = [
         ("", "contacts_secret"),
         ("", "app_secret"),
@@ -196,6 +199,8 @@ fn secrets(config: &Config) -> [Option<&str>; 9] {
         ("", "encoding_aes_key_previous"),
         ("[callback.app]", "token"),
         ("[callback.app]", "encoding_aes_key"),
+        ("[callback.app]", "token_previous"),
+        ("[callback.app]", "encoding_aes_key_previous"),
     ];
     all.map(|(section, key)| secret(config, section, key).map(Secret::expose))
 }

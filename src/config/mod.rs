@@ -83,14 +83,18 @@ pub struct Callback {
     pub path: String,
     /// The keys.
     pub keys: Keys,
-    /// Keys that are still accepted.
-    pub previous: Option<Keys>,
+    /// Other pairs of token and key that are still accepted, while they are being changed.
+    pub previous: Previous,
     /// Threads that answer.
     pub threads: usize,
     /// Longest body, in bytes.
     pub max_body: usize,
     /// Whom messages must be meant for.
     pub receive_id: String,
+    /// The path that answers probes of load balancers; none: no path does.
+    pub probe_path: Option<String>,
+    /// Whether every connection begins with a PROXY protocol header.
+    pub proxy_protocol: bool,
 }
 
 /// `[callback.app]`
@@ -100,6 +104,33 @@ pub struct AppCallback {
     pub path: String,
     /// The keys.
     pub keys: Keys,
+    /// Other pairs of token and key that are still accepted, while they are being changed.
+    pub previous: Previous,
+    /// Whom messages must be meant for.
+    pub receive_id: String,
+}
+
+/// Token and key of a callback URL before they were changed in the console; either may stand alone.
+#[derive(Debug, Clone, Default)]
+pub struct Previous {
+    /// The former token.
+    pub token: Option<Secret>,
+    /// The former EncodingAESKey, 43 characters that decode.
+    pub encoding_aes_key: Option<Secret>,
+}
+
+impl Keys {
+    /// All pairs that are accepted, these first. Token and key may be changed one after the other, so each
+    /// token goes with each key.
+    #[must_use]
+    pub fn with(&self, previous: &Previous) -> Vec<Self> {
+        let tokens = std::iter::once(&self.token).chain(&previous.token);
+        let pairs = tokens.flat_map(|token| {
+            let keys = std::iter::once(&self.encoding_aes_key).chain(&previous.encoding_aes_key);
+            keys.map(|key| Self { token: token.clone(), encoding_aes_key: key.clone() })
+        });
+        pairs.collect()
+    }
 }
 
 /// `[database]`
@@ -226,6 +257,12 @@ impl Config {
                 "[callback] listen {} is open to others: put a reverse proxy with TLS before it where you can",
                 self.callback.listen
             ));
+        }
+        if self.callback.proxy_protocol && !self.callback.listen.ip().is_loopback() {
+            remarks.push(
+                "[callback] proxy_protocol is yes: whoever reaches the port can name any client address in the log"
+                    .into(),
+            );
         }
         if let Some(address) = self.admin_listen.filter(|address| !address.ip().is_loopback()) {
             remarks.push(format!(

@@ -11,8 +11,8 @@ use log::LevelFilter;
 use super::ini::{self, Entry};
 use super::values;
 use super::{
-    AppCallback, Callback, Config, ConfigError, Database, Keys, Log, Notify, Openid, Reconcile, Retention,
-    Secret, Wecom,
+    AppCallback, Callback, Config, ConfigError, Database, Keys, Log, Notify, Openid, Previous, Reconcile,
+    Retention, Secret, Wecom,
 };
 use crate::wecom::crypt::EncodingAesKey;
 
@@ -96,6 +96,11 @@ impl<'a> Reader<'a> {
     fn take(&mut self, section: &'static str, key: &str) -> Option<Entry> {
         self.known.push((section, key.to_owned()));
         self.entries.remove(&(section.to_owned(), key.to_owned()))
+    }
+
+    /// The line of an entry that nothing has taken yet; 0 if there is none.
+    fn line_of(&self, section: &str, key: &str) -> usize {
+        self.entries.get(&(section.to_owned(), key.to_owned())).map_or(0, |entry| entry.line)
     }
 
     /// A setting that `parse` understands. A value that it does not is complained of.
@@ -207,11 +212,21 @@ impl<'a> Reader<'a> {
 
     fn config(&mut self) -> Option<Config> {
         let wecom = self.wecom();
-        let (callback, app_callback) = (self.callback(&wecom.corp_id), self.app_callback());
+        let probe_line = self.line_of("callback", "probe_path");
+        let (callback, app_callback) = (self.callback(&wecom.corp_id), self.app_callback(&wecom.corp_id));
         if let (Some(callback), Some(app)) = (&callback, &app_callback)
             && callback.path == app.path
         {
             self.complain(0, "[callback.app] path: must be another one than that of [callback]");
+        }
+        if let Some(callback) = &callback
+            && let Some(probe) = &callback.probe_path
+            && (callback.path == *probe || app_callback.as_ref().is_some_and(|app| app.path == *probe))
+        {
+            let what = format!(
+                "[callback] probe_path: {probe} is the path of a callback; choose another, such as /ping"
+            );
+            self.complain(probe_line, &what);
         }
         let database = Database {
             path: {
@@ -302,8 +317,8 @@ impl<'a> Reader<'a> {
     fn callback(&mut self, corp_id: &str) -> Option<Callback> {
         let listen = self.value("callback", "listen", ([127, 0, 0, 1], 8080).into(), values::address);
         let path = self.value("callback", "path", "/callback".into(), url_path);
-        let keys = self.keys("callback", "", true);
-        let previous = self.keys("callback", "_previous", false);
+        let keys = self.keys("callback");
+        let previous = self.previous("callback");
         let threads = self.number("callback", "threads", 4, 1..=256);
         let max_body = self.value("callback", "max_body", 256 * 1024, |text| {
             let size = values::size(text)?;
@@ -313,12 +328,30 @@ impl<'a> Reader<'a> {
                 .filter(|size| range.contains(size))
                 .ok_or("is not from 1KiB to 16MiB".into())
         });
-        let receive_id = self.value("callback", "receive_id", corp_id.to_owned(), |text| Ok(text.to_owned()));
+        let receive_id = self.receive_id("callback", corp_id);
+        let probe_path = self.value("callback", "probe_path", None, |text| {
+            if text.is_empty() { Ok(None) } else { url_path(text).map(Some) }
+        });
+        let proxy_protocol = self.value("callback", "proxy_protocol", false, values::boolean);
         let threads = usize::try_from(threads).unwrap_or(1);
-        Some(Callback { listen, path, keys: keys?, previous, threads, max_body, receive_id })
+        Some(Callback {
+            listen,
+            path,
+            keys: keys?,
+            previous,
+            threads,
+            max_body,
+            receive_id,
+            probe_path,
+            proxy_protocol,
+        })
     }
 
-    fn app_callback(&mut self) -> Option<AppCallback> {
+    fn receive_id(&mut self, section: &'static str, corp_id: &str) -> String {
+        self.text(section, "receive_id").unwrap_or_else(|| corp_id.to_owned())
+    }
+
+    fn app_callback(&mut self, corp_id: &str) -> Option<AppCallback> {
         if !self.sections.iter().any(|(section, _)| section == "callback.app") {
             return None;
         }
@@ -326,21 +359,48 @@ impl<'a> Reader<'a> {
         if path.is_empty() {
             self.missing("callback.app", "path", "the path of the app's own callback URL, such as /app");
         }
-        Some(AppCallback { path, keys: self.keys("callback.app", "", true)? })
+        let keys = self.keys("callback.app");
+        let previous = self.previous("callback.app");
+        let receive_id = self.receive_id("callback.app", corp_id);
+        Some(AppCallback { path, keys: keys?, previous, receive_id })
     }
 
-    fn keys(&mut self, section: &'static str, suffix: &str, required: bool) -> Option<Keys> {
-        let (token_key, aes_key) = (format!("token{suffix}"), format!("encoding_aes_key{suffix}"));
+    fn keys(&mut self, section: &'static str) -> Option<Keys> {
         let complaints = self.wrong.len();
-        let token = self.secret(section, &token_key, |text| {
+        let (token, key) = (self.token(section, "token"), self.aes_key(section, "encoding_aes_key"));
+        let told = self.wrong.len() > complaints;
+        match (token, key) {
+            (Some(token), Some(encoding_aes_key)) => return Some(Keys { token, encoding_aes_key }),
+            _ if told => {}
+            (token, _) => {
+                let key = if token.is_none() { "token" } else { "encoding_aes_key" };
+                self.missing(section, key, "copy it from where the callback URL is set in the admin console");
+            }
+        }
+        None
+    }
+
+    /// What was in force before it was changed in the console; either half may be given alone.
+    fn previous(&mut self, section: &'static str) -> Previous {
+        Previous {
+            token: self.token(section, "token_previous"),
+            encoding_aes_key: self.aes_key(section, "encoding_aes_key_previous"),
+        }
+    }
+
+    fn token(&mut self, section: &'static str, key: &str) -> Option<Secret> {
+        self.secret(section, key, |text| {
             let fits = (1..=32).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric());
             if fits {
                 Ok(())
             } else {
                 Err("is not 1 to 32 letters and digits; copy it again from the console".into())
             }
-        });
-        let key = self.secret(section, &aes_key, |text| {
+        })
+    }
+
+    fn aes_key(&mut self, section: &'static str, key: &str) -> Option<Secret> {
+        self.secret(section, key, |text| {
             let n = text.chars().count();
             if n != 43 {
                 return Err(format!(
@@ -349,22 +409,7 @@ impl<'a> Reader<'a> {
             }
             let bad = || "is not all letters and digits; copy it again from the console".to_owned();
             EncodingAesKey::parse(text).map(|_| ()).map_err(|_| bad())
-        });
-        let told = self.wrong.len() > complaints;
-        match (token, key) {
-            (Some(token), Some(encoding_aes_key)) => return Some(Keys { token, encoding_aes_key }),
-            (None, None) if !required => {}
-            _ if told => {}
-            (token, _) => {
-                let key = if token.is_none() { token_key } else { aes_key };
-                self.missing(
-                    section,
-                    &key,
-                    "copy it from where the callback URL is set in the admin console",
-                );
-            }
-        }
-        None
+        })
     }
 
     fn openid(&mut self) -> Openid {
@@ -423,5 +468,10 @@ fn without_blanks(secret: &str) -> Result<(), String> {
 
 fn url_path(text: &str) -> Result<String, String> {
     let fits = text.starts_with('/') && text.bytes().all(|b| b.is_ascii_graphic() && !b"?#%".contains(&b));
-    if fits { Ok(text.to_owned()) } else { Err("is not a path such as /callback".into()) }
+    if !fits {
+        return Err("is not a path such as /callback".into());
+    }
+    // A slash at the end makes no difference.
+    let path = text.trim_end_matches('/');
+    Ok(if path.is_empty() { "/" } else { path }.to_owned())
 }

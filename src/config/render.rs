@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::values::{show_duration, show_size};
-use super::{Config, Secret};
+use super::{Config, Previous, Secret};
 
 /// The effective configuration as INI text.
 #[must_use]
@@ -22,18 +22,19 @@ pub fn render(config: &Config) -> String {
     text.line("path", &callback.path);
     text.secret("token", Some(&callback.keys.token));
     text.secret("encoding_aes_key", Some(&callback.keys.encoding_aes_key));
-    if let Some(previous) = &callback.previous {
-        text.secret("token_previous", Some(&previous.token));
-        text.secret("encoding_aes_key_previous", Some(&previous.encoding_aes_key));
-    }
+    text.previous(&callback.previous);
     text.line("threads", callback.threads);
     text.line("max_body", show_size(u64::try_from(callback.max_body).unwrap_or(u64::MAX)));
     text.line("receive_id", &callback.receive_id);
+    text.line("probe_path", callback.probe_path.as_deref().unwrap_or(""));
+    text.line("proxy_protocol", yes(callback.proxy_protocol));
     if let Some(app) = &config.app_callback {
         text.section("callback.app");
         text.line("path", &app.path);
         text.secret("token", Some(&app.keys.token));
         text.secret("encoding_aes_key", Some(&app.keys.encoding_aes_key));
+        text.previous(&app.previous);
+        text.line("receive_id", &app.receive_id);
     }
     text.section("database");
     text.line("path", config.database.path.display());
@@ -83,6 +84,17 @@ impl Text {
         let quoted = value.len() > 1 && value.starts_with('"') && value.ends_with('"');
         let value = if quoted || value.trim() != value { format!("\"{value}\"") } else { value };
         let _ = writeln!(self.0, "{}", format!("{key} = {value}").trim_end());
+    }
+
+    /// Only what is set.
+    fn previous(&mut self, previous: &Previous) {
+        for (key, secret) in
+            [("token_previous", &previous.token), ("encoding_aes_key_previous", &previous.encoding_aes_key)]
+        {
+            if secret.is_some() {
+                self.secret(key, secret.as_ref());
+            }
+        }
     }
 
     fn secret(&mut self, key: &str, secret: Option<&Secret>) {

@@ -58,7 +58,9 @@ fn errors_name_file_line_key_and_remedy() {
         ("listen = 8080", "is not an address and port such as 127.0.0.1:8080"),
         ("[log]\nlevel = loud", "is none of off, error, warn, info, debug, trace"),
         ("[openid]\nenabled = maybe", "is neither yes nor no"),
-        ("token_previous = T0", "[callback] encoding_aes_key_previous is missing"),
+        ("probe_path = ping", "[callback] probe_path: \"ping\" is not a path such as /callback"),
+        ("probe_path = /callback/", "sync.ini:6: [callback] probe_path: /callback is the path of a callback"),
+        ("proxy_protocol = v2", "[callback] proxy_protocol: \"v2\" is neither yes nor no"),
         ("[callback.app]\ntoken = T2", "[callback.app] path is missing"),
         ("token_file = nowhere", "token is given on line 4 too"),
         ("[log]\n[openidd]", "sync.ini:7: there is no section [openidd]; did you mean [openid]?"),
@@ -176,4 +178,47 @@ fn an_admin_listener_that_others_can_reach_deserves_a_word() {
     };
     assert!(said("0.0.0.0:9180"));
     assert!(!said("127.0.0.1:9180") && !said(""));
+}
+
+#[test]
+fn a_slash_at_the_end_of_a_path_makes_no_difference() {
+    for (given, path) in [("/callback/", "/callback"), ("/a/b//", "/a/b"), ("/", "/"), ("//", "/")] {
+        let config = parse(&good(&format!("path = {given}"))).unwrap();
+        assert_eq!(config.callback.path, path, "{given}");
+    }
+    let app = format!("[callback.app]\npath = /callback/\ntoken = T2\nencoding_aes_key = {KEY}\n");
+    assert!(parse(&good(&app)).unwrap_err()[0].contains("must be another one"));
+    let app = app.replace("/callback/", "/app/");
+    let wrong = parse(&good(&format!("probe_path = /app\n{app}"))).unwrap_err();
+    assert!(wrong[0].contains("/app is the path of a callback"), "{wrong:?}");
+}
+
+#[test]
+fn either_half_of_the_former_keys_is_enough_and_each_token_goes_with_each_key() {
+    const OLD: &str = "kWxPEV2UEDyxWpmPdKC3F4dgPDmOvfKX1HGnEUDS1aR";
+    let pairs = |more: &str| -> Vec<(String, String)> {
+        let config = parse(&good(more)).unwrap();
+        let keys = config.callback.keys.with(&config.callback.previous);
+        let pair = |keys: &Keys| (keys.token.expose().to_owned(), keys.encoding_aes_key.expose().to_owned());
+        keys.iter().map(pair).collect()
+    };
+    let pair = |token: &str, key: &str| (token.to_owned(), key.to_owned());
+    let (token, key) = ("token_previous = T0\n".to_owned(), format!("encoding_aes_key_previous = {OLD}\n"));
+    assert_eq!(pairs(""), [pair("T1", KEY)]);
+    assert_eq!(pairs(&token), [pair("T1", KEY), pair("T0", KEY)]);
+    assert_eq!(pairs(&key), [pair("T1", KEY), pair("T1", OLD)]);
+    assert_eq!(pairs(&(token + &key)), [pair("T1", KEY), pair("T1", OLD), pair("T0", KEY), pair("T0", OLD)]);
+}
+
+#[test]
+fn an_app_has_its_own_receive_id_and_former_keys() {
+    let app = format!("[callback.app]\npath = /app\ntoken = T2\nencoding_aes_key = {KEY}\n");
+    let config = parse(&good(&format!("receive_id =\n{app}"))).unwrap();
+    let app_callback = config.app_callback.unwrap();
+    assert_eq!((config.callback.receive_id.as_str(), app_callback.receive_id.as_str()), ("ww1", "ww1"));
+    let config =
+        parse(&good(&format!("receive_id = a\n{app}receive_id = suite1\ntoken_previous = T3\n"))).unwrap();
+    let app_callback = config.app_callback.unwrap();
+    assert_eq!((config.callback.receive_id.as_str(), app_callback.receive_id.as_str()), ("a", "suite1"));
+    assert_eq!(app_callback.keys.with(&app_callback.previous).len(), 2);
 }

@@ -17,41 +17,101 @@ pub struct Endpoint {
     pub keys: Vec<Crypt>,
 }
 
-/// Why a request is refused. The answer's status tells no more than the contract says; the text is for
-/// the log.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Why a request is refused. The answer tells no more than [`Refusal::status`]; the log and the table of
+/// refusals tell the cause.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
-    /// 400: not what WeCom sends.
-    Malformed(String),
-    /// 403: not from WeCom, or not for us.
-    Forbidden(CryptError),
+    /// The query is not percent-encoded UTF-8.
+    Query,
+    /// msg_signature, timestamp or nonce is missing or empty.
+    Parameters,
+    /// A GET has no echostr.
+    NoEchostr,
+    /// The body is not an envelope with an Encrypt element.
+    Envelope,
+    /// No key gives this msg_signature.
+    Signature,
+    /// The encrypted text is not base64.
+    Base64,
+    /// The encrypted text is not whole cipher blocks, or its padding is wrong: another EncodingAESKey.
+    Decryption,
+    /// The decrypted frame is too short, or its length field exceeds it.
+    Length,
+    /// The message is for another receive_id.
+    ReceiveId,
+    /// The decrypted echostr is not a short printable text.
+    Echostr,
 }
 
 impl Refusal {
-    /// The HTTP status.
+    /// All causes.
+    pub const ALL: [Self; 10] = [
+        Self::Query,
+        Self::Parameters,
+        Self::NoEchostr,
+        Self::Envelope,
+        Self::Signature,
+        Self::Base64,
+        Self::Decryption,
+        Self::Length,
+        Self::ReceiveId,
+        Self::Echostr,
+    ];
+
+    /// The HTTP status: 400 for what cannot be a callback, one 403 for all else, so that the answer is no
+    /// decryption or padding oracle.
     #[must_use]
-    pub fn status(&self) -> u16 {
+    pub fn status(self) -> u16 {
         match self {
-            Self::Malformed(_) => 400,
-            Self::Forbidden(_) => 403,
+            Self::Query | Self::Parameters | Self::NoEchostr | Self::Envelope => 400,
+            _ => 403,
+        }
+    }
+
+    /// The stable name for the log, the table of refusals and metrics.
+    #[must_use]
+    pub fn cause(self) -> &'static str {
+        match self {
+            Self::Query => "query",
+            Self::Parameters => "parameters",
+            Self::NoEchostr => "no_echostr",
+            Self::Envelope => "envelope",
+            Self::Signature => "signature",
+            Self::Base64 => "base64",
+            Self::Decryption => "decryption",
+            Self::Length => "length",
+            Self::ReceiveId => "receive_id",
+            Self::Echostr => "echostr",
         }
     }
 }
 
 impl std::fmt::Display for Refusal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Malformed(what) => f.write_str(what),
-            Self::Forbidden(error) => error.fmt(f),
-        }
+        f.write_str(match self {
+            Self::Query => "the query is not percent-encoded UTF-8",
+            Self::Parameters => "msg_signature, timestamp or nonce is missing",
+            Self::NoEchostr => "echostr is missing",
+            Self::Envelope => "the body is not an XML envelope with Encrypt",
+            Self::Signature => "-40001: the signature does not match",
+            Self::Base64 => "-40010: the encrypted text is not base64",
+            Self::Decryption => "-40007: the text does not decrypt",
+            Self::Length => "-40008: the decrypted text is not a message",
+            Self::ReceiveId => "-40005: the message is for another receive_id",
+            Self::Echostr => "the decrypted echostr is not a short printable text",
+        })
     }
 }
 
 impl From<CryptError> for Refusal {
     fn from(error: CryptError) -> Self {
         match error {
-            CryptError::Signature | CryptError::ReceiveId => Self::Forbidden(error),
-            other => Self::Malformed(other.to_string()),
+            CryptError::Xml => Self::Envelope,
+            CryptError::Signature => Self::Signature,
+            CryptError::ReceiveId => Self::ReceiveId,
+            CryptError::Base64 => Self::Base64,
+            CryptError::Buffer => Self::Length,
+            CryptError::Decrypt | CryptError::AesKey | CryptError::Encrypt => Self::Decryption,
         }
     }
 }
@@ -64,7 +124,7 @@ impl Endpoint {
     pub fn verify(&self, query: &str) -> Result<Vec<u8>, Refusal> {
         let query = parse_query(query)?;
         let echostr = query.echostr.clone().filter(|text| !text.is_empty());
-        let echostr = echostr.ok_or_else(|| Refusal::Malformed("there is no echostr".into()))?;
+        let echostr = echostr.ok_or(Refusal::NoEchostr)?;
         self.open(&query, &echostr)
     }
 
@@ -82,10 +142,9 @@ impl Endpoint {
         let query = parse_query(query)?;
         let encrypted = encrypted_part(body).ok_or(CryptError::Xml)?;
         let payload = self.open(&query, &encrypted)?;
-        let message = message::read(&payload, corp_id)
-            .map_err(|error| Refusal::Malformed(format!("decrypted: {error}")))?;
+        let message = message::read(&payload, corp_id).map_err(|_| Refusal::Envelope)?;
         let digest = digest(&payload);
-        let payload = String::from_utf8(payload).map_err(|_| Refusal::Malformed("not UTF-8".into()))?;
+        let payload = String::from_utf8(payload).map_err(|_| Refusal::Envelope)?;
         let (meaning, complaint) = match message.meaning {
             Ok(meaning) => (Some(meaning), None),
             Err(reason) => (None, Some(reason)),
@@ -106,9 +165,7 @@ impl Endpoint {
 
     /// Opens with whichever key fits; while keys are being changed, either may.
     fn open(&self, query: &Query, encrypted: &str) -> Result<Vec<u8>, Refusal> {
-        let signed = query.signed().ok_or_else(|| {
-            Refusal::Malformed("msg_signature, timestamp and nonce are not all there".into())
-        })?;
+        let signed = query.signed().ok_or(Refusal::Parameters)?;
         let mut first_error = None;
         for key in self.keys.iter().filter(|key| key.signature_fits(signed, encrypted)) {
             let opened = key.decrypt(encrypted).and_then(|plain| {
@@ -126,7 +183,7 @@ impl Endpoint {
 }
 
 fn parse_query(query: &str) -> Result<Query, Refusal> {
-    Query::parse(query).ok_or_else(|| Refusal::Malformed("the query is not rightly URL-encoded".into()))
+    Query::parse(query).ok_or(Refusal::Query)
 }
 
 /// An event to be stored, and what the log should say of it.
@@ -196,7 +253,7 @@ mod tests {
         assert_eq!(status(&query, "<xml><A/></xml>"), Err(400));
         assert_eq!(status(&query.replace("nonce=2", "nonce=3"), &body), Err(403));
         let (query, body) = request(&keys("T", OLD), MESSAGE);
-        assert_eq!(status(&query, &body), Err(400), "signed rightly, encrypted with another key");
+        assert_eq!(status(&query, &body), Err(403), "signed rightly, encrypted with another key");
         let other = Crypt::new("T", EncodingAesKey::parse(NEW).unwrap(), "ww2");
         let (query, body) = request(&other, MESSAGE);
         assert_eq!(status(&query, &body), Err(403), "for somebody else");

@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::config::{Config, Keys, Secret};
+use crate::config::{Config, Keys, Previous, Secret};
 use crate::directory::openid::Backoff;
 use crate::stop::Stop;
 use crate::store::openids::recent_api_calls;
@@ -156,7 +156,7 @@ impl Daemon {
         let budget = gate::descriptor_budget(wanted, reserved);
         let folder = config.database.path.parent().unwrap_or(Path::new("."));
         let (http, backend) = gate::private_server(budget.max_in_flight, folder)?;
-        let routes = endpoints.iter().fold(Routes::new(), |r, e| r.with(e.path.clone(), &["GET", "POST"]));
+        let routes = endpoints.iter().fold(Routes::new(), |r, e| r.with(&e.path, &["GET", "POST"]));
         let server = Arc::new(Server {
             http,
             endpoints,
@@ -177,7 +177,7 @@ impl Daemon {
             max_body: config.callback.max_body,
             ..Limits::default()
         };
-        let gate = Gate::start(listener, routes, limits, backend)?;
+        let gate = Gate::start(listener, routes, limits, backend, None)?;
         let watched = Watched { metrics, gate: gate.stats(), writer: writer.clone() };
         let admin = admin_listener
             .map(|listener| Admin::start(listener, watched, &config.database.path, budget != wanted))
@@ -275,19 +275,20 @@ fn admin_listener(address: SocketAddr) -> Result<TcpListener, StartError> {
 
 /// The callback URLs and their keys.
 fn endpoints(config: &Config) -> Result<Vec<Endpoint>, StartError> {
-    let crypt = |keys: &Keys| -> Result<Crypt, StartError> {
-        let key = EncodingAesKey::parse(keys.encoding_aes_key.expose());
-        let key = key.map_err(|error| StartError::Config(error.to_string()))?;
-        Ok(Crypt::new(keys.token.expose(), key, &config.callback.receive_id))
+    let crypts = |keys: &Keys, previous: &Previous, receive_id: &str| -> Result<Vec<Crypt>, StartError> {
+        let crypt = |keys: &Keys| {
+            let key = EncodingAesKey::parse(keys.encoding_aes_key.expose());
+            let key = key.map_err(|error| StartError::Config(error.to_string()))?;
+            Ok(Crypt::new(keys.token.expose(), key, receive_id))
+        };
+        keys.with(previous).iter().map(crypt).collect()
     };
     let callback = &config.callback;
-    let mut keys = vec![crypt(&callback.keys)?];
-    if let Some(previous) = &callback.previous {
-        keys.push(crypt(previous)?);
-    }
+    let keys = crypts(&callback.keys, &callback.previous, &callback.receive_id)?;
     let mut endpoints = vec![Endpoint { path: callback.path.clone(), keys }];
     if let Some(app) = &config.app_callback {
-        endpoints.push(Endpoint { path: app.path.clone(), keys: vec![crypt(&app.keys)?] });
+        let keys = crypts(&app.keys, &app.previous, &app.receive_id)?;
+        endpoints.push(Endpoint { path: app.path.clone(), keys });
     }
     Ok(endpoints)
 }

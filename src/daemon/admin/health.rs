@@ -200,7 +200,7 @@ mod tests {
 
         let listener = gate::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let (_server, backend) = gate::private_server(1, &std::env::temp_dir()).unwrap();
-        let running = Gate::start(listener, Routes::new(), Limits::default(), backend).unwrap();
+        let running = Gate::start(listener, Routes::new(), Limits::default(), backend, None).unwrap();
         health.gate = running.stats();
         assert_eq!(health.gate_trouble(), None);
         running.stop(Duration::ZERO);

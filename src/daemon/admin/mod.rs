@@ -75,7 +75,7 @@ impl Admin {
         let http = Arc::new(http);
         let methods = ["GET", "HEAD"];
         let routes = Routes::new().with(HEALTH, &methods).with(METRICS, &methods);
-        let gate = Gate::start(listener, routes, limits(max_connections), backend)?;
+        let gate = Gate::start(listener, routes, limits(max_connections), backend, None)?;
 
         let (to_health, of_health) = channel();
         let (to_metrics, of_metrics) = channel();
@@ -130,6 +130,7 @@ fn limits(max_connections: usize) -> Limits {
         answer_deadline: Duration::from_secs(9),
         // An answer fits into the socket's buffer; only a client that reads none of many can be late.
         write_deadline: Duration::from_secs(2),
+        proxy_protocol: false,
     }
 }
 

@@ -3,7 +3,9 @@
 
 use httparse::Status;
 
-use super::head::{Refusal, Routes, digits};
+use super::head::digits;
+use super::refusal::Refusal;
+use super::routes::Routes;
 
 /// The interim answer to `Expect: 100-continue`.
 pub(super) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
@@ -34,7 +36,7 @@ pub(super) fn refusal(refusal: Refusal, routes: &Routes) -> Vec<u8> {
     let (status, reason) = refusal.status();
     let extra = match refusal {
         Refusal::MethodNotAllowed { route } => format!("Allow: {}\r\n", routes.allow(route)),
-        Refusal::Unavailable => "Retry-After: 1\r\n".to_owned(),
+        Refusal::Deadline | Refusal::Memory | Refusal::NoBackend => "Retry-After: 1\r\n".to_owned(),
         _ => String::new(),
     };
     let body = format!("{}\n", reason.to_ascii_lowercase());
@@ -44,6 +46,14 @@ pub(super) fn refusal(refusal: Refusal, routes: &Routes) -> Vec<u8> {
         body.len()
     )
     .into_bytes()
+}
+
+/// The answer to a probe of a load balancer. It ends the connection.
+pub(super) fn probe(bodiless: bool) -> &'static [u8] {
+    const ANSWER: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nCache-Control: no-store\r\n\
+                          Content-Length: 3\r\nConnection: close\r\n\r\nok\n";
+    let text = if bodiless { ANSWER.strip_suffix("ok\n").unwrap_or(ANSWER) } else { ANSWER };
+    text.as_bytes()
 }
 
 /// What has arrived from the server.
@@ -179,7 +189,7 @@ mod tests {
         let routes = Routes::new().with("/a", &["GET", "POST"]);
         let text = refusal(Refusal::MethodNotAllowed { route: 0 }, &routes);
         assert!(String::from_utf8(text).unwrap().contains("\r\nAllow: GET, POST\r\n"));
-        let text = refusal(Refusal::Unavailable, &routes);
+        let text = refusal(Refusal::Memory, &routes);
         assert!(String::from_utf8(text).unwrap().contains("\r\nRetry-After: "));
     }
 

@@ -5,6 +5,7 @@ use std::net::{Shutdown, SocketAddr};
 use std::time::Instant;
 
 use super::conn::{Inbound, Request};
+use super::glimpse::Glimpse;
 use super::memory::MODEST;
 
 /// What a connection is doing, which decides how long it may and whether it may be evicted.
@@ -20,6 +21,8 @@ pub(super) enum Phase {
     Answering {
         /// Whether the client keeps the connection afterwards.
         keep_alive: bool,
+        /// What can be told of the request.
+        glimpse: Glimpse,
     },
     /// The answer is on its way.
     Writing {
@@ -110,6 +113,15 @@ impl Client {
     /// Whether it has sent more than clients do that are to be read at once.
     pub(super) fn is_greedy(&self) -> bool {
         matches!(self.phase, Phase::Lingering { .. }) || self.inbound.held() > MODEST
+    }
+
+    /// What can be told of the request that it waits for, or is sending.
+    pub(super) fn glimpse(&self) -> Glimpse {
+        match &self.phase {
+            Phase::Queued(request) => request.glimpse.clone(),
+            Phase::Answering { glimpse, .. } => glimpse.clone(),
+            _ => self.inbound.glimpse(),
+        }
     }
 
     /// Adds to what the client is owed.

@@ -103,7 +103,8 @@ impl Clients {
         self.memory.dequeued(slot, request.wire.len());
         let (wire, bodiless) = (std::mem::take(&mut request.wire), request.answer_bodiless);
         // Class and deadline stay: the time counts from the complete request.
-        client.phase = Phase::Answering { keep_alive: request.keep_alive };
+        let glimpse = std::mem::take(&mut request.glimpse);
+        client.phase = Phase::Answering { keep_alive: request.keep_alive, glimpse };
         Some((wire, bodiless))
     }
 

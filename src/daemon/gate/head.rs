@@ -7,6 +7,10 @@ use std::net::SocketAddr;
 
 use httparse::Status;
 
+use super::glimpse::Glimpse;
+use super::refusal::Refusal;
+use super::routes::Routes;
+
 /// Header of the forwarded request that names the client's address; the client cannot set it.
 pub const PEER_HEADER: &str = "X-Gate-Peer";
 
@@ -16,102 +20,15 @@ const MAX_HEADERS: usize = 100;
 /// Headers of the client that go on to the server; all others are dropped.
 const PASSED: [&str; 3] = ["X-Forwarded-For", "Content-Type", "User-Agent"];
 
-/// Why the gate itself answers a request instead of passing it on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
-    /// The head is not HTTP, or its length contradicts itself.
-    BadRequest,
-    /// No route has this path.
-    NotFound,
-    /// The route does not take this method.
-    MethodNotAllowed {
-        /// Which of the routes, for the `Allow` header.
-        route: usize,
-    },
-    /// The request was not complete in time.
-    Timeout,
-    /// A body without a `Content-Length`, chunked ones included.
-    LengthRequired,
-    /// The body is longer than the limit.
-    TooLarge,
-    /// An `Expect` that is not `100-continue`.
-    ExpectationFailed,
-    /// The head is longer than the limit.
-    HeadTooLarge,
-    /// The server behind the gate broke its connection or its framing.
-    BadGateway,
-    /// No answer in time, or no room.
-    Unavailable,
-}
-
-impl Refusal {
-    /// The status code and reason of the answer.
-    pub fn status(self) -> (u16, &'static str) {
-        match self {
-            Refusal::BadRequest => (400, "Bad Request"),
-            Refusal::NotFound => (404, "Not Found"),
-            Refusal::MethodNotAllowed { .. } => (405, "Method Not Allowed"),
-            Refusal::Timeout => (408, "Request Timeout"),
-            Refusal::LengthRequired => (411, "Length Required"),
-            Refusal::TooLarge => (413, "Content Too Large"),
-            Refusal::ExpectationFailed => (417, "Expectation Failed"),
-            Refusal::HeadTooLarge => (431, "Request Header Fields Too Large"),
-            Refusal::BadGateway => (502, "Bad Gateway"),
-            Refusal::Unavailable => (503, "Service Unavailable"),
-        }
-    }
-}
-
-/// The exact paths that are served, each with its methods.
-#[derive(Debug, Clone, Default)]
-pub struct Routes {
-    routes: Vec<Route>,
-}
-
-#[derive(Debug, Clone)]
-struct Route {
-    path: String,
-    methods: Vec<String>,
-}
-
-impl Routes {
-    /// No routes: everything is a 404.
-    pub fn new() -> Routes {
-        Routes::default()
-    }
-
-    /// Adds a path (compared byte by byte, without the query) and the methods it takes.
-    #[must_use]
-    pub fn with(mut self, path: impl Into<String>, methods: &[&str]) -> Routes {
-        self.routes
-            .push(Route { path: path.into(), methods: methods.iter().map(ToString::to_string).collect() });
-        self
-    }
-
-    /// The value of `Allow` for a refusal by this route.
-    pub(super) fn allow(&self, route: usize) -> String {
-        self.routes.get(route).map(|route| route.methods.join(", ")).unwrap_or_default()
-    }
-
-    fn admit(&self, method: &str, target: &str) -> Result<(), Refusal> {
-        let path = target.split('?').next().unwrap_or_default();
-        let (index, route) =
-            self.routes.iter().enumerate().find(|(_, route)| route.path == path).ok_or(Refusal::NotFound)?;
-        if route.methods.iter().any(|known| known == method) {
-            Ok(())
-        } else {
-            Err(Refusal::MethodNotAllowed { route: index })
-        }
-    }
-}
-
 /// A head that was let in.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Head {
     /// How many bytes of the input it took.
     pub len: usize,
-    /// How many bytes of body follow.
+    /// How many bytes of body follow; 0 if it is chunked.
     pub body: usize,
+    /// Whether the body is chunked.
+    pub is_chunked: bool,
     /// Whether the body goes on to the server (that of a GET is read and dropped).
     pub body_passes: bool,
     /// Whether the client keeps the connection after the answer.
@@ -120,8 +37,29 @@ pub struct Head {
     pub expects_continue: bool,
     /// Whether the answer has no body because the method is HEAD.
     pub answer_bodiless: bool,
-    /// The head as the server gets it.
-    pub forward: Vec<u8>,
+    /// Whether the gate itself answers.
+    pub is_probe: bool,
+    /// For the log.
+    pub glimpse: Glimpse,
+    forward: Vec<u8>,
+}
+
+impl Head {
+    /// The head as the server gets it, with a body of this length.
+    #[must_use]
+    pub fn forward(&self, body: usize) -> Vec<u8> {
+        let length = format!("Content-Length: {body}\r\n\r\n");
+        let mut wire =
+            Vec::with_capacity(self.forward.len().saturating_add(length.len()).saturating_add(body));
+        wire.extend_from_slice(&self.forward);
+        wire.extend_from_slice(length.as_bytes());
+        wire
+    }
+
+    /// Heap memory.
+    pub(super) fn held(&self) -> usize {
+        self.forward.capacity().saturating_add(self.glimpse.held())
+    }
 }
 
 /// Parses and judges a head. `None`: not complete yet.
@@ -150,9 +88,13 @@ pub fn parse(
     }
     let facts = Facts::gather(request.headers)?;
 
-    routes.admit(method, target)?;
+    let (path, query) = target.split_at(target.find('?').unwrap_or(target.len()));
+    let route = routes.admit(method, path)?;
     let bodiless = matches!(method, "GET" | "HEAD");
-    let body = facts.body_length(bodiless)?;
+    let (body, is_chunked) = match facts.body(bodiless, minor)? {
+        Body::Length(length) => (length, false),
+        Body::Chunked => (0, true),
+    };
     if body > max_body as u64 {
         return Err(Refusal::TooLarge);
     }
@@ -162,17 +104,28 @@ pub fn parse(
         Some(_) => return Err(Refusal::ExpectationFailed),
     };
     let body = usize::try_from(body).map_err(|_| Refusal::TooLarge)?;
+    // The server behind the gate knows each path in one form.
+    let target = format!("{}{query}", route.path);
 
     Ok(Some(Head {
         len,
         body,
+        is_chunked,
         body_passes: !bodiless,
         keep_alive: !facts.close && (minor == 1 || facts.keep_alive),
         // A 1.0 client knows no interim answers.
         expects_continue: expects_continue && minor == 1,
         answer_bodiless: method == "HEAD",
-        forward: compose(method, target, facts.host, if bodiless { 0 } else { body }, request.headers, peer),
+        is_probe: route.is_probe,
+        glimpse: Glimpse::of(bytes.get(..len).unwrap_or(bytes)),
+        forward: compose(method, &target, facts.host, request.headers, peer),
     }))
+}
+
+/// How a body ends.
+enum Body {
+    Length(u64),
+    Chunked,
 }
 
 /// What the header lines say about framing and the connection.
@@ -180,7 +133,7 @@ pub fn parse(
 struct Facts<'a> {
     host: Option<&'a str>,
     lengths: Vec<&'a [u8]>,
-    transfer_encoding: bool,
+    transfer_codings: Vec<&'a [u8]>,
     expect: Option<&'a [u8]>,
     close: bool,
     keep_alive: bool,
@@ -201,7 +154,7 @@ impl<'a> Facts<'a> {
             } else if name.eq_ignore_ascii_case("Content-Length") {
                 facts.lengths.push(header.value);
             } else if name.eq_ignore_ascii_case("Transfer-Encoding") {
-                facts.transfer_encoding = true;
+                facts.transfer_codings.push(header.value.trim_ascii());
             } else if name.eq_ignore_ascii_case("Expect") {
                 facts.expect = Some(header.value.trim_ascii());
             } else if name.eq_ignore_ascii_case("Connection") {
@@ -215,21 +168,25 @@ impl<'a> Facts<'a> {
         Ok(facts)
     }
 
-    fn body_length(&self, may_lack: bool) -> Result<u64, Refusal> {
-        if self.transfer_encoding {
-            return Err(Refusal::LengthRequired);
+    fn body(&self, may_lack: bool, minor: u8) -> Result<Body, Refusal> {
+        match self.transfer_codings.as_slice() {
+            [] => {}
+            // Two opinions on where the body ends: RFC 9112, 6.1 and 6.3. HTTP/1.0 has no codings.
+            _ if !self.lengths.is_empty() || minor == 0 => return Err(Refusal::Framing),
+            [coding] if coding.eq_ignore_ascii_case(b"chunked") => return Ok(Body::Chunked),
+            _ => return Err(Refusal::TransferCoding),
         }
         let mut length = None;
         for value in &self.lengths {
-            let value = digits(value).ok_or(Refusal::BadRequest)?;
+            let value = digits(value).ok_or(Refusal::Framing)?;
             if length.is_some_and(|earlier| earlier != value) {
-                return Err(Refusal::BadRequest);
+                return Err(Refusal::Framing);
             }
             length = Some(value);
         }
         match length {
-            Some(length) => Ok(length),
-            None if may_lack => Ok(0),
+            Some(length) => Ok(Body::Length(length)),
+            None if may_lack => Ok(Body::Length(0)),
             None => Err(Refusal::LengthRequired),
         }
     }
@@ -253,7 +210,7 @@ fn visible(value: &[u8]) -> Option<&str> {
     if plain { std::str::from_utf8(value).ok() } else { None }
 }
 
-/// The head as the server behind the gate gets it.
+/// The head as the server behind the gate gets it, but for the length of the body and the empty line.
 ///
 /// It is HTTP/1.0 with keep-alive on purpose: tiny_http answers 1.1 in chunks when a body is
 /// long, but 1.0 always with a `Content-Length`.
@@ -261,14 +218,13 @@ fn compose(
     method: &str,
     target: &str,
     host: Option<&str>,
-    body: usize,
     headers: &[httparse::Header<'_>],
     peer: SocketAddr,
 ) -> Vec<u8> {
     let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
     let mut out = format!(
         "{method} {target} HTTP/1.0\r\nHost: {}\r\nConnection: keep-alive\r\n\
-         Content-Length: {body}\r\n{PEER_HEADER}: {peer}\r\n",
+         {PEER_HEADER}: {peer}\r\n",
         host.unwrap_or_default()
     );
     for header in headers {
@@ -280,7 +236,6 @@ fn compose(
             out.push_str("\r\n");
         }
     }
-    out.push_str("\r\n");
     out.into_bytes()
 }
 
@@ -297,6 +252,7 @@ mod tests {
     fn every_refusal_has_its_place_in_the_order() {
         use Refusal::*;
         let long = "9".repeat(30);
+        let coded = |lines: &str, refusal| (format!("POST /callback HTTP/1.1\r\n{lines}\r\n\r\n"), refusal);
         let cases: Vec<(String, Refusal)> = vec![
             ("GET\r\n\r\n".into(), BadRequest),
             ("\u{16}\u{3}\u{1}hello\r\n\r\n".into(), BadRequest),
@@ -307,24 +263,31 @@ mod tests {
             ("GET / HTTP/2.0\r\n\r\n".into(), BadRequest),
             ("GET / JUNK/1.1\r\n\r\n".into(), BadRequest),
             ("POST /other HTTP/1.1\r\n\r\n".into(), NotFound),
-            ("POST /callback/ HTTP/1.1\r\n\r\n".into(), NotFound),
+            ("POST /callback// HTTP/1.1\r\n\r\n".into(), NotFound),
+            ("POST //callback HTTP/1.1\r\n\r\n".into(), NotFound),
             ("GET http://a/callback HTTP/1.1\r\n\r\n".into(), NotFound),
             ("PUT /callback HTTP/1.1\r\n\r\n".into(), MethodNotAllowed { route: 0 }),
             ("get /callback HTTP/1.1\r\n\r\n".into(), MethodNotAllowed { route: 0 }),
             ("POST /healthz HTTP/1.1\r\n\r\n".into(), MethodNotAllowed { route: 1 }),
             ("POST /callback HTTP/1.1\r\n\r\n".into(), LengthRequired),
-            ("POST /callback HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n".into(), LengthRequired),
-            (
-                "POST /callback HTTP/1.1\r\nContent-Length: 3\r\nTransfer-Encoding: identity\r\n\r\n".into(),
-                LengthRequired,
-            ),
-            ("GET /callback HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n".into(), LengthRequired),
-            ("POST /callback HTTP/1.1\r\nContent-Length: -1\r\n\r\n".into(), BadRequest),
-            ("POST /callback HTTP/1.1\r\nContent-Length: +1\r\n\r\n".into(), BadRequest),
-            ("POST /callback HTTP/1.1\r\nContent-Length:\r\n\r\n".into(), BadRequest),
-            ("POST /callback HTTP/1.1\r\nContent-Length: 1, 1\r\n\r\n".into(), BadRequest),
-            (format!("POST /callback HTTP/1.1\r\nContent-Length: {long}\r\n\r\n"), BadRequest),
-            ("POST /callback HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n".into(), BadRequest),
+            coded("Transfer-Encoding: identity", TransferCoding),
+            coded("Transfer-Encoding: gzip, chunked", TransferCoding),
+            coded("Transfer-Encoding: chunked, chunked", TransferCoding),
+            coded("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked", TransferCoding),
+            coded("Transfer-Encoding: xchunked", TransferCoding),
+            coded("Transfer-Encoding:", TransferCoding),
+            coded("Transfer-Encoding: chunked\r\nContent-Length: 3", Framing),
+            coded("Content-Length: 3\r\nTransfer-Encoding: identity", Framing),
+            coded("Content-Length: x\r\ntransfer-encoding:\tchunked", Framing),
+            coded("Transfer-Encoding : chunked", BadRequest),
+            coded("Transfer-Encoding:\r\n chunked", BadRequest),
+            ("POST /callback HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n".into(), Framing),
+            ("POST /callback HTTP/1.1\r\nContent-Length: -1\r\n\r\n".into(), Framing),
+            ("POST /callback HTTP/1.1\r\nContent-Length: +1\r\n\r\n".into(), Framing),
+            ("POST /callback HTTP/1.1\r\nContent-Length:\r\n\r\n".into(), Framing),
+            ("POST /callback HTTP/1.1\r\nContent-Length: 1, 1\r\n\r\n".into(), Framing),
+            (format!("POST /callback HTTP/1.1\r\nContent-Length: {long}\r\n\r\n"), Framing),
+            ("POST /callback HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n".into(), Framing),
             ("POST /callback HTTP/1.1\r\nContent-Length: 1001\r\n\r\n".into(), TooLarge),
             ("GET /callback HTTP/1.1\r\nContent-Length: 1001\r\n\r\n".into(), TooLarge),
             ("POST /callback HTTP/1.1\r\nContent-Length: 1\r\nExpect: tea\r\n\r\n".into(), ExpectationFailed),
@@ -346,10 +309,10 @@ mod tests {
         .unwrap()
         .unwrap();
         assert_eq!(
-            String::from_utf8(head.forward).unwrap(),
+            String::from_utf8(head.forward(head.body)).unwrap(),
             "POST /callback?a=%20b HTTP/1.0\r\nHost: x.example\r\nConnection: keep-alive\r\n\
-             Content-Length: 5\r\nX-Gate-Peer: 192.0.2.7:81\r\nUser-Agent: a b\r\n\
-             X-Forwarded-For: 1.2.3.4, 5.6.7.8\r\n\r\n"
+             X-Gate-Peer: 192.0.2.7:81\r\nUser-Agent: a b\r\n\
+             X-Forwarded-For: 1.2.3.4, 5.6.7.8\r\nContent-Length: 5\r\n\r\n"
         );
         assert_eq!((head.body, head.body_passes), (5, true));
     }
@@ -374,6 +337,25 @@ mod tests {
     fn a_body_on_a_get_is_read_but_does_not_pass() {
         let head = judge(b"GET /callback HTTP/1.1\r\nContent-Length: 7\r\n\r\n").unwrap().unwrap();
         assert_eq!((head.body, head.body_passes), (7, false));
-        assert!(String::from_utf8_lossy(&head.forward).contains("Content-Length: 0\r\n"));
+    }
+
+    #[test]
+    fn a_slash_at_the_end_of_either_path_makes_no_difference() {
+        let routes = Routes::new().with("/a/", &["GET"]).with("/", &["GET"]).with_probe("/ping");
+        let target = |path: &str| {
+            let text = format!("GET {path}?q=/ HTTP/1.1\r\n\r\n");
+            let head = parse(text.as_bytes(), &routes, 0, "192.0.2.7:81".parse().unwrap())?.unwrap();
+            let line = String::from_utf8(head.forward(0)).unwrap();
+            Ok((line.split(' ').nth(1).unwrap().to_owned(), head.is_probe))
+        };
+        for (path, forwarded, probe) in [
+            ("/a", "/a?q=/", false),
+            ("/a/", "/a?q=/", false),
+            ("/", "/?q=/", false),
+            ("/ping/", "/ping?q=/", true),
+        ] {
+            assert_eq!(target(path), Ok((forwarded.to_owned(), probe)), "{path}");
+        }
+        assert_eq!(target("/a//"), Err(Refusal::NotFound));
     }
 }

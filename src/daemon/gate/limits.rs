@@ -26,6 +26,8 @@ pub struct Limits {
     pub answer_deadline: Duration,
     /// For the client to take its answer.
     pub write_deadline: Duration,
+    /// Whether every connection must begin with a PROXY protocol header (version 1 or 2).
+    pub proxy_protocol: bool,
 }
 
 impl Default for Limits {
@@ -39,6 +41,7 @@ impl Default for Limits {
             idle_timeout: Duration::from_secs(60),
             answer_deadline: Duration::from_millis(4_700),
             write_deadline: Duration::from_secs(10),
+            proxy_protocol: false,
         }
     }
 }

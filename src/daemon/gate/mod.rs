@@ -9,13 +9,19 @@
 
 mod answer;
 mod backend;
+mod chunked;
 mod client;
 mod clients;
 mod conn;
+mod glimpse;
 mod head;
 mod limits;
 mod memory;
+mod observer;
+mod opening;
 mod poll;
+mod refusal;
+mod routes;
 mod stats;
 mod times;
 
@@ -27,8 +33,12 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 pub use backend::{Backend, private_server};
-pub use head::{Head, PEER_HEADER, Refusal, Routes, parse as parse_head};
+pub use glimpse::Glimpse;
+pub use head::{Head, PEER_HEADER, parse as parse_head};
 pub use limits::{Budget, Limits, bind, descriptor_budget};
+pub use observer::{Observer, Refused};
+pub use refusal::Refusal;
+pub use routes::Routes;
 pub use stats::{GateSnapshot, GateStats};
 pub use times::TimesSnapshot;
 
@@ -59,7 +69,8 @@ impl Signal {
 }
 
 impl Gate {
-    /// Starts to serve: requests on `listener` that `routes` let in go to `backend`.
+    /// Starts to serve: requests on `listener` that `routes` let in go to `backend`, and `observer` hears of
+    /// the others.
     ///
     /// # Errors
     /// If the system refuses what it takes: polling, or a thread.
@@ -68,12 +79,20 @@ impl Gate {
         routes: Routes,
         limits: Limits,
         backend: Backend,
+        observer: Option<Arc<dyn Observer>>,
     ) -> io::Result<Self> {
         let address = listener.local_addr()?;
         let stats = Arc::new(GateStats::default());
         let signal = Arc::new(Signal::default());
-        let (mut poll, waker) =
-            poll::Poll::new(listener, routes, limits, backend, Arc::clone(&stats), Arc::clone(&signal))?;
+        let (mut poll, waker) = poll::Poll::new(
+            listener,
+            routes,
+            limits,
+            backend,
+            observer,
+            Arc::clone(&stats),
+            Arc::clone(&signal),
+        )?;
         let thread = std::thread::Builder::new().name("gate".into()).spawn(move || poll.run())?;
         Ok(Self { address, stats, signal, waker, thread })
     }

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -12,12 +12,14 @@ use mio::{Events, Interest, Token};
 use super::Signal;
 use super::answer;
 use super::backend::{Backend, Job, Link, Outcome};
-use super::client::{Class, Moved, Phase};
+use super::client::{Class, Client, Moved, Phase};
 use super::clients::Clients;
 use super::conn::{Rules, Step};
-use super::head::{Refusal, Routes};
 use super::limits::Limits;
 use super::memory::Memory;
+use super::observer::{Observer, Refused};
+use super::refusal::Refusal;
+use super::routes::Routes;
 use super::stats::GateStats;
 
 const LISTENER: Token = Token(0);
@@ -59,6 +61,7 @@ pub(super) struct Poll {
     /// How many connections there can be for now, as accept() has failed, and until when that is believed.
     scarce: Option<(usize, Instant)>,
     stats: Arc<GateStats>,
+    observer: Option<Arc<dyn Observer>>,
     signal: Arc<Signal>,
     stopping: bool,
 }
@@ -76,6 +79,7 @@ impl Poll {
         routes: Routes,
         limits: Limits,
         backend: Backend,
+        observer: Option<Arc<dyn Observer>>,
         stats: Arc<GateStats>,
         signal: Arc<Signal>,
     ) -> io::Result<(Self, mio::Waker)> {
@@ -92,7 +96,12 @@ impl Poll {
             links.push(Some(link));
         }
         stats.backends.store(links.len(), Relaxed);
-        let rules = Rules { routes, max_head: limits.max_head, max_body: limits.max_body };
+        let rules = Rules {
+            routes,
+            max_head: limits.max_head,
+            max_body: limits.max_body,
+            proxy_protocol: limits.proxy_protocol,
+        };
         // One request of the greatest length must have room in any case.
         let memory = Memory::new(limits.max_buffered.max(2 * (limits.max_body + limits.max_head)));
         let poll = Self {
@@ -110,6 +119,7 @@ impl Poll {
             accept_at: None,
             scarce: None,
             stats,
+            observer,
             signal,
             stopping: false,
         };
@@ -294,7 +304,7 @@ impl Poll {
                     read += count;
                     self.greedy_left -= if greedy { count.min(self.greedy_left) } else { 0 };
                 }
-                Moved::Gone => return self.close(slot),
+                Moved::Gone => return self.hung_up(slot),
                 Moved::Blocked | Moved::Finished => return,
             }
             if !self.act(slot) {
@@ -344,6 +354,10 @@ impl Poll {
                 self.bound_memory();
                 false
             }
+            Step::Probe { bodiless } => {
+                self.answer(slot, answer::probe(bodiless), false);
+                false
+            }
             Step::Refuse(refusal) => {
                 self.refuse(slot, refusal);
                 false
@@ -358,7 +372,7 @@ impl Poll {
             self.close(slot);
         }
         while let Some(slot) = self.clients.memory.too_large(self.on_the_way()) {
-            self.refuse(slot, Refusal::Unavailable);
+            self.refuse(slot, Refusal::Memory);
         }
     }
 
@@ -369,8 +383,27 @@ impl Poll {
 
     fn refuse(&mut self, slot: usize, refusal: Refusal) {
         self.stats.refused(refusal);
+        self.tell(slot, refusal);
         let bytes = answer::refusal(refusal, &self.rules.routes);
         self.answer(slot, &bytes, false);
+    }
+
+    /// The client is gone. If it had begun a body, that is told: it may have been an event.
+    fn hung_up(&mut self, slot: usize) {
+        let lacks_body =
+            |client: &mut Client| matches!(client.phase, Phase::Reading) && client.inbound.lacks_body();
+        if self.clients.at(slot).is_some_and(lacks_body) {
+            self.tell(slot, Refusal::HungUp);
+        }
+        self.close(slot);
+    }
+
+    fn tell(&mut self, slot: usize, refusal: Refusal) {
+        let Some(observer) = &self.observer else { return };
+        let Some(client) = self.clients.at(slot) else { return };
+        let (peer, request) = (client.inbound.peer(), client.glimpse());
+        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+        observer.refused(&Refused { refusal, peer, request });
     }
 
     fn answer(&mut self, slot: usize, bytes: &[u8], keep_alive: bool) {
@@ -425,7 +458,7 @@ impl Poll {
                 Class::Busy if !matches!(client.phase, Phase::Writing { .. }) => {
                     self.stats.deadline_missed.fetch_add(1, Relaxed);
                     self.stats.answered.count(waited);
-                    self.refuse(slot, Refusal::Unavailable);
+                    self.refuse(slot, Refusal::Deadline);
                 }
                 _ => self.close(slot),
             }
@@ -451,7 +484,7 @@ impl Poll {
             }
             if self.links.iter().all(Option::is_none) {
                 self.queue.remove(place);
-                self.refuse(slot, Refusal::Unavailable);
+                self.refuse(slot, Refusal::NoBackend);
                 continue;
             }
             let Some(index) = self.idle_links.pop() else { return };
@@ -490,7 +523,9 @@ impl Poll {
                     self.link_outcome(index, Outcome::Lost(None, "answered before it took the request"));
                 }
                 let client = self.clients.same(job.slot, job.client);
-                if let Some((Phase::Answering { keep_alive }, since)) = client.map(|c| (&c.phase, c.since)) {
+                if let Some((Phase::Answering { keep_alive, .. }, since)) =
+                    client.map(|c| (&c.phase, c.since))
+                {
                     let keep_alive = *keep_alive && !self.stopping;
                     self.stats.answered.count(since.elapsed());
                     let bytes = answer::relay(head, &body, keep_alive);

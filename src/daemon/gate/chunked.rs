@@ -1,0 +1,289 @@
+//! Chunked request bodies: decoded as they arrive. Pure.
+//!
+//! Strict where a decoder and a proxy before it could disagree about where a body ends: lines end with CRLF,
+//! a size is hexadecimal digits and nothing else. What goes on to the server has a `Content-Length`.
+
+use super::refusal::Refusal;
+
+/// Bytes of a chunk's size line, extension included.
+const MAX_LINE: usize = 256;
+/// Bytes of all trailer fields; they are checked and dropped.
+const MAX_TRAILERS: usize = 2048;
+/// Framing that is accepted besides [`OVERHEAD_PER_BYTE`]: a few lines with extensions.
+const MAX_OVERHEAD: usize = 16 * 1024;
+/// Chunks of one byte take five bytes of framing for each byte of data.
+const OVERHEAD_PER_BYTE: usize = 8;
+
+/// The decoder of one body.
+#[derive(Debug, Default)]
+pub(super) struct Chunks {
+    body: Vec<u8>,
+    state: State,
+    overhead: usize,
+    trailers: usize,
+}
+
+/// What the next bytes are.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// A size line.
+    #[default]
+    Size,
+    /// So many bytes of data.
+    Data(usize),
+    /// The CRLF after the data.
+    DataEnd,
+    /// A trailer field, or the empty line at the end.
+    Trailer,
+    /// The next request.
+    Done,
+}
+
+impl Chunks {
+    /// Takes all that can be decoded from the front of `buf`; true if the body is complete. Memory grows by
+    /// what has arrived, never by what a size line announces.
+    ///
+    /// # Errors
+    /// [`Refusal::TooLarge`] as soon as a size line exceeds `max_body`, [`Refusal::HeadTooLarge`] for long
+    /// trailers, else [`Refusal::Chunk`].
+    pub(super) fn take(&mut self, buf: &mut Vec<u8>, max_body: usize) -> Result<bool, Refusal> {
+        let mut at = 0;
+        while self.state != State::Done {
+            let rest = buf.get(at..).unwrap_or_default();
+            let Some(taken) = self.advance(rest, max_body)? else { break };
+            at = at.saturating_add(taken);
+        }
+        buf.drain(..at.min(buf.len()));
+        Ok(self.state == State::Done)
+    }
+
+    /// One step; how many bytes it took, or nothing if there are too few.
+    fn advance(&mut self, rest: &[u8], max_body: usize) -> Result<Option<usize>, Refusal> {
+        let taken = match self.state {
+            State::Done => return Ok(None),
+            State::Size => {
+                let Some(line) = line(rest, MAX_LINE, Refusal::Chunk)? else { return Ok(None) };
+                let size = size(line)?;
+                if size > max_body.saturating_sub(self.body.len()) as u64 {
+                    return Err(Refusal::TooLarge);
+                }
+                let size = usize::try_from(size).map_err(|_| Refusal::TooLarge)?;
+                self.state = if size == 0 { State::Trailer } else { State::Data(size) };
+                self.framing(line.len().saturating_add(2))?
+            }
+            State::Data(left) => {
+                let data = rest.get(..left.min(rest.len())).unwrap_or_default();
+                if data.is_empty() {
+                    return Ok(None);
+                }
+                self.append(data, max_body);
+                let left = left.saturating_sub(data.len());
+                self.state = if left == 0 { State::DataEnd } else { State::Data(left) };
+                data.len()
+            }
+            State::DataEnd => match rest {
+                [] | [b'\r'] => return Ok(None),
+                [b'\r', b'\n', ..] => {
+                    self.state = State::Size;
+                    self.framing(2)?
+                }
+                _ => return Err(Refusal::Chunk),
+            },
+            State::Trailer => {
+                let room = MAX_TRAILERS.saturating_sub(self.trailers);
+                let Some(line) = line(rest, room, Refusal::HeadTooLarge)? else { return Ok(None) };
+                let name = line.split(|byte| *byte == b':').next().unwrap_or_default();
+                if line.is_empty() {
+                    self.state = State::Done;
+                } else if name.len() == line.len() || !is_token(name) {
+                    return Err(Refusal::Chunk);
+                }
+                let taken = line.len().saturating_add(2);
+                self.trailers = self.trailers.saturating_add(taken);
+                taken
+            }
+        };
+        Ok(Some(taken))
+    }
+
+    /// Counts framing, which must stay in proportion to the data.
+    fn framing(&mut self, bytes: usize) -> Result<usize, Refusal> {
+        self.overhead = self.overhead.saturating_add(bytes);
+        let most = MAX_OVERHEAD.saturating_add(self.body.len().saturating_mul(OVERHEAD_PER_BYTE));
+        if self.overhead > most { Err(Refusal::Chunk) } else { Ok(bytes) }
+    }
+
+    fn append(&mut self, data: &[u8], max_body: usize) {
+        let (len, room) = (self.body.len(), self.body.capacity().saturating_sub(self.body.len()));
+        if room < data.len() {
+            // It grows by doubling, but not beyond the limit.
+            self.body.reserve_exact(len.max(data.len()).min(max_body.saturating_sub(len)).max(data.len()));
+        }
+        self.body.extend_from_slice(data);
+    }
+
+    /// How many bytes of the chunk that has begun are missing.
+    pub(super) fn wants(&self) -> usize {
+        if let State::Data(left) = self.state { left } else { 0 }
+    }
+
+    /// Memory of the decoded part.
+    pub(super) fn held(&self) -> usize {
+        self.body.capacity()
+    }
+
+    /// The decoded body.
+    pub(super) fn into_body(self) -> Vec<u8> {
+        self.body
+    }
+}
+
+/// The next line, without its CRLF; nothing if its end is missing. A line is longer than `most`, or has a
+/// control character: an error.
+fn line(rest: &[u8], most: usize, too_long: Refusal) -> Result<Option<&[u8]>, Refusal> {
+    let window = rest.get(..most.saturating_add(2)).unwrap_or(rest);
+    let Some(end) = window.iter().position(|byte| *byte == b'\n') else {
+        return if rest.len() > most.saturating_add(1) { Err(too_long) } else { Ok(None) };
+    };
+    let line = window.get(..end).and_then(|line| line.strip_suffix(b"\r")).ok_or(Refusal::Chunk)?;
+    let plain = line.iter().all(|byte| *byte == b'\t' || !byte.is_ascii_control());
+    if plain { Ok(Some(line)) } else { Err(Refusal::Chunk) }
+}
+
+/// The size of a chunk; an extension is dropped. A size beyond 64 bits is the largest one.
+fn size(line: &[u8]) -> Result<u64, Refusal> {
+    let digits = line.split(|byte| *byte == b';').next().unwrap_or_default();
+    let digits = if digits.len() < line.len() { digits.trim_ascii_end() } else { digits };
+    if digits.is_empty() {
+        return Err(Refusal::Chunk);
+    }
+    digits.iter().try_fold(0_u64, |sum, byte| {
+        let digit = char::from(*byte).to_digit(16).ok_or(Refusal::Chunk)?;
+        Ok(sum.checked_mul(16).map_or(u64::MAX, |sum| sum.saturating_add(u64::from(digit))))
+    })
+}
+
+fn is_token(name: &[u8]) -> bool {
+    let fits = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
+    !name.is_empty() && name.iter().all(fits)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const MAX: usize = 64;
+
+    /// The body and what is left behind it, or the refusal; nothing if it is not complete.
+    fn decode(pieces: &[&[u8]]) -> Result<Option<(Vec<u8>, Vec<u8>)>, Refusal> {
+        let (mut chunks, mut buf, mut done) = (Chunks::default(), Vec::new(), false);
+        for piece in pieces {
+            buf.extend_from_slice(piece);
+            done = done || chunks.take(&mut buf, MAX)?;
+        }
+        Ok(done.then(|| (chunks.into_body(), buf)))
+    }
+
+    #[test]
+    fn a_body_is_decoded_and_ends_where_it_says() {
+        for (text, body, rest) in [
+            ("5\r\nhello\r\n0\r\n\r\nGET /", "hello", "GET /"),
+            ("0\r\n\r\n", "", ""),
+            ("A;a=b;c=\"d e\"\r\n0123456789\r\n1 ;x\r\nx\r\n000\r\n\r\n", "0123456789x", ""),
+            ("1\r\na\r\n0\r\nX-Sum: 1\r\nDigest:\tb\r\n\r\nrest", "a", "rest"),
+            ("2\r\n\r\n\r\n0\r\n\r\n", "\r\n", ""),
+        ] {
+            let expected = (body.as_bytes().to_vec(), rest.as_bytes().to_vec());
+            assert_eq!(decode(&[text.as_bytes()]), Ok(Some(expected)), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_two_decoders_could_read_differently_is_refused() {
+        for text in [
+            "zz\r\n",
+            "0x1\r\na\r\n",
+            "+1\r\na\r\n",
+            "-1\r\n",
+            " 1\r\na\r\n",
+            "1 \r\na\r\n",
+            "\r\n",
+            ";a\r\n",
+            "1\na\r\n",
+            "1\r\na\n0\r\n",
+            "1\r\nab\r\n",
+            "1\r\na0\r\n",
+            "1\ra\r\n",
+            "1_0\r\n",
+            "1;\0\r\na\r\n",
+            "0\r\n\n",
+            "0\r\nno colon\r\n\r\n",
+            "0\r\n a: folded\r\n\r\n",
+            "0\r\na: b\rc\r\n\r\n",
+        ] {
+            assert_eq!(decode(&[text.as_bytes()]), Err(Refusal::Chunk), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn sizes_trailers_and_framing_are_bounded() {
+        for text in ["41\r\n", "ffffffffffffffff\r\n", "fffffffffffffffff0\r\n", "40\r\n"] {
+            let text =
+                if text == "40\r\n" { format!("40\r\n{}\r\n1\r\n", "x".repeat(64)) } else { text.into() };
+            assert_eq!(decode(&[text.as_bytes()]), Err(Refusal::TooLarge), "{text:?}");
+        }
+        assert_eq!(decode(&[&[b'1'; MAX_LINE + 2]]), Err(Refusal::Chunk));
+        let long = format!("0\r\n{}", "a: b\r\n".repeat(400));
+        assert_eq!(decode(&[long.as_bytes()]), Err(Refusal::HeadTooLarge));
+        let (mut chunks, extension) = (Chunks::default(), "e".repeat(200));
+        let padded = format!("1;{extension}\r\nx\r\n").repeat(200).into_bytes();
+        assert_eq!(chunks.take(&mut padded.clone(), 1000), Err(Refusal::Chunk), "mostly framing");
+        let mut tiny = "1\r\nx\r\n".repeat(100_000).into_bytes();
+        assert_eq!(Chunks::default().take(&mut tiny, 100_000), Ok(false), "small chunks are accepted");
+    }
+
+    fn chunked() -> impl Strategy<Value = Vec<u8>> {
+        let part = prop_oneof![
+            Just(&b"5\r\nhello\r\n"[..]),
+            Just(&b"1;a\r\nx\r\n"[..]),
+            Just(&b"0\r\n"[..]),
+            Just(&b"\r\n"[..]),
+            Just(&b"a: b\r\n"[..]),
+            Just(&b"3f\r\n"[..]),
+            Just(&b"\n"[..]),
+            Just(&b"g"[..]),
+        ];
+        prop::collection::vec(part, 0..12).prop_map(|parts| parts.concat())
+    }
+
+    proptest! {
+        #[test]
+        fn how_the_bytes_are_split_does_not_matter(bytes in chunked(), cut in any::<prop::sample::Index>()) {
+            let whole = decode(&[&bytes]);
+            let single: Vec<&[u8]> = bytes.chunks(1).collect();
+            prop_assert_eq!(&decode(&single), &whole);
+            let (head, tail) = bytes.split_at(cut.index(bytes.len() + 1));
+            prop_assert_eq!(&decode(&[head, tail]), &whole);
+        }
+
+        #[test]
+        fn any_body_in_any_chunks_comes_out_as_it_was(
+            body in prop::collection::vec(any::<u8>(), 0..MAX),
+            sizes in prop::collection::vec(1_usize..9, MAX),
+        ) {
+            let (mut text, mut rest) = (Vec::new(), &body[..]);
+            for size in sizes {
+                let (chunk, left) = rest.split_at(size.min(rest.len()));
+                if !chunk.is_empty() {
+                    text.extend_from_slice(format!("{:x}\r\n", chunk.len()).as_bytes());
+                    text.extend_from_slice(chunk);
+                    text.extend_from_slice(b"\r\n");
+                }
+                rest = left;
+            }
+            text.extend_from_slice(b"0\r\n\r\nrest");
+            prop_assert_eq!(decode(&[&text]), Ok(Some((body, b"rest".to_vec()))));
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! What can be told of a request that is refused: for the log, whatever its state. Pure.
+
+/// Bytes of a method, a path or an address list that are kept.
+const MAX_METHOD: usize = 16;
+const MAX_TEXT: usize = 128;
+
+/// The outline of a request. Every text is bounded, and foreign: escape it before it is shown.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Glimpse {
+    /// Empty if there is no request line yet.
+    pub method: String,
+    /// Without the query; empty if there is no request line yet.
+    pub path: String,
+    /// Whether the query has msg_signature.
+    pub is_signed: bool,
+    /// Whether the query has msg_signature and echostr, as when a URL is saved in the console.
+    pub is_verification: bool,
+    /// The value of the last X-Forwarded-For.
+    pub forwarded_for: Option<String>,
+}
+
+impl Glimpse {
+    /// Reads what there is of a head, complete or not, valid or not; cost is linear.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Self {
+        let blank = bytes.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+        let mut lines = bytes.get(blank..).unwrap_or_default().split_inclusive(|byte| *byte == b'\n');
+        let request_line = lines.next().unwrap_or_default();
+        let mut words = request_line.splitn(3, |byte| *byte == b' ');
+        let (Some(method), Some(target), Some(_)) = (words.next(), words.next(), words.next()) else {
+            return Self::default();
+        };
+        if method.is_empty() || method.len() > MAX_METHOD || !method.iter().all(u8::is_ascii_alphabetic) {
+            return Self::default();
+        }
+        let mut parts = target.splitn(2, |byte| *byte == b'?');
+        let (path, query) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+        let is_signed = contains(query, b"msg_signature");
+        Self {
+            method: text(method),
+            path: text(path),
+            is_signed,
+            is_verification: is_signed && contains(query, b"echostr"),
+            forwarded_for: lines.filter_map(forwarded_for).last().map(text),
+        }
+    }
+
+    /// Heap memory.
+    pub(super) fn held(&self) -> usize {
+        let forwarded = self.forwarded_for.as_ref().map_or(0, String::capacity);
+        self.method.capacity().saturating_add(self.path.capacity()).saturating_add(forwarded)
+    }
+}
+
+fn forwarded_for(line: &[u8]) -> Option<&[u8]> {
+    const NAME: &[u8] = b"X-Forwarded-For:";
+    let (name, value) = line.split_at_checked(NAME.len())?;
+    name.eq_ignore_ascii_case(NAME).then(|| value.trim_ascii())
+}
+
+fn contains(text: &[u8], part: &[u8]) -> bool {
+    text.windows(part.len()).any(|window| window == part)
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes.get(..MAX_TEXT).unwrap_or(bytes)).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_head_is_outlined_however_far_it_came() {
+        let head =
+            b"\r\nGET /a?msg_signature=1&echostr=2 HTTP/1.1\r\nHost: x\r\nx-forwarded-for: 1.2.3.4\r\n\r\n";
+        let expected = Glimpse {
+            method: "GET".into(),
+            path: "/a".into(),
+            is_signed: true,
+            is_verification: true,
+            forwarded_for: Some("1.2.3.4".into()),
+        };
+        assert_eq!(Glimpse::of(head), expected);
+        assert_eq!(Glimpse::of(&head[..50]).path, "/a");
+        for nothing in [&head[..9], b"", b"\x16\x03\x01 \x02 \x03", b"hello", b"\0 / HTTP/1.1\r\n"] {
+            assert_eq!(Glimpse::of(nothing), Glimpse::default());
+        }
+        let post = Glimpse::of(b"POST /b?msg_signature=1 HTTP/1.1\r\n");
+        assert!(post.is_signed && !post.is_verification);
+    }
+
+    proptest! {
+        #[test]
+        fn an_outline_is_bounded(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
+            let glimpse = Glimpse::of(&[b"GET /", &bytes[..], b" HTTP/1.1\r\nX-Forwarded-For: ", &bytes[..]].concat());
+            prop_assert!(glimpse.held() <= 16 + 2 * 8 * MAX_TEXT);
+        }
+    }
+}
