@@ -8,6 +8,7 @@ use serde_json::{Value as Json, json};
 
 use super::{Failure, load, print};
 use crate::config::Config;
+use crate::daemon::clock_reporter::CLOCK;
 use crate::daemon::details::DRIFT;
 use crate::daemon::is_running;
 use crate::daemon::reconciler::PROGRESS;
@@ -30,6 +31,7 @@ pub(super) fn status(path: Option<&Path>, as_json: bool) -> Result<(), Failure> 
     let said = |name| if running { get_state(&connection, name) } else { Ok(None) };
     let daemon = said("daemon")?;
     let pauses = said("pauses")?.map_or_else(|| json!([]), |(_, pauses)| pauses);
+    let clock_estimate = said(CLOCK)?.map_or(Json::Null, |(_, estimate)| estimate);
     let comparison = Comparison::read(&connection, &config)?;
     if as_json {
         let object = json!({
@@ -52,6 +54,7 @@ pub(super) fn status(path: Option<&Path>, as_json: bool) -> Result<(), Failure> 
             "last_event_at": counts.last_event.map(|at| at.0),
             "last_change_seq": counts.last_change,
             "conversion": why_not_converting(&config).map_or_else(|| "on".to_owned(), |why| format!("off: {why}")),
+            "clock": clock_estimate,
             "pauses": pauses,
             "details": {
                 "due": counts.details_due,
@@ -86,6 +89,9 @@ pub(super) fn status(path: Option<&Path>, as_json: bool) -> Result<(), Failure> 
     let _ = writeln!(text, "departments    {}", counts.departments);
     let _ = writeln!(text, "tags           {}", counts.tags);
     let _ = writeln!(text, "last change    #{}", counts.last_change);
+    if let Some(line) = clock_line(&clock_estimate) {
+        let _ = writeln!(text, "clock          {line}");
+    }
     if let Some(why) = why_not_converting(&config) {
         let _ = writeln!(text, "conversion     off: {why}");
     }
@@ -110,6 +116,20 @@ pub(super) fn status(path: Option<&Path>, as_json: bool) -> Result<(), Failure> 
         let _ = writeln!(text, "               tried again {}", when(until)?);
     }
     print(&text)
+}
+
+/// WeCom's clock beside this machine's, and what to do if they differ.
+fn clock_line(estimate: &Json) -> Option<String> {
+    let offset = estimate.get("offset_seconds").and_then(Json::as_i64)?;
+    let agreement = estimate.get("agreement").and_then(Json::as_str).unwrap_or("");
+    if let Some(seconds) = estimate.get("date_contradicts_by").and_then(Json::as_i64) {
+        return Some(format!(
+            "the Date of WeCom's answers differs by {seconds} s, and no event confirms it; deletions by comparisons are held: \
+             check this machine's clock (NTP), and the gateways and caches in front of api_base"
+        ));
+    }
+    let advice = if offset.abs() > 60 { "; synchronise this machine's clock (NTP)" } else { "" };
+    Some(format!("WeCom's clock is {offset:+} s from this machine's ({agreement}){advice}"))
 }
 
 /// How the directory stands to WeCom's.

@@ -195,8 +195,8 @@ impl Details {
             Ok(Seen { what: (_, fields), at }) => {
                 unknown.remove(&asked.userid);
                 let effect = {
-                    let asked = asked.clone();
-                    self.write(move |connection| record_details(connection, &asked, &fields, at, clock()))?
+                    let (asked, moment) = (asked.clone(), self.client.clock().moment());
+                    self.write(move |connection| record_details(connection, &asked, &fields, at, moment))?
                 };
                 self.allowed_again()?;
                 Ok(effect)

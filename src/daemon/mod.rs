@@ -7,9 +7,11 @@
 pub mod admin;
 pub mod bell;
 pub mod callback;
+pub mod clock_reporter;
 pub mod converter;
 pub mod details;
 pub mod doubt;
+pub mod event_clock;
 pub mod gate;
 mod lockfile;
 pub mod metrics;
@@ -34,12 +36,15 @@ use crate::store::openids::recent_api_calls;
 use crate::store::writer::WriterThread;
 use crate::store::{StoreError, Writer, open_reader, open_writer, set_state, state};
 use crate::wecom::api::{Api, Client, SecretKind, Settings, clock};
+use crate::wecom::clock::SharedClock;
 use crate::wecom::crypt::{Crypt, EncodingAesKey};
 use admin::{Admin, AdminError, Watched};
 use callback::Endpoint;
+use clock_reporter::ClockReporter;
 use converter::{Converter, Policy};
 use details::{Details, DetailsWorker};
 use doubt::Doubts;
+use event_clock::EventClock;
 use gate::{Budget, Gate, Limits, Routes};
 use lockfile::{Door, Knocks};
 pub use lockfile::{is_running, knock, lock};
@@ -144,6 +149,7 @@ impl Daemon {
         let metrics = Arc::new(Metrics::default());
         let doubts = Arc::new(Doubts::default());
         let client = Arc::new(client(config, &writer, &metrics, &stop));
+        let wecom_clock = client.clock().clone();
         let door = door(&config.database.path);
         let look_again = if door.is_some() { LOOK_AGAIN } else { LOOK_OFTEN };
         let Asking { converter, details, threads: askers } =
@@ -162,6 +168,7 @@ impl Daemon {
             endpoints,
             corp_id: config.wecom.corp_id.clone(),
             max_body: config.callback.max_body,
+            event_clock: EventClock::new(wecom_clock.clone()),
             writer: writer.clone(),
             wakers: server::Wakers {
                 converter: converter.as_ref().map(|(converter, _)| Arc::clone(converter)),
@@ -178,7 +185,7 @@ impl Daemon {
             ..Limits::default()
         };
         let gate = Gate::start(listener, routes, limits, backend, None)?;
-        let watched = Watched { metrics, gate: gate.stats(), writer: writer.clone() };
+        let watched = Watched { metrics, gate: gate.stats(), writer: writer.clone(), clock: wecom_clock };
         let admin = admin_listener
             .map(|listener| Admin::start(listener, watched, &config.database.path, budget != wanted))
             .transpose()?;
@@ -379,11 +386,18 @@ pub fn client(config: &Config, writer: &Writer, metrics: &Arc<Metrics>, stop: &S
         contacts_secret: text(&config.wecom.contacts_secret),
         timeout: config.wecom.timeout,
         calls_per_minute: config.wecom.calls_per_minute,
+        clock: reported_clock(writer),
     };
     let recorder = Recorder { writer: writer.clone(), metrics: Arc::clone(metrics) };
     let client = Client::new(settings, recorder, stop.clone());
     client.called_before(called_before(writer));
     client
+}
+
+/// The estimate of WeCom's clock, reported when it changes.
+fn reported_clock(writer: &Writer) -> SharedClock {
+    let reporter = ClockReporter::new(writer.clone());
+    SharedClock::new(move |estimate| reporter.report(estimate))
 }
 
 /// Calls of the last minute, which count for WeCom whoever made them.

@@ -16,6 +16,7 @@ use super::callback::{Endpoint, Received, Refusal};
 use super::converter::Converter;
 use super::details::DetailsWorker;
 use super::doubt::Doubts;
+use super::event_clock::EventClock;
 use super::gate::PEER_HEADER;
 use super::metrics::Metrics;
 use super::throttle::Throttle;
@@ -35,6 +36,8 @@ pub struct Server {
     pub corp_id: String,
     /// Longest body; the gate has seen to it.
     pub max_body: usize,
+    /// Stamps events.
+    pub event_clock: EventClock,
     /// Where events go.
     pub writer: Writer,
     /// Whom to tell of what was applied.
@@ -180,7 +183,8 @@ impl Server {
     }
 
     fn store(&self, request: Request, received: Received, arrived: Instant, answers: &Sender<Answer>) {
-        let Received { event, complaint, passed_over } = received;
+        let Received { mut event, complaint, passed_over } = received;
+        self.event_clock.stamp(&mut event);
         if let Some(complaint) = complaint {
             log::warn!("event makes no sense and is kept as invalid {}: {complaint}", name(&event));
         }

@@ -232,7 +232,9 @@ fn holds(group: &Group, fact: &Fact) -> bool {
     };
     match &fact.word {
         // These are about the very name, not about a member who was renamed from it.
-        Word::Of(saying @ (Saying::Absent | Saying::Seen { created: true, .. })) => shows(&fact.userid, saying),
+        Word::Of(saying @ (Saying::Absent | Saying::Seen { created: true, .. })) => {
+            shows(&fact.userid, saying)
+        }
         Word::Of(saying) => shows(&group.bearer(&fact.userid), saying),
         Word::Renamed(to, _) => group.bearer(&fact.userid) == group.bearer(to),
     }

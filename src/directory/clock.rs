@@ -137,9 +137,9 @@ impl WecomClock {
         let local = now.wall;
         // Position of the newest event that supports a time: newer ones are greater.
         let support = |at: UnixSeconds| {
-            self.events.iter().rposition(|event| {
-                event.project(now, EVENT_EXPIRES).is_some_and(|told| agree(told, at))
-            })
+            self.events
+                .iter()
+                .rposition(|event| event.project(now, EVENT_EXPIRES).is_some_and(|told| agree(told, at)))
         };
         let date = self.date.and_then(|date| date.project(now, DATE_EXPIRES));
         let (estimate, agreement) = match date {
@@ -167,12 +167,7 @@ impl WecomClock {
 
     /// Stamps an API answer that arrives now, `took` after its question was sent: when it was asked, on WeCom's
     /// clock, rather a second too early than too late, because an event of the same second or later outranks it.
-    pub fn stamp_answer(
-        &mut self,
-        date: Option<UnixSeconds>,
-        took: Duration,
-        now: LocalTime,
-    ) -> UnixSeconds {
+    pub fn stamp_answer(&mut self, date: Option<UnixSeconds>, took: Duration, now: LocalTime) -> UnixSeconds {
         if let Some(told) = date {
             self.date = Some(Reading { told, uptime: now.uptime });
         }
@@ -246,9 +241,9 @@ mod tests {
 
     #[test]
     fn until_an_event_arrives_an_answer_has_the_earlier_of_two_times() {
-        for (date, wall, expected) in [(0, 0, 0), (DAY, 0, 0), (-DAY, 0, -DAY), (0, DAY, 0), (0, -DAY, -DAY)] {
-            let stamp =
-                WecomClock::default().stamp_answer(Some(at(0, date)), Duration::ZERO, local(0, wall));
+        for (date, wall, expected) in [(0, 0, 0), (DAY, 0, 0), (-DAY, 0, -DAY), (0, DAY, 0), (0, -DAY, -DAY)]
+        {
+            let stamp = WecomClock::default().stamp_answer(Some(at(0, date)), Duration::ZERO, local(0, wall));
             assert_eq!(stamp, at(0, expected), "{date} {wall}");
         }
         let without_date = WecomClock::default().stamp_answer(None, Duration::ZERO, local(0, 7));

@@ -25,18 +25,19 @@ pub enum MemberDifference {
     New(UserId, Vec<u32>),
     /// In other departments, or spelled otherwise.
     Changed(UserId, Vec<u32>),
-    /// Not listed.
-    Missing(UserId),
+    /// Not listed; and WeCom's time of its newest news.
+    Missing(UserId, UnixSeconds),
 }
 
 /// Compares a run of known members (in order of userid) with the listing, which is taken as far as the run
-/// goes; whoever is left of it after the last run is new. A member of whom there is news from `began` on, when
-/// the listing began, is never missing: it came after its page was written.
+/// goes; whoever is left of it after the last run is new. A member whose times are later than `latest` is plausible
+/// counts as changed, so that they are corrected.
 pub fn members(
     listed: &mut Peekable<impl Iterator<Item = (UserId, Vec<u32>)>>,
     known: &[KnownMember],
-    began: UnixSeconds,
+    latest: Option<UnixSeconds>,
 ) -> Vec<MemberDifference> {
+    let is_ahead = |member: &KnownMember| latest.is_some_and(|latest| member.event_time > latest);
     let mut differences = Vec::new();
     for member in known {
         while let Some((userid, departments)) = listed.next_if(|(userid, _)| *userid < member.userid) {
@@ -47,14 +48,11 @@ pub fn members(
                 // The listing tells no order of a member's departments.
                 let same = departments.len() == member.departments.len()
                     && departments.iter().all(|id| member.departments.contains(id));
-                if !same || !userid.same_spelling(&member.userid) {
+                if !same || !userid.same_spelling(&member.userid) || is_ahead(member) {
                     differences.push(MemberDifference::Changed(userid, departments));
                 }
             }
-            None if member.event_time < began => {
-                differences.push(MemberDifference::Missing(member.userid.clone()));
-            }
-            None => {}
+            None => differences.push(MemberDifference::Missing(member.userid.clone(), member.event_time)),
         }
     }
     differences
@@ -76,16 +74,17 @@ pub struct DepartmentDifferences {
     pub new: Vec<(DepartmentId, Fields<DepartmentField>)>,
     /// The fields that are different.
     pub changed: Vec<(DepartmentId, Fields<DepartmentField>)>,
-    /// Not listed.
-    pub missing: Vec<DepartmentId>,
+    /// Not listed; and WeCom's time of the newest news of each.
+    pub missing: Vec<(DepartmentId, UnixSeconds)>,
 }
 
-/// Compares departments. A field that the listing does not tell is not different.
+/// Compares departments. A field that the listing does not tell is not different. A department whose times are later
+/// than `latest` is plausible counts as changed, so that they are corrected.
 #[must_use]
 pub fn departments(
     listed: &BTreeMap<DepartmentId, Fields<DepartmentField>>,
     known: &BTreeMap<DepartmentId, KnownDepartment>,
-    began: UnixSeconds,
+    latest: Option<UnixSeconds>,
 ) -> DepartmentDifferences {
     let mut found = DepartmentDifferences::default();
     for (id, fields) in listed {
@@ -93,14 +92,16 @@ pub fn departments(
             found.new.push((*id, fields.clone()));
             continue;
         };
-        let different = fields.iter().filter(|(field, value)| department.fields.get(field) != Some(value));
+        let is_ahead = latest.is_some_and(|latest| department.event_time > latest);
+        let different =
+            fields.iter().filter(|(field, value)| is_ahead || department.fields.get(field) != Some(value));
         let different: Fields<_> = different.map(|(field, value)| (*field, value.clone())).collect();
         if !different.is_empty() {
             found.changed.push((*id, different));
         }
     }
-    let missing = known.iter().filter(|(id, d)| !listed.contains_key(id) && d.event_time < began);
-    found.missing = missing.map(|(id, _)| *id).collect();
+    let missing = known.iter().filter(|(id, _)| !listed.contains_key(id));
+    found.missing = missing.map(|(id, department)| (*id, department.event_time)).collect();
     found
 }
 
@@ -208,15 +209,14 @@ mod tests {
     fn differences_of_members_whatever_the_order_of_their_departments() {
         let listed = [("a", vec![1]), ("B", vec![2, 1]), ("c", vec![3]), ("x", vec![1])];
         let mut listed = listed.into_iter().map(|(name, ids)| (userid(name), ids)).peekable();
-        let mut found = members(&mut listed, &[known("B", &[1, 2]), known("bb", &[1])], UnixSeconds(9));
-        let late = KnownMember { event_time: UnixSeconds(9), ..known("d", &[1]) };
-        found.extend(members(&mut listed, &[known("c", &[4]), late], UnixSeconds(9)));
+        let mut found = members(&mut listed, &[known("B", &[1, 2]), known("bb", &[1])], None);
+        found.extend(members(&mut listed, &[known("c", &[4])], None));
         assert_eq!(listed.next(), Some((userid("x"), vec![1])), "who is left is new");
         assert_eq!(
             found,
             [
                 MemberDifference::New(userid("a"), vec![1]),
-                MemberDifference::Missing(userid("bb")),
+                MemberDifference::Missing(userid("bb"), UnixSeconds(5)),
                 MemberDifference::Changed(userid("c"), vec![3]),
             ]
         );
@@ -233,7 +233,7 @@ mod tests {
             let mut listed = names.iter().map(|name| (name.clone(), vec![1, 2])).peekable();
             let known: Vec<_> = names.iter().map(|name| known(name.as_str(), &[2, 1])).collect();
             for run in known.chunks(run) {
-                prop_assert_eq!(members(&mut listed, run, UnixSeconds(9)), vec![]);
+                prop_assert_eq!(members(&mut listed, run, Some(UnixSeconds(9))), vec![]);
             }
             prop_assert_eq!(listed.next(), None);
         }
@@ -257,11 +257,11 @@ mod tests {
             (DepartmentId(2), fields(Some("二"), 1)),
             (DepartmentId(4), fields(None, 1)),
         ]);
-        let found = departments(&listed, &known, UnixSeconds(9));
+        let found = departments(&listed, &known, None);
         assert_eq!(found.new, [(DepartmentId(4), fields(None, 1))]);
         let name = Fields::from([(DepartmentField::Name, Value::text("二"))]);
         assert_eq!(found.changed, [(DepartmentId(2), name)]);
-        assert_eq!(found.missing, [DepartmentId(3)]);
+        assert_eq!(found.missing, [(DepartmentId(3), UnixSeconds(1))]);
     }
 
     #[test]

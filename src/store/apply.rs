@@ -5,7 +5,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::departments::{see_tag, tell_department};
 use super::openids::make_due_now;
 use super::{facts, members, state};
-use crate::directory::changes::{At, Details, Merge, RowWrite, merge, restamp};
+use crate::directory::changes::{At, Details, Merge, Restamp, RowWrite, merge, restamp};
 use crate::directory::clock::Moment;
 use crate::directory::history::{Word, fold};
 use crate::directory::life::{Saying, timed};
@@ -243,7 +243,8 @@ pub(super) fn tell_member(
     if let Some(restamped) = moment.latest.and_then(|latest| restamp(&known, latest, Some(at.seconds()))) {
         log::warn!("userid={userid} had times ahead of WeCom's clock; they are corrected");
         facts::replace(connection, &known, &restamped.facts)?;
-        let rows = (&restamped.writes[..], &restamped.tags[..], &restamped.changes[..]);
+        let Restamp { writes, tags, changes, .. } = &restamped;
+        let rows = members::Rows { writes, tags, changes };
         members::write_rows(connection, rows, moment.local)?;
         known = restamped.facts;
     }
@@ -254,9 +255,8 @@ pub(super) fn tell_member(
     }
     let mut merged = merge(&known, userid, at, arrival, word);
     let fact = &merged.fact;
-    let is_repeated = |known: &Fact| {
-        known.stamp == fact.stamp && known.userid == fact.userid && known.word == fact.word
-    };
+    let is_repeated =
+        |known: &Fact| known.stamp == fact.stamp && known.userid == fact.userid && known.word == fact.word;
     if known.iter().any(is_repeated) {
         // A replay, after its first delivery has left the events: it asks for nothing again.
         merged.took_effect = false;

@@ -78,7 +78,7 @@ impl Carried {
 
 /// Writes what a merge found: rows, tags, and the lines of the change feed.
 pub(super) fn write_merge(connection: &Connection, merge: &Merge, now: UnixSeconds) -> rusqlite::Result<()> {
-    write_rows(connection, (&merge.writes, &merge.tags, &merge.changes), now)?;
+    write_rows(connection, Rows { writes: &merge.writes, tags: &merge.tags, changes: &merge.changes }, now)?;
     let sql = match merge.details {
         Details::Keep => return Ok(()),
         Details::Known => "UPDATE members SET details_state = 'known' WHERE userid = ?1",
@@ -91,10 +91,21 @@ pub(super) fn write_merge(connection: &Connection, merge: &Merge, now: UnixSecon
     Ok(())
 }
 
+/// What is to be written.
+#[derive(Clone, Copy)]
+pub(super) struct Rows<'a> {
+    /// Members.
+    pub(super) writes: &'a [RowWrite],
+    /// Tags that members came into (true) and left.
+    pub(super) tags: &'a [(TagId, UserId, bool)],
+    /// Lines of the change feed.
+    pub(super) changes: &'a [Change],
+}
+
 /// Writes rows, tags, and the lines of the change feed.
 pub(super) fn write_rows(
     connection: &Connection,
-    (writes, tags, changes): (&[RowWrite], &[(TagId, UserId, bool)], &[Change]),
+    Rows { writes, tags, changes }: Rows<'_>,
     now: UnixSeconds,
 ) -> rusqlite::Result<()> {
     let mut carried = BTreeMap::new();

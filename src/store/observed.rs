@@ -4,8 +4,8 @@ use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::{Map, json};
 
 use super::apply::{next_event, tell_member};
-use super::facts::tied_names;
 use super::departments::{restamp_tag, tell_department};
+use super::facts::tied_names;
 use super::members::write_changes;
 use crate::directory::changes::{At, Change, Entity, Merge};
 use crate::directory::clock::Moment;
@@ -236,15 +236,23 @@ impl Observation {
     /// SQLite's.
     pub fn has_news_since(&self, connection: &Connection, since: Since) -> rusqlite::Result<bool> {
         match self {
-            Self::Member(userid, _) | Self::MemberAbsent(userid) => member_has_news(connection, userid, since),
+            Self::Member(userid, _) | Self::MemberAbsent(userid) => {
+                member_has_news(connection, userid, since)
+            }
             Self::Department(id, _) | Self::DepartmentAbsent(id) => {
                 has_event(connection, &id.to_string(), "%_party", since)
             }
-            Self::Tag(tag, _) | Self::TagAbsent(tag) => has_event(connection, &tag.to_string(), "update_tag", since),
-            Self::TagMember(tag, userid, _) => Ok(has_event(connection, &tag.to_string(), "update_tag", since)?
-                || member_has_news(connection, userid, since)?),
-            Self::TagDepartment(tag, id, _) => Ok(has_event(connection, &tag.to_string(), "update_tag", since)?
-                || has_event(connection, &id.to_string(), "%_party", since)?),
+            Self::Tag(tag, _) | Self::TagAbsent(tag) => {
+                has_event(connection, &tag.to_string(), "update_tag", since)
+            }
+            Self::TagMember(tag, userid, _) => {
+                Ok(has_event(connection, &tag.to_string(), "update_tag", since)?
+                    || member_has_news(connection, userid, since)?)
+            }
+            Self::TagDepartment(tag, id, _) => {
+                Ok(has_event(connection, &tag.to_string(), "update_tag", since)?
+                    || has_event(connection, &id.to_string(), "%_party", since)?)
+            }
         }
     }
 

@@ -7,13 +7,15 @@ use std::time::{Duration, Instant};
 use serde_json::{Value as Json, json};
 
 pub use super::apis::{Api, SecretKind};
+use super::clock::SharedClock;
+pub use super::clock::clock;
 use super::envelope::url_encode;
 use super::errcode::{Reaction, Reason, reaction};
 use super::pace::{Pace, Urgency};
 use super::pauses::{Pause, Pauses, Trouble};
 use super::token::TokenCell;
+pub use super::transport::Answer;
 use super::transport::Transport;
-pub use super::transport::{Answer, clock};
 use crate::directory::UserId;
 use crate::stop::Stop;
 
@@ -81,6 +83,8 @@ pub struct Settings {
     pub timeout: Duration,
     /// All calls together.
     pub calls_per_minute: u32,
+    /// Takes the Date of answers, and stamps them.
+    pub clock: SharedClock,
 }
 
 /// The API client; shared by reference.
@@ -117,7 +121,7 @@ impl<L: Listener> Client<L> {
     #[must_use]
     pub fn new(settings: Settings, listener: L, stop: Stop) -> Self {
         Self {
-            transport: Transport::new(settings.timeout, &settings.api_base),
+            transport: Transport::new(settings.timeout, &settings.api_base, settings.clock.clone()),
             pace: Mutex::new(Pace::new(settings.calls_per_minute, Instant::now())),
             pauses: Mutex::default(),
             tokens: Default::default(),
@@ -144,6 +148,12 @@ impl<L: Listener> Client<L> {
         self.call(Api::ConvertToOpenid, SecretKind::App, Some(userid), "", Some(&body), urgency, |answer| {
             answer.json.get("openid").and_then(Json::as_str).is_some_and(|openid| !openid.is_empty())
         })
+    }
+
+    /// The estimate of WeCom's clock.
+    #[must_use]
+    pub fn clock(&self) -> &SharedClock {
+        &self.settings.clock
     }
 
     /// When calls of this kind may be made again, if they are paused now.

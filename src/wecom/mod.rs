@@ -4,6 +4,7 @@
 
 pub mod api;
 pub mod apis;
+pub mod clock;
 pub mod crypt;
 pub mod envelope;
 pub mod errcode;

@@ -1,10 +1,11 @@
 //! One HTTP exchange with WeCom's API: what came back, or why nothing did. Knows no tokens or pauses.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use serde_json::Value as Json;
 
+use super::clock::SharedClock;
 use crate::directory::UnixSeconds;
 
 /// The longest answer that is read; a page of 10,000 members is under 1 MiB.
@@ -19,8 +20,7 @@ pub struct Answer {
     pub errmsg: String,
     /// The whole answer.
     pub json: Json,
-    /// When the question was sent, on WeCom's clock (by the HTTP Date header; this machine's without one): what
-    /// happened later is not in the answer.
+    /// When the question was sent, on WeCom's clock as estimated: what happened later is not in the answer.
     pub asked_at: UnixSeconds,
     /// The HTTP Date header, as it came; none: there was no header that can be read.
     pub date: Option<UnixSeconds>,
@@ -45,17 +45,15 @@ impl Answer {
     }
 }
 
-/// An exchange that takes longer than this may well have begun in the second before WeCom's.
-const PROMPT: Duration = Duration::from_millis(50);
-
 /// The HTTP client, shared by all threads.
 pub(super) struct Transport {
     agent: ureq::Agent,
+    clock: SharedClock,
 }
 
 impl Transport {
     /// `timeout` bounds a whole exchange, from name look-up to the last byte.
-    pub(super) fn new(timeout: Duration, api_base: &str) -> Self {
+    pub(super) fn new(timeout: Duration, api_base: &str, clock: SharedClock) -> Self {
         let mut builder = ureq::Agent::config_builder();
         // Proxies are taken from the environment; none leads to this machine itself.
         if ["http://127.0.0.1", "http://localhost", "http://[::1]"]
@@ -72,7 +70,7 @@ impl Transport {
             .max_redirects_will_error(false)
             .user_agent(concat!("wecom-dirsync/", env!("CARGO_PKG_VERSION")))
             .build();
-        Self { agent: config.into() }
+        Self { agent: config.into(), clock }
     }
 
     /// GET, or POST with a JSON body. The error says what happened, without the URL: that has secrets.
@@ -96,23 +94,9 @@ impl Transport {
         let date = response.headers().get("date").and_then(|value| value.to_str().ok()).and_then(parse_date);
         let text = response.body_mut().with_config().limit(MAX_ANSWER).read_to_vec();
         let text = text.map_err(|error| explain(&error))?;
-        let answer = Answer::read(&text, asked_at(date.unwrap_or_else(clock), took))?;
+        let answer = Answer::read(&text, self.clock.stamp_answer(date, took))?;
         Ok(Answer { date, ..answer })
     }
-}
-
-/// This machine's clock.
-#[must_use]
-pub fn clock() -> UnixSeconds {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    UnixSeconds(i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
-}
-
-/// When an exchange began that was answered at `date` and took so long, in whole seconds, rather too early
-/// than too late: an event of the same second or later stands above what the answer shows.
-fn asked_at(date: UnixSeconds, took: Duration) -> UnixSeconds {
-    let seconds = if took <= PROMPT { 0 } else { took.as_secs() + 1 };
-    date.plus(-i64::try_from(seconds).unwrap_or(i64::MAX))
 }
 
 fn parse_date(text: &str) -> Option<UnixSeconds> {

@@ -204,6 +204,7 @@ pub fn deliver(connection: &Connection, xml: &str) {
         payload: xml.to_owned(),
         digest: digest(xml),
         meaning: read.meaning.ok(),
+        latest: None,
     };
     apply_event(connection, &event).unwrap();
 }

@@ -14,6 +14,7 @@ use crate::directory::UnixSeconds;
 use crate::directory::openid::OpenidState;
 use crate::store::monitor::{last_event, last_reconcile, members_by_state, oldest_pending};
 use crate::wecom::api::clock;
+use crate::wecom::clock::SharedClock;
 
 /// The media type of what is answered.
 pub(super) const CONTENT_TYPE: &str = TEXT_FORMAT;
@@ -36,14 +37,20 @@ struct Members {
 pub(super) struct Exposition {
     metrics: Arc<Metrics>,
     gate: Arc<GateStats>,
+    wecom_clock: SharedClock,
     reader: Connection,
     counted: Option<(Instant, Duration, Members)>,
     complaints: Throttle,
 }
 
 impl Exposition {
-    pub(super) fn new(metrics: Arc<Metrics>, gate: Arc<GateStats>, reader: Connection) -> Self {
-        Self { metrics, gate, reader, counted: None, complaints: Throttle::default() }
+    pub(super) fn new(
+        metrics: Arc<Metrics>,
+        gate: Arc<GateStats>,
+        wecom_clock: SharedClock,
+        reader: Connection,
+    ) -> Self {
+        Self { metrics, gate, wecom_clock, reader, counted: None, complaints: Throttle::default() }
     }
 
     /// All metrics as of now.
@@ -99,6 +106,11 @@ impl Exposition {
                 paused.map(|(reason, paused)| {
                     (labels(&[("reason", reason.as_str())]), f64::from(u8::from(paused)))
                 }),
+            ),
+            gauge(
+                "wecom_dirsync_clock_offset_seconds",
+                "WeCom's clock, as estimated, less this machine's.",
+                [(Vec::new(), float(self.wecom_clock.estimate().offset))],
             ),
             gauge(
                 "wecom_dirsync_build_info",
@@ -226,7 +238,7 @@ mod tests {
     use crate::store::open::open_in_memory;
 
     fn exposition(reader: Connection) -> Exposition {
-        Exposition::new(Arc::default(), Arc::default(), reader)
+        Exposition::new(Arc::default(), Arc::default(), SharedClock::default(), reader)
     }
 
     #[test]

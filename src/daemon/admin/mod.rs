@@ -20,6 +20,7 @@ use tiny_http::{Header, Request, Response};
 use super::gate::{self, Gate, GateStats, Limits, Routes};
 use super::metrics::Metrics;
 use crate::store::{StoreError, Writer, open_reader};
+use crate::wecom::clock::SharedClock;
 use exposition::Exposition;
 use health::Health;
 
@@ -45,6 +46,8 @@ pub struct Watched {
     pub gate: Arc<GateStats>,
     /// What makes events durable.
     pub writer: Writer,
+    /// The estimate of WeCom's clock.
+    pub clock: SharedClock,
 }
 
 /// The admin listener at work.
@@ -65,9 +68,9 @@ impl Admin {
         database: &Path,
         few_descriptors: bool,
     ) -> Result<Self, AdminError> {
-        let Watched { metrics, gate: callbacks, writer } = watched;
+        let Watched { metrics, gate: callbacks, writer, clock } = watched;
         let health = Health::new(writer, Arc::clone(&callbacks), reader(database)?);
-        let exposition = Exposition::new(metrics, callbacks, reader(database)?);
+        let exposition = Exposition::new(metrics, callbacks, clock, reader(database)?);
         let (in_flight, max_connections) = if few_descriptors { FEW } else { (IN_FLIGHT, CONNECTIONS) };
 
         let folder = database.parent().unwrap_or(Path::new("."));

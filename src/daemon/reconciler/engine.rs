@@ -7,23 +7,25 @@ use rusqlite::Connection;
 
 use super::asking::{Ask, End, Existence, Refusal};
 use super::plan::{Plan, Report};
-use super::repairs::Repairs;
+use super::repairs::{Repairs, Target};
 use crate::directory::comparison::{self, Deletions, Guard, Inquiry, MemberDifference, SetDifference};
 use crate::directory::listing::{Flaw, Listing, Members};
 use crate::directory::{
     DepartmentField, DepartmentId, Fields, MemberField, TagId, UnixSeconds, UserId, Value,
 };
 use crate::stop::Stop;
-use crate::store::Writer;
-use crate::store::observed::Observation;
+use crate::store::observed::{Observation, Since};
 use crate::store::reconciles::{
     ReconcileOutcome, count_members, known_departments, known_members, known_tag_content, known_tags,
 };
-use crate::wecom::api::{Client, Listener, SecretKind};
+use crate::store::{StoreError, Writer};
+use crate::wecom::api::{Client, Listener, SecretKind, clock};
 use crate::wecom::read::{Departments, PAGE, Seen, TagContent};
 
 /// Known members that are compared at a time.
 const RUN: usize = 2000;
+/// Subjects that a note names; all are counted.
+const NAMED: usize = 10;
 
 /// How far it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,12 +56,19 @@ pub struct Engine<'a, L> {
 
 impl<L: Listener> Engine<'_, L> {
     /// Compares and repairs.
-    #[must_use]
-    pub fn run(&self) -> Report {
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn run(&self) -> Result<Report, StoreError> {
+        let since = Since::now(self.reader, clock())?;
+        let clock = self.client.clock();
+        let target = self.writer.map(|writer| Target { writer, clock, since });
         let mut run = Run {
             engine: self,
             ask: Ask { client: self.client, stop: self.stop },
-            repairs: Repairs::new(self.writer, self.stop),
+            repairs: Repairs::new(target, self.stop),
+            since,
+            deletions_held: false,
             plan: Plan::default(),
             notes: Vec::new(),
             members_seen: 0,
@@ -76,13 +85,14 @@ impl<L: Listener> Engine<'_, L> {
                 if kept.is_ok() { ReconcileOutcome::Failed } else { ReconcileOutcome::Stopped }
             }
         };
-        Report {
+        Ok(Report {
             outcome,
             members_seen: run.members_seen,
             effect: run.repairs.effect(),
             plan: run.plan,
             notes: run.notes,
-        }
+            deletions_held: run.deletions_held,
+        })
     }
 }
 
@@ -95,6 +105,9 @@ struct Run<'a, L> {
     members_seen: usize,
     is_partial: bool,
     began: Option<UnixSeconds>,
+    /// The moment when the comparison began, in the database.
+    since: Since,
+    deletions_held: bool,
 }
 
 /// What one kind's comparison found missing.
@@ -138,6 +151,7 @@ impl<L: Listener> Run<'_, L> {
         }
         let blocked = self.delete(&mut members, &mut departments, &mut tags)?;
         self.repairs.flush()?;
+        self.verify_repairs();
         Ok(match (blocked, flaw) {
             (true, _) => ReconcileOutcome::Blocked,
             (false, Some(_)) => ReconcileOutcome::Failed,
@@ -151,6 +165,31 @@ impl<L: Listener> Run<'_, L> {
     fn stamp(&mut self, at: UnixSeconds) -> UnixSeconds {
         let began = *self.began.get_or_insert(at);
         began.min(at)
+    }
+
+    /// A comparison is complete only if its repairs took effect.
+    fn verify_repairs(&mut self) {
+        let hidden = self.repairs.hidden();
+        if hidden.is_empty() {
+            return;
+        }
+        let names = hidden.iter().take(NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
+        let more = if hidden.len() > NAMED { ", .." } else { "" };
+        self.notes.push(format!(
+            "{} repairs had no effect, because the directory has news that is dated later than WeCom's answers ({names}{more}); compare this machine's clock with WeCom's",
+            hidden.len()
+        ));
+        self.is_partial = true;
+    }
+
+    /// Whether an event or a fetched answer explains why the directory differs from a listing.
+    fn has_news(&self, about: &Observation) -> Result<bool, End> {
+        Ok(about.has_news_since(self.engine.reader, self.since)?)
+    }
+
+    /// The latest plausible stamp of a known fact.
+    fn latest(&self) -> Option<UnixSeconds> {
+        self.engine.client.clock().estimate().latest()
     }
 
     fn tell(&self, phase: &'static str, done: usize, of: Option<usize>) {
@@ -283,7 +322,7 @@ impl<L: Listener> Run<'_, L> {
             return Ok(Missing::none(UnixSeconds::default()));
         };
         let known = known_departments(self.engine.reader)?;
-        let differences = comparison::departments(&structure, &known, at);
+        let differences = comparison::departments(&structure, &known, self.latest());
         for (id, fields) in differences.new {
             self.plan.departments.new.add(id);
             self.repairs.add(Observation::Department(id, fields), at)?;
@@ -292,7 +331,12 @@ impl<L: Listener> Run<'_, L> {
             self.plan.departments.changed.add(id);
             self.repairs.add(Observation::Department(id, fields), at)?;
         }
-        let mut missing = Missing { what: differences.missing, present: known.len(), at };
+        let mut missing = Missing { what: Vec::new(), present: known.len(), at };
+        for (id, event_time) in differences.missing {
+            if event_time < at || !self.has_news(&Observation::DepartmentAbsent(id))? {
+                missing.what.push(id);
+            }
+        }
         // The company itself is always one; and members are only in departments that there are.
         let is_incomplete = structure.is_empty() || with_members.iter().any(|id| !structure.contains_key(id));
         if is_incomplete && !missing.what.is_empty() {
@@ -318,7 +362,7 @@ impl<L: Listener> Run<'_, L> {
         loop {
             self.tell("comparing members", rows_seen.get(), Some(rows));
             let known = known_members(self.engine.reader, &after, RUN)?;
-            for difference in comparison::members(&mut listed, &known, began) {
+            for difference in comparison::members(&mut listed, &known, self.latest()) {
                 match difference {
                     MemberDifference::New(userid, departments) => {
                         self.new_member(userid, departments, began)?
@@ -327,7 +371,12 @@ impl<L: Listener> Run<'_, L> {
                         self.plan.members.changed.add(&userid);
                         self.see_member(userid, departments, began)?;
                     }
-                    MemberDifference::Missing(userid) => missing.what.push(userid),
+                    MemberDifference::Missing(userid, event_time) => {
+                        // One that joined after its page was written is not missing.
+                        let is_missing = event_time < began
+                            || !self.has_news(&Observation::MemberAbsent(userid.clone()))?;
+                        missing.what.extend(is_missing.then_some(userid));
+                    }
                 }
             }
             match known.last() {
@@ -385,7 +434,8 @@ impl<L: Listener> Run<'_, L> {
                 Some((known, _)) if known.as_deref() != Some(name) => self.plan.tags.changed.add(tag),
                 Some(_) => {}
             }
-            if !matches!(known.get(tag), Some((Some(known), _)) if known == name) {
+            let is_ahead = |time: UnixSeconds| self.latest().is_some_and(|latest| time > latest);
+            if !matches!(known.get(tag), Some((Some(known), time)) if known == name && !is_ahead(*time)) {
                 self.repairs.add(Observation::Tag(*tag, name.clone()), at)?;
             }
             match self.ask.about(|| client.tag(*tag, secret))? {
@@ -398,11 +448,14 @@ impl<L: Listener> Run<'_, L> {
                 }
             }
         }
-        let is_missing = |tag: &TagId, event_time: UnixSeconds| {
-            sees_all && !tags.is_empty() && !tags.contains_key(tag) && event_time < at
-        };
-        let missing = known.iter().filter(|(tag, (_, time))| is_missing(tag, *time));
-        Ok(Missing { what: missing.map(|(tag, _)| *tag).collect(), present: known.len(), at })
+        let mut missing = Missing { what: Vec::new(), present: known.len(), at };
+        for (tag, (_, event_time)) in known.iter().filter(|_| sees_all && !tags.is_empty()) {
+            let is_listed = tags.contains_key(tag);
+            if !is_listed && (*event_time < at || !self.has_news(&Observation::TagAbsent(*tag))?) {
+                missing.what.push(*tag);
+            }
+        }
+        Ok(missing)
     }
 
     fn tag(
@@ -445,6 +498,9 @@ impl<L: Listener> Run<'_, L> {
     ) -> Result<bool, End> {
         let guard = self.engine.guard;
         let others = [departments.deletions(), tags.deletions()];
+        if self.hold_deletions(members, departments, tags) {
+            return Ok(false);
+        }
         let inquiry = self.inquire(members, &others)?;
         let mut gone = inquiry.gone;
         let mut unasked = inquiry.unasked;
@@ -478,6 +534,30 @@ impl<L: Listener> Run<'_, L> {
             self.repairs.add(Observation::TagAbsent(tag), tags.at)?;
         }
         Ok(false)
+    }
+
+    /// Whether nothing is deleted, because WeCom's answers carry a Date that nothing confirms: a cache may have given
+    /// an old listing.
+    fn hold_deletions(
+        &mut self,
+        members: &Missing<UserId>,
+        departments: &Missing<DepartmentId>,
+        tags: &Missing<TagId>,
+    ) -> bool {
+        let Some(seconds) = self.engine.client.clock().estimate().contradiction else { return false };
+        members.what.iter().for_each(|userid| self.plan.members.missing.add(userid));
+        departments.what.iter().for_each(|id| self.plan.departments.missing.add(id));
+        tags.what.iter().for_each(|tag| self.plan.tags.missing.add(tag));
+        let number = self.plan.deletions();
+        if number == 0 {
+            return false;
+        }
+        self.is_partial = true;
+        self.deletions_held = true;
+        self.notes.push(format!(
+            "{number} deletions are held, because the Date of WeCom's answers differs from this machine's clock by {seconds} s and no event confirms it; check this machine's clock (NTP), and the gateways and caches in front of api_base"
+        ));
+        true
     }
 
     /// Asks for each missing member by name, until it is clear that there are too many, or that the listing was

@@ -114,9 +114,10 @@ impl Reconciler {
     fn work(&self) {
         let mut failures = 0;
         let mut complained = false;
+        let mut deletions_held = false;
         loop {
             let looked = Instant::now();
-            match self.look(&mut failures) {
+            match self.look(&mut failures, &mut deletions_held) {
                 Ok(wait) => {
                     complained = false;
                     self.doubts.bell.wait(wait);
@@ -137,7 +138,11 @@ impl Reconciler {
     }
 
     /// Does what is due; when to look again.
-    fn look(&self, failures: &mut u32) -> Result<Duration, StoreError> {
+    fn look(&self, failures: &mut u32, deletions_held: &mut bool) -> Result<Duration, StoreError> {
+        if *deletions_held && self.client.clock().estimate().contradiction.is_none() {
+            *deletions_held = false;
+            self.doubts.raise("the clocks agree again, after deletions were held");
+        }
         if let Some(reason) = self.doubts.take() {
             let written = reason.clone();
             let done = self.writer.run(PATIENCE, move |connection| doubt(connection, &written, clock()));
@@ -157,6 +162,7 @@ impl Reconciler {
                 let wish = Wish::from_json(&wish);
                 let report = self.compare(wish, "the reconcile command")?;
                 *failures = 0;
+                *deletions_held |= report.deletions_held;
                 let json = report.to_json(wish.dry_run);
                 self.writer.run(PATIENCE, move |connection| {
                     forget_old(connection, REPORT, clock())?;
@@ -185,6 +191,7 @@ impl Reconciler {
         let why = due.as_ref().and_then(|(_, why)| why.get("reason")).and_then(Json::as_str);
         let why = why.unwrap_or(if done.is_none() { "first fill" } else { "it is time" });
         let report = self.compare(Wish::default(), why)?;
+        *deletions_held = report.deletions_held;
         *failures = if report.outcome == ReconcileOutcome::Failed { failures.saturating_add(1) } else { 0 };
         Ok(Duration::ZERO)
     }
@@ -252,10 +259,10 @@ impl Reconciler {
 /// [`StoreError`]: it could not be recorded.
 pub fn compare<L: Listener>(engine: &Engine<'_, L>, reason: &str) -> Result<Report, StoreError> {
     wait_for_another_second(engine)?;
-    let Some(writer) = engine.writer else { return Ok(engine.run()) };
+    let Some(writer) = engine.writer else { return engine.run() };
     let (began, reason) = (clock(), reason.to_owned());
     let seq = writer.run(PATIENCE, move |connection| begin_reconcile(connection, &reason, began))?;
-    let report = engine.run();
+    let report = engine.run()?;
     let (outcome, seen, effect, note) = (report.outcome, report.members_seen, report.effect, report.note());
     writer.run(PATIENCE, move |connection| {
         finish_reconcile(connection, seq, (outcome, seen, effect), &note, clock())?;

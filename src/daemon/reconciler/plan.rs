@@ -97,6 +97,8 @@ pub struct Report {
     pub plan: Plan,
     /// What the operator should know, a sentence each.
     pub notes: Vec<String>,
+    /// Whether deletions wait until the clocks agree.
+    pub deletions_held: bool,
 }
 
 impl Report {
@@ -187,6 +189,7 @@ mod tests {
             effect: Effect { created: 1002, updated: 0, deleted: 1 },
             plan,
             notes: vec!["names of departments are not shown".into()],
+            deletions_held: false,
         };
         let text = in_words(&report.to_json(false));
         assert!(text.contains("create members         1002  u0 u1 "), "{text}");

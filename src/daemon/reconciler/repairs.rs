@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use crate::directory::UnixSeconds;
 use crate::stop::Stop;
-use crate::store::observed::{Effect, Observation, observe};
+use crate::store::observed::{Effect, Observation, Since, observe};
 use crate::store::{StoreError, Writer};
-use crate::wecom::api::clock;
+use crate::wecom::clock::SharedClock;
 
 /// Observations in one piece of work: some 50 ms, which a callback may have to wait.
 const BATCH: usize = 1000;
@@ -19,26 +19,43 @@ const PATIENCE: Duration = Duration::from_secs(4);
 pub(super) struct Stopped;
 
 type Batch = Arc<Vec<(Observation, UnixSeconds)>>;
-type Written = Result<Effect, StoreError>;
+type Written = Result<Done, StoreError>;
+
+/// What a batch came to.
+#[derive(Default)]
+struct Done {
+    effect: Effect,
+    /// Subjects whose repairs had no effect, although nothing newer was told of them.
+    hidden: Vec<String>,
+}
+
+/// What repairs are written with.
+#[derive(Clone, Copy)]
+pub(super) struct Target<'a> {
+    pub(super) writer: &'a Writer,
+    pub(super) clock: &'a SharedClock,
+    /// The moment when the comparison began.
+    pub(super) since: Since,
+}
 
 /// Hands observations to the writer, one batch ahead of what is committed.
 pub(super) struct Repairs<'a> {
-    writer: Option<&'a Writer>,
+    target: Option<Target<'a>>,
     stop: &'a Stop,
     batch: Vec<(Observation, UnixSeconds)>,
     under_way: Option<(Batch, Receiver<Written>)>,
-    effect: Effect,
+    done: Done,
 }
 
 impl<'a> Repairs<'a> {
-    /// Without a writer nothing is written.
-    pub(super) fn new(writer: Option<&'a Writer>, stop: &'a Stop) -> Self {
-        Self { writer, stop, batch: Vec::new(), under_way: None, effect: Effect::default() }
+    /// Without a target nothing is written.
+    pub(super) fn new(target: Option<Target<'a>>, stop: &'a Stop) -> Self {
+        Self { target, stop, batch: Vec::new(), under_way: None, done: Done::default() }
     }
 
     /// What was observed at `at` on WeCom's clock.
     pub(super) fn add(&mut self, observation: Observation, at: UnixSeconds) -> Result<(), Stopped> {
-        if self.writer.is_none() {
+        if self.target.is_none() {
             return Ok(());
         }
         self.batch.push((observation, at));
@@ -55,27 +72,33 @@ impl<'a> Repairs<'a> {
 
     /// What the committed batches came to.
     pub(super) fn effect(&self) -> Effect {
-        self.effect
+        self.done.effect
+    }
+
+    /// Subjects whose repairs had no effect, although nothing newer was told of them since the comparison began.
+    pub(super) fn hidden(&self) -> &[String] {
+        &self.done.hidden
     }
 
     fn hand_in(&mut self) -> Result<(), Stopped> {
         self.wait()?;
         let batch = Arc::new(std::mem::take(&mut self.batch));
-        if let Some(writer) = self.writer {
-            let written = submit(writer, &batch);
+        if let Some(target) = self.target {
+            let written = submit(target, &batch);
             self.under_way = Some((batch, written));
         }
         Ok(())
     }
 
     fn wait(&mut self) -> Result<(), Stopped> {
-        let (Some((batch, mut written)), Some(writer)) = (self.under_way.take(), self.writer) else {
+        let (Some((batch, mut written)), Some(target)) = (self.under_way.take(), self.target) else {
             return Ok(());
         };
         loop {
             match written.recv().unwrap_or(Err(StoreError::Closed)) {
-                Ok(effect) => {
-                    self.effect.add(effect);
+                Ok(done) => {
+                    self.done.effect.add(done.effect);
+                    self.done.hidden.extend(done.hidden);
                     return Ok(());
                 }
                 Err(StoreError::Closed) => return Err(Stopped),
@@ -90,31 +113,35 @@ impl<'a> Repairs<'a> {
                     // One of them: by itself it does not keep the others out.
                     for one in batch.iter() {
                         let one = Arc::new(vec![one.clone()]);
-                        self.under_way = Some((Arc::clone(&one), submit(writer, &one)));
+                        self.under_way = Some((Arc::clone(&one), submit(target, &one)));
                         self.wait()?;
                     }
                     return Ok(());
                 }
                 // The writer tells the operator; what was found does not go stale so soon.
                 Err(_) if self.stop.sleep(Duration::from_secs(1)) => return Err(Stopped),
-                Err(_) => written = submit(writer, &batch),
+                Err(_) => written = submit(target, &batch),
             }
         }
     }
 }
 
-fn submit(writer: &Writer, batch: &Batch) -> Receiver<Written> {
+fn submit(target: Target<'_>, batch: &Batch) -> Receiver<Written> {
     let (sender, receiver) = sync_channel(1);
     let batch = Arc::clone(batch);
-    writer.submit(
+    let (moment, since) = (target.clock.moment(), target.since);
+    target.writer.submit(
         Instant::now() + PATIENCE,
         move |connection| {
-            let now = clock();
-            let mut effect = Effect::default();
+            let mut done = Done::default();
             for (observation, at) in batch.iter() {
-                effect.add(observe(connection, observation, *at, now)?);
+                let observed = observe(connection, observation, *at, moment)?;
+                done.effect.add(observed.effect);
+                if !observed.holds && !observation.has_news_since(connection, since)? {
+                    done.hidden.push(observation.subject());
+                }
             }
-            Ok(effect)
+            Ok(done)
         },
         move |written| {
             // Whoever asked may have been stopped.

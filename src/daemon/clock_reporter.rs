@@ -1,0 +1,113 @@
+//! Reports the offset between WeCom's clock and this machine's: in the log, and for `status`.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::directory::clock::Estimate;
+use crate::store::{Writer, set_state};
+use crate::wecom::clock::clock;
+
+/// In `daemon_state`: the last estimate.
+pub const CLOCK: &str = "clock";
+
+/// An offset of more seconds than this is logged.
+const NOTABLE: i64 = 60;
+/// Offsets whose difference is smaller (seconds) count as the same: a Date has whole seconds.
+const STEP: i64 = 5;
+/// Minimum interval between two lines of the log: an answer in two may come through a gateway with a wrong clock.
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
+/// How long a record may wait for the database.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+#[derive(Default)]
+struct Reported {
+    recorded: Option<Estimate>,
+    warned_of: Option<Warning>,
+    logged_at: Option<Instant>,
+}
+
+/// What the last warning was about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Warning {
+    Offset,
+    Contradiction,
+}
+
+/// Logs and records estimates that differ from the last.
+pub struct ClockReporter {
+    writer: Writer,
+    reported: Mutex<Reported>,
+}
+
+impl ClockReporter {
+    /// Records through this writer.
+    #[must_use]
+    pub fn new(writer: Writer) -> Self {
+        Self { writer, reported: Mutex::default() }
+    }
+
+    /// Takes the estimate after a reading.
+    pub fn report(&self, estimate: Estimate) {
+        let now = Instant::now();
+        let mut reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
+        let warning = warning(estimate);
+        let is_quiet = |at: Instant| now.saturating_duration_since(at) >= LOG_INTERVAL;
+        if warning != reported.warned_of && reported.logged_at.is_none_or(is_quiet) {
+            reported.warned_of = warning;
+            reported.logged_at = Some(now);
+            log_change(warning, estimate);
+        }
+        let is_same = |last: Estimate| {
+            last.agreement == estimate.agreement
+                && last.contradiction.is_some() == estimate.contradiction.is_some()
+                && last.offset.saturating_sub(estimate.offset).abs() < STEP
+        };
+        if reported.recorded.is_some_and(is_same) {
+            return;
+        }
+        reported.recorded = Some(estimate);
+        let value = json!({
+            "offset_seconds": estimate.offset,
+            "agreement": estimate.agreement.as_str(),
+            "date_contradicts_by": estimate.contradiction,
+        });
+        self.writer.submit(
+            now + PATIENCE,
+            move |connection| set_state(connection, CLOCK, clock(), Some(&value)),
+            |written| {
+                if let Err(error) = written {
+                    log::debug!("the offset of WeCom's clock could not be recorded: {error}");
+                }
+            },
+        );
+    }
+}
+
+fn warning(estimate: Estimate) -> Option<Warning> {
+    match estimate {
+        Estimate { contradiction: Some(_), .. } => Some(Warning::Contradiction),
+        Estimate { offset, .. } if offset.abs() > NOTABLE => Some(Warning::Offset),
+        _ => None,
+    }
+}
+
+fn log_change(warning: Option<Warning>, estimate: Estimate) {
+    match warning {
+        None => {
+            log::info!("clock: WeCom's clock and this machine's agree again, offset {} s", estimate.offset)
+        }
+        Some(Warning::Offset) => log::warn!(
+            "clock: this machine's clock is {} s {} WeCom's, according to {}; synchronise it (NTP); the directory goes by WeCom's",
+            estimate.offset.abs(),
+            if estimate.offset > 0 { "behind" } else { "ahead of" },
+            estimate.agreement.as_str(),
+        ),
+        Some(Warning::Contradiction) => log::warn!(
+            "clock: the Date of WeCom's answers differs from this machine's clock by {} s, and no event confirms it; \
+             comparisons delete nothing meanwhile: check this machine's clock (NTP), and the gateways and caches in front of api_base",
+            estimate.contradiction.unwrap_or_default(),
+        ),
+    }
+}

@@ -1,0 +1,46 @@
+//! Stamps events as they arrive: an implausible CreateTime is corrected, and reported once for each subject.
+
+use std::collections::HashSet;
+use std::sync::{Mutex, PoisonError};
+
+use crate::store::NewEvent;
+use crate::wecom::clock::SharedClock;
+
+/// Subjects that are remembered; further ones are not logged.
+const SUBJECTS: usize = 1000;
+
+/// What stamps events.
+pub struct EventClock {
+    clock: SharedClock,
+    reported: Mutex<HashSet<String>>,
+}
+
+impl EventClock {
+    /// Compares events with this clock.
+    #[must_use]
+    pub fn new(clock: SharedClock) -> Self {
+        Self { clock, reported: Mutex::default() }
+    }
+
+    /// Gives an event that arrives now a plausible time. Its row keeps the time that it carried.
+    pub fn stamp(&self, event: &mut NewEvent) {
+        let Some(create_time) = event.create_time else { return };
+        let stamped = self.clock.stamp_event(create_time);
+        event.latest = self.clock.estimate().latest();
+        let Some(meaning) = &mut event.meaning else { return };
+        meaning.at = stamped.at;
+        if stamped.clamped && self.is_new(&event.subject) {
+            log::warn!(
+                "event carries a time ahead of WeCom's clock; its time of receipt stands instead \
+                 subject={:?} create_time={create_time} received={}",
+                event.subject,
+                stamped.at
+            );
+        }
+    }
+
+    fn is_new(&self, subject: &str) -> bool {
+        let mut reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
+        reported.len() < SUBJECTS && reported.insert(subject.chars().take(80).collect())
+    }
+}

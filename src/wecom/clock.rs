@@ -1,0 +1,77 @@
+//! The estimate of WeCom's clock that all threads share; see [`crate::directory::clock`].
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::directory::UnixSeconds;
+use crate::directory::clock::{Estimate, LocalTime, Moment, Stamped, WecomClock};
+
+/// This machine's clock.
+#[must_use]
+pub fn clock() -> UnixSeconds {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    UnixSeconds(i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
+}
+
+/// Called with the estimate after each reading of a witness.
+type Observer = Box<dyn Fn(Estimate) + Send + Sync>;
+
+struct Shared {
+    clock: Mutex<WecomClock>,
+    started: Instant,
+    observer: Observer,
+}
+
+/// WeCom's clock; cheap to clone.
+#[derive(Clone)]
+pub struct SharedClock(Arc<Shared>);
+
+impl Default for SharedClock {
+    fn default() -> Self {
+        Self::new(|_| {})
+    }
+}
+
+impl SharedClock {
+    /// A clock without readings. `observer` hears of each estimate; it must not block.
+    #[must_use]
+    pub fn new(observer: impl Fn(Estimate) + Send + Sync + 'static) -> Self {
+        let (clock, started) = (Mutex::default(), Instant::now());
+        Self(Arc::new(Shared { clock, started, observer: Box::new(observer) }))
+    }
+
+    /// The estimate now.
+    #[must_use]
+    pub fn estimate(&self) -> Estimate {
+        self.with(|clock, now| clock.estimate(now))
+    }
+
+    /// What the store needs to know of the time.
+    #[must_use]
+    pub fn moment(&self) -> Moment {
+        Moment { local: clock(), latest: self.estimate().latest() }
+    }
+
+    /// Stamps an event that arrives now; see [`WecomClock::stamp_event`].
+    #[must_use]
+    pub fn stamp_event(&self, create_time: UnixSeconds) -> Stamped {
+        self.read(|clock, now| clock.stamp_event(create_time, now))
+    }
+
+    /// Stamps an API answer that arrives now; see [`WecomClock::stamp_answer`].
+    #[must_use]
+    pub fn stamp_answer(&self, date: Option<UnixSeconds>, took: Duration) -> UnixSeconds {
+        self.read(|clock, now| clock.stamp_answer(date, took, now))
+    }
+
+    fn read<T>(&self, reading: impl FnOnce(&mut WecomClock, LocalTime) -> T) -> T {
+        let (read, estimate) = self.with(|clock, now| (reading(clock, now), clock.estimate(now)));
+        (self.0.observer)(estimate);
+        read
+    }
+
+    fn with<T>(&self, work: impl FnOnce(&mut WecomClock, LocalTime) -> T) -> T {
+        let mut shared = self.0.clock.lock().unwrap_or_else(PoisonError::into_inner);
+        work(&mut shared, LocalTime { wall: clock(), uptime: self.0.started.elapsed() })
+    }
+}
