@@ -372,9 +372,12 @@ fn departments(draw: &mut Draw<'_>, rng: &mut Rng) {
         let (at, saying) = &all[*index];
         let merged = department::merge(&facts, id, *at, arrival, saying.clone());
         if facts.iter().any(|fact| fact.stamp == merged.fact.stamp) {
-            assert!(merged.changes.is_empty() && !merged.changed, "said before: {merged:#?}");
+            assert!(
+                merged.difference.changes.is_empty() && !merged.difference.changed,
+                "said before: {merged:#?}"
+            );
         }
-        merged.changes.iter().for_each(|change| feed.read(change));
+        merged.difference.changes.iter().for_each(|change| feed.read(change));
         let kept: Json = serde_json::from_str(&merged.fact.saying_to_json().to_string()).unwrap();
         assert_eq!(Saying::from_json(merged.fact.stamp, &kept).as_ref(), Some(saying), "{kept}");
         facts.push(merged.fact);

@@ -30,14 +30,11 @@ pub enum MemberDifference {
 }
 
 /// Compares a run of known members (in order of userid) with the listing, which is taken as far as the run
-/// goes; whoever is left of it after the last run is new. A member whose times are later than `latest` is plausible
-/// counts as changed, so that they are corrected.
+/// goes; whoever is left of it after the last run is new.
 pub fn members(
     listed: &mut Peekable<impl Iterator<Item = (UserId, Vec<u32>)>>,
     known: &[KnownMember],
-    latest: Option<UnixSeconds>,
 ) -> Vec<MemberDifference> {
-    let is_ahead = |member: &KnownMember| latest.is_some_and(|latest| member.event_time > latest);
     let mut differences = Vec::new();
     for member in known {
         while let Some((userid, departments)) = listed.next_if(|(userid, _)| *userid < member.userid) {
@@ -48,7 +45,7 @@ pub fn members(
                 // The listing tells no order of a member's departments.
                 let same = departments.len() == member.departments.len()
                     && departments.iter().all(|id| member.departments.contains(id));
-                if !same || !userid.same_spelling(&member.userid) || is_ahead(member) {
+                if !same || !userid.same_spelling(&member.userid) {
                     differences.push(MemberDifference::Changed(userid, departments));
                 }
             }
@@ -78,13 +75,11 @@ pub struct DepartmentDifferences {
     pub missing: Vec<(DepartmentId, UnixSeconds)>,
 }
 
-/// Compares departments. A field that the listing does not tell is not different. A department whose times are later
-/// than `latest` is plausible counts as changed, so that they are corrected.
+/// Compares departments. A field that the listing does not tell is not different.
 #[must_use]
 pub fn departments(
     listed: &BTreeMap<DepartmentId, Fields<DepartmentField>>,
     known: &BTreeMap<DepartmentId, KnownDepartment>,
-    latest: Option<UnixSeconds>,
 ) -> DepartmentDifferences {
     let mut found = DepartmentDifferences::default();
     for (id, fields) in listed {
@@ -92,9 +87,7 @@ pub fn departments(
             found.new.push((*id, fields.clone()));
             continue;
         };
-        let is_ahead = latest.is_some_and(|latest| department.event_time > latest);
-        let different =
-            fields.iter().filter(|(field, value)| is_ahead || department.fields.get(field) != Some(value));
+        let different = fields.iter().filter(|(field, value)| department.fields.get(field) != Some(value));
         let different: Fields<_> = different.map(|(field, value)| (*field, value.clone())).collect();
         if !different.is_empty() {
             found.changed.push((*id, different));
@@ -209,8 +202,8 @@ mod tests {
     fn differences_of_members_whatever_the_order_of_their_departments() {
         let listed = [("a", vec![1]), ("B", vec![2, 1]), ("c", vec![3]), ("x", vec![1])];
         let mut listed = listed.into_iter().map(|(name, ids)| (userid(name), ids)).peekable();
-        let mut found = members(&mut listed, &[known("B", &[1, 2]), known("bb", &[1])], None);
-        found.extend(members(&mut listed, &[known("c", &[4])], None));
+        let mut found = members(&mut listed, &[known("B", &[1, 2]), known("bb", &[1])]);
+        found.extend(members(&mut listed, &[known("c", &[4])]));
         assert_eq!(listed.next(), Some((userid("x"), vec![1])), "who is left is new");
         assert_eq!(
             found,
@@ -233,7 +226,7 @@ mod tests {
             let mut listed = names.iter().map(|name| (name.clone(), vec![1, 2])).peekable();
             let known: Vec<_> = names.iter().map(|name| known(name.as_str(), &[2, 1])).collect();
             for run in known.chunks(run) {
-                prop_assert_eq!(members(&mut listed, run, Some(UnixSeconds(9))), vec![]);
+                prop_assert_eq!(members(&mut listed, run), vec![]);
             }
             prop_assert_eq!(listed.next(), None);
         }
@@ -257,7 +250,7 @@ mod tests {
             (DepartmentId(2), fields(Some("二"), 1)),
             (DepartmentId(4), fields(None, 1)),
         ]);
-        let found = departments(&listed, &known, None);
+        let found = departments(&listed, &known);
         assert_eq!(found.new, [(DepartmentId(4), fields(None, 1))]);
         let name = Fields::from([(DepartmentField::Name, Value::text("二"))]);
         assert_eq!(found.changed, [(DepartmentId(2), name)]);

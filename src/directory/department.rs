@@ -28,11 +28,9 @@ impl Fact {
     }
 }
 
-/// What one more fact does to a department.
+/// How a department's rows and the change feed follow from one state to another.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Merge {
-    /// The fact as it is to be remembered.
-    pub fact: Fact,
+pub struct Difference {
     /// The department as it is now; `None` while only tags have spoken of it.
     pub row: Option<Life<DepartmentField>>,
     /// Whether the row begins anew: it was not there, or was deleted in between.
@@ -43,6 +41,15 @@ pub struct Merge {
     pub tags: Vec<(TagId, bool)>,
     /// Lines for the change feed.
     pub changes: Vec<Change>,
+}
+
+/// What one more fact does to a department.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Merge {
+    /// The fact as it is to be remembered.
+    pub fact: Fact,
+    /// What changes.
+    pub difference: Difference,
     /// Whether it changed anything, or was at least the newest.
     pub took_effect: bool,
     /// Whether the department is as the fact says.
@@ -70,24 +77,22 @@ pub fn merge(
     arrival: i64,
     saying: Saying<DepartmentField>,
 ) -> Merge {
-    merge_from(&fold(known), known, id, at, arrival, saying)
-}
-
-/// As [`merge`], where the rows are still as `before` tells, because the known facts have other stamps now.
-#[must_use]
-pub fn merge_from(
-    before: &Life<DepartmentField>,
-    known: &[Fact],
-    id: DepartmentId,
-    at: At,
-    arrival: i64,
-    saying: Saying<DepartmentField>,
-) -> Merge {
     let stamp = stamp(known, at, &saying);
     let fact = Fact { stamp, arrival, saying };
     let after = fold(known.iter().chain([&fact]));
     let newest = known.iter().all(|other| other.stamp <= stamp);
+    let holds = after.shows(&fact.saying);
+    let difference = difference_of(id, &fold(known), after);
+    Merge { took_effect: newest || !difference.changes.is_empty(), holds, difference, fact }
+}
 
+/// What changes between two states of department `id`.
+#[must_use]
+pub fn difference_of(
+    id: DepartmentId,
+    before: &Life<DepartmentField>,
+    after: Life<DepartmentField>,
+) -> Difference {
     let mut changes = Vec::new();
     let another_life = before.born && after.born && before.floor != after.floor;
     let anew = after.born && (!before.born || another_life);
@@ -115,16 +120,7 @@ pub fn merge_from(
         tags.push((*tag, true));
         changes.push(tag_item(*tag, "department", json!([null, id.0])));
     }
-    Merge {
-        took_effect: newest || !changes.is_empty(),
-        holds: after.shows(&fact.saying),
-        changed: anew || differs,
-        anew,
-        tags,
-        changes,
-        row: after.born.then_some(after),
-        fact,
-    }
+    Difference { changed: anew || differs, anew, tags, changes, row: after.born.then_some(after) }
 }
 
 fn stamp(known: &[Fact], at: At, saying: &Saying<DepartmentField>) -> Stamp {
@@ -143,9 +139,9 @@ fn stamp(known: &[Fact], at: At, saying: &Saying<DepartmentField>) -> Stamp {
     }
 }
 
-/// The facts with plausible stamps; `None` if all are plausible. `next`: the time of the fact that is about to be added.
+/// The facts with plausible stamps; `None` if all are plausible. `next`: when what is told next is said.
 #[must_use]
-pub fn restamped(facts: &[Fact], latest: UnixSeconds, next: Option<UnixSeconds>) -> Option<Vec<Fact>> {
+pub fn restamped(facts: &[Fact], latest: UnixSeconds, next: UnixSeconds) -> Option<Vec<Fact>> {
     let places = facts.iter().flat_map(|fact| {
         let fields = match &fact.saying {
             Saying::Seen { fields, .. } => Some(fields.values().map(|(at, _)| *at)),
@@ -154,7 +150,7 @@ pub fn restamped(facts: &[Fact], latest: UnixSeconds, next: Option<UnixSeconds>)
         let stamps = std::iter::once(fact.stamp).chain(fields.into_iter().flatten());
         stamps.map(|stamp| (stamp, fact.arrival))
     });
-    let restamped = restamp(&places.collect::<Vec<_>>(), latest, next)?;
+    let restamped = restamp(&places.collect::<Vec<_>>(), latest, Some(next))?;
     let mut moved = facts.to_vec();
     for fact in &mut moved {
         fact.stamp = restamped.stamp(fact.stamp);

@@ -223,6 +223,26 @@ fn member_word(at: UnixSeconds, told: &MemberEvent) -> Word {
     }
 }
 
+/// Corrects the times of those facts that are later than plausible, in memory and in the database, so that what is said
+/// at `next` counts.
+pub(super) fn plausible_facts(
+    connection: &Connection,
+    userid: &UserId,
+    known: Vec<Fact>,
+    next: UnixSeconds,
+    moment: Moment,
+) -> rusqlite::Result<Vec<Fact>> {
+    let Some(restamped) = moment.latest.and_then(|latest| restamp(&known, latest, Some(next))) else {
+        return Ok(known);
+    };
+    log::warn!("userid={userid} had times ahead of WeCom's clock; they are corrected");
+    facts::replace(connection, &known, &restamped.facts)?;
+    let Restamp { facts, writes, tags, changes } = restamped;
+    let rows = members::Rows { writes: &writes, tags: &tags, changes: &changes };
+    members::write_rows(connection, rows, moment.local)?;
+    Ok(facts)
+}
+
 /// Applies what was said of a member.
 pub(super) fn tell_member(
     connection: &Connection,
@@ -240,14 +260,7 @@ pub(super) fn tell_member(
         known.extend(others);
     }
     let (at, mut arrival) = at;
-    if let Some(restamped) = moment.latest.and_then(|latest| restamp(&known, latest, Some(at.seconds()))) {
-        log::warn!("userid={userid} had times ahead of WeCom's clock; they are corrected");
-        facts::replace(connection, &known, &restamped.facts)?;
-        let Restamp { writes, tags, changes, .. } = &restamped;
-        let rows = members::Rows { writes, tags, changes };
-        members::write_rows(connection, rows, moment.local)?;
-        known = restamped.facts;
-    }
+    known = plausible_facts(connection, userid, known, at.seconds(), moment)?;
     if let At::Observed(second) = at {
         // Events have numbers of their own; of what WeCom showed in one second, each stands by itself.
         let same = known.iter().filter(|fact| fact.stamp == Stamp::observed(second));

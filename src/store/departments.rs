@@ -18,28 +18,48 @@ pub(super) fn tell_department(
     saying: Saying<DepartmentField>,
     moment: Moment,
 ) -> rusqlite::Result<department::Merge> {
-    let now = moment.local;
-    let mut known = facts::department_facts(connection, id)?;
-    let (before, next) = (department::fold(&known), Some(at.seconds()));
-    let restamped = moment.latest.and_then(|latest| department::restamped(&known, latest, next));
-    if let Some(restamped) = restamped {
-        log::warn!("department {id} had times ahead of WeCom's clock; they are corrected");
-        facts::replace_department(connection, id, &restamped)?;
-        known = restamped;
-    }
+    let known = plausible_department_facts(connection, id, at.seconds(), moment)?;
     if let At::Observed(second) = at {
         let same = known.iter().filter(|fact| fact.stamp == Stamp::observed(second));
         arrival = same.map(|fact| fact.arrival + 1).fold(arrival, i64::max);
     }
-    let merge = department::merge_from(&before, &known, id, at, arrival, saying);
+    let merge = department::merge(&known, id, at, arrival, saying);
     facts::remember_department(connection, id, &known, &merge.fact)?;
-    if let Some(life) = &merge.row {
-        if merge.anew {
+    write_difference(connection, id, &merge.difference, moment.local)?;
+    Ok(merge)
+}
+
+/// A department's facts. Times that are later than plausible are corrected, in memory and in the database, so that
+/// what is said at `next` counts.
+pub(super) fn plausible_department_facts(
+    connection: &Connection,
+    id: DepartmentId,
+    next: UnixSeconds,
+    moment: Moment,
+) -> rusqlite::Result<Vec<department::Fact>> {
+    let known = facts::department_facts(connection, id)?;
+    let restamped = moment.latest.and_then(|latest| department::restamped(&known, latest, next));
+    let Some(restamped) = restamped else { return Ok(known) };
+    log::warn!("department {id} had times ahead of WeCom's clock; they are corrected");
+    facts::replace_department(connection, id, &restamped)?;
+    let (before, after) = (department::fold(&known), department::fold(&restamped));
+    write_difference(connection, id, &department::difference_of(id, &before, after), moment.local)?;
+    Ok(restamped)
+}
+
+fn write_difference(
+    connection: &Connection,
+    id: DepartmentId,
+    difference: &department::Difference,
+    now: UnixSeconds,
+) -> rusqlite::Result<()> {
+    if let Some(life) = &difference.row {
+        if difference.anew {
             connection.prepare_cached("DELETE FROM departments WHERE id = ?1")?.execute([id.0])?;
         }
-        write_row(connection, id, life, merge.changed, now)?;
+        write_row(connection, id, life, difference.changed, now)?;
     }
-    for (tag, within) in &merge.tags {
+    for (tag, within) in &difference.tags {
         let sql = if *within {
             "INSERT OR REPLACE INTO tag_departments (tag_id, department_id) VALUES (?1, ?2)"
         } else {
@@ -47,8 +67,7 @@ pub(super) fn tell_department(
         };
         connection.prepare_cached(sql)?.execute(params![tag.0, id.0])?;
     }
-    write_changes(connection, &merge.changes, now)?;
-    Ok(merge)
+    write_changes(connection, &difference.changes, now)
 }
 
 fn write_row(

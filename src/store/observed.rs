@@ -1,11 +1,13 @@
 //! What WeCom's API showed, brought in through the same merge as events.
 
+use std::fmt;
+
 use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::{Map, json};
 
-use super::apply::{next_event, tell_member};
-use super::departments::{restamp_tag, tell_department};
-use super::facts::tied_names;
+use super::apply::{next_event, plausible_facts, tell_member};
+use super::departments::{plausible_department_facts, restamp_tag, tell_department};
+use super::facts::{group_facts, tied_names};
 use super::members::write_changes;
 use crate::directory::changes::{At, Change, Entity, Merge};
 use crate::directory::clock::Moment;
@@ -34,6 +36,49 @@ pub enum Observation {
     TagMember(TagId, UserId, bool),
     /// A department in a tag (true), or not in it.
     TagDepartment(TagId, DepartmentId, bool),
+    /// Recorded times are later than plausible: they are corrected, and nothing else.
+    Ahead(Subject),
+}
+
+/// A row of the directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Subject {
+    /// A member.
+    Member(UserId),
+    /// A department.
+    Department(DepartmentId),
+    /// A tag.
+    Tag(TagId),
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Member(userid) => userid.fmt(f),
+            Self::Department(id) => write!(f, "department {id}"),
+            Self::Tag(tag) => write!(f, "tag {tag}"),
+        }
+    }
+}
+
+/// Rows, present or deleted, whose recorded times are later than `latest`.
+///
+/// # Errors
+/// SQLite's.
+pub fn ahead_of(connection: &Connection, latest: UnixSeconds) -> rusqlite::Result<Vec<Subject>> {
+    let mut found = Vec::new();
+    let mut members = connection.prepare_cached("SELECT userid FROM members WHERE event_time > ?1")?;
+    let mut rows = members.query([latest.0])?;
+    while let Some(row) = rows.next()? {
+        found.extend(UserId::parse(row.get_ref(0)?.as_str()?).ok().map(Subject::Member));
+    }
+    let mut departments = connection.prepare_cached("SELECT id FROM departments WHERE event_time > ?1")?;
+    let ids = departments.query_map([latest.0], |row| Ok(Subject::Department(DepartmentId(row.get(0)?))))?;
+    found.extend(ids.collect::<rusqlite::Result<Vec<_>>>()?);
+    let mut tags = connection.prepare_cached("SELECT id FROM tags WHERE event_time > ?1")?;
+    let ids = tags.query_map([latest.0], |row| Ok(Subject::Tag(TagId(row.get(0)?))))?;
+    found.extend(ids.collect::<rusqlite::Result<Vec<_>>>()?);
+    Ok(found)
 }
 
 /// What observations came to.
@@ -108,7 +153,7 @@ pub fn observe(
     };
     let department = |id: DepartmentId, saying| {
         let merged = tell_department(connection, id, place, saying, now)?;
-        Ok(Observed::of(&merged.changes, merged.holds))
+        Ok(Observed::of(&merged.difference.changes, merged.holds))
     };
     match observation {
         Observation::Member(userid, fields) => {
@@ -124,6 +169,18 @@ pub fn observe(
         Observation::TagDepartment(tag, id, within) => department(*id, Saying::Tagged(*tag, *within)),
         Observation::Tag(tag, name) => see_tag_named(connection, *tag, name, at, now),
         Observation::TagAbsent(tag) => tag_absent(connection, *tag, at, now),
+        Observation::Ahead(subject) => {
+            match subject {
+                Subject::Member(userid) => {
+                    plausible_facts(connection, userid, group_facts(connection, userid)?, at, now)?;
+                }
+                Subject::Department(id) => {
+                    plausible_department_facts(connection, *id, at, now)?;
+                }
+                Subject::Tag(tag) => restamp_tag(connection, *tag, at, now)?,
+            }
+            Ok(Observed::of(&[], true))
+        }
     }
 }
 
@@ -245,6 +302,7 @@ impl Observation {
             Self::Tag(tag, _) | Self::TagAbsent(tag) => {
                 has_event(connection, &tag.to_string(), "update_tag", since)
             }
+            Self::Ahead(_) => Ok(false),
             Self::TagMember(tag, userid, _) => {
                 Ok(has_event(connection, &tag.to_string(), "update_tag", since)?
                     || member_has_news(connection, userid, since)?)
@@ -263,6 +321,7 @@ impl Observation {
             Self::Member(userid, _) | Self::MemberAbsent(userid) => userid.to_string(),
             Self::Department(id, _) | Self::DepartmentAbsent(id) => format!("department {id}"),
             Self::Tag(tag, _) | Self::TagAbsent(tag) => format!("tag {tag}"),
+            Self::Ahead(subject) => subject.to_string(),
             Self::TagMember(tag, userid, _) => format!("{userid} in tag {tag}"),
             Self::TagDepartment(tag, id, _) => format!("department {id} in tag {tag}"),
         }

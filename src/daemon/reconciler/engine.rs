@@ -14,7 +14,7 @@ use crate::directory::{
     DepartmentField, DepartmentId, Fields, MemberField, TagId, UnixSeconds, UserId, Value,
 };
 use crate::stop::Stop;
-use crate::store::observed::{Observation, Since};
+use crate::store::observed::{Observation, Since, ahead_of};
 use crate::store::reconciles::{
     ReconcileOutcome, count_members, known_departments, known_members, known_tag_content, known_tags,
 };
@@ -135,6 +135,7 @@ impl<L: Listener> Run<'_, L> {
             Some((listing, began)) => (Some((listing.flaw(), listing.members(), began)), None),
             None => (None, Some("WeCom does not list the members".to_owned())),
         };
+        self.correct_times()?;
         let listed_departments = listed.as_ref().map(|(_, members, _)| members.departments());
         let mut departments = self.departments(structure, &listed_departments.unwrap_or_default())?;
         let (mut members, flaw) = match listed {
@@ -187,9 +188,16 @@ impl<L: Listener> Run<'_, L> {
         Ok(about.has_news_since(self.engine.reader, self.since)?)
     }
 
-    /// The latest plausible stamp of a known fact.
-    fn latest(&self) -> Option<UnixSeconds> {
-        self.engine.client.clock().estimate().latest()
+    /// Corrects times that were recorded while the estimate of WeCom's clock was wrong: they would hide what WeCom
+    /// tells from now on.
+    fn correct_times(&mut self) -> Result<(), End> {
+        let estimate = self.engine.client.clock().estimate();
+        let Some(latest) = estimate.latest() else { return Ok(()) };
+        let at = self.began.unwrap_or(estimate.now);
+        for subject in ahead_of(self.engine.reader, latest)? {
+            self.repairs.add(Observation::Ahead(subject), at)?;
+        }
+        Ok(self.repairs.flush()?)
     }
 
     fn tell(&self, phase: &'static str, done: usize, of: Option<usize>) {
@@ -322,7 +330,7 @@ impl<L: Listener> Run<'_, L> {
             return Ok(Missing::none(UnixSeconds::default()));
         };
         let known = known_departments(self.engine.reader)?;
-        let differences = comparison::departments(&structure, &known, self.latest());
+        let differences = comparison::departments(&structure, &known);
         for (id, fields) in differences.new {
             self.plan.departments.new.add(id);
             self.repairs.add(Observation::Department(id, fields), at)?;
@@ -362,7 +370,7 @@ impl<L: Listener> Run<'_, L> {
         loop {
             self.tell("comparing members", rows_seen.get(), Some(rows));
             let known = known_members(self.engine.reader, &after, RUN)?;
-            for difference in comparison::members(&mut listed, &known, self.latest()) {
+            for difference in comparison::members(&mut listed, &known) {
                 match difference {
                     MemberDifference::New(userid, departments) => {
                         self.new_member(userid, departments, began)?
@@ -434,8 +442,7 @@ impl<L: Listener> Run<'_, L> {
                 Some((known, _)) if known.as_deref() != Some(name) => self.plan.tags.changed.add(tag),
                 Some(_) => {}
             }
-            let is_ahead = |time: UnixSeconds| self.latest().is_some_and(|latest| time > latest);
-            if !matches!(known.get(tag), Some((Some(known), time)) if known == name && !is_ahead(*time)) {
+            if !matches!(known.get(tag), Some((Some(known), _)) if known == name) {
                 self.repairs.add(Observation::Tag(*tag, name.clone()), at)?;
             }
             match self.ask.about(|| client.tag(*tag, secret))? {

@@ -42,6 +42,8 @@ struct State {
     company: Company,
     programme: Programme,
     calls: Vec<Call>,
+    /// Seconds that the Date header is off.
+    date_shift: i64,
 }
 
 struct Shared {
@@ -107,6 +109,11 @@ impl StandIn {
     /// The next `times` calls of `api` (such as `user/get`; `None`: of any) meet this fault.
     pub fn fail(&self, api: Option<&str>, fault: Fault, times: usize) {
         self.shared.lock().programme.plan(Planned { api: api.map(str::to_owned), fault, times });
+    }
+
+    /// The Date header of all answers is so many seconds off from now on.
+    pub fn shift_date(&self, seconds: i64) {
+        self.shared.lock().date_shift = seconds;
     }
 
     /// No more faults.
@@ -197,9 +204,11 @@ fn serve(shared: &Shared, mut stream: TcpStream) -> io::Result<()> {
                     return Ok(());
                 }
             }
-            Some(Fault::HttpStatus(status)) => respond(&mut stream, status, "<html>bad gateway</html>")?,
-            Some(Fault::Garbage) => respond(&mut stream, 200, "<html>hello</html>")?,
-            Some(Fault::Empty) => respond(&mut stream, 200, "")?,
+            Some(Fault::HttpStatus(status)) => {
+                respond(shared, &mut stream, status, "<html>bad gateway</html>")?
+            }
+            Some(Fault::Garbage) => respond(shared, &mut stream, 200, "<html>hello</html>")?,
+            Some(Fault::Empty) => respond(shared, &mut stream, 200, "")?,
             Some(Fault::Truncated) => {
                 stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{\"errcode\":")?;
                 return Ok(());
@@ -207,15 +216,19 @@ fn serve(shared: &Shared, mut stream: TcpStream) -> io::Result<()> {
             Some(Fault::Errcode(_) | Fault::Refusal(..)) | None => {}
         }
         match (answer, fault) {
-            (Some(answer), _) => respond(&mut stream, 200, &answer.to_string())?,
-            (None, None | Some(Fault::Delay(_))) => respond(&mut stream, 404, "no such API")?,
+            (Some(answer), _) => respond(shared, &mut stream, 200, &answer.to_string())?,
+            (None, None | Some(Fault::Delay(_))) => respond(shared, &mut stream, 404, "no such API")?,
             (None, Some(_)) => {}
         }
     }
 }
 
-fn respond(stream: &mut TcpStream, status: u16, body: &str) -> io::Result<()> {
-    let date = httpdate::fmt_http_date(SystemTime::now());
+fn respond(shared: &Shared, stream: &mut TcpStream, status: u16, body: &str) -> io::Result<()> {
+    let shift = shared.lock().date_shift;
+    let shifted = Duration::from_secs(shift.unsigned_abs());
+    let now = SystemTime::now();
+    let date = if shift < 0 { now - shifted } else { now + shifted };
+    let date = httpdate::fmt_http_date(date);
     let text = format!(
         "HTTP/1.1 {status} Stand-In\r\nDate: {date}\r\nContent-Type: application/json; charset=UTF-8\r\n\
          Content-Length: {}\r\n\r\n{body}",
