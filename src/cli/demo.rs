@@ -82,7 +82,7 @@ impl Stage {
         let stand_in = StandIn::start()?;
         let Company { corp_id, app_secret, .. } = stand_in.company(|company| company.clone());
         let text = format!(
-            "{SIGN}\n[wecom]\ncorp_id = {corp_id}\napp_secret = {app_secret}\napi_base = {}\n\
+            "{SIGN}\n[wecom]\ncorp_id = {corp_id}\napp_secret = {app_secret}\napi_base = {}\nproxy = none\n\
              [callback]\nlisten = 127.0.0.1:0\ntoken = {TOKEN}\nencoding_aes_key = {KEY}\n\
              [admin]\nlisten =\n",
             stand_in.base_url()

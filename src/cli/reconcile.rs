@@ -107,7 +107,7 @@ fn here(config: &Config, wish: Wish, shown: &Shown) -> Result<Json, Failure> {
         Err(StoreError::Missing(_)) if wish.dry_run => open_in_memory()?,
         reader => reader?,
     };
-    let client: crate::wecom::api::Client<Recorder> = client(config, &writer, &Arc::default(), &stop);
+    let client: crate::wecom::api::Client<Recorder> = client(config, &writer, &Arc::default(), &stop)?;
     let tell = |progress: Progress| shown.at(progress.phase, progress.done, progress.of);
     let engine = Engine {
         client: &client,

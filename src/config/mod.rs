@@ -1,6 +1,7 @@
 //! The configuration: INI text to typed settings, with errors that name file, line and key.
 
 mod ini;
+mod proxy;
 mod reader;
 mod render;
 mod secret;
@@ -12,6 +13,9 @@ use std::time::Duration;
 
 use log::LevelFilter;
 
+use crate::wecom::redact::secrets_of_url;
+
+pub use proxy::{ChosenProxy, Proxy};
 pub use reader::Surroundings;
 pub use render::render;
 pub use secret::Secret;
@@ -59,10 +63,23 @@ pub struct Wecom {
     pub app_secret: Option<Secret>,
     /// Base URL, without a slash at the end.
     pub api_base: String,
+    /// Certificate authorities besides the system's and the built-in ones.
+    pub ca_file: Option<CaFile>,
+    /// The way there.
+    pub proxy: Proxy,
     /// One API call.
     pub timeout: Duration,
     /// All API calls together.
     pub calls_per_minute: u32,
+}
+
+/// `[wecom] ca_file`
+#[derive(Debug, Clone)]
+pub struct CaFile {
+    /// The file.
+    pub path: PathBuf,
+    /// Its certificates, in DER.
+    pub certificates: Vec<Vec<u8>>,
 }
 
 /// Token and key of a callback URL.
@@ -230,6 +247,24 @@ impl Config {
         Self::parse(&text, &file, &Surroundings::real())
     }
 
+    /// Every secret text of the configuration, for keeping them out of what others wrote.
+    #[must_use]
+    pub fn secrets(&self) -> Vec<String> {
+        let callback = self.callback.keys.with(&self.callback.previous);
+        let app = self.app_callback.iter().flat_map(|app| app.keys.with(&app.previous));
+        let secrets = callback.into_iter().chain(app).flat_map(|keys| [keys.token, keys.encoding_aes_key]);
+        let secrets = secrets.chain(self.wecom.contacts_secret.clone()).chain(self.wecom.app_secret.clone());
+        let mut texts: Vec<String> = secrets.map(|secret| secret.expose().to_owned()).collect();
+        let proxy = match &self.wecom.proxy {
+            Proxy::Url(url) => Some(url.clone()),
+            Proxy::Environment | Proxy::Direct => None,
+        };
+        for url in proxy.iter().chain(&self.notify.robot_webhook) {
+            texts.extend(secrets_of_url(url.expose()));
+        }
+        texts
+    }
+
     /// Things that are valid but deserve a word, one line each.
     #[must_use]
     pub fn remarks(&self) -> Vec<String> {
@@ -251,6 +286,13 @@ impl Config {
             remarks.push(
                 "[wecom] contacts_secret is not set: what callbacks miss is not found by comparing with WeCom".into(),
             );
+        }
+        match self.wecom.chosen_proxy(|name| std::env::var(name).ok()) {
+            Ok(Some(proxy)) if !matches!(self.wecom.proxy, Proxy::Url(_)) => {
+                remarks.push(format!("WeCom's API is called through the proxy of {}", proxy.source));
+            }
+            Ok(_) => {}
+            Err(what) => remarks.push(format!("the daemon would not start here: {what}")),
         }
         if !self.callback.listen.ip().is_loopback() {
             remarks.push(format!(

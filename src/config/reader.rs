@@ -11,10 +11,11 @@ use log::LevelFilter;
 use super::ini::{self, Entry};
 use super::values;
 use super::{
-    AppCallback, Callback, Config, ConfigError, Database, Keys, Log, Notify, Openid, Previous, Reconcile,
-    Retention, Secret, Wecom,
+    AppCallback, CaFile, Callback, Config, ConfigError, Database, Keys, Log, Notify, Openid, Previous, Proxy,
+    Reconcile, Retention, Secret, Wecom,
 };
 use crate::wecom::crypt::EncodingAesKey;
+use crate::wecom::network::{certificates, parse_proxy};
 
 /// What of the machine a configuration depends on; given, so that reading it is a function of its input.
 pub struct Surroundings<'a> {
@@ -304,6 +305,8 @@ impl<'a> Reader<'a> {
             contacts_secret: self.secret("wecom", "contacts_secret", |_| Ok(())),
             app_secret: self.secret("wecom", "app_secret", |_| Ok(())),
             api_base: self.value("wecom", "api_base", "https://qyapi.weixin.qq.com".into(), values::base_url),
+            ca_file: self.ca_file(),
+            proxy: self.proxy(),
             timeout: self.duration(
                 "wecom",
                 "timeout",
@@ -311,6 +314,34 @@ impl<'a> Reader<'a> {
                 Duration::from_secs(1)..=Duration::from_secs(60),
             ),
             calls_per_minute: self.number("wecom", "calls_per_minute", 5000, 1..=1_000_000),
+        }
+    }
+
+    fn ca_file(&mut self) -> Option<CaFile> {
+        let entry = self.take("wecom", "ca_file").filter(|entry| !entry.value.is_empty())?;
+        let path = self.relative(&entry.value);
+        let certificates = match (self.surroundings.read_file)(&path) {
+            Ok(pem) => certificates(&pem),
+            Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
+                Err("is not PEM (openssl x509 -inform der -in FILE makes it so)".into())
+            }
+            Err(error) => Err(format!("cannot be read: {error}")),
+        };
+        match certificates {
+            Ok(certificates) => Some(CaFile { path, certificates }),
+            Err(what) => {
+                self.complain(entry.line, &format!("[wecom] ca_file: {} {what}", path.display()));
+                None
+            }
+        }
+    }
+
+    fn proxy(&mut self) -> Proxy {
+        let check = |text: &str| if text == "none" { Ok(()) } else { parse_proxy(text).map(drop) };
+        match self.secret("wecom", "proxy", check) {
+            None => Proxy::Environment,
+            Some(url) if url.expose() == "none" => Proxy::Direct,
+            Some(url) => Proxy::Url(url),
         }
     }
 

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::values::{show_duration, show_size};
-use super::{Config, Previous, Secret};
+use super::{Config, Previous, Proxy, Secret};
 
 /// The effective configuration as INI text.
 #[must_use]
@@ -14,6 +14,13 @@ pub fn render(config: &Config) -> String {
     text.secret("contacts_secret", config.wecom.contacts_secret.as_ref());
     text.secret("app_secret", config.wecom.app_secret.as_ref());
     text.line("api_base", &config.wecom.api_base);
+    let ca_file = config.wecom.ca_file.as_ref().map(|file| file.path.display().to_string());
+    text.line("ca_file", ca_file.unwrap_or_default());
+    match &config.wecom.proxy {
+        Proxy::Environment => text.line("proxy", ""),
+        Proxy::Direct => text.line("proxy", "none"),
+        Proxy::Url(url) => text.secret("proxy", Some(url)),
+    }
     text.line("timeout", show_duration(config.wecom.timeout));
     text.line("calls_per_minute", config.wecom.calls_per_minute);
     let callback = &config.callback;

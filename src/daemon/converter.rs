@@ -3,7 +3,7 @@
 //! What is being asked is known in memory only. In the database a member stays due until WeCom's answer
 //! is committed, so after a crash it is simply asked again.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -17,13 +17,16 @@ use crate::directory::{UnixSeconds, UserId};
 use crate::stop::Stop;
 use crate::store::openids::{Asked, Due, Verdict, about_to_ask, due_members, earliest_due, record_verdict};
 use crate::store::{StoreError, Writer};
-use crate::wecom::api::{Api, Client, NoAnswer, Said, SecretKind, clock};
+use crate::wecom::api::{Api, Client, NoAnswer, NotSeen, SecretKind, clock};
+use crate::wecom::errcode::{Reaction, reaction};
 use crate::wecom::pace::Urgency;
 
 /// Due members that one look at the database takes.
 const BATCH: usize = 256;
 /// Members that events have spoken of and that wait in memory; more are found in the database.
 const URGENT: usize = 10_000;
+/// Members that are put off in memory.
+const LATER: usize = 10_000;
 /// While calls are paused, or the database cannot be read, it is looked so often whether that is over.
 const LOOK_WHEN_HINDERED: Duration = Duration::from_secs(5);
 /// How long a verdict's commit may take before it is handed in again.
@@ -34,6 +37,9 @@ struct Work {
     urgent: VecDeque<UserId>,
     /// Members found due.
     due: VecDeque<UserId>,
+    /// Due, but others go first, and not before the time given: WeCom was busy with them, or did not answer at all. In
+    /// memory only: it counts against nobody.
+    later: HashMap<UserId, Instant>,
     /// Being asked about.
     in_flight: HashSet<UserId>,
     /// Spoken of while being asked about.
@@ -100,6 +106,7 @@ impl Converter {
             work: Mutex::new(Work {
                 urgent: VecDeque::new(),
                 due: VecDeque::new(),
+                later: HashMap::new(),
                 in_flight: HashSet::new(),
                 again: HashSet::new(),
                 look_at: Instant::now(),
@@ -151,14 +158,18 @@ impl Converter {
 
     fn run(&self) {
         while let Some((member, asked, urgency)) = self.next() {
-            let counted = self.convert(&asked, urgency);
+            let outcome = self.convert(&asked, urgency);
             let mut work = self.lock();
             work.in_flight.remove(&member);
             // The answer may have made it due sooner than anybody else.
             work.look_at = Instant::now();
             // An event came while WeCom was being asked: it wants to know again, now.
-            if work.again.remove(&member) || !counted {
-                work.urgent.push_front(member);
+            match (work.again.remove(&member), outcome) {
+                (_, Outcome::Later(at)) if work.later.len() < LATER => {
+                    work.later.insert(member, at);
+                }
+                (true, _) | (_, Outcome::Outdated) => work.urgent.push_front(member),
+                (false, _) => {}
             }
         }
     }
@@ -194,7 +205,10 @@ impl Converter {
                             }
                         }
                     }
-                    work.look_at
+                    match work.take_later(now, due.recheck_before) {
+                        Ok(found) => return Some(found),
+                        Err(at) => at.map_or(work.look_at, |at| at.min(work.look_at)),
+                    }
                 }
             };
             let wait = wait_until.saturating_duration_since(now).max(Duration::from_millis(1));
@@ -202,30 +216,36 @@ impl Converter {
         }
     }
 
-    /// Asks WeCom and writes down what it said; false if that no longer counts.
-    fn convert(&self, asked: &Asked, urgency: Urgency) -> bool {
+    /// Asks WeCom and writes down what it said.
+    fn convert(&self, asked: &Asked, urgency: Urgency) -> Outcome {
         let userid = &asked.userid;
         let verdict = match self.client.convert_to_openid(userid, urgency) {
-            Ok(Said::Done(answer)) => {
-                let openid = answer.json.get("openid").and_then(serde_json::Value::as_str);
-                Verdict::Openid(openid.unwrap_or_default().to_owned())
-            }
-            Ok(Said::NotYet(answer)) => Verdict::NotYet { errcode: answer.errcode, errmsg: answer.errmsg },
-            Ok(Said::Never(answer)) => {
+            Ok(openid) => Verdict::Openid(openid.what),
+            Err(NotSeen::Refused { errcode, errmsg }) if reaction(errcode) == Reaction::Never => {
                 self.doubts.refused_for_good(Instant::now());
-                Verdict::Never { errcode: answer.errcode, errmsg: answer.errmsg }
+                Verdict::Never { errcode, errmsg }
+            }
+            Err(NotSeen::Refused { errcode, errmsg }) => Verdict::NotYet { errcode: Some(errcode), errmsg },
+            Err(NotSeen::Unusable { errcode, what }) => {
+                log::warn!(
+                    "conversion userid={userid}: {what}; this member is tried again later, the others go on"
+                );
+                Verdict::NotYet { errcode, errmsg: what }
+            }
+            Err(NotSeen::NoAnswer(NoAnswer::Failed(at, _) | NoAnswer::Later(at))) => {
+                return Outcome::Later(at);
             }
             // Not this member's fault: it stays as it is, and is due.
-            Err(NoAnswer::Paused(..) | NoAnswer::Crowded(_) | NoAnswer::Stopped | NoAnswer::NoSecret) => {
-                return true;
-            }
+            Err(NotSeen::NoAnswer(
+                NoAnswer::Paused(..) | NoAnswer::Crowded(_) | NoAnswer::Stopped | NoAnswer::NoSecret,
+            )) => return Outcome::Settled,
         };
         log::debug!("conversion userid={userid} verdict={}", in_short(&verdict));
-        self.record(asked, &verdict)
+        if self.record(asked, &verdict) { Outcome::Settled } else { Outcome::Outdated }
     }
 
     /// Writes what WeCom said, however long the database takes: an openid that is known is not asked for
-    /// again only because of a lock.
+    /// again only because of a lock. False if it no longer counts.
     fn record(&self, asked: &Asked, verdict: &Verdict) -> bool {
         loop {
             let (asked, verdict, backoff, random) =
@@ -252,10 +272,21 @@ impl Converter {
     }
 }
 
+/// What becomes of a member that was asked about.
+enum Outcome {
+    /// The database says.
+    Settled,
+    /// The answer no longer counts: it is asked about again at once.
+    Outdated,
+    /// It is asked about again then, and others first.
+    Later(Instant),
+}
+
 fn in_short(verdict: &Verdict) -> String {
     match verdict {
         Verdict::Openid(_) => "openid".into(),
-        Verdict::NotYet { errcode, .. } => format!("not yet ({errcode})"),
+        Verdict::NotYet { errcode: None, .. } => "unusable".into(),
+        Verdict::NotYet { errcode: Some(errcode), .. } => format!("not yet ({errcode})"),
         Verdict::Never { errcode, .. } => format!("never ({errcode})"),
     }
 }
@@ -275,22 +306,63 @@ impl Work {
                 }
                 continue;
             }
-            match about_to_ask(&self.reader, &member, recheck_before) {
-                Ok(Some(asked)) => {
-                    self.in_flight.insert(member.clone());
-                    return Some((member, asked, urgency));
-                }
-                Ok(None) => {}
-                Err(error) => log::error!("cannot look up userid={member}: {error}"),
+            if urgency == Urgency::Now {
+                self.later.remove(&member);
+            } else if self.later.contains_key(&member) {
+                continue;
+            }
+            if let Some(found) = self.claim(member, urgency, recheck_before) {
+                return Some(found);
             }
         }
+    }
+
+    /// The first of those who are put off, now that nobody else is due; else when it is its time.
+    fn take_later(
+        &mut self,
+        now: Instant,
+        recheck_before: Option<UnixSeconds>,
+    ) -> Result<(UserId, Asked, Urgency), Option<Instant>> {
+        loop {
+            let first =
+                self.later.iter().min_by_key(|(_, at)| **at).map(|(member, at)| (member.clone(), *at));
+            let Some((member, at)) = first else { return Err(None) };
+            if at > now {
+                return Err(Some(at));
+            }
+            self.later.remove(&member);
+            if !self.in_flight.contains(&member)
+                && let Some(found) = self.claim(member, Urgency::Conversion, recheck_before)
+            {
+                return Ok(found);
+            }
+        }
+    }
+
+    /// Takes this member on if it is due.
+    fn claim(
+        &mut self,
+        member: UserId,
+        urgency: Urgency,
+        recheck_before: Option<UnixSeconds>,
+    ) -> Option<(UserId, Asked, Urgency)> {
+        match about_to_ask(&self.reader, &member, recheck_before) {
+            Ok(Some(asked)) => {
+                self.in_flight.insert(member.clone());
+                return Some((member, asked, urgency));
+            }
+            Ok(None) => {}
+            Err(error) => log::error!("cannot look up userid={member}: {error}"),
+        }
+        None
     }
 
     /// Finds who is due, or when somebody will be.
     fn look(&mut self, due: Due, look_again: Duration) -> rusqlite::Result<()> {
         let now = due.now;
-        let found = due_members(&self.reader, due, BATCH + self.in_flight.len())?;
-        self.due.extend(found.into_iter().filter(|member| !self.in_flight.contains(member)));
+        let found = due_members(&self.reader, due, BATCH + self.in_flight.len() + self.later.len())?;
+        let is_free = |member: &UserId| !self.in_flight.contains(member) && !self.later.contains_key(member);
+        self.due.extend(found.into_iter().filter(is_free));
         let wait = if self.due.is_empty() {
             let seconds = earliest_due(&self.reader, now)?.map_or(i64::MAX, |due| due.since(now).max(1));
             Duration::from_secs(u64::try_from(seconds).unwrap_or(1)).min(look_again)

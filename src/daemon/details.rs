@@ -13,6 +13,7 @@ use serde_json::json;
 
 use super::recorder::Recorder;
 use crate::directory::UserId;
+use crate::directory::openid::Backoff;
 use crate::stop::Stop;
 use crate::store::details::{
     DetailsAsked, details_due, details_sample, move_details, record_denied, record_details,
@@ -36,6 +37,10 @@ const MOVED: usize = 2000;
 const UNKNOWN_WAIT: Duration = Duration::from_secs(300);
 /// .. so often.
 const UNKNOWN_TRIES: u32 = 3;
+/// A member whose answer cannot be used is asked for again after this, doubling up to a day.
+const UNUSABLE: Backoff = Backoff { first: Duration::from_secs(60), max: Duration::from_secs(86_400) };
+/// Members whose waits are remembered.
+const WAITING: usize = 10_000;
 /// How long a commit may take before it is handed in again.
 const PATIENCE: Duration = Duration::from_secs(4);
 
@@ -126,8 +131,59 @@ impl From<rusqlite::Error> for End {
     }
 }
 
-/// Members who got answers that this program does not know: when to ask again, and how often it was so.
-type Unknown = HashMap<UserId, (Instant, u32)>;
+/// Members who are due and wait: others go first. In memory, so after a restart each is asked for once.
+#[derive(Default)]
+struct Waiting(HashMap<UserId, Wait>);
+
+struct Wait {
+    /// Not before this time ..
+    at: Instant,
+    /// .. unless there is news of the member, which makes this differ.
+    asked: DetailsAsked,
+    /// Answers that count against the member.
+    tries: u32,
+}
+
+impl Waiting {
+    fn tries(&self, asked: &DetailsAsked) -> u32 {
+        self.0.get(&asked.userid).filter(|wait| wait.asked == *asked).map_or(0, |wait| wait.tries)
+    }
+
+    fn put(&mut self, asked: &DetailsAsked, at: Instant, tries: u32) {
+        if self.0.len() >= WAITING {
+            // Most of them have been answered, or are gone.
+            let now = Instant::now();
+            self.0.retain(|_, wait| wait.at > now);
+        }
+        if self.0.len() < WAITING || self.0.contains_key(&asked.userid) {
+            self.0.insert(asked.userid.clone(), Wait { at, asked: asked.clone(), tries });
+        }
+    }
+
+    fn remove(&mut self, asked: &DetailsAsked) {
+        self.0.remove(&asked.userid);
+    }
+
+    /// Those of whom it is time, who never waited first.
+    fn order(&mut self, due: Vec<DetailsAsked>, now: Instant) -> Vec<DetailsAsked> {
+        let (mut first, mut last) = (Vec::new(), Vec::new());
+        for asked in due {
+            match self.0.get(&asked.userid).filter(|wait| wait.asked == asked) {
+                None => first.push(asked),
+                Some(wait) if wait.at <= now => last.push(asked),
+                Some(_) => {}
+            }
+        }
+        first.append(&mut last);
+        first
+    }
+
+    /// How long until it is time of somebody.
+    fn next(&self, now: Instant) -> Option<Duration> {
+        let future = self.0.values().map(|wait| wait.at).filter(|at| *at > now);
+        future.min().map(|at| at.saturating_duration_since(now))
+    }
+}
 
 impl Details {
     /// Starts the thread.
@@ -142,12 +198,12 @@ impl Details {
     }
 
     fn work(&self, worker: &DetailsWorker) {
-        let mut unknown = Unknown::new();
+        let mut waiting = Waiting::default();
         // Whoever restarts has usually just mended something.
         let mut try_denied = true;
         loop {
-            let wait = match self.round(worker, &mut unknown, std::mem::take(&mut try_denied)) {
-                Ok(()) => LOOK_AGAIN,
+            let wait = match self.round(worker, &mut waiting, std::mem::take(&mut try_denied)) {
+                Ok(()) => waiting.next(Instant::now()).unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN),
                 Err(End::Wait(time)) => time.min(LOOK_AGAIN),
                 Err(End::Stopped) => return,
             };
@@ -160,32 +216,29 @@ impl Details {
     }
 
     /// Asks for everybody who is due, and takes the daily sample when it is time.
-    fn round(&self, worker: &DetailsWorker, unknown: &mut Unknown, try_denied: bool) -> Result<(), End> {
+    fn round(&self, worker: &DetailsWorker, waiting: &mut Waiting, try_denied: bool) -> Result<(), End> {
         if try_denied && get_state(&self.reader, DENIED)?.is_some() {
             self.writer.run(PATIENCE, |connection| move_details(connection, ("denied", "due"), "", 1))?;
         }
         loop {
             let now = Instant::now();
-            unknown.retain(|_, (at, tries)| *at > now || *tries < UNKNOWN_TRIES);
-            let due = details_due(&self.reader, BATCH + unknown.len())?;
-            let waits = |asked: &DetailsAsked| unknown.get(&asked.userid).is_some_and(|(at, _)| *at > now);
-            let due: Vec<_> = due.into_iter().filter(|asked| !waits(asked)).collect();
+            let due = waiting.order(details_due(&self.reader, BATCH + waiting.0.len())?, now);
             if due.is_empty() {
                 break;
             }
             for asked in due {
-                self.ask(&asked, urgency(&asked), unknown)?;
+                self.ask(&asked, urgency(&asked), waiting)?;
                 if worker.is_woken() {
                     // Whoever just changed comes first.
                     break;
                 }
             }
         }
-        self.sample(unknown)
+        self.sample(waiting)
     }
 
     /// Asks for one member; what it came to.
-    fn ask(&self, asked: &DetailsAsked, urgency: Urgency, unknown: &mut Unknown) -> Result<Effect, End> {
+    fn ask(&self, asked: &DetailsAsked, urgency: Urgency, waiting: &mut Waiting) -> Result<Effect, End> {
         if self.stop.given() {
             return Err(End::Stopped);
         }
@@ -193,7 +246,7 @@ impl Details {
         log::debug!("details userid={} known={}", asked.userid, answer.is_ok());
         match answer {
             Ok(Seen { what: (_, fields), at }) => {
-                unknown.remove(&asked.userid);
+                waiting.remove(asked);
                 let effect = {
                     let (asked, moment) = (asked.clone(), self.client.clock().moment());
                     self.write(move |connection| record_details(connection, &asked, &fields, at, moment))?
@@ -205,8 +258,17 @@ impl Details {
             // Whoever just changed may wake this thread meanwhile.
             Err(NotSeen::NoAnswer(NoAnswer::Crowded(wait))) => Err(End::Wait(wait)),
             Err(NotSeen::NoAnswer(NoAnswer::NoSecret)) => Err(End::Wait(LOOK_AGAIN)),
-            Err(NotSeen::NoAnswer(NoAnswer::Paused(until, reason))) => {
-                if reason == Reason::Permission {
+            Err(NotSeen::NoAnswer(NoAnswer::Later(at))) => {
+                waiting.put(asked, at, waiting.tries(asked));
+                Ok(Effect::default())
+            }
+            Err(NotSeen::NoAnswer(
+                no_answer @ (NoAnswer::Paused(until, reason) | NoAnswer::Failed(until, reason)),
+            )) => {
+                if matches!(no_answer, NoAnswer::Failed(..)) {
+                    waiting.put(asked, until, waiting.tries(asked));
+                }
+                if matches!(reason, Reason::Permission | Reason::Licence) {
                     self.denied_for_all()?;
                 }
                 Err(End::Wait(
@@ -216,9 +278,9 @@ impl Details {
             Err(NotSeen::Refused { errcode, .. }) => {
                 let is_known =
                     crate::wecom::errcode::reaction(errcode) == crate::wecom::errcode::Reaction::Never;
-                let tries = unknown.get(&asked.userid).map_or(1, |(_, tries)| tries + 1);
+                let tries = waiting.tries(asked) + 1;
                 if is_known || tries >= UNKNOWN_TRIES {
-                    unknown.remove(&asked.userid);
+                    waiting.remove(asked);
                     let asked = asked.clone();
                     self.write(move |connection| record_denied(connection, &asked, clock()))?;
                     if is_known {
@@ -226,8 +288,19 @@ impl Details {
                         self.allowed_again()?;
                     }
                 } else {
-                    unknown.insert(asked.userid.clone(), (Instant::now() + UNKNOWN_WAIT, tries));
+                    waiting.put(asked, Instant::now() + UNKNOWN_WAIT, tries);
                 }
+                Ok(Effect::default())
+            }
+            Err(NotSeen::Unusable { what, .. }) => {
+                let tries = waiting.tries(asked).saturating_add(1);
+                let wait = UNUSABLE.wait(tries, fastrand::f64());
+                log::warn!(
+                    "details userid={} try={tries}: {what}; this member is asked for again in {} s, the others go on",
+                    asked.userid,
+                    wait.as_secs()
+                );
+                waiting.put(asked, Instant::now() + wait, tries);
                 Ok(Effect::default())
             }
         }
@@ -265,7 +338,7 @@ impl Details {
 
     /// Asks for some members once a day whose fields are known. How many were different tells how exact the
     /// directory is; it is repaired by the way.
-    fn sample(&self, unknown: &mut Unknown) -> Result<(), End> {
+    fn sample(&self, waiting: &mut Waiting) -> Result<(), End> {
         let now = clock();
         let last = get_state(&self.reader, DRIFT)?.map(|(at, _)| at);
         if last.is_some_and(|at| (0..SAMPLE_EVERY).contains(&now.since(at))) {
@@ -277,7 +350,7 @@ impl Details {
         }
         let (asked, mut different) = (sample.len(), 0);
         for member in sample {
-            if !self.ask(&member, Urgency::Details, unknown)?.is_none() {
+            if !self.ask(&member, Urgency::Details, waiting)?.is_none() {
                 different += 1;
                 log::warn!("the daily sample found userid={} different; it is repaired", member.userid);
             }

@@ -38,6 +38,8 @@ use crate::store::{StoreError, Writer, open_reader, open_writer, set_state, stat
 use crate::wecom::api::{Api, Client, SecretKind, Settings, clock};
 use crate::wecom::clock::SharedClock;
 use crate::wecom::crypt::{Crypt, EncodingAesKey};
+use crate::wecom::network::Network;
+use crate::wecom::redact::{Redactor, secrets_of_url};
 use admin::{Admin, AdminError, Watched};
 use callback::Endpoint;
 use clock_reporter::ClockReporter;
@@ -148,7 +150,7 @@ impl Daemon {
         let stop = Stop::default();
         let metrics = Arc::new(Metrics::default());
         let doubts = Arc::new(Doubts::default());
-        let client = Arc::new(client(config, &writer, &metrics, &stop));
+        let client = Arc::new(client(config, &writer, &metrics, &stop)?);
         let wecom_clock = client.clock().clone();
         let door = door(&config.database.path);
         let look_again = if door.is_some() { LOOK_AGAIN } else { LOOK_OFTEN };
@@ -376,14 +378,28 @@ fn start_asking(
 }
 
 /// The client of WeCom's API, as configured.
-#[must_use]
-pub fn client(config: &Config, writer: &Writer, metrics: &Arc<Metrics>, stop: &Stop) -> Client<Recorder> {
+///
+/// # Errors
+/// [`StartError::Config`]: the environment names a proxy that cannot be used.
+pub fn client(
+    config: &Config,
+    writer: &Writer,
+    metrics: &Arc<Metrics>,
+    stop: &Stop,
+) -> Result<Client<Recorder>, StartError> {
+    let proxy = config.wecom.chosen_proxy(|name| std::env::var(name).ok()).map_err(StartError::Config)?;
+    let proxy = proxy.as_ref().map(|proxy| proxy.url.expose());
+    let authorities = config.wecom.ca_file.as_ref().map_or_else(Vec::new, |file| file.certificates.clone());
+    let network = Network::new(&config.wecom.api_base, proxy, authorities);
+    let secrets = config.secrets().into_iter().chain(proxy.iter().flat_map(|url| secrets_of_url(url)));
     let text = |secret: &Option<Secret>| secret.as_ref().map(|secret| secret.expose().to_owned());
     let settings = Settings {
         api_base: config.wecom.api_base.clone(),
+        network: network.map_err(|what| StartError::Config(format!("the proxy {what}")))?,
         corp_id: config.wecom.corp_id.clone(),
         app_secret: text(&config.wecom.app_secret),
         contacts_secret: text(&config.wecom.contacts_secret),
+        redactor: Redactor::new(secrets),
         timeout: config.wecom.timeout,
         calls_per_minute: config.wecom.calls_per_minute,
         clock: reported_clock(writer),
@@ -391,7 +407,7 @@ pub fn client(config: &Config, writer: &Writer, metrics: &Arc<Metrics>, stop: &S
     let recorder = Recorder { writer: writer.clone(), metrics: Arc::clone(metrics) };
     let client = Client::new(settings, recorder, stop.clone());
     client.called_before(called_before(writer));
-    client
+    Ok(client)
 }
 
 /// The estimate of WeCom's clock, reported when it changes.

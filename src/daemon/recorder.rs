@@ -61,7 +61,7 @@ impl Listener for Recorder {
             "{what} paused, tried again by itself in {} s: {errcode}{}; {}",
             pause.until_clock.since(pause.since),
             pause.errmsg,
-            pause.reason.advice()
+            pause.advice
         );
     }
 
@@ -77,7 +77,7 @@ impl Listener for Recorder {
                     "errmsg": pause.errmsg,
                     "since": pause.since.0,
                     "until": pause.until_clock.0,
-                    "advice": pause.reason.advice(),
+                    "advice": pause.advice,
                 })
             })
             .collect();

@@ -11,11 +11,11 @@ use crate::directory::{UnixSeconds, UserId};
 pub enum Verdict {
     /// The member's openid.
     Openid(String),
-    /// Not now (43004, or something unknown): the member backs off.
+    /// Not now (43004, something unknown, or an answer that cannot be used): the member backs off.
     NotYet {
-        /// WeCom's errcode.
-        errcode: i64,
-        /// WeCom's errmsg.
+        /// WeCom's errcode, if there was one.
+        errcode: Option<i64>,
+        /// WeCom's errmsg, or what is wrong with the answer.
         errmsg: String,
     },
     /// Never, unless something changes.
@@ -246,7 +246,12 @@ pub fn record_verdict(
         }
         // A converted member keeps the openid that it has, whatever is said when it is asked for again: only
         // another openid is a change.
-        Verdict::NotYet { errcode, errmsg } | Verdict::Never { errcode, errmsg } => {
+        Verdict::NotYet { .. } | Verdict::Never { .. } => {
+            let (errcode, errmsg) = match verdict {
+                Verdict::NotYet { errcode, errmsg } => (*errcode, errmsg.as_str()),
+                Verdict::Never { errcode, errmsg } => (Some(*errcode), errmsg.as_str()),
+                Verdict::Openid(_) => (None, ""),
+            };
             let attempts = attempts.saturating_add(1);
             let next = backoff.next(attempts, now, random);
             connection

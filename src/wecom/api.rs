@@ -1,84 +1,42 @@
 //! WeCom's API, as all threads share it: token, pace, pauses and retries are settled here, so that a
-//! caller hears only what concerns its member, or that it must wait.
+//! caller hears only what concerns its item, or that it must wait.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value as Json, json};
 
+pub use super::answer::{Answer, Listener, NoAnswer, NotSeen, Record, Seen};
 pub use super::apis::{Api, SecretKind};
 use super::clock::SharedClock;
 pub use super::clock::clock;
 use super::envelope::url_encode;
 use super::errcode::{Reaction, Reason, reaction};
+use super::failures::{Failures, Item, Opens};
+use super::network::{Failure, Network};
 use super::pace::{Pace, Urgency};
-use super::pauses::{Pause, Pauses, Trouble};
-use super::token::TokenCell;
-pub use super::transport::Answer;
+use super::pauses::{Pauses, Scope, Trouble};
+use super::redact::Redactor;
+use super::token::{self, TokenCell};
 use super::transport::Transport;
 use crate::directory::UserId;
 use crate::stop::Stop;
-
-/// Why a call has no answer for its caller.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NoAnswer {
-    /// Calls of this kind are paused, and for what; try again then. Nobody's fault here.
-    Paused(Instant, Reason),
-    /// Others go first; only for [`Urgency::Fill`], whose caller may have something better to ask meanwhile.
-    Crowded(Duration),
-    /// The daemon is ending.
-    Stopped,
-    /// This secret is not configured.
-    NoSecret,
-}
-
-/// What WeCom said of one member.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Said {
-    /// It did what was asked.
-    Done(Answer),
-    /// Not now, maybe later (43004, or an errcode that is not known).
-    NotYet(Answer),
-    /// Not unless something changes.
-    Never(Answer),
-}
-
-/// How a call ended, for the record.
-#[derive(Debug, Clone)]
-pub struct Record {
-    /// Which.
-    pub api: Api,
-    /// The member it was about.
-    pub userid: Option<UserId>,
-    /// WeCom's errcode, if it answered.
-    pub errcode: Option<i64>,
-    /// WeCom's errmsg, or what went wrong.
-    pub errmsg: String,
-    /// How long it took.
-    pub took: Duration,
-}
-
-/// Hears of calls and pauses.
-pub trait Listener: Send + Sync {
-    /// A call was made.
-    fn called(&self, record: Record);
-    /// A pause began (true) or ended.
-    fn paused(&self, pause: &Pause, begins: bool);
-    /// The pauses in force changed: these are all.
-    fn pauses(&self, all: &[Pause]);
-}
 
 /// What the API client needs to know.
 #[derive(Clone)]
 pub struct Settings {
     /// Such as `https://qyapi.weixin.qq.com`.
     pub api_base: String,
+    /// The way there.
+    pub network: Network,
     /// The company.
     pub corp_id: String,
     /// Secret of an app, if configured.
     pub app_secret: Option<String>,
     /// Secret of contacts sync, if configured.
     pub contacts_secret: Option<String>,
+    /// Keeps secrets out of everything that answers and errors say.
+    pub redactor: Redactor,
     /// Bounds one call.
     pub timeout: Duration,
     /// All calls together.
@@ -95,25 +53,21 @@ pub struct Client<L> {
     stop: Stop,
     pace: Mutex<Pace>,
     pauses: Mutex<Pauses>,
+    failures: Mutex<Failures>,
     tokens: [Mutex<TokenCell>; 2],
-    /// Copies of the current tokens, for keeping them out of texts without waiting for a fetch.
-    known_tokens: Mutex<[Option<String>; 2]>,
     /// Held while WeCom wants calls one at a time.
     turn: Mutex<()>,
-    unknown_in_a_row: Mutex<(i64, u32)>,
 }
 
-/// Tries of one call when WeCom is busy.
-const BUSY_TRIES: u32 = 3;
-/// So many members in a row with the same unknown errcode, and it is everybody's problem.
-const UNKNOWN_IN_A_ROW: u32 = 5;
-
-/// How one exchange ended.
-enum Step {
-    Said(Said),
-    RenewToken(Answer),
-    Busy(Answer),
-    Trouble(Trouble),
+/// A call as its caller wants it.
+pub(super) struct Call<'a> {
+    pub(super) api: Api,
+    pub(super) secret: SecretKind,
+    pub(super) item: Item,
+    /// What follows the access_token, from `&` on.
+    pub(super) query: &'a str,
+    pub(super) body: Option<&'a Json>,
+    pub(super) urgency: Urgency,
 }
 
 impl<L: Listener> Client<L> {
@@ -121,13 +75,12 @@ impl<L: Listener> Client<L> {
     #[must_use]
     pub fn new(settings: Settings, listener: L, stop: Stop) -> Self {
         Self {
-            transport: Transport::new(settings.timeout, &settings.api_base, settings.clock.clone()),
+            transport: Transport::new(settings.timeout, settings.network.clone(), settings.clock.clone()),
             pace: Mutex::new(Pace::new(settings.calls_per_minute, Instant::now())),
             pauses: Mutex::default(),
+            failures: Mutex::default(),
             tokens: Default::default(),
-            known_tokens: Mutex::default(),
             turn: Mutex::default(),
-            unknown_in_a_row: Mutex::default(),
             settings,
             listener,
             stop,
@@ -142,11 +95,26 @@ impl<L: Listener> Client<L> {
     /// Asks for a member's openid.
     ///
     /// # Errors
-    /// [`NoAnswer`].
-    pub fn convert_to_openid(&self, userid: &UserId, urgency: Urgency) -> Result<Said, NoAnswer> {
+    /// [`NotSeen`].
+    pub fn convert_to_openid(&self, userid: &UserId, urgency: Urgency) -> Result<Seen<String>, NotSeen> {
         let body = json!({"userid": userid.as_str()});
-        self.call(Api::ConvertToOpenid, SecretKind::App, Some(userid), "", Some(&body), urgency, |answer| {
-            answer.json.get("openid").and_then(Json::as_str).is_some_and(|openid| !openid.is_empty())
+        let call = Call {
+            api: Api::ConvertToOpenid,
+            secret: SecretKind::App,
+            item: Item::Member(userid.clone()),
+            query: "",
+            body: Some(&body),
+            urgency,
+        };
+        self.call(&call, |answer| {
+            let openid = answer.json.get("openid").and_then(Json::as_str).map(str::trim).unwrap_or_default();
+            let is_one =
+                (1..=128).contains(&openid.len()) && openid.bytes().all(|byte| byte.is_ascii_graphic());
+            if is_one {
+                return Ok(openid.to_owned());
+            }
+            let shown = super::json::shown(answer.json.get("openid"));
+            Err(format!("the answer has errcode 0 and no openid: {shown}"))
         })
     }
 
@@ -162,6 +130,19 @@ impl<L: Listener> Client<L> {
         lock(&self.pauses).blocked_until(api, secret, Instant::now())
     }
 
+    /// What a pause of this reason is about, if there is one, and what to do.
+    #[must_use]
+    pub fn why_paused(&self, reason: Reason) -> Option<(String, &'static str)> {
+        let pauses = lock(&self.pauses);
+        pauses.iter().find(|pause| pause.reason == reason).map(|pause| (pause.errmsg.clone(), pause.advice))
+    }
+
+    /// A text with parts of an answer in it, fit for the log and the database.
+    #[must_use]
+    pub fn clean(&self, text: &str) -> String {
+        self.settings.redactor.clean(text)
+    }
+
     /// Whether this secret is configured.
     #[must_use]
     pub fn has_secret(&self, secret: SecretKind) -> bool {
@@ -175,124 +156,132 @@ impl<L: Listener> Client<L> {
         }
     }
 
-    /// A call that only reads, and concerns this member if any; see the functions of `wecom::read`.
-    pub(super) fn read(
+    /// One call, with everything that may have to be done for it. `parse` takes what was asked for from an answer of
+    /// errcode 0, or says what is wrong with it.
+    pub(super) fn call<T>(
         &self,
-        (api, secret): (Api, SecretKind),
-        userid: Option<&UserId>,
-        request: (&str, Option<&Json>),
-        urgency: Urgency,
-        complete: impl Fn(&Answer) -> bool,
-    ) -> Result<Said, NoAnswer> {
-        let (query, body) = request;
-        self.call(api, secret, userid, query, body, urgency, complete)
-    }
-
-    /// One call, with everything that may have to be done for it. `complete` tells whether an answer of
-    /// errcode 0 has what was asked for.
-    #[allow(clippy::too_many_arguments)]
-    fn call(
-        &self,
-        api: Api,
-        secret: SecretKind,
-        userid: Option<&UserId>,
-        query: &str,
-        body: Option<&Json>,
-        urgency: Urgency,
-        complete: impl Fn(&Answer) -> bool,
-    ) -> Result<Said, NoAnswer> {
-        let (mut renewed, mut busy) = (false, 0);
+        call: &Call<'_>,
+        parse: impl Fn(&Answer) -> Result<T, String>,
+    ) -> Result<Seen<T>, NotSeen> {
+        let (api, secret) = (call.api, call.secret);
+        let mut renewed = false;
         loop {
             self.admit(api, secret)?;
-            let token = match self.token(secret, urgency) {
-                Ok(token) => token,
-                Err(no_answer) => {
-                    lock(&self.pauses).not_probed(api, secret, Instant::now());
-                    return Err(no_answer);
-                }
-            };
+            let token = self.token(secret, call.urgency).inspect_err(|_| self.not_probed(api, secret))?;
             let one_at_a_time = lock(&self.pauses).one_at_a_time();
             let _turn = one_at_a_time.then(|| lock(&self.turn));
-            if let Err(no_answer) = self.wait_for_pace(api, urgency) {
-                lock(&self.pauses).not_probed(api, secret, Instant::now());
-                return Err(no_answer);
-            }
+            self.wait_for_pace(api, call.urgency).inspect_err(|_| self.not_probed(api, secret))?;
             let url = format!(
-                "{}/cgi-bin/{}?access_token={}{query}",
+                "{}/cgi-bin/{}?access_token={}{}",
                 self.settings.api_base,
                 api.path(),
-                url_encode(&token)
+                url_encode(&token),
+                call.query
             );
-            match self.exchange(api, userid, &url, body, &complete) {
-                Step::Said(said) => {
-                    self.over(api, secret);
-                    return Ok(said);
+            let userid = match &call.item {
+                Item::Member(userid) => Some(userid),
+                _ => None,
+            };
+            let (answer, parsed) = match self.exchange(api, userid, &url, call.body, &parse) {
+                Ok(answered) => answered,
+                Err(failure) => return Err(self.failed(call, failure)),
+            };
+            let errcode = answer.errcode;
+            let refused = || NotSeen::Refused { errcode, errmsg: answer.errmsg.clone() };
+            match (reaction(errcode), parsed) {
+                (Reaction::Done, Ok(what)) => {
+                    self.answered(call, None);
+                    return Ok(Seen { what, at: answer.asked_at });
                 }
-                Step::RenewToken(_) if !renewed => {
+                (Reaction::Done, Err(what)) => {
+                    return Err(self.unusable(call, Some(0), what, None));
+                }
+                (Reaction::RenewToken, _) if !renewed => {
                     renewed = true;
                     lock(self.token_cell(secret)).invalidate(&token);
-                    lock(&self.pauses).not_probed(api, secret, Instant::now());
+                    self.not_probed(api, secret);
                 }
-                Step::RenewToken(answer) => {
-                    let reason = Reason::Unknown;
+                (Reaction::RenewToken, _) => {
                     let errmsg = format!("a fresh access_token is refused: {}", answer.errmsg);
-                    let trouble = Trouble { reason, errcode: Some(answer.errcode), errmsg };
-                    return Err(self.trouble(api, secret, &trouble));
+                    return Err(self.refused(call, Trouble::told(Reason::Unknown, errcode, errmsg)));
                 }
-                Step::Busy(_) if busy + 1 < BUSY_TRIES => {
-                    busy += 1;
-                    lock(&self.pauses).not_probed(api, secret, Instant::now());
-                    if self.stop.sleep(Duration::from_millis(200 << busy)) {
-                        return Err(NoAnswer::Stopped);
+                (Reaction::Busy, _) => {
+                    let tried = lock(&self.failures).busy(&call.item);
+                    let Some(tried) = tried else {
+                        return Err(self.unusable(call, Some(errcode), answer.errmsg, None));
+                    };
+                    self.not_probed(api, secret);
+                    let wait = Duration::from_millis(200 << tried.min(10));
+                    return Err(NotSeen::NoAnswer(NoAnswer::Later(Instant::now() + wait)));
+                }
+                (Reaction::NotYet | Reaction::Never, _) => {
+                    self.answered(call, None);
+                    return Err(refused());
+                }
+                (Reaction::Pause(reason), _) => {
+                    return Err(self.refused(call, Trouble::told(reason, errcode, answer.errmsg)));
+                }
+                (Reaction::Unknown, _) => {
+                    if self.answered(call, Some(errcode)) {
+                        return Err(
+                            self.refused(call, Trouble::told(Reason::Unknown, errcode, answer.errmsg))
+                        );
                     }
+                    return Err(refused());
                 }
-                Step::Busy(answer) => {
-                    let (reason, errcode) = (Reason::Network, Some(answer.errcode));
-                    let trouble = Trouble { reason, errcode, errmsg: answer.errmsg };
-                    return Err(self.trouble(api, secret, &trouble));
-                }
-                Step::Trouble(trouble) => return Err(self.trouble(api, secret, &trouble)),
             }
         }
     }
 
-    fn admit(&self, api: Api, secret: SecretKind) -> Result<(), NoAnswer> {
+    fn admit(&self, api: Api, secret: SecretKind) -> Result<(), NotSeen> {
         if self.stop.given() {
-            return Err(NoAnswer::Stopped);
+            return Err(NotSeen::NoAnswer(NoAnswer::Stopped));
         }
         if self.secret(secret).is_none() {
-            return Err(NoAnswer::NoSecret);
+            return Err(NotSeen::NoAnswer(NoAnswer::NoSecret));
         }
         lock(&self.pauses).admit(api, secret, Instant::now()).map_err(paused)
     }
 
-    fn wait_for_pace(&self, api: Api, urgency: Urgency) -> Result<(), NoAnswer> {
+    fn not_probed(&self, api: Api, secret: SecretKind) {
+        lock(&self.pauses).not_probed(api, secret, Instant::now());
+    }
+
+    fn wait_for_pace(&self, api: Api, urgency: Urgency) -> Result<(), NotSeen> {
         loop {
             let taken = lock(&self.pace).take(Instant::now(), api, urgency);
             let Err(wait) = taken else { return Ok(()) };
             if urgency == Urgency::Fill && api != Api::GetToken {
-                return Err(NoAnswer::Crowded(wait));
+                return Err(NotSeen::NoAnswer(NoAnswer::Crowded(wait)));
             }
             if self.stop.sleep(wait) {
-                return Err(NoAnswer::Stopped);
+                return Err(NotSeen::NoAnswer(NoAnswer::Stopped));
             }
         }
     }
 
-    /// The secret's token; fetched by whoever comes first, while the others wait for it.
-    fn token(&self, secret: SecretKind, urgency: Urgency) -> Result<String, NoAnswer> {
+    /// The secret's token; fetched by whoever comes first, while the others wait for it. Any failure of that is everybody's.
+    fn token(&self, secret: SecretKind, urgency: Urgency) -> Result<String, NotSeen> {
         let mut cell = lock(self.token_cell(secret));
         if let Some(token) = cell.fresh(Instant::now()) {
             return Ok(token.text.clone());
         }
         let api = Api::GetToken;
         if self.stop.given() {
-            return Err(NoAnswer::Stopped);
+            return Err(NotSeen::NoAnswer(NoAnswer::Stopped));
         }
         // Whoever held the lock before may have failed for all of us.
         lock(&self.pauses).admit_within(api, secret, Instant::now()).map_err(paused)?;
+        let trouble = |trouble: &Trouble| NotSeen::NoAnswer(self.trouble(api, secret, trouble));
+        if cell.too_often(Instant::now()) {
+            let errmsg = "WeCom refuses each access_token soon after giving it".into();
+            let reason = Reason::Unknown;
+            return Err(trouble(&Trouble { reason, errcode: None, errmsg, advice: None, scope: None }));
+        }
         self.wait_for_pace(api, urgency)?;
-        let Some(corp_secret) = self.secret(secret) else { return Err(NoAnswer::NoSecret) };
+        let Some(corp_secret) = self.secret(secret) else {
+            return Err(NotSeen::NoAnswer(NoAnswer::NoSecret));
+        };
         let url = format!(
             "{}/cgi-bin/{}?corpid={}&corpsecret={}",
             self.settings.api_base,
@@ -300,25 +289,27 @@ impl<L: Listener> Client<L> {
             url_encode(&self.settings.corp_id),
             url_encode(corp_secret)
         );
-        let has_token = |answer: &Answer| answer.json.get("access_token").is_some_and(Json::is_string);
-        match self.exchange(api, None, &url, None, has_token) {
-            Step::Said(Said::Done(answer)) => {
-                let text = answer.json.get("access_token").and_then(Json::as_str).unwrap_or("").to_owned();
-                let expires_in = answer.json.get("expires_in").and_then(Json::as_u64).unwrap_or(7200);
+        let network = |errcode, errmsg, advice| {
+            let reason = Reason::Network;
+            trouble(&Trouble { reason, errcode, errmsg, advice, scope: None })
+        };
+        let (answer, parsed) = match self.exchange(api, None, &url, None, token::read) {
+            Ok(answered) => answered,
+            Err(failure) => return Err(network(None, failure.what, failure.advice)),
+        };
+        let (errcode, errmsg) = (answer.errcode, answer.errmsg);
+        match (reaction(errcode), parsed) {
+            (Reaction::Done, Ok((text, expires_in))) => {
+                self.settings.redactor.add_token(&text);
                 let token = cell.put(text, expires_in, Instant::now());
-                lock(&self.known_tokens)[secret as usize] = cell.text().map(str::to_owned);
                 self.over(api, secret);
                 Ok(token.text)
             }
-            Step::Said(Said::NotYet(answer) | Said::Never(answer))
-            | Step::RenewToken(answer)
-            | Step::Busy(answer) => {
-                // No member is asked about here: whatever it is, it is everybody's.
-                let reason = if answer.errcode == -1 { Reason::Network } else { Reason::Unknown };
-                let trouble = Trouble { reason, errcode: Some(answer.errcode), errmsg: answer.errmsg };
-                Err(self.trouble(api, secret, &trouble))
-            }
-            Step::Trouble(trouble) => Err(self.trouble(api, secret, &trouble)),
+            (Reaction::Done, Err(what)) => Err(network(Some(0), what, None)),
+            (Reaction::Busy, _) => Err(network(Some(errcode), errmsg, None)),
+            (Reaction::Pause(reason), _) => Err(trouble(&Trouble::told(reason, errcode, errmsg))),
+            // No member is asked about here: whatever it is, it is everybody's.
+            _ => Err(trouble(&Trouble::told(Reason::Unknown, errcode, errmsg))),
         }
     }
 
@@ -326,75 +317,90 @@ impl<L: Listener> Client<L> {
         &self.tokens[secret as usize]
     }
 
-    fn exchange(
+    /// One exchange, and its record. What answers and errors say has no secrets from here on.
+    fn exchange<T>(
         &self,
         api: Api,
         userid: Option<&UserId>,
         url: &str,
         body: Option<&Json>,
-        complete: impl Fn(&Answer) -> bool,
-    ) -> Step {
+        parse: impl Fn(&Answer) -> Result<T, String>,
+    ) -> Result<(Answer, Result<T, String>), Failure> {
         let begun = Instant::now();
+        let redactor = &self.settings.redactor;
         let outcome = self.transport.exchange(url, body);
+        let outcome = outcome.map_err(|failure| Failure { what: redactor.clean(&failure.what), ..failure });
         let outcome = outcome.map(|mut answer| {
-            answer.errmsg = self.without_secrets(&answer.errmsg);
-            answer
+            answer.errmsg = redactor.clean(&answer.errmsg);
+            let parsed = match answer.errcode {
+                0 => parse(&answer).map_err(|what| redactor.clean(&what)),
+                _ => Err(String::new()),
+            };
+            (answer, parsed)
         });
         let (errcode, errmsg) = match &outcome {
-            Ok(answer) => (Some(answer.errcode), answer.errmsg.clone()),
-            Err(what) => (None, what.clone()),
+            Ok((answer, Err(what))) if answer.errcode == 0 => (Some(0), what.clone()),
+            Ok((answer, _)) => (Some(answer.errcode), answer.errmsg.clone()),
+            Err(failure) => (None, failure.what.clone()),
         };
         self.listener.called(Record { api, userid: userid.cloned(), errcode, errmsg, took: begun.elapsed() });
-        let answer = match outcome {
-            Ok(answer) => answer,
-            Err(errmsg) => return Step::Trouble(Trouble { reason: Reason::Network, errcode: None, errmsg }),
+        outcome
+    }
+
+    /// WeCom said something of this item. Whether its unknown errcode is not the item's fault.
+    fn answered(&self, call: &Call<'_>, unknown: Option<i64>) -> bool {
+        let is_everybodys = lock(&self.failures).answered(call.api, call.secret, &call.item, unknown);
+        if !is_everybodys {
+            self.over(call.api, call.secret);
+        }
+        is_everybodys
+    }
+
+    /// WeCom refused for a reason that is nobody's own.
+    fn refused(&self, call: &Call<'_>, trouble: Trouble) -> NotSeen {
+        let (api, secret) = (call.api, call.secret);
+        lock(&self.failures).reached(api, secret, &call.item);
+        let reached = lock(&self.pauses).reached(api, secret);
+        reached.iter().for_each(|pause| self.listener.paused(pause, false));
+        let no_answer = self.trouble(api, secret, &trouble);
+        // Other pauses that this call was to probe are neither over nor still there, as far as it tells.
+        self.not_probed(api, secret);
+        NotSeen::NoAnswer(no_answer)
+    }
+
+    /// Nothing that can be used came back.
+    fn failed(&self, call: &Call<'_>, Failure { arrived, what, advice }: Failure) -> NotSeen {
+        if arrived || lock(&self.failures).unanswered(&call.item) {
+            return self.unusable(call, None, what, advice);
+        }
+        let reason = Reason::Network;
+        let trouble = Trouble { reason, errcode: None, errmsg: what, advice, scope: None };
+        match self.trouble(call.api, call.secret, &trouble) {
+            NoAnswer::Paused(until, reason) => NotSeen::NoAnswer(NoAnswer::Failed(until, reason)),
+            no_answer => NotSeen::NoAnswer(no_answer),
+        }
+    }
+
+    /// The item backs off; and if it is not the only one, or was to tell whether the trouble is over, all wait.
+    fn unusable(
+        &self,
+        call: &Call<'_>,
+        errcode: Option<i64>,
+        what: String,
+        advice: Option<&'static str>,
+    ) -> NotSeen {
+        let (api, secret, reason) = (call.api, call.secret, Reason::Network);
+        let opens = lock(&self.failures).unusable(api, secret, &call.item);
+        let is_probe = lock(&self.pauses).is_probing(api, secret, reason);
+        let scope = match opens {
+            Opens::Api => Some(Scope::Api(api, secret)),
+            Opens::All | Opens::Nobody => None,
         };
-        let reaction = reaction(answer.errcode);
-        if reaction != Reaction::Unknown {
-            *lock(&self.unknown_in_a_row) = (0, 0);
+        if opens != Opens::Nobody || is_probe {
+            self.trouble(api, secret, &Trouble { reason, errcode, errmsg: what.clone(), advice, scope });
         }
-        match reaction {
-            Reaction::Done if complete(&answer) => Step::Said(Said::Done(answer)),
-            Reaction::Done => {
-                let errmsg = "the answer lacks what was asked for".to_owned();
-                Step::Trouble(Trouble { reason: Reason::Network, errcode: Some(0), errmsg })
-            }
-            Reaction::RenewToken => Step::RenewToken(answer),
-            Reaction::Busy => Step::Busy(answer),
-            Reaction::NotYet => Step::Said(Said::NotYet(answer)),
-            Reaction::Never => Step::Said(Said::Never(answer)),
-            Reaction::Pause(reason) => {
-                Step::Trouble(Trouble { reason, errcode: Some(answer.errcode), errmsg: answer.errmsg })
-            }
-            Reaction::Unknown => self.unknown(answer),
-        }
-    }
-
-    fn unknown(&self, answer: Answer) -> Step {
-        let mut row = lock(&self.unknown_in_a_row);
-        let (code, times) = *row;
-        *row = (answer.errcode, if code == answer.errcode { times.saturating_add(1) } else { 1 });
-        if row.1 < UNKNOWN_IN_A_ROW {
-            return Step::Said(Said::NotYet(answer));
-        }
-        Step::Trouble(Trouble {
-            reason: Reason::Unknown,
-            errcode: Some(answer.errcode),
-            errmsg: answer.errmsg,
-        })
-    }
-
-    /// WeCom's texts have no secrets that we know of; a gateway's might.
-    fn without_secrets(&self, text: &str) -> String {
-        let mut clean = text.to_owned();
-        let secrets = [&self.settings.app_secret, &self.settings.contacts_secret];
-        let tokens = lock(&self.known_tokens).clone();
-        for secret in secrets.into_iter().chain(&tokens).flatten().filter(|secret| !secret.is_empty()) {
-            if clean.contains(secret.as_str()) {
-                clean = clean.replace(secret.as_str(), "[redacted]");
-            }
-        }
-        clean
+        self.not_probed(api, secret);
+        NotSeen::Unusable { errcode, what }
     }
 
     fn trouble(&self, api: Api, secret: SecretKind, trouble: &Trouble) -> NoAnswer {
@@ -420,8 +426,8 @@ impl<L: Listener> Client<L> {
     }
 }
 
-fn paused((until, reason): (Instant, Reason)) -> NoAnswer {
-    NoAnswer::Paused(until, reason)
+fn paused((until, reason): (Instant, Reason)) -> NotSeen {
+    NotSeen::NoAnswer(NoAnswer::Paused(until, reason))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -28,11 +28,13 @@ pub enum Reason {
     Address,
     /// This secret may not call this API.
     Permission,
+    /// The company's licence does not cover this API for these members.
+    Licence,
     /// Called too often.
     Quota,
     /// Too many calls at the same time.
     Concurrency,
-    /// No answer, or none that makes sense.
+    /// No answer, or none that makes sense for several items in a row.
     Network,
     /// Everybody gets the same unknown errcode.
     Unknown,
@@ -40,10 +42,11 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Secret,
         Self::Address,
         Self::Permission,
+        Self::Licence,
         Self::Quota,
         Self::Concurrency,
         Self::Network,
@@ -57,6 +60,7 @@ impl Reason {
             Self::Secret => "secret",
             Self::Address => "address",
             Self::Permission => "permission",
+            Self::Licence => "licence",
             Self::Quota => "quota",
             Self::Concurrency => "concurrency",
             Self::Network => "network",
@@ -67,7 +71,7 @@ impl Reason {
     /// Whether only a person can end it.
     #[must_use]
     pub fn needs_operator(self) -> bool {
-        matches!(self, Self::Secret | Self::Address | Self::Permission | Self::Unknown)
+        matches!(self, Self::Secret | Self::Address | Self::Permission | Self::Licence | Self::Unknown)
     }
 
     /// First and longest pause, in seconds; it doubles each time the trouble is still there.
@@ -78,7 +82,7 @@ impl Reason {
             Self::Secret => (300, 3600),
             // An address that has been allowed works a minute later.
             Self::Address => (60, 600),
-            Self::Permission => (300, 3600),
+            Self::Permission | Self::Licence => (300, 3600),
             // A limit is per minute, per hour or per day, and the answer does not say which.
             Self::Quota => (60, 3600),
             Self::Concurrency => (2, 60),
@@ -100,11 +104,14 @@ impl Reason {
             Self::Permission => {
                 "grant the app this API in the admin console, or use the secret of one that may call it"
             }
+            Self::Licence => {
+                "buy or activate licences for the members (接口许可, 互通账号) in the admin console; WeCom refuses this API without them"
+            }
             Self::Quota => {
                 "nothing to do, WeCom's limit passes by itself; if it comes often, lower calls_per_minute"
             }
             Self::Concurrency => "nothing to do; if it comes often, lower [openid] workers",
-            Self::Network => "check the network, DNS and proxy between this machine and api_base",
+            Self::Network => "check the network, DNS, proxy and gateway between this machine and api_base",
             Self::Unknown => "look the errcode up in WeCom's documentation (全局错误码)",
         }
     }
@@ -117,9 +124,11 @@ pub fn reaction(errcode: i64) -> Reaction {
         0 => Reaction::Done,
         -1 => Reaction::Busy,
         40014 | 42001 | 41001 => Reaction::RenewToken,
-        40001 | 40013 | 40091 => Reaction::Pause(Reason::Secret),
+        // gettoken: corpid or corpsecret missing, or of the wrong form.
+        40001 | 40013 | 40091 | 41002 | 41004 | 2_000_002 => Reaction::Pause(Reason::Secret),
         60020 => Reaction::Pause(Reason::Address),
-        48002 | 48009 | 301_002 => Reaction::Pause(Reason::Permission),
+        48002 | 48004 | 48009 | 301_002 => Reaction::Pause(Reason::Permission),
+        301_052 | 701_008 => Reaction::Pause(Reason::Licence),
         45009 => Reaction::Pause(Reason::Quota),
         45033 => Reaction::Pause(Reason::Concurrency),
         43004 => Reaction::NotYet,
@@ -143,7 +152,11 @@ mod tests {
         for member in [43004, 60111, 46004, 40003, 301_021, 60011, 60003, 60123, 12345] {
             assert!(!matches!(reaction(member), Reaction::Pause(_)), "{member}");
         }
-        for operator in [40001, 40013, 40091, 60020, 48002, 48009, 301_002] {
+        let operators = [
+            40001, 40013, 40091, 41002, 41004, 2_000_002, 60020, 48002, 48004, 48009, 301_002, 301_052,
+            701_008,
+        ];
+        for operator in operators {
             let Reaction::Pause(reason) = reaction(operator) else { panic!("{operator}") };
             assert!(reason.needs_operator(), "{operator}");
         }

@@ -2,16 +2,21 @@
 //!
 //! Speaks HTTP and XML and JSON; knows no database.
 
+mod answer;
 pub mod api;
 pub mod apis;
 pub mod clock;
 pub mod crypt;
 pub mod envelope;
 pub mod errcode;
+mod failures;
+pub mod json;
 pub mod message;
+pub mod network;
 pub mod pace;
 pub mod pauses;
 pub mod read;
+pub mod redact;
 mod token;
 mod transport;
 pub mod xml;

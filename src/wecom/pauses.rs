@@ -29,7 +29,7 @@ impl Scope {
             // Without a token nothing can be called with this secret.
             _ if api == Api::GetToken => Self::Secret(secret),
             Reason::Secret | Reason::Address => Self::Secret(secret),
-            Reason::Permission | Reason::Quota | Reason::Unknown => Self::Api(api, secret),
+            Reason::Permission | Reason::Licence | Reason::Quota | Reason::Unknown => Self::Api(api, secret),
         }
     }
 
@@ -55,6 +55,8 @@ pub struct Pause {
     pub errcode: Option<i64>,
     /// WeCom's errmsg, or what the network said.
     pub errmsg: String,
+    /// What to do about it.
+    pub advice: &'static str,
     /// When the trouble began.
     pub since: UnixSeconds,
     /// When one call tries again.
@@ -78,6 +80,18 @@ pub struct Trouble {
     pub errcode: Option<i64>,
     /// WeCom's errmsg, or what the network said.
     pub errmsg: String,
+    /// What to do about it; none: what its reason says.
+    pub advice: Option<&'static str>,
+    /// What it holds back; none: what its reason says.
+    pub scope: Option<Scope>,
+}
+
+impl Trouble {
+    /// Trouble that WeCom's answer tells of.
+    #[must_use]
+    pub fn told(reason: Reason, errcode: i64, errmsg: String) -> Self {
+        Self { reason, errcode: Some(errcode), errmsg, advice: None, scope: None }
+    }
 }
 
 /// How long a probe may take before another goes out; longer than any call's time-out.
@@ -134,7 +148,7 @@ impl Pauses {
         trouble: &Trouble,
         (now, clock): (Instant, UnixSeconds),
     ) -> Option<Pause> {
-        let scope = Scope::of(trouble.reason, api, secret);
+        let scope = trouble.scope.unwrap_or_else(|| Scope::of(trouble.reason, api, secret));
         let (first, longest) = trouble.reason.pause_seconds();
         let known = self.0.iter_mut().find(|p| p.scope == scope && p.reason == trouble.reason);
         let (pause, is_new) = match known {
@@ -148,6 +162,7 @@ impl Pauses {
                     reason: trouble.reason,
                     errcode: trouble.errcode,
                     errmsg: String::new(),
+                    advice: trouble.reason.advice(),
                     since: clock,
                     until_clock: clock,
                     until: now,
@@ -162,6 +177,7 @@ impl Pauses {
         pause.probing = false;
         pause.errcode = trouble.errcode;
         pause.errmsg.clone_from(&trouble.errmsg);
+        pause.advice = trouble.advice.unwrap_or(trouble.reason.advice());
         pause.until = now + Duration::from_secs(seconds);
         pause.until_clock = clock.plus(i64::try_from(seconds).unwrap_or(i64::MAX));
         is_new.then(|| pause.clone())
@@ -171,14 +187,29 @@ impl Pauses {
     /// Returns those pauses.
     pub fn over(&mut self, api: Api, secret: SecretKind) -> Vec<Pause> {
         // A token is given to any address: that tells nothing of whether the APIs are.
-        let tells = |p: &Pause| api != Api::GetToken || p.api == api || p.reason == Reason::Network;
+        self.end(api, secret, |pause| api != Api::GetToken || pause.api == api)
+    }
+
+    /// WeCom refused a call for another reason: it is reachable, and that is all that is known.
+    /// Returns the pauses that are over.
+    pub fn reached(&mut self, api: Api, secret: SecretKind) -> Vec<Pause> {
+        self.end(api, secret, |pause| pause.reason == Reason::Network)
+    }
+
+    fn end(&mut self, api: Api, secret: SecretKind, tells: impl Fn(&Pause) -> bool) -> Vec<Pause> {
         let is_over = |p: &Pause| p.probing && p.scope.covers(api, secret) && tells(p);
         let (over, on) = std::mem::take(&mut self.0).into_iter().partition(is_over);
         self.0 = on;
         over
     }
 
-    /// A probe could not be made after all; the next call may.
+    /// Whether a call of this kind is the probe of a pause of this reason.
+    #[must_use]
+    pub fn is_probing(&self, api: Api, secret: SecretKind, reason: Reason) -> bool {
+        self.0.iter().any(|p| p.probing && p.reason == reason && p.scope.covers(api, secret))
+    }
+
+    /// A probe could not be made after all, or said nothing; the next call may.
     pub fn not_probed(&mut self, api: Api, secret: SecretKind, now: Instant) {
         for pause in self.0.iter_mut().filter(|p| p.probing && p.scope.covers(api, secret)) {
             pause.probing = false;
@@ -206,7 +237,7 @@ mod tests {
     const CLOCK: UnixSeconds = UnixSeconds(1_700_000_000);
 
     fn trouble(reason: Reason) -> Trouble {
-        Trouble { reason, errcode: Some(1), errmsg: "x".into() }
+        Trouble::told(reason, 1, "x".into())
     }
 
     #[test]

@@ -1,49 +1,75 @@
 //! The APIs that tell what the directory is: members, departments, tags; from JSON to the directory's types.
+//!
+//! What one row cannot mean is skipped, counted and named; the other rows count all the same.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value as Json, json};
 
-use super::api::{Answer, Api, Client, Listener, NoAnswer, Said, SecretKind};
+use super::api::{Answer, Api, Call, Client, Listener, SecretKind};
+pub use super::api::{NotSeen, Seen};
 use super::envelope::url_encode;
+use super::failures::Item;
+use super::json::{integer, shown};
 use super::pace::Urgency;
-use crate::directory::{
-    DepartmentField, DepartmentId, Field, Fields, MemberField, TagId, UnixSeconds, UserId, Value,
-};
-
-/// What WeCom showed, and as of when.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Seen<T> {
-    /// It.
-    pub what: T,
-    /// When it was asked for, on WeCom's clock.
-    pub at: UnixSeconds,
-}
-
-/// Why WeCom showed nothing.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum NotSeen {
-    /// There is no such thing, or this secret may not see it.
-    Refused {
-        /// WeCom's errcode.
-        errcode: i64,
-        /// WeCom's errmsg.
-        errmsg: String,
-    },
-    /// There is no answer now.
-    NoAnswer(NoAnswer),
-}
+use crate::directory::{DepartmentField, DepartmentId, Field, Fields, MemberField, TagId, UserId, Value};
 
 /// Members asked for in one page; WeCom's largest (doc 96067).
 pub const PAGE: u32 = 10_000;
+/// Skipped rows that are named.
+const NAMED: usize = 5;
+
+/// Rows, or values of a row, that make no sense: how many, and the first of them by name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Skipped {
+    /// How many.
+    pub count: usize,
+    named: Vec<String>,
+}
+
+impl Skipped {
+    fn add(&mut self, what: impl FnOnce() -> String) {
+        self.count += 1;
+        if self.named.len() < NAMED {
+            self.named.push(what());
+        }
+    }
+
+    /// Adds those of another part of the answer.
+    pub fn extend(&mut self, other: Self) {
+        self.count += other.count;
+        self.named.extend(other.named);
+        self.named.truncate(NAMED);
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+}
+
+impl std::fmt::Display for Skipped {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.named.join(", "))?;
+        match self.count - self.named.len().min(self.count) {
+            0 => Ok(()),
+            more => write!(f, " and {more} more"),
+        }
+    }
+}
 
 /// A page of user/list_id.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page {
     /// A row for each member and department.
     pub rows: Vec<(UserId, DepartmentId)>,
-    /// Rows that cannot be read.
-    pub unreadable: usize,
+    /// Members of rows whose department makes no sense: they are there, and their departments are not known.
+    pub odd: Vec<UserId>,
+    /// Rows of nobody: the userid cannot be read.
+    pub nameless: Skipped,
+    /// The rows of `odd`.
+    pub skipped: Skipped,
     /// Leads to the next page; empty: this was the last.
     pub next_cursor: String,
 }
@@ -51,16 +77,60 @@ pub struct Page {
 /// Departments and what was told of each.
 pub type Departments = BTreeMap<DepartmentId, Fields<DepartmentField>>;
 
+/// A listing of departments.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DepartmentList {
+    /// Those that can be read.
+    pub departments: Departments,
+    /// Rows of no department: the id cannot be read.
+    pub nameless: Skipped,
+    /// Values that cannot be read, of departments that are listed.
+    pub skipped: Skipped,
+}
+
+/// A listing of tags.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TagList {
+    /// Those that can be read; none: the name cannot be.
+    pub tags: BTreeMap<TagId, Option<String>>,
+    /// Rows of no tag: the id cannot be read.
+    pub nameless: Skipped,
+    /// Names that cannot be read.
+    pub skipped: Skipped,
+}
+
 /// What tag/get shows of a tag.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TagContent {
     /// userlist
     pub members: BTreeSet<UserId>,
     /// partylist
     pub departments: BTreeSet<DepartmentId>,
+    /// Entries, or whole lists, that cannot be read: what is not in the lists above may be in the tag all the same.
+    pub skipped: Skipped,
 }
 
 impl<L: Listener> Client<L> {
+    /// A call of the comparison.
+    fn read<T>(
+        &self,
+        (api, secret): (Api, SecretKind),
+        item: Item,
+        (query, body): (&str, Option<&Json>),
+        parse: impl Fn(&Json) -> Result<T, String>,
+    ) -> Result<Seen<T>, NotSeen> {
+        let call = Call { api, secret, item, query, body, urgency: Urgency::Reconcile };
+        self.call(&call, |answer: &Answer| parse(&answer.json))
+    }
+
+    fn list<T>(
+        &self,
+        (api, secret): (Api, SecretKind),
+        parse: impl Fn(&Json) -> Result<T, String>,
+    ) -> Result<Seen<T>, NotSeen> {
+        self.read((api, secret), Item::Listing(api), ("", None), parse)
+    }
+
     /// One page of all members' ids (user/list_id).
     ///
     /// # Errors
@@ -68,9 +138,7 @@ impl<L: Listener> Client<L> {
     pub fn list_ids(&self, cursor: &str, limit: u32) -> Result<Seen<Page>, NotSeen> {
         let body = json!({"cursor": cursor, "limit": limit});
         let call = (Api::UserListId, SecretKind::Contacts);
-        let said = self
-            .read(call, None, ("", Some(&body)), Urgency::Reconcile, |answer| page(&answer.json).is_some());
-        seen(said, |answer| page(&answer.json))
+        self.read(call, Item::Listing(Api::UserListId), ("", Some(&body)), page)
     }
 
     /// A member's fields (user/get).
@@ -84,34 +152,33 @@ impl<L: Listener> Client<L> {
         urgency: Urgency,
     ) -> Result<Seen<(UserId, Fields<MemberField>)>, NotSeen> {
         let query = format!("&userid={}", url_encode(userid.as_str()));
-        let member = |answer: &Answer| {
+        let item = Item::Member(userid.clone());
+        let call = Call { api: Api::UserGet, secret, item, query: &query, body: None, urgency };
+        self.call(&call, |answer| {
             let found = member(&answer.json)?;
-            // Of somebody else, whatever the reason, it tells nothing of this one.
-            (found.0 == *userid).then_some(found)
-        };
-        let call = (Api::UserGet, secret);
-        let said = self.read(call, Some(userid), (&query, None), urgency, |answer| member(answer).is_some());
-        seen(said, member)
+            if found.0 == *userid {
+                Ok(found)
+            } else {
+                Err(format!("the answer is about another member: {}", found.0))
+            }
+        })
     }
 
     /// All departments without their names (department/simplelist).
     ///
     /// # Errors
     /// [`NotSeen`].
-    pub fn department_ids(&self) -> Result<Seen<Departments>, NotSeen> {
-        let read = |answer: &Answer| departments(&answer.json, "department_id");
+    pub fn department_ids(&self) -> Result<Seen<DepartmentList>, NotSeen> {
         let call = (Api::DepartmentSimpleList, SecretKind::Contacts);
-        seen(self.read(call, None, ("", None), Urgency::Reconcile, |answer| read(answer).is_some()), read)
+        self.list(call, |json| departments(json, "department_id"))
     }
 
     /// The departments that this secret may see, with their names (department/list).
     ///
     /// # Errors
     /// [`NotSeen`].
-    pub fn departments(&self, secret: SecretKind) -> Result<Seen<Departments>, NotSeen> {
-        let read = |answer: &Answer| departments(&answer.json, "department");
-        let call = (Api::DepartmentList, secret);
-        seen(self.read(call, None, ("", None), Urgency::Reconcile, |answer| read(answer).is_some()), read)
+    pub fn departments(&self, secret: SecretKind) -> Result<Seen<DepartmentList>, NotSeen> {
+        self.list((Api::DepartmentList, secret), |json| departments(json, "department"))
     }
 
     /// One department (department/get).
@@ -123,23 +190,22 @@ impl<L: Listener> Client<L> {
         id: DepartmentId,
         secret: SecretKind,
     ) -> Result<Seen<Fields<DepartmentField>>, NotSeen> {
-        let read = |answer: &Answer| match department(answer.json.get("department")?)? {
-            (found, fields) if found == id => Some(fields),
-            _ => None,
-        };
         let query = format!("&id={id}");
-        let call = (Api::DepartmentGet, secret);
-        seen(self.read(call, None, (&query, None), Urgency::Reconcile, |answer| read(answer).is_some()), read)
+        self.read((Api::DepartmentGet, secret), Item::Department(id), (&query, None), |json| {
+            let shown = json.get("department").ok_or("the answer has no department")?;
+            match department(shown, &mut Skipped::default())? {
+                (found, fields) if found == id => Ok(fields),
+                (found, _) => Err(format!("the answer is about another department: {found}")),
+            }
+        })
     }
 
     /// The tags that this secret may see (tag/list), by id, with their names.
     ///
     /// # Errors
     /// [`NotSeen`].
-    pub fn tags(&self, secret: SecretKind) -> Result<Seen<BTreeMap<TagId, String>>, NotSeen> {
-        let read = |answer: &Answer| tags(&answer.json);
-        let call = (Api::TagList, secret);
-        seen(self.read(call, None, ("", None), Urgency::Reconcile, |answer| read(answer).is_some()), read)
+    pub fn tags(&self, secret: SecretKind) -> Result<Seen<TagList>, NotSeen> {
+        self.list((Api::TagList, secret), tags)
     }
 
     /// Who and what is in a tag (tag/get).
@@ -147,90 +213,180 @@ impl<L: Listener> Client<L> {
     /// # Errors
     /// [`NotSeen`].
     pub fn tag(&self, id: TagId, secret: SecretKind) -> Result<Seen<TagContent>, NotSeen> {
-        let read = |answer: &Answer| tag_content(&answer.json);
         let query = format!("&tagid={id}");
-        let call = (Api::TagGet, secret);
-        seen(self.read(call, None, (&query, None), Urgency::Reconcile, |answer| read(answer).is_some()), read)
+        self.read((Api::TagGet, secret), Item::Tag(id), (&query, None), tag_content)
     }
 }
 
-fn seen<T>(said: Result<Said, NoAnswer>, read: impl Fn(&Answer) -> Option<T>) -> Result<Seen<T>, NotSeen> {
-    match said.map_err(NotSeen::NoAnswer)? {
-        Said::Done(answer) => match read(&answer) {
-            Some(what) => Ok(Seen { what, at: answer.asked_at }),
-            None => Err(NotSeen::Refused { errcode: 0, errmsg: "the answer cannot be read".into() }),
-        },
-        Said::NotYet(answer) | Said::Never(answer) => {
-            Err(NotSeen::Refused { errcode: answer.errcode, errmsg: answer.errmsg })
+/// A list that the answer must have.
+fn list<'a>(json: &'a Json, key: &str) -> Result<&'a Vec<Json>, String> {
+    let found = json.get(key);
+    found.and_then(Json::as_array).ok_or_else(|| format!("the answer has no list {key}: {}", shown(found)))
+}
+
+/// What user/list_id says. This and the following are public for those who try what WeCom may answer.
+///
+/// # Errors
+/// What the answer lacks.
+pub fn page(json: &Json) -> Result<Page, String> {
+    let next_cursor = match json.get("next_cursor") {
+        None | Some(Json::Null) => String::new(),
+        Some(Json::String(cursor)) => cursor.clone(),
+        Some(Json::Number(cursor)) => cursor.to_string(),
+        odd => return Err(format!("next_cursor is no text: {}", shown(odd))),
+    };
+    let mut page = Page {
+        rows: Vec::new(),
+        odd: Vec::new(),
+        nameless: Skipped::default(),
+        skipped: Skipped::default(),
+        next_cursor,
+    };
+    for row in list(json, "dept_user")? {
+        let department = row.get("department");
+        match (userid(row.get("userid")), department.and_then(id)) {
+            (Some(userid), Some(id)) => page.rows.push((userid, DepartmentId(id))),
+            (Some(userid), None) => {
+                page.skipped.add(|| format!("member {userid}: department {}", shown(department)));
+                page.odd.push(userid);
+            }
+            (None, _) => page.nameless.add(|| format!("userid {}", shown(row.get("userid")))),
         }
     }
+    Ok(page)
 }
 
-/// What user/list_id says. This and the following are public for those who try what WeCom may answer; `None`
-/// if it is not what was asked for.
-#[must_use]
-pub fn page(json: &Json) -> Option<Page> {
-    let listed = json.get("dept_user")?.as_array()?;
-    let row = |row: &Json| -> Option<(UserId, DepartmentId)> {
-        Some((UserId::parse(row.get("userid")?.as_str()?).ok()?, DepartmentId(id(row.get("department")?)?)))
-    };
-    let rows: Vec<_> = listed.iter().filter_map(row).collect();
-    let next_cursor = json.get("next_cursor").and_then(Json::as_str).unwrap_or("").to_owned();
-    Some(Page { unreadable: listed.len() - rows.len(), rows, next_cursor })
+/// A userid; all digits, it may have come as a number.
+fn userid(json: Option<&Json>) -> Option<UserId> {
+    match json? {
+        Json::String(text) => UserId::parse(text.trim()).ok(),
+        Json::Number(number) => UserId::parse(&number.as_u64()?.to_string()).ok(),
+        _ => None,
+    }
 }
 
 fn id(json: &Json) -> Option<u32> {
-    u32::try_from(json.as_u64()?).ok()
+    u32::try_from(integer(json)?).ok()
 }
 
 /// What department/simplelist and department/list say; they differ in the `key` of the list.
-#[must_use]
-pub fn departments(json: &Json, key: &str) -> Option<Departments> {
-    json.get(key)?.as_array()?.iter().map(department).collect()
+///
+/// # Errors
+/// What the answer lacks.
+pub fn departments(json: &Json, key: &str) -> Result<DepartmentList, String> {
+    let mut found = DepartmentList::default();
+    for row in list(json, key)? {
+        match department(row, &mut found.skipped) {
+            Ok((id, fields)) => {
+                found.departments.insert(id, fields);
+            }
+            Err(what) => found.nameless.add(|| what),
+        }
+    }
+    Ok(found)
 }
 
-/// What is said of one department, in a list or by department/get.
-#[must_use]
-pub fn department(json: &Json) -> Option<(DepartmentId, Fields<DepartmentField>)> {
+/// What is said of one department, in a list or by department/get. Values that make no sense are skipped.
+///
+/// # Errors
+/// It has no id that can be read.
+pub fn department(
+    json: &Json,
+    skipped: &mut Skipped,
+) -> Result<(DepartmentId, Fields<DepartmentField>), String> {
+    let own = json.get("id");
+    let own = own.and_then(id).ok_or_else(|| format!("department id {}", shown(own)))?;
     let mut fields = Fields::new();
     for field in DepartmentField::ALL {
-        let value = match field {
-            DepartmentField::Name => json.get("name").and_then(Json::as_str).map(Value::text),
-            DepartmentField::ParentId => json.get("parentid").and_then(Json::as_i64).map(Value::Int),
-            DepartmentField::Order => json.get("order").and_then(Json::as_i64).map(Value::Int),
+        let key = match field {
+            DepartmentField::Name => "name",
+            DepartmentField::ParentId => "parentid",
+            DepartmentField::Order => "order",
         };
-        fields.extend(value.map(|value| (*field, value)));
+        let Some(told) = json.get(key) else { continue };
+        let value = match field {
+            DepartmentField::Name => told.as_str().map(Value::text),
+            DepartmentField::ParentId => id(told).map(|parent| Value::Int(parent.into())),
+            DepartmentField::Order => integer(told).map(Value::Int),
+        };
+        match value {
+            Some(value) => {
+                fields.insert(*field, value);
+            }
+            None => skipped.add(|| format!("department {own}: {key} {}", shown(Some(told)))),
+        }
     }
-    Some((DepartmentId(id(json.get("id")?)?), fields))
+    Ok((DepartmentId(own), fields))
 }
 
 /// What tag/list says.
-#[must_use]
-pub fn tags(json: &Json) -> Option<BTreeMap<TagId, String>> {
-    let listed = json.get("taglist")?.as_array()?.iter();
-    listed
-        .map(|tag| Some((TagId(id(tag.get("tagid")?)?), tag.get("tagname")?.as_str()?.to_owned())))
-        .collect()
+///
+/// # Errors
+/// What the answer lacks.
+pub fn tags(json: &Json) -> Result<TagList, String> {
+    let mut found = TagList::default();
+    for row in list(json, "taglist")? {
+        let (tag, name) = (row.get("tagid"), row.get("tagname"));
+        let Some(tag) = tag.and_then(id) else {
+            found.nameless.add(|| format!("tagid {}", shown(tag)));
+            continue;
+        };
+        if !name.is_some_and(Json::is_string) {
+            found.skipped.add(|| format!("tag {tag}: tagname {}", shown(name)));
+        }
+        found.tags.insert(TagId(tag), name.and_then(Json::as_str).map(str::to_owned));
+    }
+    Ok(found)
 }
 
-/// What tag/get says. A text that is no userid is passed over: the directory has nobody of that name either.
-#[must_use]
-pub fn tag_content(json: &Json) -> Option<TagContent> {
-    let members = json.get("userlist")?.as_array()?.iter();
-    let members = members.map(|member| member.get("userid")?.as_str());
-    let members = members.collect::<Option<Vec<_>>>()?;
-    let departments = json.get("partylist")?.as_array()?.iter().map(|json| id(json).map(DepartmentId));
-    Some(TagContent {
-        members: members.into_iter().filter_map(|userid| UserId::parse(userid).ok()).collect(),
-        departments: departments.collect::<Option<_>>()?,
-    })
+/// What tag/get says. Entries that make no sense are skipped, and so is a list that is none.
+///
+/// # Errors
+/// It has neither list.
+pub fn tag_content(json: &Json) -> Result<TagContent, String> {
+    let mut found = TagContent::default();
+    let members = list(json, "userlist");
+    let departments = list(json, "partylist");
+    if let (Err(what), Err(_)) = (&members, &departments) {
+        return Err(what.clone());
+    }
+    match members {
+        Ok(members) => {
+            for member in members {
+                match userid(member.get("userid")) {
+                    Some(userid) => {
+                        found.members.insert(userid);
+                    }
+                    None => found.skipped.add(|| format!("userid {}", shown(member.get("userid")))),
+                }
+            }
+        }
+        Err(what) => found.skipped.add(|| what),
+    }
+    match departments {
+        Ok(departments) => {
+            for department in departments {
+                match id(department) {
+                    Some(id) => {
+                        found.departments.insert(DepartmentId(id));
+                    }
+                    None => found.skipped.add(|| format!("department id {}", shown(Some(department)))),
+                }
+            }
+        }
+        Err(what) => found.skipped.add(|| what),
+    }
+    Ok(found)
 }
 
 /// What user/get says. One that the secret may not see is absent: that says nothing. One that
 /// makes no sense is passed over, as absent.
-#[must_use]
-pub fn member(json: &Json) -> Option<(UserId, Fields<MemberField>)> {
-    let userid = UserId::parse(json.get("userid")?.as_str()?).ok()?;
+///
+/// # Errors
+/// It has no userid that can be read.
+pub fn member(json: &Json) -> Result<(UserId, Fields<MemberField>), String> {
+    let told = json.get("userid");
+    let userid = userid(told).ok_or_else(|| format!("the answer has no userid: {}", shown(told)))?;
     let mut fields = Fields::new();
     for field in MemberField::ALL {
         let value = match field {
@@ -239,19 +395,13 @@ pub fn member(json: &Json) -> Option<(UserId, Fields<MemberField>)> {
             MemberField::DirectLeader => direct_leader(json),
             MemberField::ExtAttr => json.get("extattr").and_then(|ext| ext.get("attrs")).and_then(attributes),
             MemberField::Gender | MemberField::Status | MemberField::MainDepartment => {
-                json.get(field.name()).and_then(number)
+                json.get(field.name()).and_then(id).map(|number| Value::Int(number.into()))
             }
             _ => json.get(field.name()).and_then(Json::as_str).map(Value::text),
         };
         fields.extend(value.map(|value| (*field, value)));
     }
-    Some((userid, fields))
-}
-
-/// gender is a number in quotes.
-fn number(json: &Json) -> Option<Value> {
-    let number = json.as_i64().or_else(|| json.as_str()?.parse().ok())?;
-    u32::try_from(number).ok().map(|number| Value::Int(number.into()))
+    Ok((userid, fields))
 }
 
 fn ids(json: &Json, key: &str) -> Option<Vec<u32>> {
@@ -316,12 +466,71 @@ mod tests {
 
     #[test]
     fn answers_without_what_was_asked_for_are_none() {
-        assert_eq!(departments(&json!({"errcode": 0}), "department"), None);
-        assert_eq!(departments(&json!({"department": [{"name": "?"}]}), "department"), None);
-        assert_eq!(tags(&json!({"taglist": [{"tagid": "x", "tagname": "y"}]})), None);
-        assert_eq!(tag_content(&json!({"userlist": [{"name": "?"}], "partylist": []})), None);
-        let odd = json!({"userlist": [{"userid": "张三"}, {"userid": "a"}], "partylist": []});
-        assert_eq!(tag_content(&odd).unwrap().members.len(), 1, "one odd name does not cost the others");
-        assert_eq!(member(&json!({"name": "张三"})), None);
+        for (answer, defect) in [
+            (departments(&json!({"errcode": 0}), "department").map(drop), "no list department: missing"),
+            (page(&json!({"dept_user": null})).map(drop), "no list dept_user: null"),
+            (page(&json!({"dept_user": [], "next_cursor": {}})).map(drop), "next_cursor"),
+            (tags(&json!({"taglist": "x"})).map(drop), "no list taglist: \"x\""),
+            (tag_content(&json!({})).map(drop), "no list userlist"),
+            (member(&json!({"name": "张三"})).map(drop), "no userid: missing"),
+            (member(&json!({"userid": ""})).map(drop), "no userid: \"\""),
+        ] {
+            let error = answer.unwrap_err();
+            assert!(error.contains(defect), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_odd_row_is_skipped_and_named_and_costs_no_other() {
+        let members = page(&json!({"dept_user": [
+            {"userid": "a", "department": 1}, {"userid": "b", "department": "2"}, {"userid": "c", "department": 3.0},
+            {"userid": "d", "department": -1}, {"userid": "李四", "department": 1}, {"department": 1}, null,
+            {"userid": 10007, "department": 1}, {"userid": "e", "department": 4_294_967_296_u64}, {"userid": "f"},
+        ], "next_cursor": null})).unwrap();
+        let rows: Vec<_> = members.rows.iter().map(|(userid, id)| (userid.as_str(), id.0)).collect();
+        assert_eq!(rows, [("a", 1), ("b", 2), ("c", 3), ("10007", 1)]);
+        assert_eq!(members.odd.iter().map(UserId::as_str).collect::<Vec<_>>(), ["d", "e", "f"]);
+        assert_eq!(members.nameless.count, 3);
+        assert_eq!(members.nameless.to_string(), "userid \"李四\", userid missing, userid missing");
+        assert!(members.skipped.to_string().starts_with("member d: department -1, "), "{}", members.skipped);
+
+        let list = departments(
+            &json!({"department": [
+                {"id": 1, "name": "x", "parentid": 0, "order": 1}, {"id": "2", "name": null, "parentid": "1"},
+                {"id": -1, "name": "y"}, {"id": 3.0, "parentid": -1, "order": 1e300}, {"name": "z"}, "w",
+            ]}),
+            "department",
+        )
+        .unwrap();
+        let ids: Vec<_> = list.departments.keys().map(|id| id.0).collect();
+        assert_eq!(ids, [1, 2, 3]);
+        assert_eq!(
+            list.departments[&DepartmentId(2)],
+            Fields::from([(DepartmentField::ParentId, Value::Int(1))])
+        );
+        assert_eq!((list.nameless.count, list.skipped.count), (3, 3));
+        assert!(list.skipped.to_string().contains("department 2: name null"), "{}", list.skipped);
+
+        let list = tags(&json!({"taglist": [
+            {"tagid": "2", "tagname": "x"}, {"tagid": 3, "tagname": null}, {"tagid": "y", "tagname": "z"}, [],
+        ]}))
+        .unwrap();
+        assert_eq!(list.tags, BTreeMap::from([(TagId(2), Some("x".into())), (TagId(3), None)]));
+        assert_eq!((list.nameless.count, list.skipped.count), (2, 1));
+
+        let content = tag_content(&json!({
+            "userlist": [{"userid": "张三"}, {"userid": "a"}, {"name": "?"}], "partylist": [1, "2", -3],
+        }))
+        .unwrap();
+        assert_eq!((content.members.len(), content.departments.len(), content.skipped.count), (1, 2, 3));
+        let content = tag_content(&json!({"userlist": null, "partylist": [1]})).unwrap();
+        assert_eq!((content.departments.len(), content.skipped.count), (1, 1));
+    }
+
+    #[test]
+    fn many_skipped_rows_are_counted_and_few_named() {
+        let rows: Vec<Json> = (0..100).map(|n| json!({"tagid": format!("x{n}")})).collect();
+        let skipped = tags(&json!({"taglist": rows})).unwrap().nameless;
+        assert!(skipped.to_string().ends_with("tagid \"x4\" and 95 more"), "{skipped}");
     }
 }

@@ -12,6 +12,11 @@ use crate::wecom::errcode::{Reason, is_unknown_member};
 use crate::wecom::pace::Urgency;
 use crate::wecom::read::{NotSeen, Seen};
 
+/// Tries of one question whose answers cannot be used.
+const TRIES: u32 = 3;
+/// Wait after the first of them; doubles.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
+
 /// A comparison waits for the network so long; then the next one tries again.
 const NETWORK_PATIENCE: Duration = Duration::from_secs(40);
 /// A pause may end earlier than it says.
@@ -77,6 +82,7 @@ impl<L: Listener> Ask<'_, L> {
         question: impl Fn() -> Result<Seen<T>, NotSeen>,
     ) -> Result<Result<Seen<T>, Refusal>, End> {
         let begun = Instant::now();
+        let mut tries = 0;
         loop {
             let (until, reason) = match question() {
                 Ok(seen) => return Ok(Ok(seen)),
@@ -94,11 +100,37 @@ impl<L: Listener> Ask<'_, L> {
                     let text = "the secret for it is not configured".to_owned();
                     return Ok(Err(Refusal { errcode: None, text, is_for_all: true }));
                 }
-                Err(NotSeen::NoAnswer(NoAnswer::Paused(until, reason))) => (until, reason),
+                Err(NotSeen::Unusable { errcode, what }) => {
+                    tries += 1;
+                    if tries >= TRIES {
+                        return Ok(Err(Refusal {
+                            errcode: errcode.filter(|code| *code != 0),
+                            text: what,
+                            is_for_all: false,
+                        }));
+                    }
+                    if self.stop.sleep(TRY_AGAIN * (1 << (tries - 1))) {
+                        return Err(End::Stopped);
+                    }
+                    continue;
+                }
+                Err(NotSeen::NoAnswer(NoAnswer::Later(until))) => {
+                    if self.stop.sleep(until.saturating_duration_since(Instant::now())) {
+                        return Err(End::Stopped);
+                    }
+                    continue;
+                }
+                Err(NotSeen::NoAnswer(NoAnswer::Paused(until, reason) | NoAnswer::Failed(until, reason))) => {
+                    (until, reason)
+                }
             };
             match reason {
                 Reason::Permission => {
                     let text = "this secret may not call the API; the log says which".to_owned();
+                    return Ok(Err(Refusal { errcode: None, text, is_for_all: true }));
+                }
+                Reason::Licence => {
+                    let text = format!("the licence does not cover this API: {}", reason.advice());
                     return Ok(Err(Refusal { errcode: None, text, is_for_all: true }));
                 }
                 // Only what this secret would show is missing; the other one may still be allowed everything.
@@ -109,13 +141,20 @@ impl<L: Listener> Ask<'_, L> {
                 }
                 Reason::Network | Reason::Unknown if begun.elapsed() < NETWORK_PATIENCE => {}
                 Reason::Quota | Reason::Concurrency if begun.elapsed() < LIMITS_PASS => {}
-                _ => return Err(failed(reason)),
+                _ => return Err(self.failed(reason)),
             }
             let wait = until.saturating_duration_since(Instant::now());
             if self.stop.sleep(wait.clamp(Duration::from_millis(10), LOOK_AGAIN)) {
                 return Err(End::Stopped);
             }
         }
+    }
+
+    fn failed(&self, reason: Reason) -> End {
+        let (what, advice) =
+            self.client.why_paused(reason).unwrap_or_else(|| (String::new(), reason.advice()));
+        let colon = if what.is_empty() { "" } else { ": " };
+        End::Failed(format!("WeCom cannot be asked ({}){colon}{what}; {advice}", reason.as_str()))
     }
 
     /// Asks for a member by name, with the secret that sees most first. An app is told of whoever is outside its
@@ -147,8 +186,4 @@ impl<L: Listener> Ask<'_, L> {
             is_for_all: true,
         })))
     }
-}
-
-fn failed(reason: Reason) -> End {
-    End::Failed(format!("WeCom cannot be asked ({}): {}", reason.as_str(), reason.advice()))
 }

@@ -1,6 +1,6 @@
 //! One comparison from beginning to end: list, compare, repair, and delete only what is surely gone.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 
 use rusqlite::Connection;
@@ -20,7 +20,7 @@ use crate::store::reconciles::{
 };
 use crate::store::{StoreError, Writer};
 use crate::wecom::api::{Client, Listener, SecretKind, clock};
-use crate::wecom::read::{Departments, PAGE, Seen, TagContent};
+use crate::wecom::read::{DepartmentList, Departments, PAGE, Seen, Skipped, TagContent};
 
 /// Known members that are compared at a time.
 const RUN: usize = 2000;
@@ -73,6 +73,7 @@ impl<L: Listener> Engine<'_, L> {
             notes: Vec::new(),
             members_seen: 0,
             is_partial: false,
+            odd_rows: OddRows::default(),
             began: None,
         };
         let outcome = match run.all() {
@@ -104,11 +105,32 @@ struct Run<'a, L> {
     notes: Vec<String>,
     members_seen: usize,
     is_partial: bool,
+    odd_rows: OddRows,
     began: Option<UnixSeconds>,
     /// The moment when the comparison began, in the database.
     since: Since,
     deletions_held: bool,
 }
+
+/// What rows that cannot be read leave open: nothing is deleted because of them.
+#[derive(Default)]
+struct OddRows {
+    /// Members who are listed with a department that cannot be read.
+    members: BTreeSet<UserId>,
+    /// Rows of members whose userids cannot be read, and rows of `members`.
+    of_members: (Skipped, Skipped),
+    /// The listing of departments has rows of no known department.
+    departments: bool,
+    /// Entries of tags.
+    of_tags: Skipped,
+    /// Tags that are not compared.
+    tags_refused: usize,
+}
+
+/// Members with odd rows that are remembered; more, and nobody is deleted.
+const ODD_MEMBERS: usize = 10_000;
+/// Tags that are not compared, by name.
+const TAGS_NAMED: usize = 5;
 
 /// What one kind's comparison found missing.
 struct Missing<T> {
@@ -149,6 +171,8 @@ impl<L: Listener> Run<'_, L> {
             self.notes.push(format!("no member is deleted, because {flaw}"));
             members.what.clear();
             departments.what.clear();
+        } else if !self.odd_rows.of_members.0.is_empty() {
+            members.what.clear();
         }
         let blocked = self.delete(&mut members, &mut departments, &mut tags)?;
         self.repairs.flush()?;
@@ -204,6 +228,16 @@ impl<L: Listener> Run<'_, L> {
         (self.engine.tell)(Progress { phase, done, of });
     }
 
+    /// Rows were skipped: which, and what follows.
+    fn skipped(&mut self, what: &str, skipped: &Skipped) {
+        if skipped.is_empty() {
+            return;
+        }
+        self.is_partial = true;
+        let text = format!("{what}: {} skipped: {skipped}", skipped.count);
+        self.notes.push(self.engine.client.clean(&text));
+    }
+
     fn partly(&mut self, what: &str, refusal: &Refusal) {
         self.is_partial = true;
         self.notes.push(format!("{what}: {refusal}"));
@@ -218,10 +252,13 @@ impl<L: Listener> Run<'_, L> {
             structure = self.ask.about(|| client.departments(SecretKind::Contacts))?;
         }
         match structure {
-            Ok(mut structure) => {
-                structure.at = self.stamp(structure.at);
-                self.department_names(&mut structure.what)?;
-                Ok(Some(structure))
+            Ok(Seen { what: DepartmentList { mut departments, nameless, skipped }, at }) => {
+                let at = self.stamp(at);
+                self.odd_rows.departments = !nameless.is_empty();
+                self.skipped("rows of departments, for which none is deleted", &nameless);
+                self.skipped("values of departments", &skipped);
+                self.department_names(&mut departments)?;
+                Ok(Some(Seen { what: departments, at }))
             }
             Err(refusal) => {
                 self.partly("departments are not compared", &refusal);
@@ -241,7 +278,8 @@ impl<L: Listener> Run<'_, L> {
             }
             match self.ask.about(|| client.departments(secret))? {
                 Ok(named) => {
-                    for (id, fields) in named.what {
+                    self.skipped("values of departments", &named.what.skipped);
+                    for (id, fields) in named.what.departments {
                         let name = fields.get(&DepartmentField::Name);
                         if let (Some(department), Some(name)) = (structure.get_mut(&id), name) {
                             department.insert(DepartmentField::Name, name.clone());
@@ -287,6 +325,8 @@ impl<L: Listener> Run<'_, L> {
     fn list(&mut self, limit: u32) -> Result<Option<(Listing, UnixSeconds)>, End> {
         let client = self.engine.client;
         let (mut listing, mut cursor, mut began) = (Listing::default(), String::new(), None);
+        let (mut nameless, mut skipped) = (Skipped::default(), Skipped::default());
+        self.odd_rows.members.clear();
         loop {
             self.tell("listing members", listing.len(), None);
             let seen = match self.ask.about(|| client.list_ids(&cursor, limit)) {
@@ -310,14 +350,22 @@ impl<L: Listener> Run<'_, L> {
             if began.is_none() {
                 began = Some(self.stamp(seen.at));
             }
-            if seen.what.unreadable > 0 {
+            let page = seen.what;
+            if page.rows.is_empty() && !page.nameless.is_empty() {
                 listing.flawed(Flaw::NotUserids);
             }
-            if !listing.add(&seen.what.rows, &seen.what.next_cursor) {
+            self.odd_rows.members.extend(page.odd);
+            if self.odd_rows.members.len() > ODD_MEMBERS {
+                listing.flawed(Flaw::NotUserids);
+            }
+            nameless.extend(page.nameless);
+            skipped.extend(page.skipped);
+            if !listing.add(&page.rows, &page.next_cursor) {
                 break;
             }
-            cursor = seen.what.next_cursor;
+            cursor = page.next_cursor;
         }
+        self.odd_rows.of_members = (nameless, skipped);
         Ok(began.map(|began| (listing, began)))
     }
 
@@ -346,7 +394,9 @@ impl<L: Listener> Run<'_, L> {
             }
         }
         // The company itself is always one; and members are only in departments that there are.
-        let is_incomplete = structure.is_empty() || with_members.iter().any(|id| !structure.contains_key(id));
+        let is_incomplete = self.odd_rows.departments
+            || structure.is_empty()
+            || with_members.iter().any(|id| !structure.contains_key(id));
         if is_incomplete && !missing.what.is_empty() {
             self.notes
                 .push("no department is deleted, because the listing of departments is incomplete".into());
@@ -356,10 +406,17 @@ impl<L: Listener> Run<'_, L> {
     }
 
     fn members(&mut self, listed: Members, began: UnixSeconds) -> Result<Missing<UserId>, End> {
+        let (nameless, skipped) = self.odd_rows.of_members.clone();
+        self.skipped("rows of members, for which none is deleted", &nameless);
+        self.skipped("departments of members, which stay as they are", &skipped);
+        let odd = std::mem::take(&mut self.odd_rows.members);
+        // Those who have no row that can be read.
+        let odd_only = RefCell::new(odd.clone());
         let (rows, rows_seen) = (listed.rows(), Cell::new(0));
         let members_seen = Cell::new(0);
         let mut listed = listed
-            .inspect(|(_, departments)| {
+            .inspect(|(userid, departments)| {
+                odd_only.borrow_mut().remove(userid);
                 members_seen.set(members_seen.get() + 1);
                 rows_seen.set(rows_seen.get() + departments.len());
             })
@@ -374,6 +431,12 @@ impl<L: Listener> Run<'_, L> {
                 match difference {
                     MemberDifference::New(userid, departments) => {
                         self.new_member(userid, departments, began)?
+                    }
+                    // Present, with departments of which not all can be read.
+                    MemberDifference::Changed(userid, _) | MemberDifference::Missing(userid, _)
+                        if odd.contains(&userid) =>
+                    {
+                        odd_only.borrow_mut().remove(&userid);
                     }
                     MemberDifference::Changed(userid, departments) => {
                         self.plan.members.changed.add(&userid);
@@ -395,6 +458,11 @@ impl<L: Listener> Run<'_, L> {
         for (userid, departments) in listed {
             self.tell("adding members", rows_seen.get(), Some(rows));
             self.new_member(userid, departments, began)?;
+        }
+        for userid in odd_only.into_inner() {
+            members_seen.set(members_seen.get() + 1);
+            self.plan.members.new.add(&userid);
+            self.repairs.add(Observation::Member(userid, Fields::new()), began)?;
         }
         self.members_seen = members_seen.get();
         Ok(missing)
@@ -419,7 +487,7 @@ impl<L: Listener> Run<'_, L> {
         if listed.is_err() && client.has_secret(SecretKind::App) {
             (secret, listed) = (SecretKind::App, self.ask.about(|| client.tags(SecretKind::App))?);
         }
-        let Seen { what: tags, at } = match listed {
+        let Seen { what: listed, at } = match listed {
             Ok(seen) => seen,
             Err(refusal) => {
                 self.partly("tags are not compared", &refusal);
@@ -427,6 +495,9 @@ impl<L: Listener> Run<'_, L> {
             }
         };
         let at = self.stamp(at);
+        self.skipped("rows of tags, for which none is deleted", &listed.nameless);
+        self.skipped("names of tags", &listed.skipped);
+        let (tags, is_whole) = (listed.tags, listed.nameless.is_empty());
         // An app sees some tags, and of them the members that it may see.
         let sees_all = secret == SecretKind::Contacts;
         if !sees_all {
@@ -437,26 +508,37 @@ impl<L: Listener> Run<'_, L> {
         let total = tags.len();
         for (done, (tag, name)) in tags.iter().enumerate() {
             self.tell("tags", done, Some(total));
-            match known.get(tag) {
-                None => self.plan.tags.new.add(tag),
-                Some((known, _)) if known.as_deref() != Some(name) => self.plan.tags.changed.add(tag),
-                Some(_) => {}
+            match (known.get(tag), name) {
+                (None, _) => self.plan.tags.new.add(tag),
+                (Some((known, _)), Some(_)) if known != name => self.plan.tags.changed.add(tag),
+                (Some(_), _) => {}
             }
-            if !matches!(known.get(tag), Some((Some(known), _)) if known == name) {
+            if let Some(name) = name
+                && !matches!(known.get(tag), Some((Some(known), _)) if known == name)
+            {
                 self.repairs.add(Observation::Tag(*tag, name.clone()), at)?;
             }
             match self.ask.about(|| client.tag(*tag, secret))? {
                 Ok(content) => self.tag(*tag, content, sees_all, known.contains_key(tag))?,
                 Err(refusal) => {
-                    self.partly(&format!("tag {tag} is not compared"), &refusal);
+                    self.is_partial = true;
+                    self.odd_rows.tags_refused += 1;
+                    if refusal.is_for_all || self.odd_rows.tags_refused <= TAGS_NAMED {
+                        self.partly(&format!("tag {tag} is not compared"), &refusal);
+                    }
                     if refusal.is_for_all {
                         return Ok(Missing::none(at));
                     }
                 }
             }
         }
+        if let Some(more) = self.odd_rows.tags_refused.checked_sub(TAGS_NAMED).filter(|more| *more > 0) {
+            self.notes.push(format!("{more} more tags are not compared"));
+        }
+        let skipped = std::mem::take(&mut self.odd_rows.of_tags);
+        self.skipped("entries of tags, which stay as they are", &skipped);
         let mut missing = Missing { what: Vec::new(), present: known.len(), at };
-        for (tag, (_, event_time)) in known.iter().filter(|_| sees_all && !tags.is_empty()) {
+        for (tag, (_, event_time)) in known.iter().filter(|_| sees_all && is_whole && !tags.is_empty()) {
             let is_listed = tags.contains_key(tag);
             if !is_listed && (*event_time < at || !self.has_news(&Observation::TagAbsent(*tag))?) {
                 missing.what.push(*tag);
@@ -476,10 +558,12 @@ impl<L: Listener> Run<'_, L> {
         let (known_members, known_departments) = known_tag_content(self.engine.reader, tag)?;
         let mut members = SetDifference::of(&content.members, &known_members);
         let mut departments = SetDifference::of(&content.departments, &known_departments);
-        if !sees_all {
+        // What cannot be read may be what seems to be missing.
+        if !sees_all || !content.skipped.is_empty() {
             members.removed.clear();
             departments.removed.clear();
         }
+        self.odd_rows.of_tags.extend(content.skipped);
         if was_known && !(members.is_empty() && departments.is_empty()) {
             self.plan.tags.changed.add(tag);
         }

@@ -71,6 +71,10 @@ pub struct Company {
     pub app_secret: String,
     /// How long new tokens live, in seconds.
     pub token_lifetime: u64,
+    /// What gettoken says instead of `token_lifetime`; null: nothing.
+    pub token_life: Option<Json>,
+    /// Each token is good for one call.
+    pub tokens_work_once: bool,
     /// Departments, by id.
     pub departments: BTreeMap<u32, Department>,
     /// Tags, by id.
@@ -96,6 +100,8 @@ impl Default for Company {
             contacts_secret: "stand-in-contacts-secret".into(),
             app_secret: "stand-in-app-secret".into(),
             token_lifetime: 7200,
+            token_life: None,
+            tokens_work_once: false,
             departments: BTreeMap::from([(1, Department { name: "总公司".into(), parent: 0, order: 1 })]),
             tags: BTreeMap::new(),
             forbidden: HashMap::new(),
@@ -188,6 +194,9 @@ impl Company {
         let Some(secret) = self.tokens.get(token) else {
             return Some(error(40014, "invalid access_token"));
         };
+        if self.tokens_work_once {
+            self.dead_tokens.insert(token.to_owned(), 42001);
+        }
         let kind = if *secret == self.app_secret { "app" } else { "contacts" };
         let forbidden = self.forbidden.iter().find(|((api, of), _)| *api == request.api && *of == kind);
         if let Some((_, errcode)) = forbidden {
@@ -224,7 +233,8 @@ impl Company {
         }
         let token = format!("stand-in-token-{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
         self.tokens.insert(token.clone(), secret.to_owned());
-        json!({"errcode": 0, "errmsg": "ok", "access_token": token, "expires_in": self.token_lifetime})
+        let life = self.token_life.clone().unwrap_or_else(|| self.token_lifetime.into());
+        json!({"errcode": 0, "errmsg": "ok", "access_token": token, "expires_in": life})
     }
 
     fn visible(&self, request: &Request, to_all: bool) -> Result<&User, Json> {

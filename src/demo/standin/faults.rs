@@ -23,12 +23,24 @@ pub enum Fault {
     Truncated,
     /// Status 200 and nothing.
     Empty,
+    /// Status 200 and this body.
+    Body(Vec<u8>),
+    /// Status 200 and more than anybody reads.
+    TooLong,
+    /// A redirect to this address.
+    Redirect(String),
+    /// Something that is not HTTP.
+    NotHttp,
+    /// The answer's head, and then nothing more; the connection stays open.
+    HangInBody,
 }
 
 /// A fault, for which API, and how often.
 #[derive(Debug, Clone)]
 pub(super) struct Planned {
     pub(super) api: Option<String>,
+    /// Only for this member.
+    pub(super) userid: Option<String>,
     pub(super) fault: Fault,
     pub(super) times: usize,
 }
@@ -47,9 +59,12 @@ impl Programme {
     }
 
     /// The fault that this call meets, if any; counts it.
-    pub(super) fn next(&mut self, api: &str) -> Option<Fault> {
-        let planned =
-            self.0.iter_mut().find(|p| p.times > 0 && p.api.as_deref().is_none_or(|of| of == api))?;
+    pub(super) fn next(&mut self, api: &str, userid: Option<&str>) -> Option<Fault> {
+        let concerns = |p: &Planned| {
+            let is_of = |of: &str| userid.is_some_and(|userid| userid.eq_ignore_ascii_case(of));
+            p.api.as_deref().is_none_or(|of| of == api) && p.userid.as_deref().is_none_or(is_of)
+        };
+        let planned = self.0.iter_mut().find(|p| p.times > 0 && concerns(p))?;
         planned.times -= 1;
         Some(planned.fault.clone())
     }

@@ -108,7 +108,14 @@ impl StandIn {
 
     /// The next `times` calls of `api` (such as `user/get`; `None`: of any) meet this fault.
     pub fn fail(&self, api: Option<&str>, fault: Fault, times: usize) {
-        self.shared.lock().programme.plan(Planned { api: api.map(str::to_owned), fault, times });
+        let planned = Planned { api: api.map(str::to_owned), userid: None, fault, times };
+        self.shared.lock().programme.plan(planned);
+    }
+
+    /// Every call of `api` (`None`: of any) that is about this member meets this fault.
+    pub fn fail_for(&self, api: Option<&str>, userid: &str, fault: Fault) {
+        let (api, userid) = (api.map(str::to_owned), Some(userid.to_owned()));
+        self.shared.lock().programme.plan(Planned { api, userid, fault, times: usize::MAX });
     }
 
     /// The Date header of all answers is so many seconds off from now on.
@@ -170,7 +177,7 @@ fn serve(shared: &Shared, mut stream: TcpStream) -> io::Result<()> {
         let Some(request) = read_request(shared, &mut stream, &mut buffer)? else { return Ok(()) };
         let (fault, answer) = {
             let mut state = shared.lock();
-            let fault = state.programme.next(&request.api);
+            let fault = state.programme.next(&request.api, request.userid().as_deref());
             let answer = match &fault {
                 Some(Fault::Errcode(errcode)) => Some(company::error(*errcode, "planned")),
                 Some(Fault::Refusal(errcode, errmsg)) => {
@@ -213,6 +220,22 @@ fn serve(shared: &Shared, mut stream: TcpStream) -> io::Result<()> {
                 stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{\"errcode\":")?;
                 return Ok(());
             }
+            Some(Fault::Body(ref body)) => respond_with(shared, &mut stream, "200 OK", body)?,
+            Some(Fault::TooLong) => {
+                respond_with(shared, &mut stream, "200 OK", &vec![b' '; 17 * 1024 * 1024])?
+            }
+            Some(Fault::Redirect(ref to)) => {
+                respond_with(shared, &mut stream, &format!("302 Found\r\nLocation: {to}"), b"")?;
+            }
+            Some(Fault::NotHttp) => {
+                stream.write_all(b"SSH-2.0-OpenSSH_9.2\r\n\r\n")?;
+                return Ok(());
+            }
+            Some(Fault::HangInBody) => {
+                stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{\"errcode\":")?;
+                let _ = shared.stop.sleep(Duration::from_secs(600));
+                return Ok(());
+            }
             Some(Fault::Errcode(_) | Fault::Refusal(..)) | None => {}
         }
         match (answer, fault) {
@@ -224,17 +247,22 @@ fn serve(shared: &Shared, mut stream: TcpStream) -> io::Result<()> {
 }
 
 fn respond(shared: &Shared, stream: &mut TcpStream, status: u16, body: &str) -> io::Result<()> {
+    respond_with(shared, stream, &format!("{status} Stand-In"), body.as_bytes())
+}
+
+/// `status` may have header lines after it.
+fn respond_with(shared: &Shared, stream: &mut TcpStream, status: &str, body: &[u8]) -> io::Result<()> {
     let shift = shared.lock().date_shift;
     let shifted = Duration::from_secs(shift.unsigned_abs());
     let now = SystemTime::now();
     let date = if shift < 0 { now - shifted } else { now + shifted };
     let date = httpdate::fmt_http_date(date);
     let text = format!(
-        "HTTP/1.1 {status} Stand-In\r\nDate: {date}\r\nContent-Type: application/json; charset=UTF-8\r\n\
-         Content-Length: {}\r\n\r\n{body}",
+        "HTTP/1.1 {status}\r\nDate: {date}\r\nContent-Type: application/json; charset=UTF-8\r\n\
+         Content-Length: {}\r\n\r\n",
         body.len()
     );
-    stream.write_all(text.as_bytes())
+    stream.write_all(&[text.as_bytes(), body].concat())
 }
 
 /// The next request; `None` when the client has gone or it is time to stop.

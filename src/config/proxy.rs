@@ -1,0 +1,115 @@
+//! Which proxy leads to WeCom: the configured one, else the environment's.
+
+use super::{Secret, Wecom};
+use crate::wecom::network::parse_proxy;
+
+/// The environment's variables, in the order in which they are asked; lower case counts as well.
+const VARIABLES: [&str; 3] = ["ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY"];
+
+/// `[wecom] proxy`
+#[derive(Debug, Clone, Default)]
+pub enum Proxy {
+    /// Not set: what the environment says.
+    #[default]
+    Environment,
+    /// `none`: a direct connection, whatever the environment says.
+    Direct,
+    /// This URL; it may hold a password.
+    Url(Secret),
+}
+
+/// A proxy, and where it is set.
+#[derive(Debug, Clone)]
+pub struct ChosenProxy {
+    /// Its URL.
+    pub url: Secret,
+    /// `[wecom] proxy`, or the environment's variable.
+    pub source: String,
+}
+
+impl Wecom {
+    /// The proxy for API calls; `variable` reads the environment.
+    ///
+    /// # Errors
+    /// What is wrong with the variable that would be used: calls never go past a proxy that somebody has set.
+    pub fn chosen_proxy(
+        &self,
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Result<Option<ChosenProxy>, String> {
+        match &self.proxy {
+            Proxy::Direct => return Ok(None),
+            Proxy::Url(url) => {
+                return Ok(Some(ChosenProxy { url: url.clone(), source: "[wecom] proxy".into() }));
+            }
+            Proxy::Environment => {}
+        }
+        let either = |name: &str| {
+            let names = [name.to_owned(), name.to_ascii_lowercase()];
+            let set = names.into_iter().filter_map(|name| variable(&name).map(|value| (name, value)));
+            set.map(|(name, value)| (name, value.trim().to_owned())).find(|(_, value)| !value.is_empty())
+        };
+        let Some((source, url)) = VARIABLES.into_iter().find_map(either) else { return Ok(None) };
+        if either("NO_PROXY").is_some_and(|(_, exceptions)| is_exception(&self.api_base, &exceptions)) {
+            return Ok(None);
+        }
+        parse_proxy(&url).map_err(|what| {
+            format!("the environment's {source} {what}; correct it, or set [wecom] proxy (none: no proxy)")
+        })?;
+        Ok(Some(ChosenProxy { url: Secret::new(url), source: format!("the environment's {source}") }))
+    }
+}
+
+/// Whether `NO_PROXY` names the host of this URL: a name with all below it, `*.name`, `.name`, an address, each with a
+/// port if it has one; or `*`.
+fn is_exception(url: &str, exceptions: &str) -> bool {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    let authority = rest.split('/').next().unwrap_or(rest).to_ascii_lowercase();
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => (host, port),
+        _ => (authority.as_str(), if scheme == "https" { "443" } else { "80" }),
+    };
+    let host = host.trim_matches(['[', ']']);
+    exceptions
+        .split([',', ' '])
+        .map(|entry| entry.trim().to_ascii_lowercase())
+        .filter(|entry| !entry.is_empty())
+        .any(|entry| {
+            if entry == "*" {
+                return true;
+            }
+            let entry = match entry.rsplit_once(':') {
+                Some((name, of)) if !name.is_empty() && !name.ends_with(':') && !name.contains(':') => {
+                    if of != port {
+                        return false;
+                    }
+                    name.to_owned()
+                }
+                _ => entry,
+            };
+            let name = entry.trim_start_matches('*').trim_start_matches('.').trim_matches(['[', ']']);
+            let is_below = host.strip_suffix(name).is_some_and(|before| before.ends_with('.'));
+            !name.is_empty() && (host == name || is_below)
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exceptions_are_names_and_what_is_below_them() {
+        let url = "https://qyapi.weixin.qq.com";
+        for yes in
+            ["*", "qyapi.weixin.qq.com", "QQ.com", ".qq.com", "*.qq.com", "a, weixin.qq.com ,b", "qq.com:443"]
+        {
+            assert!(is_exception(url, yes), "{yes}");
+        }
+        for no in ["", ",", "q.com", "qq.com:80", "x.qq.com", "com.cn", "."] {
+            assert!(!is_exception(url, no), "{no}");
+        }
+        assert!(is_exception("http://127.0.0.1:8080/x", "localhost,127.0.0.1"));
+        assert!(is_exception("http://127.0.0.1:8080", "127.0.0.1:8080"));
+        assert!(!is_exception("http://127.0.0.1:8080", "127.0.0.1:8081"));
+        assert!(is_exception("http://[::1]:8080", "::1"));
+    }
+}

@@ -1,0 +1,350 @@
+//! The way to WeCom: proxy, certificates, names; and what each of their errors is called.
+
+use std::collections::HashSet;
+
+use rustls::CertificateError;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use ureq::config::Config;
+use ureq::http::Uri;
+use ureq::tls::{Certificate, RootCerts, TlsConfig};
+use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::NextTimeout;
+
+/// The way to `api_base`.
+#[derive(Clone, Default)]
+pub struct Network {
+    api_base: String,
+    proxy: Option<ureq::Proxy>,
+    /// Certificate authorities in DER besides the system's and the built-in ones.
+    authorities: Vec<Vec<u8>>,
+}
+
+impl Network {
+    /// The way to `api_base`, through this proxy if any, trusting these authorities (DER) besides the system's and the
+    /// built-in ones.
+    ///
+    /// # Errors
+    /// What is wrong with the proxy's URL, without the URL.
+    pub fn new(api_base: &str, proxy: Option<&str>, authorities: Vec<Vec<u8>>) -> Result<Self, String> {
+        let proxy = proxy.map(parse_proxy).transpose()?;
+        Ok(Self { api_base: api_base.to_owned(), proxy, authorities })
+    }
+
+    pub(super) fn proxy(&self) -> Option<ureq::Proxy> {
+        self.proxy.clone()
+    }
+
+    pub(super) fn uses_tls(&self) -> bool {
+        let by_proxy =
+            self.proxy.as_ref().is_some_and(|proxy| proxy.protocol() == ureq::ProxyProtocol::Https);
+        by_proxy || self.api_base.starts_with("https://")
+    }
+
+    /// Trusts the built-in authorities, the system's (`SSL_CERT_FILE` and `SSL_CERT_DIR` name others), and our own.
+    pub(super) fn tls(&self) -> TlsConfig {
+        let system = rustls_native_certs::load_native_certs();
+        for error in system.errors.iter().take(3) {
+            log::warn!("certificates of the system: {error}; the built-in ones are used besides");
+        }
+        let built_in =
+            webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter().map(|certificate| certificate.as_ref());
+        let own = self.authorities.iter().map(Vec::as_slice);
+        let system = system.certs.iter().map(|certificate| certificate.as_ref());
+        let mut seen = HashSet::new();
+        let all = own.chain(built_in).chain(system).filter(|der| seen.insert(*der));
+        let all: Vec<Certificate<'static>> = all.map(|der| Certificate::from_der(der).to_owned()).collect();
+        TlsConfig::builder().root_certs(RootCerts::new_with_certs(&all)).build()
+    }
+
+    fn peer(&self) -> String {
+        match &self.proxy {
+            Some(proxy) => format!("the proxy {}:{}", proxy.host(), proxy.port()),
+            None => host_of(&self.api_base).to_owned(),
+        }
+    }
+}
+
+/// The host and port of a URL.
+fn host_of(url: &str) -> &str {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or(rest);
+    authority.rsplit_once('@').map_or(authority, |(_, host)| host)
+}
+
+/// A proxy's URL: http, https, socks5 or socks5h, with credentials if it needs them. A SOCKS proxy resolves names itself.
+///
+/// # Errors
+/// What is wrong with it, without the URL: that may hold a password.
+pub fn parse_proxy(url: &str) -> Result<ureq::Proxy, String> {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("http", url));
+    let scheme = match scheme.to_ascii_lowercase().as_str() {
+        "http" => "http",
+        "https" => "https",
+        "socks" | "socks5" | "socks5h" => "socks5h",
+        _ => return Err("is not a proxy of a known kind: http://, https://, socks5:// or socks5h://".into()),
+    };
+    let host = host_of(rest);
+    let proxy = ureq::Proxy::new(&format!("{scheme}://{rest}")).ok().filter(|_| !host.is_empty());
+    let proxy = proxy.ok_or("is not a URL such as http://user:password@proxy.example:3128")?;
+    let needs_both = scheme == "socks5h" && proxy.username().is_some();
+    if needs_both && !proxy.password().is_some_and(|password| (1..=255).contains(&password.len())) {
+        return Err("has a user name without a password, which SOCKS5 does not allow".into());
+    }
+    Ok(proxy)
+}
+
+/// The certificates of a PEM file, in DER.
+///
+/// # Errors
+/// Why there are none.
+pub fn certificates(pem: &str) -> Result<Vec<Vec<u8>>, String> {
+    let mut found = Vec::new();
+    for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+        let certificate = certificate.map_err(|_| "is not whole PEM".to_owned())?;
+        let mut store = rustls::RootCertStore::empty();
+        store.add(certificate.clone()).map_err(|_| "holds a certificate that cannot be read".to_owned())?;
+        found.push(certificate.as_ref().to_vec());
+    }
+    if found.is_empty() {
+        return Err("holds no certificate (PEM: -----BEGIN CERTIFICATE-----)".into());
+    }
+    Ok(found)
+}
+
+/// Why an exchange brought no answer that can be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Failure {
+    /// Whether an answer arrived. If so, it tells of one item only; if not, nobody can be asked.
+    pub(super) arrived: bool,
+    pub(super) what: String,
+    /// What to do about it, where that differs from what the network needs in general.
+    pub(super) advice: Option<&'static str>,
+}
+
+const ADVICE_NAME: &str = "check api_base and this machine's DNS, or set [wecom] proxy";
+const ADVICE_PROXY: &str =
+    "check [wecom] proxy, or the environment's ALL_PROXY, HTTPS_PROXY, HTTP_PROXY, and the proxy itself";
+const ADVICE_CREDENTIALS: &str =
+    "check user and password in [wecom] proxy, or in the environment's ALL_PROXY, HTTPS_PROXY, HTTP_PROXY";
+const ADVICE_AUTHORITY: &str = "if api_base has a certificate authority of its own, or a proxy opens TLS, set [wecom] ca_file to that authority's certificate";
+const ADVICE_CERTIFICATE: &str = "check api_base, the server's certificate and this machine's clock";
+const ADVICE_BASE: &str = "check api_base: the APIs are expected below api_base/cgi-bin/";
+
+impl Failure {
+    pub(super) fn no_answer(what: impl Into<String>) -> Self {
+        Self { arrived: false, what: what.into(), advice: None }
+    }
+
+    pub(super) fn unusable(what: impl Into<String>) -> Self {
+        Self { arrived: true, what: what.into(), advice: None }
+    }
+
+    fn with(self, advice: &'static str) -> Self {
+        Self { advice: Some(advice), ..self }
+    }
+
+    /// Another HTTP status than 200. `location` is where a redirect points; only its scheme and host are told.
+    pub(super) fn of_status(status: u16, location: Option<&str>) -> Self {
+        match status {
+            407 => Self::no_answer("the proxy wants other credentials (HTTP status 407)")
+                .with(ADVICE_CREDENTIALS),
+            404 | 405 | 410 => {
+                Self::unusable(format!("HTTP status {status}: no such API there")).with(ADVICE_BASE)
+            }
+            300..=399 => {
+                let scheme = |to: &str| to.split_once("://").map(|(scheme, _)| scheme.to_owned());
+                let to = location.and_then(|to| Some(format!(" to {}://{}", scheme(to)?, host_of(to))));
+                let to = to.unwrap_or_default();
+                Self::unusable(format!("HTTP status {status}: a redirect{to}, which is not followed"))
+                    .with(ADVICE_BASE)
+            }
+            _ => Self::unusable(format!("HTTP status {status}")),
+        }
+    }
+
+    /// The answer had begun when this happened.
+    pub(super) fn of_body(error: &ureq::Error) -> Self {
+        Self::unusable(match error {
+            ureq::Error::BodyExceedsLimit(_) => "the answer is too long",
+            ureq::Error::Timeout(_) => "the answer does not end in time",
+            ureq::Error::Decompress(..) => "the answer cannot be decompressed",
+            _ => "the answer is cut off",
+        })
+    }
+}
+
+/// ureq's errors before an answer, in words of our own, because some of its texts contain the URL.
+pub(super) fn explain(error: &ureq::Error, network: &Network) -> Failure {
+    let peer = network.peer();
+    match error {
+        ureq::Error::Timeout(_) => Failure::no_answer("no answer in time"),
+        ureq::Error::Other(error) => match error.downcast_ref::<Unresolved>() {
+            Some(Unresolved(host)) => {
+                let is_proxy = network.proxy.as_ref().is_some_and(|proxy| proxy.host() == host);
+                let advice = if is_proxy { ADVICE_PROXY } else { ADVICE_NAME };
+                Failure::no_answer(format!("the host name {host} cannot be resolved")).with(advice)
+            }
+            None => Failure::no_answer("the exchange failed"),
+        },
+        ureq::Error::Io(error) => explain_io(error, network, &peer),
+        ureq::Error::Rustls(error) => explain_tls(error),
+        ureq::Error::Tls(_) | ureq::Error::Pem(_) => {
+            Failure::no_answer("TLS: no connection").with(ADVICE_CERTIFICATE)
+        }
+        ureq::Error::Protocol(_) => Failure::unusable("the answer is not HTTP"),
+        ureq::Error::LargeResponseHeader(..) => Failure::unusable("the answer's head is too long"),
+        ureq::Error::ConnectProxyFailed(why) if why.contains("407") => Failure::of_status(407, None),
+        ureq::Error::ConnectProxyFailed(why) => {
+            let status: String = why.chars().filter(char::is_ascii_digit).take(3).collect();
+            let status = if status.is_empty() { String::new() } else { format!(" (HTTP status {status})") };
+            Failure::no_answer(format!("{peer} does not connect to {}{status}", host_of(&network.api_base)))
+                .with(ADVICE_PROXY)
+        }
+        ureq::Error::InvalidProxyUrl => Failure::no_answer("the proxy's URL is not valid").with(ADVICE_PROXY),
+        ureq::Error::ConnectionFailed => Failure::no_answer(format!("no connection to {peer}")),
+        _ => Failure::no_answer("the exchange failed"),
+    }
+}
+
+fn explain_io(error: &std::io::Error, network: &Network, peer: &str) -> Failure {
+    use std::io::ErrorKind;
+    let inner = error.get_ref();
+    if let Some(tls) = inner.and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+        return explain_tls(tls);
+    }
+    let proxy = |failure: Failure| {
+        if network.proxy.is_some() { failure.with(ADVICE_PROXY) } else { failure }
+    };
+    let is_socks =
+        network.proxy.as_ref().is_some_and(|proxy| proxy.protocol() == ureq::ProxyProtocol::Socks5h);
+    match error.kind() {
+        ErrorKind::ConnectionRefused => proxy(Failure::no_answer(format!("{peer} refuses the connection"))),
+        ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable | ErrorKind::NetworkDown => {
+            proxy(Failure::no_answer(format!("{peer} cannot be reached: no route")))
+        }
+        ErrorKind::ConnectionReset
+        | ErrorKind::ConnectionAborted
+        | ErrorKind::BrokenPipe
+        | ErrorKind::UnexpectedEof => {
+            proxy(Failure::no_answer(format!("{peer} closed the connection without an answer")))
+        }
+        // What a SOCKS proxy says has fixed words (RFC 1928, RFC 1929).
+        ErrorKind::PermissionDenied if is_socks => {
+            Failure::no_answer(format!("{peer} refuses user and password")).with(ADVICE_CREDENTIALS)
+        }
+        _ if is_socks && inner.is_some() => {
+            let wants_credentials = error.to_string().contains("auth");
+            let advice = if wants_credentials { ADVICE_CREDENTIALS } else { ADVICE_PROXY };
+            Failure::no_answer(format!("{peer} refuses: {error}")).with(advice)
+        }
+        kind => proxy(Failure::no_answer(format!("no connection to {peer}: {kind}"))),
+    }
+}
+
+fn explain_tls(error: &rustls::Error) -> Failure {
+    let rustls::Error::InvalidCertificate(error) = error else {
+        let what = match error {
+            rustls::Error::InvalidMessage(_) => "TLS: the other side does not speak TLS at this port",
+            rustls::Error::PeerIncompatible(_) => {
+                "TLS: the server has no version or cipher that is still safe"
+            }
+            _ => "TLS: the server broke the handshake off",
+        };
+        return Failure::no_answer(what).with(ADVICE_CERTIFICATE);
+    };
+    let (what, advice) = match error {
+        CertificateError::UnknownIssuer => ("TLS: certificate of an unknown authority", ADVICE_AUTHORITY),
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+            ("TLS: the certificate has expired", ADVICE_CERTIFICATE)
+        }
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            ("TLS: the certificate is not valid yet", ADVICE_CERTIFICATE)
+        }
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            ("TLS: the certificate is for another host name", ADVICE_CERTIFICATE)
+        }
+        error if format!("{error:?}").contains("CaUsedAsEndEntity") => (
+            "TLS: the server shows the certificate of an authority as its own",
+            "give the server a certificate that the authority has issued, and set [wecom] ca_file to the authority's",
+        ),
+        _ => ("TLS: the certificate is not valid", ADVICE_CERTIFICATE),
+    };
+    Failure::no_answer(what).with(advice)
+}
+
+/// A host name that could not be looked up.
+#[derive(Debug, thiserror::Error)]
+#[error("the host name {0} cannot be resolved")]
+struct Unresolved(String);
+
+/// The system's resolver, with an error that names the host.
+#[derive(Debug, Default)]
+pub(super) struct Names(DefaultResolver);
+
+impl Resolver for Names {
+    fn resolve(
+        &self,
+        uri: &Uri,
+        config: &Config,
+        timeout: NextTimeout,
+    ) -> Result<ResolvedSocketAddrs, ureq::Error> {
+        self.0.resolve(uri, config, timeout).map_err(|error| match error {
+            ureq::Error::Io(_) | ureq::Error::HostNotFound | ureq::Error::Timeout(_) => {
+                ureq::Error::Other(Box::new(Unresolved(uri.host().unwrap_or_default().to_owned())))
+            }
+            other => other,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_proxy_is_http_or_socks5_and_no_complaint_shows_its_password() {
+        for good in
+            ["http://p:3128", "socks5://u:pw@p", "socks5h://p:1080", "HTTP://u:p%40w@[::1]:3128/", "p:3128"]
+        {
+            assert!(parse_proxy(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "ftp://u:hush@p",
+            "http://",
+            "socks4://p",
+            "socks5://hush@p",
+            "http://u:hush@",
+            "http://a b",
+            "://",
+        ] {
+            let error = parse_proxy(bad).unwrap_err();
+            assert!(!error.contains("hush"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_redirect_is_told_without_what_it_carries() {
+        let failure = Failure::of_status(302, Some("https://u@portal.example:8443/login?url=secret"));
+        assert!(
+            failure.arrived && failure.what.contains("to https://portal.example:8443,"),
+            "{}",
+            failure.what
+        );
+        assert_eq!(
+            Failure::of_status(301, Some("/here")).what,
+            "HTTP status 301: a redirect, which is not followed"
+        );
+        assert!(!Failure::of_status(407, None).arrived);
+    }
+
+    #[test]
+    fn a_file_without_certificates_is_refused() {
+        for pem in ["", "hello", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"] {
+            assert!(certificates(pem).is_err(), "{pem}");
+        }
+        let pem = rcgen::generate_simple_self_signed(vec!["x".into()]).unwrap().cert.pem();
+        assert_eq!(certificates(&format!("# mine\n{pem}{pem}")).map(|all| all.len()), Ok(2));
+        assert!(certificates(&pem[..pem.len() - 60]).is_err());
+    }
+}
