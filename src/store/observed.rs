@@ -373,3 +373,84 @@ pub fn tag_content(
     let members = members.iter().filter_map(|userid| UserId::parse(userid).ok()).collect();
     Ok((members, departments.collect::<rusqlite::Result<_>>()?))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::directory::openid::Backoff;
+    use crate::directory::{Event, MemberEvent, Subject as EventSubject, Value};
+    use crate::store::open::open_in_memory;
+    use crate::store::openids::{about_to_ask, record_verdict};
+    use crate::store::{NewEvent, Verdict, apply_event};
+
+    const NOW: UnixSeconds = UnixSeconds(1_790_000_000);
+    const AHEAD: i64 = 86_400;
+
+    fn userid() -> UserId {
+        UserId::parse("zhang").unwrap()
+    }
+
+    fn apply(db: &Connection, n: i64, at: UnixSeconds, told: MemberEvent) {
+        let event = NewEvent {
+            received_at: NOW,
+            create_time: Some(at),
+            event: "change_contact".into(),
+            change_type: "update_user".into(),
+            subject: "zhang".into(),
+            payload: n.to_string(),
+            digest: n,
+            meaning: Some(Event { at, subject: EventSubject::Member(userid(), told) }),
+            latest: None,
+        };
+        apply_event(db, &event).unwrap();
+    }
+
+    fn named(name: &str) -> Fields<MemberField> {
+        Fields::from([(MemberField::Name, Value::text(name)), (MemberField::Department, Value::Ids(vec![1]))])
+    }
+
+    fn value(db: &Connection, sql: &str) -> String {
+        db.query_row(sql, [], |row| row.get(0)).unwrap()
+    }
+
+    #[test]
+    fn correcting_times_keeps_the_member_and_its_openid_and_tells_the_feed_nothing() {
+        let db = open_in_memory().unwrap();
+        let ahead = |seconds| NOW.plus(AHEAD + seconds);
+        apply(&db, 1, ahead(0), MemberEvent::Created(named("former")));
+        apply(&db, 2, ahead(1), MemberEvent::Deleted);
+        apply(&db, 3, ahead(2), MemberEvent::Created(named("present")));
+        let asked = about_to_ask(&db, &userid(), None).unwrap().unwrap();
+        let backoff = Backoff { first: std::time::Duration::ZERO, max: std::time::Duration::ZERO };
+        record_verdict(&db, &asked, &Verdict::Openid("o1".into()), backoff, NOW, 0.0).unwrap();
+        let changes = value(&db, "SELECT count(*) || '' FROM changes");
+
+        let latest = NOW.plus(300);
+        let moment = Moment { local: NOW, latest: Some(latest) };
+        for subject in ahead_of(&db, latest).unwrap() {
+            assert!(observe(&db, &Observation::Ahead(subject), NOW, moment).unwrap().holds);
+        }
+        assert_eq!(ahead_of(&db, latest).unwrap(), []);
+        assert_eq!(value(&db, "SELECT name || openid || openid_state FROM members"), "presento1converted");
+        assert_eq!(value(&db, "SELECT count(*) || '' FROM changes"), changes);
+
+        // What WeCom tells next counts.
+        let absent = observe(&db, &Observation::MemberAbsent(userid()), NOW, moment).unwrap();
+        assert!(absent.holds && absent.effect.deleted == 1, "{absent:?}");
+    }
+
+    #[test]
+    fn an_observation_that_something_newer_hides_does_not_hold() {
+        let db = open_in_memory().unwrap();
+        apply(&db, 1, NOW, MemberEvent::Created(named("a")));
+        let earlier = NOW.plus(-10);
+        let hidden = observe(&db, &Observation::MemberAbsent(userid()), earlier, NOW).unwrap();
+        assert!(!hidden.holds && hidden.effect.is_none());
+        let same = observe(&db, &Observation::Member(userid(), named("a")), earlier, NOW).unwrap();
+        assert!(same.holds);
+        let since = Since { event: 2, local: NOW };
+        assert!(!Observation::MemberAbsent(userid()).has_news_since(&db, since).unwrap());
+        apply(&db, 2, NOW.plus(1), MemberEvent::Updated(named("b")));
+        assert!(Observation::MemberAbsent(userid()).has_news_since(&db, since).unwrap());
+    }
+}
