@@ -136,6 +136,18 @@ CREATE TABLE api_calls (
 ) STRICT;
 CREATE INDEX api_calls_by_userid ON api_calls (userid) WHERE userid IS NOT NULL;
 
+-- Requests to the callback port that were refused, by cause and path; the 200 latest. The texts are escaped.
+CREATE TABLE refusals (
+    cause       TEXT NOT NULL,          -- signature, not_found, ..; status shows what to do about each
+    path        TEXT NOT NULL,          -- without the query; '-': unknown, '(other)': one of many unknown paths
+    first_at    INTEGER NOT NULL,
+    last_at     INTEGER NOT NULL,
+    count       INTEGER NOT NULL,
+    last_client TEXT NOT NULL,          -- the forwarded address, if there is one, and the peer
+    PRIMARY KEY (cause, path)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX refusals_by_time ON refusals (last_at);
+
 -- The memory of the merge, not meant for others: what WeCom said of each userid and department, from
 -- which the rows above are made. stamp is WeCom's second times four, plus the order within the second.
 CREATE TABLE member_facts (
