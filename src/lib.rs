@@ -6,6 +6,7 @@
 //!   pauses.
 //! - [`store`] is the SQLite file: its schema, the writer that commits in groups, and every query.
 //! - [`daemon`] is what runs: the gate and the server that take callbacks, and the converter that calls WeCom.
+//! - [`text`] escapes foreign text for terminals, logs and files.
 //! - [`config`] makes settings of an INI file, [`cli`] commands of arguments, and [`demo`] pretends to be WeCom.
 //!
 //! A callback goes from the gate ([`daemon::gate`]) through [`daemon::callback`] (signature, decryption,
@@ -20,4 +21,5 @@ pub mod demo;
 pub mod directory;
 pub mod stop;
 pub mod store;
+pub mod text;
 pub mod wecom;
