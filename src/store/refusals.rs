@@ -73,7 +73,7 @@ pub fn refusals_since(connection: &Connection, since: UnixSeconds) -> rusqlite::
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::open_in_memory;
+    use crate::store::open::open_in_memory;
 
     fn row(path: &str, at: i64) -> RefusalRow {
         RefusalRow {

@@ -45,6 +45,8 @@ pub struct Watched {
     pub gate: Arc<GateStats>,
     /// What makes events durable.
     pub writer: Writer,
+    /// Whether a comparison follows when a callback was refused.
+    pub compares: bool,
 }
 
 /// The admin listener at work.
@@ -65,8 +67,9 @@ impl Admin {
         database: &Path,
         few_descriptors: bool,
     ) -> Result<Self, AdminError> {
-        let Watched { metrics, gate: callbacks, writer } = watched;
-        let health = Health::new(writer, Arc::clone(&callbacks), reader(database)?);
+        let Watched { metrics, gate: callbacks, writer, compares } = watched;
+        let health =
+            Health::new(writer, Arc::clone(&callbacks), Arc::clone(&metrics), compares, reader(database)?);
         let exposition = Exposition::new(metrics, callbacks, reader(database)?);
         let (in_flight, max_connections) = if few_descriptors { FEW } else { (IN_FLIGHT, CONNECTIONS) };
 
