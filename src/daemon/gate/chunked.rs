@@ -175,8 +175,10 @@ mod tests {
 
     const MAX: usize = 64;
 
+    type Decoded = Result<Option<(Vec<u8>, Vec<u8>)>, Refusal>;
+
     /// The body and what is left behind it, or the refusal; nothing if it is not complete.
-    fn decode(pieces: &[&[u8]]) -> Result<Option<(Vec<u8>, Vec<u8>)>, Refusal> {
+    fn decode(pieces: &[&[u8]]) -> Decoded {
         let (mut chunks, mut buf, mut done) = (Chunks::default(), Vec::new(), false);
         for piece in pieces {
             buf.extend_from_slice(piece);
