@@ -285,9 +285,9 @@ fn endpoints(config: &Config) -> Result<Vec<Endpoint>, StartError> {
     if let Some(previous) = &callback.previous {
         keys.push(crypt(previous)?);
     }
-    let mut endpoints = vec![Endpoint { path: callback.path.clone(), keys }];
+    let mut endpoints = vec![Endpoint { path: callback.path.clone(), keys, app: false }];
     if let Some(app) = &config.app_callback {
-        endpoints.push(Endpoint { path: app.path.clone(), keys: vec![crypt(&app.keys)?] });
+        endpoints.push(Endpoint { path: app.path.clone(), keys: vec![crypt(&app.keys)?], app: true });
     }
     Ok(endpoints)
 }
