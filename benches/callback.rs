@@ -146,6 +146,7 @@ mod commit {
             payload,
             digest: hasher.finish().cast_signed(),
             meaning: read.meaning.ok(),
+            comparison_due: read.missed,
         }
     }
 

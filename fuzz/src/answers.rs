@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value as Json, json};
 use wecom_dirsync::directory::fields::Sort;
+use wecom_dirsync::directory::text::{json_number, normal, userid};
 use wecom_dirsync::directory::{
     DepartmentField, Field, Fields, MemberEvent, MemberField, Subject, UnixSeconds, UserId, Value,
 };
@@ -120,18 +121,18 @@ fn body(body: &[u8]) {
         assert_eq!(page.rows.len() + page.unreadable, listed.len(), "no row is lost without being counted");
         let mut left = listed.iter();
         for (userid, department) in &page.rows {
-            let is = |row: &Json| row["userid"] == userid.as_str() && row["department"] == department.0;
+            let is = |row: &Json| names(&row["userid"], userid) && numbers(&row["department"], department.0);
             assert!(left.any(is), "{userid} {department} is not there, or not there any more");
         }
     }
     for key in ["department", "department_id"] {
         if let Some(departments) = read::departments(json, key) {
             let listed = json[key].as_array().unwrap();
-            assert!(listed.iter().all(|one| departments.keys().any(|id| one["id"] == id.0)));
+            assert!(listed.iter().all(|one| departments.keys().any(|id| numbers(&one["id"], id.0))));
             for (id, fields) in &departments {
                 values(fields);
                 // Of two of one id the last counts.
-                let last = listed.iter().rev().find(|one| one["id"] == id.0).unwrap();
+                let last = listed.iter().rev().find(|one| numbers(&one["id"], id.0)).unwrap();
                 assert_eq!(read::department(last), Some((*id, fields.clone())));
                 let name = last["name"].as_str().map(Value::text);
                 assert_eq!(fields.get(&DepartmentField::Name), name.as_ref());
@@ -139,29 +140,38 @@ fn body(body: &[u8]) {
         }
     }
     if let Some((id, fields)) = json.get("department").and_then(read::department) {
-        assert_eq!(json["department"]["id"], id.0);
+        assert!(numbers(&json["department"]["id"], id.0));
         values(&fields);
     }
     if let Some(tags) = read::tags(json) {
         let listed = json["taglist"].as_array().unwrap();
-        assert!(listed.iter().all(|tag| tags.keys().any(|id| tag["tagid"] == id.0)));
+        assert!(listed.iter().all(|tag| tags.keys().any(|id| numbers(&tag["tagid"], id.0))));
         assert!(tags.iter().all(|(id, name)| {
-            listed.iter().any(|tag| tag["tagid"] == id.0 && tag["tagname"] == name.as_str())
+            let is = |tag: &Json| normal(tag["tagname"].as_str().unwrap()) == name.as_str();
+            listed.iter().any(|tag| numbers(&tag["tagid"], id.0) && is(tag))
         }));
     }
     if let Some(content) = read::tag_content(json) {
         let members = json["userlist"].as_array().unwrap();
-        let userids = members.iter().filter_map(|m| UserId::parse(m["userid"].as_str()?).ok());
+        let userids = members.iter().filter_map(|m| userid(m["userid"].as_str()?));
         assert!(userids.into_iter().all(|userid| content.members.contains(&userid)));
         let departments = json["partylist"].as_array().unwrap();
-        assert!(departments.iter().all(|d| content.departments.iter().any(|id| *d == id.0)));
+        assert!(departments.iter().all(|d| content.departments.iter().any(|id| numbers(d, id.0))));
         assert!(content.members.len() <= members.len() && content.departments.len() <= departments.len());
     }
     if let Some((userid, fields)) = read::member(json) {
-        assert_eq!(json["userid"], userid.as_str());
+        assert!(names(&json["userid"], &userid));
         values(&fields);
         member(&userid, &fields);
     }
+}
+
+fn names(json: &Json, userid: &UserId) -> bool {
+    json.as_str().is_some_and(|text| text.trim() == userid.as_str())
+}
+
+fn numbers(json: &Json, number: u32) -> bool {
+    json_number(json) == Some(number)
 }
 
 /// Every value is of its field's sort, and survives the form that the database keeps.
@@ -189,12 +199,12 @@ pub fn values<F: Field>(fields: &Fields<F>) {
 fn member(userid: &UserId, fields: &Fields<MemberField>) {
     let mut shown = Map::from_iter([("userid".to_owned(), json!(userid.as_str()))]);
     let mut told = String::new();
-    // XML has no place for these, events are read without blanks around, and no event empties a number.
+    // An event has no place for a list in an attribute of unknown type.
     let mut tellable = true;
     for (field, value) in fields {
         let empty = String::new();
         let text = if let Value::Text(text) = value { text } else { &empty };
-        tellable &= text.trim() == text && text.chars().all(|c| !c.is_control() && c < '\u{fffe}');
+        assert_eq!(normal(text), *text);
         let (element, content) = match field {
             MemberField::Department => ("Department", list(value)),
             MemberField::LeaderOf => {
@@ -218,7 +228,9 @@ fn member(userid: &UserId, fields: &Fields<MemberField>) {
             }
             MemberField::ExtAttr => {
                 shown.insert("extattr".into(), json!({"attrs": value.to_json()}));
-                tellable = false;
+                let items: Option<String> = value.to_json().as_array().unwrap().iter().map(item).collect();
+                tellable &= items.is_some();
+                told.push_str(&format!("<ExtAttr>{}</ExtAttr>", items.unwrap_or_default()));
                 continue;
             }
             _ => {
@@ -245,6 +257,21 @@ fn member(userid: &UserId, fields: &Fields<MemberField>) {
         let told = message.meaning.unwrap().subject;
         assert_eq!(told, Subject::Member(userid.clone(), MemberEvent::Created(fields.clone())));
     }
+}
+
+/// An attribute as an event tells it; `None` if its type is not known.
+fn item(attribute: &Json) -> Option<String> {
+    let text = |json: &Json| xml::escape(json.as_str().unwrap());
+    let part = match attribute["type"].as_u64()? {
+        0 => format!("<Text><Value>{}</Value></Text>", text(&attribute["text"]["value"])),
+        1 => {
+            let web = &attribute["web"];
+            format!("<Web><Title>{}</Title><Url>{}</Url></Web>", text(&web["title"]), text(&web["url"]))
+        }
+        _ => return None,
+    };
+    let name = text(&attribute["name"]);
+    Some(format!("<Item>\n<Name>\n{name}</Name><Type>{}</Type>{part}</Item>", attribute["type"]))
 }
 
 fn list(value: &Value) -> String {

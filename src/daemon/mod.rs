@@ -302,10 +302,10 @@ fn endpoints(config: &Config) -> Result<Vec<Endpoint>, StartError> {
     };
     let callback = &config.callback;
     let keys = crypts(&callback.keys, &callback.previous, &callback.receive_id)?;
-    let mut endpoints = vec![Endpoint { path: callback.path.clone(), keys }];
+    let mut endpoints = vec![Endpoint { path: callback.path.clone(), keys, app: false }];
     if let Some(app) = &config.app_callback {
         let keys = crypts(&app.keys, &app.previous, &app.receive_id)?;
-        endpoints.push(Endpoint { path: app.path.clone(), keys });
+        endpoints.push(Endpoint { path: app.path.clone(), keys, app: true });
     }
     Ok(endpoints)
 }

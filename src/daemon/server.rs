@@ -21,6 +21,7 @@ use super::gate::PEER_HEADER;
 use super::metrics::Metrics;
 use super::refusals::{self, Refusals, Refused};
 use crate::store::{Applied, NewEvent, StoreError, Writer, apply_event, record_invalid};
+use crate::text::printable;
 use crate::wecom::api::clock;
 
 /// From the arrival of an event to its commit. WeCom hangs up after 5 s.
@@ -181,19 +182,25 @@ impl Server {
     }
 
     fn refuse(&self, request: Request, refusal: Refusal, answers: &Sender<Answer>) {
-        let (client, status) = (Client::of(&request), refusal.status());
-        self.refusals.note(&client.refused(status, refusal.cause(), request.url()), &refusal);
+        let (client, url, status) = (Client::of(&request), request.url().to_owned(), refusal.status());
         let text: &[u8] = if status == 403 { b"forbidden\n" } else { b"bad request\n" };
         send(answers, request, status, text);
+        // After the answer: whether a line is written depends on the cause, and time must not tell it.
+        self.refusals.note(&client.refused(status, refusal.cause(), &url), &refusal);
     }
 
     fn store(&self, request: Request, received: Received, arrived: Instant, answers: &Sender<Answer>) {
         let Received { event, complaint, passed_over } = received;
         if let Some(complaint) = complaint {
-            log::warn!("event makes no sense and is kept as invalid {}: {complaint}", name(&event));
+            log::warn!(
+                "event makes no sense and is kept as invalid {}: {}",
+                name(&event),
+                printable(&complaint)
+            );
         }
         if !passed_over.is_empty() {
-            log::warn!("event has fields that make no sense {}: {}", name(&event), passed_over.join(" "));
+            let fields = passed_over.join(" ");
+            log::warn!("event has fields that make no sense {}: {}", name(&event), printable(&fields));
         }
         let deadline = arrived + COMMIT_WITHIN;
         let (writer, to_apply) = (self.writer.clone(), event.clone());

@@ -4,6 +4,7 @@
 //! merge is in [`history`]: what WeCom said is kept and folded in order of *its* time, so the order in
 //! which it arrived cannot matter.
 
+pub mod attributes;
 pub mod changes;
 pub mod comparison;
 pub mod department;
@@ -14,6 +15,7 @@ pub mod ids;
 pub mod life;
 pub mod listing;
 pub mod openid;
+pub mod text;
 pub mod time;
 
 pub use changes::{Action, Change};

@@ -7,6 +7,8 @@ use serde_json::{Value as Json, json};
 use super::api::{Answer, Api, Client, Listener, NoAnswer, Said, SecretKind};
 use super::envelope::url_encode;
 use super::pace::Urgency;
+use crate::directory::attributes::normal_attributes;
+use crate::directory::text::{self, json_number, json_text, normal};
 use crate::directory::{
     DepartmentField, DepartmentId, Field, Fields, MemberField, TagId, UnixSeconds, UserId, Value,
 };
@@ -172,7 +174,7 @@ fn seen<T>(said: Result<Said, NoAnswer>, read: impl Fn(&Answer) -> Option<T>) ->
 pub fn page(json: &Json) -> Option<Page> {
     let listed = json.get("dept_user")?.as_array()?;
     let row = |row: &Json| -> Option<(UserId, DepartmentId)> {
-        Some((UserId::parse(row.get("userid")?.as_str()?).ok()?, DepartmentId(id(row.get("department")?)?)))
+        Some((text::userid(row.get("userid")?.as_str()?)?, DepartmentId(id(row.get("department")?)?)))
     };
     let rows: Vec<_> = listed.iter().filter_map(row).collect();
     let next_cursor = json.get("next_cursor").and_then(Json::as_str).unwrap_or("").to_owned();
@@ -180,7 +182,7 @@ pub fn page(json: &Json) -> Option<Page> {
 }
 
 fn id(json: &Json) -> Option<u32> {
-    u32::try_from(json.as_u64()?).ok()
+    json_number(json)
 }
 
 /// What department/simplelist and department/list say; they differ in the `key` of the list.
@@ -196,8 +198,8 @@ pub fn department(json: &Json) -> Option<(DepartmentId, Fields<DepartmentField>)
     for field in DepartmentField::ALL {
         let value = match field {
             DepartmentField::Name => json.get("name").and_then(Json::as_str).map(Value::text),
-            DepartmentField::ParentId => json.get("parentid").and_then(Json::as_i64).map(Value::Int),
-            DepartmentField::Order => json.get("order").and_then(Json::as_i64).map(Value::Int),
+            DepartmentField::ParentId => json.get("parentid").and_then(number),
+            DepartmentField::Order => json.get("order").and_then(number),
         };
         fields.extend(value.map(|value| (*field, value)));
     }
@@ -209,7 +211,7 @@ pub fn department(json: &Json) -> Option<(DepartmentId, Fields<DepartmentField>)
 pub fn tags(json: &Json) -> Option<BTreeMap<TagId, String>> {
     let listed = json.get("taglist")?.as_array()?.iter();
     listed
-        .map(|tag| Some((TagId(id(tag.get("tagid")?)?), tag.get("tagname")?.as_str()?.to_owned())))
+        .map(|tag| Some((TagId(id(tag.get("tagid")?)?), normal(tag.get("tagname")?.as_str()?).into_owned())))
         .collect()
 }
 
@@ -221,7 +223,7 @@ pub fn tag_content(json: &Json) -> Option<TagContent> {
     let members = members.collect::<Option<Vec<_>>>()?;
     let departments = json.get("partylist")?.as_array()?.iter().map(|json| id(json).map(DepartmentId));
     Some(TagContent {
-        members: members.into_iter().filter_map(|userid| UserId::parse(userid).ok()).collect(),
+        members: members.into_iter().filter_map(text::userid).collect(),
         departments: departments.collect::<Option<_>>()?,
     })
 }
@@ -230,7 +232,7 @@ pub fn tag_content(json: &Json) -> Option<TagContent> {
 /// makes no sense is passed over, as absent.
 #[must_use]
 pub fn member(json: &Json) -> Option<(UserId, Fields<MemberField>)> {
-    let userid = UserId::parse(json.get("userid")?.as_str()?).ok()?;
+    let userid = text::userid(json.get("userid")?.as_str()?)?;
     let mut fields = Fields::new();
     for field in MemberField::ALL {
         let value = match field {
@@ -241,17 +243,19 @@ pub fn member(json: &Json) -> Option<(UserId, Fields<MemberField>)> {
             MemberField::Gender | MemberField::Status | MemberField::MainDepartment => {
                 json.get(field.name()).and_then(number)
             }
-            _ => json.get(field.name()).and_then(Json::as_str).map(Value::text),
+            _ => json.get(field.name()).and_then(json_text).map(|text| Value::text(&text)),
         };
         fields.extend(value.map(|value| (*field, value)));
     }
     Some((userid, fields))
 }
 
-/// gender is a number in quotes.
+/// A number, in quotes or not, as gender; an empty text empties it, as an event's empty element does.
 fn number(json: &Json) -> Option<Value> {
-    let number = json.as_i64().or_else(|| json.as_str()?.parse().ok())?;
-    u32::try_from(number).ok().map(|number| Value::Int(number.into()))
+    if json.as_str().is_some_and(|text| text.trim().is_empty()) {
+        return Some(Value::Emptied);
+    }
+    json_number(json).map(|number| Value::Int(number.into()))
 }
 
 fn ids(json: &Json, key: &str) -> Option<Vec<u32>> {
@@ -269,18 +273,11 @@ fn leads(json: &Json) -> Option<Value> {
 fn direct_leader(json: &Json) -> Option<Value> {
     let list = json.get("direct_leader")?.as_array()?.iter();
     let userids: Option<Vec<&str>> = list.map(Json::as_str).collect();
-    Some(Value::text(&userids?.join(",")))
+    text::userid_list(userids?).map(|list| Value::text(&list))
 }
 
-/// The attributes as events give them: those repeat no value beside `text`.
 fn attributes(json: &Json) -> Option<Value> {
-    let mut attributes = json.as_array()?.clone();
-    for attribute in attributes.iter_mut().filter_map(Json::as_object_mut) {
-        if attribute.contains_key("text") {
-            attribute.remove("value");
-        }
-    }
-    Some(Value::Attrs(Json::Array(attributes)))
+    Some(Value::Attrs(normal_attributes(json.as_array()?)))
 }
 
 #[cfg(test)]

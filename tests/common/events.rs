@@ -204,6 +204,7 @@ pub fn deliver(connection: &Connection, xml: &str) {
         payload: xml.to_owned(),
         digest: digest(xml),
         meaning: read.meaning.ok(),
+        comparison_due: read.missed,
     };
     apply_event(connection, &event).unwrap();
 }

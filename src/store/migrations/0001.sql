@@ -105,8 +105,9 @@ CREATE TABLE events (
     change_type TEXT NOT NULL,          -- create_user, ..; '' if there is none
     subject     TEXT NOT NULL COLLATE NOCASE,  -- the userid or id that it is about, as it was named
     outcome     TEXT NOT NULL CHECK (outcome IN ('applied', 'duplicate', 'stale', 'ignored', 'invalid')),
-    payload     TEXT NOT NULL,          -- the decrypted XML
-    digest      INTEGER                 -- of the payload, to tell repetition; null for duplicates
+    repeats     INTEGER NOT NULL DEFAULT 0,  -- how often the same content came again; the first 3 have rows of their own
+    digest      INTEGER,                -- of the content, to tell repetition; null for duplicates
+    payload     TEXT NOT NULL           -- the decrypted XML; '' for duplicates and for what members send to an app
 ) STRICT;
 CREATE INDEX events_by_digest ON events (digest) WHERE digest IS NOT NULL;
 CREATE INDEX events_by_subject ON events (subject);
