@@ -53,7 +53,11 @@ fn other(given: &Map<String, Json>, kind: Option<u32>) -> Map<String, Json> {
     let has_part = given.values().any(|value| value.is_object() || value.is_array());
     let mut rest: Vec<_> = given
         .iter()
-        .filter(|(key, _)| !matches!(key.as_str(), "type" | "name") && !(has_part && *key == "value"))
+        .filter(|(key, _)| match key.as_str() {
+            "type" | "name" => false,
+            "value" => !has_part,
+            _ => true,
+        })
         .map(|(key, value)| (key.clone(), generic(value, MAX_DEPTH)))
         .collect();
     rest.sort_by(|a, b| a.0.cmp(&b.0));

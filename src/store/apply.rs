@@ -138,15 +138,39 @@ fn original(connection: &Connection, event: &NewEvent) -> rusqlite::Result<Optio
 /// each came. The others are only counted, since whoever has captured a request can send it without end.
 const DUPLICATE_ROWS: i64 = 3;
 
-/// Counts a repetition of the event `original`, and records it unless there are many.
+/// Counts a repetition of the event `original`, and records it unless there are many. Later ones are counted in
+/// memory and stored at each doubling, so that they cost no write to the disk; a restart loses the rest of the count.
 fn record_duplicate(connection: &Connection, event: &NewEvent, original: i64) -> rusqlite::Result<()> {
-    let repeats: i64 = connection
-        .prepare_cached("UPDATE events SET repeats = repeats + 1 WHERE seq = ?1 RETURNING repeats")?
+    let stored: i64 = connection
+        .prepare_cached("SELECT repeats FROM events WHERE seq = ?1")?
         .query_row([original], |row| row.get(0))?;
-    if repeats > DUPLICATE_ROWS {
-        return Ok(());
+    if stored < DUPLICATE_ROWS {
+        add_repeats(connection, original, 1)?;
+        return insert_event(connection, event, Outcome::Duplicate, ("", None));
     }
-    insert_event(connection, event, Outcome::Duplicate, ("", None))
+    connection
+        .prepare_cached(
+            "CREATE TEMP TABLE IF NOT EXISTS repeats (seq INTEGER PRIMARY KEY, count INTEGER NOT NULL)",
+        )?
+        .execute([])?;
+    let counted: i64 = connection
+        .prepare_cached(
+            "INSERT INTO temp.repeats (seq, count) VALUES (?1, 1)
+             ON CONFLICT (seq) DO UPDATE SET count = count + 1 RETURNING count",
+        )?
+        .query_row([original], |row| row.get(0))?;
+    if counted >= stored {
+        add_repeats(connection, original, counted)?;
+        connection.prepare_cached("DELETE FROM temp.repeats WHERE seq = ?1")?.execute([original])?;
+    }
+    Ok(())
+}
+
+fn add_repeats(connection: &Connection, original: i64, count: i64) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached("UPDATE events SET repeats = repeats + ?2 WHERE seq = ?1")?
+        .execute([original, count])?;
+    Ok(())
 }
 
 fn record_event(connection: &Connection, event: &NewEvent, outcome: Outcome) -> rusqlite::Result<()> {

@@ -78,7 +78,6 @@ impl<'a> Repair<'a> {
 
     fn markup(&mut self) -> Result<(), XmlError> {
         let after = self.rest.get(1..).unwrap_or_default();
-        let is_tag = |text: &str| text.starts_with(|c: char| c.is_alphabetic() || c == '_');
         if after.starts_with("![CDATA[") {
             let length = self.through("]]>")?;
             self.text(length);
@@ -90,13 +89,13 @@ impl<'a> Repair<'a> {
             self.skip(length);
         } else if after.starts_with('!') {
             return Err(XmlError::Unreasonable);
-        } else if let Some(name) = after.strip_prefix('/').filter(|name| is_tag(name)) {
+        } else if let Some(name) = after.strip_prefix('/').filter(|name| begins_name(name)) {
             let length = self.through(">")?;
             let name = local_name(name)?;
             self.depth = self.depth.checked_sub(1).ok_or(XmlError::Malformed)?;
             self.out.extend(["</", name, ">"]);
             self.skip(length);
-        } else if is_tag(after) {
+        } else if begins_name(after) {
             let name = local_name(after)?;
             let (length, is_empty) = self.tag_end()?;
             self.elements += 1;
@@ -187,6 +186,10 @@ fn reference(text: &str) -> Option<(Reference, usize)> {
     Some((Reference::Code(u32::from_str_radix(digits, radix).unwrap_or(u32::MAX)), length))
 }
 
+fn begins_name(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_alphabetic() || c == '_')
+}
+
 /// The name at the start of a tag, without its prefix.
 fn local_name(tag: &str) -> Result<&str, XmlError> {
     let end =
@@ -195,5 +198,6 @@ fn local_name(tag: &str) -> Result<&str, XmlError> {
     if name.len() > MAX_NAME {
         return Err(XmlError::Unreasonable);
     }
-    Ok(name.rsplit(':').next().unwrap_or(name))
+    let local = name.rsplit(':').next().unwrap_or(name);
+    if begins_name(local) { Ok(local) } else { Err(XmlError::Malformed) }
 }

@@ -105,7 +105,8 @@ CREATE TABLE events (
     change_type TEXT NOT NULL,          -- create_user, ..; '' if there is none
     subject     TEXT NOT NULL COLLATE NOCASE,  -- the userid or id that it is about, as it was named
     outcome     TEXT NOT NULL CHECK (outcome IN ('applied', 'duplicate', 'stale', 'ignored', 'invalid')),
-    repeats     INTEGER NOT NULL DEFAULT 0,  -- how often the same content came again; the first 3 have rows of their own
+    -- how often the same content came again: up to 3, each with a row of its own, then brought up at each doubling
+    repeats     INTEGER NOT NULL DEFAULT 0,
     digest      INTEGER,                -- of the content, to tell repetition; null for duplicates
     payload     TEXT NOT NULL           -- the decrypted XML; '' for duplicates and for what members send to an app
 ) STRICT;

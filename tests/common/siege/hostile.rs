@@ -126,7 +126,10 @@ pub fn scripts(kind: Kind) -> Vec<Script> {
                 .collect()
         }
         Kind::Replay => {
-            let inner = format!("<UserID>replayed</UserID><Pad>{}</Pad>", "p".repeat(110_000));
+            let inner = format!(
+                "<UserID>replayed</UserID><Name>张三</Name><Department>1</Department><Pad>{}</Pad>",
+                "p".repeat(110_000)
+            );
             let event = contact_event(CORP, 1_700_000_000, "create_user", &inner);
             one(signed(&crypt().encrypt(event.as_bytes(), [7; 16]).unwrap()), Then::Repeat)
         }
