@@ -107,7 +107,7 @@ pub const ALL: [Advice; 32] = [
     advice("query", "the query is not percent-encoded UTF-8; let the proxy pass the query on unchanged"),
     advice(
         "parameters",
-        "msg_signature, timestamp or nonce is missing: WeCom always sends them; let the proxy pass the query on unchanged",
+        "WeCom always sends msg_signature, timestamp and nonce; let the proxy pass the query on unchanged; for health checks set [callback] probe_path",
     ),
     advice(
         "no_echostr",
@@ -196,7 +196,7 @@ mod tests {
             ("storage", &["database", "disk", "comparison"]),
             ("crash", &["report", "comparison"]),
             ("query", &["proxy", "query"]),
-            ("parameters", &["msg_signature", "proxy"]),
+            ("parameters", &["msg_signature", "proxy", "probe_path"]),
             ("no_echostr", &["echostr", "probe_path"]),
             ("envelope", &["XML", "proxy"]),
             ("signature", &["token"]),
