@@ -164,7 +164,7 @@ impl Daemon {
         let (http, backend) = gate::private_server(budget.max_in_flight, folder)?;
         let refusals = Arc::new(Refusals::new(endpoints.iter().map(|e| e.path.clone()).collect()));
         let refusals_thread = refusals.start(writer.clone())?;
-        let routes = endpoints.iter().fold(Routes::new(), |r, e| r.with(&e.path, &["GET", "POST"]));
+        let routes = endpoints.iter().fold(Routes::new(), |r, e| r.with_callback(&e.path, &["GET", "POST"]));
         let routes = match &config.callback.probe_path {
             Some(path) => routes.with_probe(path),
             None => routes,

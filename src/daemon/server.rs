@@ -17,7 +17,7 @@ use super::callback::{Endpoint, Received, Refusal};
 use super::converter::Converter;
 use super::details::DetailsWorker;
 use super::doubt::Doubts;
-use super::gate::PEER_HEADER;
+use super::gate::{self, PEER_HEADER};
 use super::metrics::Metrics;
 use super::refusals::{self, Refusals, Refused};
 use crate::store::{Applied, NewEvent, StoreError, Writer, apply_event, record_invalid};
@@ -157,8 +157,11 @@ impl Server {
         let mut body = Vec::new();
         let limit = u64::try_from(self.max_body).unwrap_or(u64::MAX);
         if let Err(error) = request.as_reader().take(limit.saturating_add(1)).read_to_end(&mut body) {
-            log::debug!("a body could not be read: {error}");
-            return send(answers, request, 400, b"bad request\n");
+            // The gate sends whole requests, so this is a fault between it and the server.
+            let (client, url) = (Client::of(&request), request.url().to_owned());
+            send(answers, request, 400, b"bad request\n");
+            let cause = gate::Refusal::BadRequest.cause();
+            return self.refusals.note(&client.refused(400, cause, &url), &error);
         }
         let url = request.url().to_owned();
         let (path, query) = url.split_once('?').unwrap_or((&url, ""));

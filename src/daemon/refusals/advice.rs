@@ -49,7 +49,7 @@ pub const ALL: [Advice; 32] = [
     ),
     advice(
         "not_found",
-        "the callback URL's path must be one of {paths}; compare the URL in the admin console, and whether the proxy rewrites the path",
+        "the callback URL's path must be one of {paths}; compare the URL in the admin console, and whether the proxy rewrites the path; for health checks set [callback] probe_path",
     ),
     advice(
         "method",

@@ -79,7 +79,7 @@ impl Ledger {
     /// Counts a refusal; the line to be logged, if any.
     pub(super) fn note(&mut self, refused: &Refused<'_>, now: Instant, at: UnixSeconds) -> Option<Line> {
         let shown = if refused.path.is_empty() { NO_PATH.to_owned() } else { short(refused.path) };
-        let pair = (refused.cause, self.tracked(&shown, refused.is_signed, now));
+        let pair = (refused.cause, self.tracked(refused, &shown, now));
         self.count(pair.clone(), refused, at);
         if refused.is_verification {
             return self.verification(shown, now);
@@ -112,12 +112,12 @@ impl Ledger {
     }
 
     /// The path if it is known or tracked, else what stands for all others.
-    fn tracked(&mut self, shown: &str, is_signed: bool, now: Instant) -> String {
-        let canonical = shown.strip_suffix('/').filter(|rest| !rest.is_empty()).unwrap_or(shown);
-        if shown == NO_PATH || self.known.iter().any(|known| known == canonical) {
-            return canonical.to_owned();
+    fn tracked(&mut self, refused: &Refused<'_>, shown: &str, now: Instant) -> String {
+        let path = refused.path.strip_suffix('/').filter(|rest| !rest.is_empty()).unwrap_or(refused.path);
+        if shown == NO_PATH || self.known.iter().any(|known| known == path) {
+            return shown.strip_suffix('/').filter(|rest| !rest.is_empty()).unwrap_or(shown).to_owned();
         }
-        let paths = if is_signed { &mut self.signed } else { &mut self.unsigned };
+        let paths = if refused.is_signed { &mut self.signed } else { &mut self.unsigned };
         if paths.len() >= UNKNOWN_PATHS && !paths.contains_key(shown) {
             paths.retain(|_, last| now.saturating_duration_since(*last) < FORGOTTEN);
         }
