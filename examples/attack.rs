@@ -58,7 +58,7 @@ fn main() {
 }
 
 fn print(name: &str, report: &Report) {
-    let Report { legitimate, before, peak, after, rest, made, answered, lost } = report;
+    let Report { legitimate, before, peak, after, rest, made, answered, lost, .. } = report;
     let (acknowledged, failed) = (legitimate.acknowledged.len(), legitimate.failures.len());
     let at = |share| legitimate.within(share).as_secs_f64() * 1000.0;
     println!(
@@ -74,6 +74,7 @@ fn print(name: &str, report: &Report) {
         after.peak_mib,
         rest.map_or("never".into(), |rest| format!("{:.1} s", rest.as_secs_f64())),
     );
+    println!("    statuses: {:?}", report.statuses);
     for failure in legitimate.failures.iter().take(3) {
         println!("    failed: {failure}");
     }

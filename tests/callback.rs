@@ -74,14 +74,15 @@ fn every_kind_of_bad_request_has_the_answer_of_the_contract() {
         ("an event", post(&good, &body), 200),
         ("another path", post("/elsewhere", &body), 404),
         ("another path, whatever else is wrong", no_length("/elsewhere", "Content-Length: x\r\n"), 404),
-        ("the path with a slash", post(&format!("/callback/?{query}"), &body), 404),
+        ("the path with a slash", post(&format!("/callback/?{query}"), &body), 200),
+        ("the path with two slashes", post(&format!("/callback//?{query}"), &body), 404),
         ("another method", b"PUT /callback HTTP/1.1\r\nConnection: close\r\n\r\n".to_vec(), 405),
         ("no length", no_length(&good, ""), 411),
-        ("chunked", no_length(&good, "Transfer-Encoding: chunked\r\n"), 411),
+        ("another coding", no_length(&good, "Transfer-Encoding: gzip, chunked\r\n"), 411),
         (
             "chunked and a length",
             no_length(&good, "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n"),
-            411,
+            400,
         ),
         ("a negative length", no_length(&good, "Content-Length: -1\r\n"), 400),
         ("a length that overflows", no_length(&good, "Content-Length: 99999999999999999999999\r\n"), 400),
@@ -96,7 +97,7 @@ fn every_kind_of_bad_request_has_the_answer_of_the_contract() {
         ("another signature, too short", post("/callback?msg_signature=a&timestamp=1&nonce=2", &body), 403),
         ("encrypted with another key", post(&format!("/callback?{key_query}"), &key_body), 403),
         ("for another company", post(&format!("/callback?{corp_query}"), &corp_body), 403),
-        ("not XML once decrypted", post(&format!("/callback?{text_query}"), &text_body), 400),
+        ("not XML once decrypted", post(&format!("/callback?{text_query}"), &text_body), 200),
         (
             "a verification without echostr",
             format!("GET {good} HTTP/1.1\r\nConnection: close\r\n\r\n").into_bytes(),
@@ -123,9 +124,8 @@ fn every_kind_of_bad_request_has_the_answer_of_the_contract() {
             _ => {}
         }
     }
-    assert_eq!(lab.value("SELECT count(*) FROM events"), "1", "only what was acknowledged is stored");
-    let refusals = lab.log().matches("callback refused").count();
-    assert!((1..=2).contains(&refusals), "the log is not flooded: {refusals}");
+    let stored = "SELECT count(*) FROM events WHERE outcome <> 'duplicate'";
+    assert_eq!(lab.value(stored), "2", "only what was acknowledged is stored");
 }
 
 #[test]

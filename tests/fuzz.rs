@@ -94,6 +94,11 @@ fn callbacks() {
 }
 
 #[test]
+fn envelopes() {
+    fuzz("envelope", bodies::envelope::check);
+}
+
+#[test]
 fn messages() {
     fuzz("message", bodies::message::check);
 }

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value as Json, json};
 use wecom_dirsync::directory::fields::Sort;
+use wecom_dirsync::directory::text::{json_number, normal, userid};
 use wecom_dirsync::directory::{
     DepartmentField, Field, Fields, MemberEvent, MemberField, Subject, UnixSeconds, UserId, Value,
 };
@@ -156,7 +157,9 @@ fn body(body: &[u8]) {
         let readable = listed.iter().filter(|tag| list.tags.keys().any(|own| id(&tag["tagid"], own.0)));
         assert_eq!(readable.count() + list.nameless.count, listed.len());
         assert!(list.tags.iter().all(|(own, name)| {
-            listed.iter().any(|tag| id(&tag["tagid"], own.0) && tag["tagname"].as_str() == name.as_deref())
+            listed.iter().any(|tag| {
+                id(&tag["tagid"], own.0) && tag["tagname"].as_str().map(normal).as_deref() == name.as_deref()
+            })
         }));
     }
     if let Ok(content) = read::tag_content(json) {
@@ -215,12 +218,12 @@ pub fn values<F: Field>(fields: &Fields<F>) {
 fn member(userid: &UserId, fields: &Fields<MemberField>) {
     let mut shown = Map::from_iter([("userid".to_owned(), json!(userid.as_str()))]);
     let mut told = String::new();
-    // XML has no place for these, events are read without blanks around, and no event empties a number.
+    // An event has no place for a list in an attribute of unknown type.
     let mut tellable = true;
     for (field, value) in fields {
         let empty = String::new();
         let text = if let Value::Text(text) = value { text } else { &empty };
-        tellable &= text.trim() == text && text.chars().all(|c| !c.is_control() && c < '\u{fffe}');
+        assert_eq!(normal(text), *text);
         let (element, content) = match field {
             MemberField::Department => ("Department", list(value)),
             MemberField::LeaderOf => {
@@ -244,7 +247,9 @@ fn member(userid: &UserId, fields: &Fields<MemberField>) {
             }
             MemberField::ExtAttr => {
                 shown.insert("extattr".into(), json!({"attrs": value.to_json()}));
-                tellable = false;
+                let items: Option<String> = value.to_json().as_array().unwrap().iter().map(item).collect();
+                tellable &= items.is_some();
+                told.push_str(&format!("<ExtAttr>{}</ExtAttr>", items.unwrap_or_default()));
                 continue;
             }
             _ => {
@@ -271,6 +276,21 @@ fn member(userid: &UserId, fields: &Fields<MemberField>) {
         let told = message.meaning.unwrap().subject;
         assert_eq!(told, Subject::Member(userid.clone(), MemberEvent::Created(fields.clone())));
     }
+}
+
+/// An attribute as an event tells it; `None` if its type is not known.
+fn item(attribute: &Json) -> Option<String> {
+    let text = |json: &Json| xml::escape(json.as_str().unwrap());
+    let part = match attribute["type"].as_u64()? {
+        0 => format!("<Text><Value>{}</Value></Text>", text(&attribute["text"]["value"])),
+        1 => {
+            let web = &attribute["web"];
+            format!("<Web><Title>{}</Title><Url>{}</Url></Web>", text(&web["title"]), text(&web["url"]))
+        }
+        _ => return None,
+    };
+    let name = text(&attribute["name"]);
+    Some(format!("<Item>\n<Name>\n{name}</Name><Type>{}</Type>{part}</Item>", attribute["type"]))
 }
 
 fn list(value: &Value) -> String {

@@ -7,7 +7,8 @@ const PEER: &str = "192.0.2.7:81";
 
 /// The whole input is what a client sent.
 pub fn check(data: &[u8]) {
-    let routes = Routes::new().with("/callback", &["GET", "POST"]).with("/healthz", &["GET", "HEAD"]);
+    let routes =
+        Routes::new().with_callback("/callback", &["GET", "POST"]).with("/healthz", &["GET", "HEAD"]);
     let judge = |bytes: &[u8]| parse_head(bytes, &routes, MAX_BODY, PEER.parse().unwrap());
     let judged = judge(data);
     match &judged {

@@ -12,6 +12,7 @@
 pub mod answers;
 pub mod callback;
 pub mod config;
+pub mod envelope;
 pub mod head;
 pub mod merge;
 pub mod message;

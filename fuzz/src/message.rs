@@ -143,7 +143,7 @@ fn bounded(root: &Element, length: usize) {
         bytes += level.iter().map(|element| element.name.len() + element.text.len()).sum::<usize>();
         level = level.into_iter().flat_map(|element| &element.children).collect();
     }
-    assert!(depth <= 16 && elements <= 4096 && bytes <= length, "{depth} {elements} {bytes}");
+    assert!(depth <= 16 && elements <= 4096 && bytes <= 3 * length, "{depth} {elements} {bytes}");
 }
 
 /// Whether the element could be written: not if there are characters in it that no XML can hold as they are.
@@ -166,6 +166,7 @@ fn sensible(message: &Message) {
     }
     assert!(message.create_time.is_none_or(|at| at.0 >= 0));
     // These go into log lines.
+    assert!(message.passed_over.len() <= 9);
     let lines = message.passed_over.iter().map(|line| (line, 100));
     for (line, most) in lines.chain(message.meaning.as_ref().err().map(|line| (line, 1000))) {
         assert!(line.chars().count() <= most, "{} characters: {line}", line.chars().count());

@@ -12,12 +12,17 @@ use crate::daemon::clock_reporter::CLOCK;
 use crate::daemon::details::DRIFT;
 use crate::daemon::is_running;
 use crate::daemon::reconciler::PROGRESS;
+use crate::daemon::refusals::advice::remedy;
 use crate::directory::UnixSeconds;
 use crate::store::queries::{Counts, counts, local_time};
 use crate::store::reconciles::{Reconcile, last_reconciles};
+use crate::store::refusals::{RefusalRow, refusals_since};
 use crate::store::state::doubts;
 use crate::store::{get_state, open_reader};
 use crate::wecom::api::clock;
+
+/// Refusals that are shown to a person (seconds).
+const DAY: i64 = 86_400;
 
 pub(super) fn status(path: Option<&Path>, as_json: bool) -> Result<(), Failure> {
     let config = load(path)?;
@@ -61,6 +66,7 @@ pub(super) fn status(path: Option<&Path>, as_json: bool) -> Result<(), Failure> 
                 "denied": counts.details_denied,
             },
             "comparison": comparison.to_json(),
+            "refusals": refusals_json(&refusals_since(&connection, UnixSeconds(i64::MIN))?, &paths(&config)),
         });
         return print(&format!("{object:#}\n"));
     }
@@ -115,6 +121,12 @@ pub(super) fn status(path: Option<&Path>, as_json: bool) -> Result<(), Failure> 
         let _ = writeln!(text, "               {}", word("advice"));
         let _ = writeln!(text, "               tried again {}", when(until)?);
     }
+    for row in refusals_since(&connection, now.plus(-DAY))? {
+        let RefusalRow { cause, path, last_at, count, last_client, .. } = row;
+        let last = when(Some(last_at))?;
+        let _ = writeln!(text, "refused        {count} x {cause} at {path}, last {last} from {last_client}");
+        let _ = writeln!(text, "               {}", remedy(&cause, &paths(&config)));
+    }
     print(&text)
 }
 
@@ -130,6 +142,27 @@ fn clock_line(estimate: &Json) -> Option<String> {
     }
     let advice = if offset.abs() > 60 { "; synchronise this machine's clock (NTP)" } else { "" };
     Some(format!("WeCom's clock is {offset:+} s from this machine's ({agreement}){advice}"))
+}
+
+/// The callback paths.
+fn paths(config: &Config) -> Vec<String> {
+    let app = config.app_callback.as_ref().map(|app| &app.path);
+    std::iter::once(&config.callback.path).chain(app).cloned().collect()
+}
+
+fn refusals_json(rows: &[RefusalRow], paths: &[String]) -> Json {
+    let rows = rows.iter().map(|row| {
+        json!({
+            "cause": row.cause,
+            "path": row.path,
+            "first_at": row.first_at.0,
+            "last_at": row.last_at.0,
+            "count": row.count,
+            "last_client": row.last_client,
+            "advice": remedy(&row.cause, paths),
+        })
+    });
+    Json::Array(rows.collect())
 }
 
 /// How the directory stands to WeCom's.

@@ -3,10 +3,12 @@
 use sha1::{Digest, Sha1};
 
 use crate::directory::UnixSeconds;
+use crate::directory::text::decode;
 use crate::store::NewEvent;
-use crate::wecom::crypt::{Crypt, CryptError};
-use crate::wecom::envelope::{Query, encrypted_part};
-use crate::wecom::message;
+use crate::wecom::crypt::{Crypt, CryptError, SignedText};
+use crate::wecom::envelope::Envelope;
+use crate::wecom::message::{self, Concern};
+use crate::wecom::query::{Query, Reading};
 
 /// One callback URL: its path, and the keys that its messages may be encrypted with.
 #[derive(Debug, Clone)]
@@ -15,6 +17,8 @@ pub struct Endpoint {
     pub path: String,
     /// The present keys first; then the previous ones, while they are being changed.
     pub keys: Vec<Crypt>,
+    /// Whether it is an app's URL: what members send to the app is recorded without its content.
+    pub app: bool,
 }
 
 /// Why a request is refused. The answer tells no more than [`Refusal::status`]; the log and the table of
@@ -116,19 +120,27 @@ impl From<CryptError> for Refusal {
     }
 }
 
+/// Length of an echostr at most, in bytes; WeCom's have about 20.
+const MAX_ECHOSTR: usize = 256;
+
 impl Endpoint {
-    /// Answers a GET: the decrypted echostr.
+    /// Answers a GET: the decrypted echostr. What does not look like one is not shown: with a captured POST's
+    /// ciphertext as echostr, the answer would be the event.
     ///
     /// # Errors
     /// [`Refusal`].
     pub fn verify(&self, query: &str) -> Result<Vec<u8>, Refusal> {
-        let query = parse_query(query)?;
-        let echostr = query.echostr.clone().filter(|text| !text.is_empty());
-        let echostr = echostr.ok_or(Refusal::NoEchostr)?;
-        self.open(&query, &echostr)
+        let readings = readings(query)?;
+        if readings.iter().all(|reading| reading.echostr().is_none()) {
+            return Err(Refusal::NoEchostr);
+        }
+        let text = self.open(&readings, |reading| reading.echostr().unwrap_or_default())?;
+        let is_printable = text.iter().all(|byte| matches!(byte, b' '..=b'~') && *byte != b'<');
+        if is_printable && (1..=MAX_ECHOSTR).contains(&text.len()) { Ok(text) } else { Err(Refusal::Echostr) }
     }
 
-    /// Reads a POST's event. `corp_id` is our own company.
+    /// Reads a POST's event. `corp_id` is our own company. What is signed, decrypts and is for us is always an
+    /// event, if need be an invalid one.
     ///
     /// # Errors
     /// [`Refusal`].
@@ -139,12 +151,21 @@ impl Endpoint {
         corp_id: &str,
         now: UnixSeconds,
     ) -> Result<Received, Refusal> {
-        let query = parse_query(query)?;
-        let encrypted = encrypted_part(body).ok_or(CryptError::Xml)?;
-        let payload = self.open(&query, &encrypted)?;
-        let message = message::read(&payload, corp_id).map_err(|_| Refusal::Envelope)?;
-        let digest = digest(&payload);
-        let payload = String::from_utf8(payload).map_err(|_| Refusal::Envelope)?;
+        let readings = readings(query)?;
+        let envelope = Envelope::scan(body).ok_or(Refusal::Envelope)?;
+        let message = self.open(&readings, |_| &*envelope.encrypt)?;
+        Ok(self.read(&message, corp_id, now))
+    }
+
+    fn read(&self, bytes: &[u8], corp_id: &str, now: UnixSeconds) -> Received {
+        let payload = decode(bytes);
+        let message = message::read(payload.as_bytes(), corp_id)
+            .unwrap_or_else(|error| message::unreadable(payload.as_bytes(), error));
+        let is_stored = match message.concern {
+            Concern::Directory => true,
+            Concern::Unknown => !self.app,
+            Concern::Conversation => false,
+        };
         let (meaning, complaint) = match message.meaning {
             Ok(meaning) => (Some(meaning), None),
             Err(reason) => (None, Some(reason)),
@@ -155,35 +176,51 @@ impl Endpoint {
             event: message.event,
             change_type: message.change_type,
             subject: message.subject,
-            payload,
-            digest,
+            payload: if is_stored { payload.into_owned() } else { String::new() },
+            digest: digest(bytes),
             meaning,
             latest: None,
+            comparison_due: message.missed,
         };
-        Ok(Received { event, complaint, passed_over: message.passed_over })
+        Received { event, complaint, passed_over: message.passed_over }
     }
 
-    /// Opens with whichever key fits; while keys are being changed, either may.
-    fn open(&self, query: &Query, encrypted: &str) -> Result<Vec<u8>, Refusal> {
-        let signed = query.signed().ok_or(Refusal::Parameters)?;
-        let mut first_error = None;
-        for key in self.keys.iter().filter(|key| key.signature_fits(signed, encrypted)) {
-            let opened = key.decrypt(encrypted).and_then(|plain| {
-                if key.is_for_us(&plain) { Ok(plain.message) } else { Err(CryptError::ReceiveId) }
-            });
-            match opened {
-                Ok(message) => return Ok(message),
-                Err(error) => {
-                    first_error.get_or_insert(error);
+    /// Opens with the first key that fits; while keys are being changed, each may. Every key does its work, so
+    /// that the time does not tell which of them failed at what.
+    fn open<'a>(
+        &self,
+        readings: &'a [Reading],
+        encrypted: impl Fn(&'a Reading) -> &'a str,
+    ) -> Result<Vec<u8>, Refusal> {
+        let texts = readings.iter().filter_map(|reading| {
+            let signed = reading.signed()?;
+            Some(SignedText { signed, encrypted: encrypted(reading) })
+        });
+        let texts: Vec<_> = texts.collect();
+        if texts.is_empty() {
+            return Err(Refusal::Parameters);
+        }
+        let mut opened = Err(CryptError::Signature);
+        for key in &self.keys {
+            // Of several errors the one of the latest check tells most.
+            match key.open(&texts) {
+                Err(error) if opened.as_ref().is_err_and(|known| error.stage() > known.stage()) => {
+                    opened = Err(error);
                 }
+                Ok(message) if opened.is_err() => opened = Ok(message),
+                _ => {}
             }
         }
-        Err(first_error.unwrap_or(CryptError::Signature).into())
+        opened.map_err(Refusal::from)
     }
 }
 
-fn parse_query(query: &str) -> Result<Query, Refusal> {
-    Query::parse(query).ok_or(Refusal::Query)
+fn readings(query: &str) -> Result<Vec<Reading>, Refusal> {
+    let readings = Query::parse(query).ok_or(Refusal::Query)?.readings();
+    if readings.iter().all(|reading| reading.signed().is_none()) {
+        return Err(Refusal::Parameters);
+    }
+    Ok(readings)
 }
 
 /// An event to be stored, and what the log should say of it.
@@ -197,7 +234,7 @@ pub struct Received {
     pub passed_over: Vec<String>,
 }
 
-/// Eight bytes of SHA-1: whoever finds two alike by content is compared in full.
+/// Eight bytes of SHA-1. Payloads of equal digest are compared in full.
 fn digest(payload: &[u8]) -> i64 {
     let hash = Sha1::digest(payload);
     let mut bytes = [0; 8];
@@ -231,7 +268,7 @@ mod tests {
     #[test]
     fn while_keys_are_changed_both_are_accepted_even_with_the_same_token() {
         let (new, old) = (keys("T", NEW), keys("T", OLD));
-        let endpoint = Endpoint { path: "/".into(), keys: vec![new.clone(), old.clone()] };
+        let endpoint = Endpoint { path: "/".into(), keys: vec![new.clone(), old.clone()], app: false };
         for sender in [&new, &old] {
             let (query, body) = request(sender, MESSAGE);
             let received = endpoint.receive(&query, body.as_bytes(), "ww1", NOW).unwrap();
@@ -242,7 +279,7 @@ mod tests {
     #[test]
     fn refusals_have_the_contracts_status() {
         let ours = keys("T", NEW);
-        let endpoint = Endpoint { path: "/".into(), keys: vec![ours.clone()] };
+        let endpoint = Endpoint { path: "/".into(), keys: vec![ours.clone()], app: false };
         let (query, body) = request(&ours, MESSAGE);
         let status = |query: &str, body: &str| {
             endpoint.receive(query, body.as_bytes(), "ww1", NOW).map(|_| ()).map_err(|r| r.status())
@@ -258,13 +295,13 @@ mod tests {
         let (query, body) = request(&other, MESSAGE);
         assert_eq!(status(&query, &body), Err(403), "for somebody else");
         let (query, body) = request(&ours, "not xml");
-        assert_eq!(status(&query, &body), Err(400));
+        assert_eq!(status(&query, &body), Ok(()), "from WeCom and for us, whatever it is");
     }
 
     #[test]
     fn a_verification_is_answered_with_the_decrypted_text() {
         let ours = keys("T", NEW);
-        let endpoint = Endpoint { path: "/".into(), keys: vec![ours.clone()] };
+        let endpoint = Endpoint { path: "/".into(), keys: vec![ours.clone()], app: false };
         let encrypted = ours.encrypt(b"12345", [1; 16]).unwrap();
         let query = format!(
             "msg_signature={}&timestamp=1&nonce=2&echostr={}",
@@ -278,7 +315,7 @@ mod tests {
     #[test]
     fn a_message_encrypted_anew_has_the_same_digest() {
         let ours = keys("T", NEW);
-        let endpoint = Endpoint { path: "/".into(), keys: vec![ours.clone()] };
+        let endpoint = Endpoint { path: "/".into(), keys: vec![ours.clone()], app: false };
         let digest_with = |random| {
             let encrypted = ours.encrypt(MESSAGE.as_bytes(), random).unwrap();
             let query = format!("msg_signature={}&timestamp=1&nonce=2", ours.sign("1", "2", &encrypted));

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 
 use super::gate::GateSnapshot;
+use super::hour::LastHour;
 use crate::store::Outcome;
 use crate::wecom::errcode::Reason;
 
@@ -113,6 +114,8 @@ pub struct Metrics {
     events: [[AtomicU64; Outcome::ALL.len()]; EVENTS.len() + 1],
     api_calls: Mutex<BTreeMap<(&'static str, String), u64>>,
     paused: [AtomicBool; Reason::ALL.len()],
+    /// Callbacks that were answered with 503, by the server or by the gate.
+    pub unavailable: LastHour,
 }
 
 impl Metrics {

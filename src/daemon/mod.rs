@@ -12,11 +12,14 @@ pub mod converter;
 pub mod details;
 pub mod doubt;
 pub mod event_clock;
+pub mod front;
 pub mod gate;
+pub mod hour;
 mod lockfile;
 pub mod metrics;
 pub mod reconciler;
 pub mod recorder;
+pub mod refusals;
 pub mod server;
 pub mod throttle;
 
@@ -47,12 +50,14 @@ use converter::{Converter, Policy};
 use details::{Details, DetailsWorker};
 use doubt::Doubts;
 use event_clock::EventClock;
+use front::Front;
 use gate::{Budget, Gate, Limits, Routes};
 use lockfile::{Door, Knocks};
 pub use lockfile::{is_running, knock, lock};
 use metrics::Metrics;
 use reconciler::Reconciler;
 use recorder::Recorder;
+use refusals::Refusals;
 use server::{Server, Threads};
 
 /// Requests that may be with the workers and the writer at the same time: what can share a commit.
@@ -126,6 +131,7 @@ pub struct Daemon {
     details: Option<Arc<DetailsWorker>>,
     /// The threads of details and comparison.
     askers: Vec<JoinHandle<()>>,
+    refusals_thread: JoinHandle<()>,
     knocks: Option<Knocks>,
     writer: Writer,
     writer_thread: WriterThread,
@@ -164,7 +170,13 @@ impl Daemon {
         let budget = gate::descriptor_budget(wanted, reserved);
         let folder = config.database.path.parent().unwrap_or(Path::new("."));
         let (http, backend) = gate::private_server(budget.max_in_flight, folder)?;
-        let routes = endpoints.iter().fold(Routes::new(), |r, e| r.with(&e.path, &["GET", "POST"]));
+        let refusals = Arc::new(Refusals::new(endpoints.iter().map(|e| e.path.clone()).collect()));
+        let refusals_thread = refusals.start(writer.clone())?;
+        let routes = endpoints.iter().fold(Routes::new(), |r, e| r.with_callback(&e.path, &["GET", "POST"]));
+        let routes = match &config.callback.probe_path {
+            Some(path) => routes.with_probe(path),
+            None => routes,
+        };
         let server = Arc::new(Server {
             http,
             endpoints,
@@ -175,19 +187,23 @@ impl Daemon {
             wakers: server::Wakers {
                 converter: converter.as_ref().map(|(converter, _)| Arc::clone(converter)),
                 details: details.clone(),
-                doubts,
+                doubts: Arc::clone(&doubts),
             },
             metrics: Arc::clone(&metrics),
-            refusals: throttle::Throttle::default(),
+            refusals: Arc::clone(&refusals),
         });
         let threads = server::start(&server, config.callback.threads)?;
         let limits = Limits {
             max_connections: budget.max_connections,
             max_body: config.callback.max_body,
+            proxy_protocol: config.callback.proxy_protocol,
             ..Limits::default()
         };
-        let gate = Gate::start(listener, routes, limits, backend, None)?;
-        let watched = Watched { metrics, gate: gate.stats(), writer: writer.clone(), clock: wecom_clock };
+        let front = Arc::new(Front::new(refusals, Arc::clone(&metrics), doubts));
+        let gate = Gate::start(listener, routes, limits, backend, Some(front))?;
+        let compares = config.reconcile.enabled && config.wecom.contacts_secret.is_some();
+        let watched =
+            Watched { metrics, gate: gate.stats(), writer: writer.clone(), clock: wecom_clock, compares };
         let admin = admin_listener
             .map(|listener| Admin::start(listener, watched, &config.database.path, budget != wanted))
             .transpose()?;
@@ -198,6 +214,7 @@ impl Daemon {
             converter,
             details,
             askers,
+            refusals_thread,
             knocks,
             writer,
             writer_thread,
@@ -243,11 +260,12 @@ impl Daemon {
         self.server.wakers.doubts.bell.ring();
         self.gate.stop(left().saturating_sub(Duration::from_millis(500)));
         self.threads.stop(&self.server, left().saturating_sub(Duration::from_millis(300)));
+        self.server.refusals.end();
         if let Some(details) = &self.details {
             details.wake();
         }
         let converters = self.converter.iter().flat_map(|(_, threads)| threads);
-        let askers: Vec<_> = converters.chain(&self.askers).collect();
+        let askers: Vec<_> = converters.chain(&self.askers).chain([&self.refusals_thread]).collect();
         // One that is waiting for WeCom is left behind: its answer can wait, it is asked for again.
         while askers.iter().any(|t| !t.is_finished()) && left() > Duration::from_secs(1) {
             std::thread::sleep(Duration::from_millis(5));
@@ -294,10 +312,10 @@ fn endpoints(config: &Config) -> Result<Vec<Endpoint>, StartError> {
     };
     let callback = &config.callback;
     let keys = crypts(&callback.keys, &callback.previous, &callback.receive_id)?;
-    let mut endpoints = vec![Endpoint { path: callback.path.clone(), keys }];
+    let mut endpoints = vec![Endpoint { path: callback.path.clone(), keys, app: false }];
     if let Some(app) = &config.app_callback {
         let keys = crypts(&app.keys, &app.previous, &app.receive_id)?;
-        endpoints.push(Endpoint { path: app.path.clone(), keys });
+        endpoints.push(Endpoint { path: app.path.clone(), keys, app: true });
     }
     Ok(endpoints)
 }

@@ -5,6 +5,7 @@
 //! responder sends the answers.
 
 use std::io::Read;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
@@ -17,10 +18,11 @@ use super::converter::Converter;
 use super::details::DetailsWorker;
 use super::doubt::Doubts;
 use super::event_clock::EventClock;
-use super::gate::PEER_HEADER;
+use super::gate::{self, PEER_HEADER};
 use super::metrics::Metrics;
-use super::throttle::Throttle;
+use super::refusals::{self, Refusals, Refused};
 use crate::store::{Applied, NewEvent, StoreError, Writer, apply_event, record_invalid};
+use crate::text::printable;
 use crate::wecom::api::clock;
 
 /// From the arrival of an event to its commit. WeCom hangs up after 5 s.
@@ -44,8 +46,8 @@ pub struct Server {
     pub wakers: Wakers,
     /// Counts answers and events.
     pub metrics: Arc<Metrics>,
-    /// Refusals in the log.
-    pub refusals: Throttle,
+    /// Hears of what is refused.
+    pub refusals: Arc<Refusals>,
 }
 
 /// Who is to do something about events that were applied, or could not be.
@@ -110,6 +112,9 @@ impl Threads {
 fn respond_all(ready: &Receiver<Answer>, metrics: &Metrics) {
     while let Ok(Answer { request, status, body }) = ready.recv() {
         metrics.answered(status, *request.method() == Method::Get);
+        if status == 503 {
+            metrics.unavailable.note(Instant::now(), clock());
+        }
         let mut response = Response::from_data(body).with_status_code(status);
         response.add_header(header("Content-Type", "text/plain; charset=utf-8"));
         if status == 503 {
@@ -131,10 +136,21 @@ impl Server {
     fn serve(&self, answers: &Sender<Answer>) {
         loop {
             match self.http.recv() {
-                Ok(request) => self.handle(request, answers),
+                Ok(request) => self.handle_or_survive(request, answers),
                 // Unblocked: it is time to stop.
                 Err(_) => return,
             }
+        }
+    }
+
+    /// A panic costs one request, which tiny_http answers with 500, and not the worker.
+    fn handle_or_survive(&self, request: Request, answers: &Sender<Answer>) {
+        let (client, url) = (Client::of(&request), request.url().to_owned());
+        let handled = catch_unwind(AssertUnwindSafe(|| self.handle(request, answers)));
+        if handled.is_err() {
+            let refused = client.refused(500, refusals::CRASH, &url);
+            self.refusals.note(&refused, &"this program failed on the request");
+            self.wakers.doubts.raise("a callback could not be handled");
         }
     }
 
@@ -144,8 +160,11 @@ impl Server {
         let mut body = Vec::new();
         let limit = u64::try_from(self.max_body).unwrap_or(u64::MAX);
         if let Err(error) = request.as_reader().take(limit.saturating_add(1)).read_to_end(&mut body) {
-            log::debug!("a body could not be read: {error}");
-            return send(answers, request, 400, b"bad request\n");
+            // The gate sends whole requests, so this is a fault between it and the server.
+            let (client, url) = (Client::of(&request), request.url().to_owned());
+            send(answers, request, 400, b"bad request\n");
+            let cause = gate::Refusal::BadRequest.cause();
+            return self.refusals.note(&client.refused(400, cause, &url), &error);
         }
         let url = request.url().to_owned();
         let (path, query) = url.split_once('?').unwrap_or((&url, ""));
@@ -155,48 +174,51 @@ impl Server {
         match request.method() {
             Method::Get => match endpoint.verify(query) {
                 Ok(text) => {
-                    log::info!("URL verified path={path} client={}", peer(&request));
+                    log::info!("URL verified path={path} client={}", Client::of(&request));
                     send(answers, request, 200, &text);
                 }
-                Err(refusal) => self.refuse(request, &refusal, path, answers),
+                Err(refusal) => self.refuse(request, refusal, answers),
             },
             Method::Post => match endpoint.receive(query, &body, &self.corp_id, clock()) {
                 Ok(received) => self.store(request, received, arrived, answers),
-                Err(refusal) => self.refuse(request, &refusal, path, answers),
+                Err(refusal) => self.refuse(request, refusal, answers),
             },
             _ => send(answers, request, 405, b"method not allowed\n"),
         }
     }
 
-    fn refuse(&self, request: Request, refusal: &Refusal, path: &str, answers: &Sender<Answer>) {
-        let status = refusal.status();
-        if let Some(more) = self.refusals.tell(Instant::now()) {
-            log::warn!(
-                "callback refused status={status} path={path} client={} why=\"{refusal}\" more_since_last={more}; \
-                 if it came from WeCom, compare {} with the admin console",
-                peer(&request),
-                if status == 403 { "token and receive_id" } else { "encoding_aes_key" }
-            );
-        }
+    fn refuse(&self, request: Request, refusal: Refusal, answers: &Sender<Answer>) {
+        let (client, url, status) = (Client::of(&request), request.url().to_owned(), refusal.status());
         let text: &[u8] = if status == 403 { b"forbidden\n" } else { b"bad request\n" };
         send(answers, request, status, text);
+        // After the answer: whether a line is written depends on the cause, and time must not tell it.
+        self.refusals.note(&client.refused(status, refusal.cause(), &url), &refusal);
     }
 
     fn store(&self, request: Request, received: Received, arrived: Instant, answers: &Sender<Answer>) {
         let Received { mut event, complaint, passed_over } = received;
         self.event_clock.stamp(&mut event);
         if let Some(complaint) = complaint {
-            log::warn!("event makes no sense and is kept as invalid {}: {complaint}", name(&event));
+            log::warn!(
+                "event makes no sense and is kept as invalid {}: {}",
+                name(&event),
+                printable(&complaint)
+            );
         }
         if !passed_over.is_empty() {
-            log::warn!("event has fields that make no sense {}: {}", name(&event), passed_over.join(" "));
+            let fields = passed_over.join(" ");
+            log::warn!("event has fields that make no sense {}: {}", name(&event), printable(&fields));
         }
         let deadline = arrived + COMMIT_WITHIN;
         let (writer, to_apply) = (self.writer.clone(), event.clone());
         let acknowledge = {
-            let (answers, wakers, metrics) =
-                (answers.clone(), self.wakers.clone(), Arc::clone(&self.metrics));
-            move |request, event: &NewEvent, result| {
+            let (answers, wakers) = (answers.clone(), self.wakers.clone());
+            let (metrics, refusals) = (Arc::clone(&self.metrics), Arc::clone(&self.refusals));
+            move |request: Request, event: &NewEvent, result: Result<Applied, StoreError>| {
+                if let Err(error) = &result {
+                    let refused = Client::of(&request);
+                    refusals.note(&refused.refused(503, refusals::STORAGE, request.url()), error);
+                }
                 acknowledge(request, event, result, &wakers, &metrics, &answers);
             }
         };
@@ -261,14 +283,41 @@ fn name(event: &NewEvent) -> String {
 }
 
 /// The client's address as the gate saw it and, behind a reverse proxy, as that one says.
-fn peer(request: &Request) -> String {
-    let header = |name: &'static str| {
-        let found = request.headers().iter().find(|header| header.field.equiv(name));
-        found.map(|header| header.value.as_str().to_owned())
-    };
-    let direct = header(PEER_HEADER).unwrap_or_default();
-    match header("X-Forwarded-For") {
-        Some(forwarded) => format!("{direct} forwarded_for={forwarded:?}"),
-        None => direct,
+struct Client {
+    peer: String,
+    forwarded_for: Option<String>,
+}
+
+impl Client {
+    fn of(request: &Request) -> Self {
+        let header = |name: &'static str| {
+            let found = request.headers().iter().rfind(|header| header.field.equiv(name));
+            found.map(|header| header.value.as_str().to_owned())
+        };
+        Self { peer: header(PEER_HEADER).unwrap_or_default(), forwarded_for: header("X-Forwarded-For") }
+    }
+
+    fn refused<'a>(&'a self, status: u16, cause: &'static str, url: &'a str) -> Refused<'a> {
+        let (path, query) = url.split_once('?').unwrap_or((url, ""));
+        let is_signed = query.contains("msg_signature");
+        Refused {
+            status,
+            cause,
+            path,
+            is_signed,
+            is_verification: is_signed && query.contains("echostr"),
+            peer: &self.peer,
+            forwarded_for: self.forwarded_for.as_deref(),
+        }
+    }
+}
+
+impl std::fmt::Display for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.peer)?;
+        match &self.forwarded_for {
+            Some(forwarded) => write!(f, " forwarded_for={forwarded:?}"),
+            None => Ok(()),
+        }
     }
 }

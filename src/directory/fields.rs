@@ -4,8 +4,6 @@ use std::collections::BTreeMap;
 
 use serde_json::Value as Json;
 
-use super::ids::UserId;
-
 /// What sort of value a field holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sort {
@@ -120,10 +118,11 @@ fields! {
 pub type Fields<F> = BTreeMap<F, Value>;
 
 impl Value {
-    /// Text, or [`Value::Emptied`] if there is none.
+    /// Text in its [normal form](super::text), or [`Value::Emptied`] if nothing is left of it.
     #[must_use]
     pub fn text(text: &str) -> Self {
-        if text.is_empty() { Self::Emptied } else { Self::Text(text.to_owned()) }
+        let text = super::text::normal(text);
+        if text.is_empty() { Self::Emptied } else { Self::Text(text.into_owned()) }
     }
 
     /// As the change feed and the memory of the merge write it.
@@ -161,14 +160,6 @@ impl Value {
 fn ids(json: &Json) -> Option<Vec<u32>> {
     let numbers = json.as_array()?.iter();
     numbers.map(|n| u32::try_from(n.as_u64()?).ok()).collect()
-}
-
-/// The userids in a comma list such as DirectLeader or AddUserItems; `Err` names the first bad one.
-///
-/// # Errors
-/// When an item is no userid.
-pub fn parse_userids(list: &str) -> Result<Vec<UserId>, super::ids::BadUserId> {
-    list.split(',').map(str::trim).filter(|item| !item.is_empty()).map(UserId::parse).collect()
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! merge is in [`history`]: what WeCom said is kept and folded in order of *its* time, so the order in
 //! which it arrived cannot matter.
 
+pub mod attributes;
 pub mod changes;
 pub mod clock;
 pub mod comparison;
@@ -16,6 +17,7 @@ pub mod life;
 pub mod listing;
 pub mod openid;
 pub mod restamp;
+pub mod text;
 pub mod time;
 
 pub use changes::{Action, Change};

@@ -58,14 +58,16 @@ pub struct NewEvent {
     pub change_type: String,
     /// What it is about, as it was named.
     pub subject: String,
-    /// The decrypted XML.
+    /// The decrypted XML, to be stored; empty where the content is not to be.
     pub payload: String,
-    /// A digest of the payload.
+    /// A digest of the content, whether or not it is stored.
     pub digest: i64,
     /// What it means, its time being plausible; `None` if it makes no sense.
     pub meaning: Option<Event>,
     /// The latest stamp that is plausible on WeCom's clock, if that is known.
     pub latest: Option<UnixSeconds>,
+    /// Why only a comparison can find what this event told, if so.
+    pub comparison_due: Option<&'static str>,
 }
 
 /// What applying an event came to.
@@ -84,38 +86,109 @@ pub struct Applied {
 /// # Errors
 /// Whatever SQLite says; the caller rolls back.
 pub fn apply_event(connection: &Connection, event: &NewEvent) -> rusqlite::Result<Applied> {
-    let mut applied = Applied { outcome: Outcome::Invalid, to_convert: Vec::new(), details_due: false };
+    let mut applied = Applied { outcome: Outcome::Duplicate, to_convert: Vec::new(), details_due: false };
+    if let Some(original) = original(connection, event)? {
+        record_duplicate(connection, event, original)?;
+        return Ok(applied);
+    }
     applied.outcome = match &event.meaning {
         None => Outcome::Invalid,
-        Some(_) if is_duplicate(connection, event)? => Outcome::Duplicate,
         Some(meaning) => {
             let moment = Moment { local: event.received_at, latest: event.latest };
             apply(connection, meaning, moment, &mut applied)?
         }
     };
     record_event(connection, event, applied.outcome)?;
+    if let Some(reason) = event.comparison_due {
+        state::doubt(connection, reason, event.received_at)?;
+    }
     Ok(applied)
 }
 
-/// Records an event that could not be applied, so that nothing is lost.
+/// Records an event that could not be applied, so that nothing is lost, and has the directory compared.
 ///
 /// # Errors
 /// Whatever SQLite says.
 pub fn record_invalid(connection: &Connection, event: &NewEvent) -> rusqlite::Result<Applied> {
     record_event(connection, event, Outcome::Invalid)?;
+    state::doubt(connection, "an event could not be applied", event.received_at)?;
     Ok(Applied { outcome: Outcome::Invalid, to_convert: Vec::new(), details_due: false })
 }
 
-/// Repetition is told by content: WeCom encrypts a message anew when it sends it again, and its
-/// CreateTime is the same for different events of one second.
-fn is_duplicate(connection: &Connection, event: &NewEvent) -> rusqlite::Result<bool> {
+/// The first event of the same content. Repetition is told by content: WeCom encrypts a message anew when it sends it
+/// again, and its CreateTime is the same for different events of one second. Where the content is not stored, the
+/// digest and what is stored stand for it.
+fn original(connection: &Connection, event: &NewEvent) -> rusqlite::Result<Option<i64>> {
     connection
-        .prepare_cached("SELECT 1 FROM events WHERE digest = ?1 AND payload = ?2 LIMIT 1")?
-        .exists(params![event.digest, event.payload])
+        .prepare_cached(
+            "SELECT seq FROM events
+             WHERE digest = ?1 AND payload = ?2 AND event = ?3 AND change_type = ?4 AND subject = ?5
+               AND create_time IS ?6
+             LIMIT 1",
+        )?
+        .query_row(
+            params![
+                event.digest,
+                event.payload,
+                event.event,
+                event.change_type,
+                event.subject,
+                event.create_time.map(|at| at.0)
+            ],
+            |row| row.get(0),
+        )
+        .optional()
+}
+
+/// Repetitions of an event that have rows of their own: WeCom sends an event three times, so these tell when
+/// each came. The others are only counted, since whoever has captured a request can send it without end.
+const DUPLICATE_ROWS: i64 = 3;
+
+/// Counts a repetition of the event `original`, and records it unless there are many. Later ones are counted in
+/// memory and stored at each doubling, so that they cost no write to the disk; a restart loses the rest of the count.
+fn record_duplicate(connection: &Connection, event: &NewEvent, original: i64) -> rusqlite::Result<()> {
+    let stored: i64 = connection
+        .prepare_cached("SELECT repeats FROM events WHERE seq = ?1")?
+        .query_row([original], |row| row.get(0))?;
+    if stored < DUPLICATE_ROWS {
+        add_repeats(connection, original, 1)?;
+        return insert_event(connection, event, Outcome::Duplicate, ("", None));
+    }
+    connection
+        .prepare_cached(
+            "CREATE TEMP TABLE IF NOT EXISTS repeats (seq INTEGER PRIMARY KEY, count INTEGER NOT NULL)",
+        )?
+        .execute([])?;
+    let counted: i64 = connection
+        .prepare_cached(
+            "INSERT INTO temp.repeats (seq, count) VALUES (?1, 1)
+             ON CONFLICT (seq) DO UPDATE SET count = count + 1 RETURNING count",
+        )?
+        .query_row([original], |row| row.get(0))?;
+    if counted >= stored {
+        add_repeats(connection, original, counted)?;
+        connection.prepare_cached("DELETE FROM temp.repeats WHERE seq = ?1")?.execute([original])?;
+    }
+    Ok(())
+}
+
+fn add_repeats(connection: &Connection, original: i64, count: i64) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached("UPDATE events SET repeats = repeats + ?2 WHERE seq = ?1")?
+        .execute([original, count])?;
+    Ok(())
 }
 
 fn record_event(connection: &Connection, event: &NewEvent, outcome: Outcome) -> rusqlite::Result<()> {
-    let digest = (outcome != Outcome::Duplicate).then_some(event.digest);
+    insert_event(connection, event, outcome, (&event.payload, Some(event.digest)))
+}
+
+fn insert_event(
+    connection: &Connection,
+    event: &NewEvent,
+    outcome: Outcome,
+    (payload, digest): (&str, Option<i64>),
+) -> rusqlite::Result<()> {
     connection
         .prepare_cached(
             "INSERT INTO events (received_at, create_time, event, change_type, subject, outcome, payload, digest)
@@ -128,7 +201,7 @@ fn record_event(connection: &Connection, event: &NewEvent, outcome: Outcome) -> 
             event.change_type,
             event.subject,
             outcome.as_str(),
-            event.payload,
+            payload,
             digest,
         ])?;
     Ok(())

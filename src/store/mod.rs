@@ -14,6 +14,7 @@ pub mod open;
 pub mod openids;
 pub mod queries;
 pub mod reconciles;
+pub mod refusals;
 pub mod state;
 mod watch;
 pub mod writer;

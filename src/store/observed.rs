@@ -401,6 +401,7 @@ mod tests {
             digest: n,
             meaning: Some(Event { at, subject: EventSubject::Member(userid(), told) }),
             latest: None,
+            comparison_due: None,
         };
         apply_event(db, &event).unwrap();
     }

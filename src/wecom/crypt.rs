@@ -1,9 +1,9 @@
 //! WXBizMsgCrypt: the signature and encryption of callbacks (doc 90968).
 //!
 //! `VerifyURL` is [`Crypt::verify_url`], `DecryptMsg` is [`Crypt::decrypt_message`], `EncryptMsg` is
-//! [`Crypt::encrypt_message`]. Every check that the protocol allows is made: signature (in constant
-//! time), block length, padding, inner length, receive_id. No input panics or makes anything larger than
-//! itself.
+//! [`Crypt::encrypt_message`]. Every check that the protocol allows is made: signature, block length, padding,
+//! inner length, receive_id. All of them are in [`Crypt::open`], which does the same work whichever fails: its
+//! time is no oracle. No input panics or makes anything larger than itself.
 
 use std::fmt;
 
@@ -12,9 +12,10 @@ use aes::cipher::block_padding::NoPadding;
 use aes::cipher::{BlockModeDecrypt, BlockModeEncrypt, KeyIvInit};
 use base64::Engine;
 use base64::alphabet;
+use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD};
 use sha1::{Digest, Sha1};
-use subtle::ConstantTimeEq;
+use subtle::{Choice, ConditionallySelectable, ConstantTimeEq, ConstantTimeGreater, ConstantTimeLess};
 
 use super::envelope;
 pub use super::envelope::Signed;
@@ -23,8 +24,20 @@ pub use super::envelope::Signed;
 const KEY_LEN: usize = 32;
 /// WXBizMsgCrypt pads to a multiple of this, not of the cipher's 16 (doc 90968).
 const PAD_TO: usize = 32;
+const PAD_TO_BYTE: u8 = 32;
 /// Random bytes, then the message's length: what stands before the message.
 const PREFIX_LEN: usize = 16 + 4;
+/// What decodes a key: 43 characters hold 258 bits, two more than the key, and the surplus is often not zero.
+const KEY_BASE64: GeneralPurpose = lenient(&alphabet::STANDARD, DecodePaddingMode::RequireNone);
+/// What decodes an encrypted text. The signature covers it as text, so that its spelling proves nothing.
+const TEXT_BASE64: GeneralPurpose = lenient(&alphabet::STANDARD, DecodePaddingMode::Indifferent);
+/// The same with `-` and `_`.
+const TEXT_BASE64_URL: GeneralPurpose = lenient(&alphabet::URL_SAFE, DecodePaddingMode::Indifferent);
+
+const fn lenient(alphabet: &alphabet::Alphabet, padding: DecodePaddingMode) -> GeneralPurpose {
+    let config = GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true);
+    GeneralPurpose::new(alphabet, config.with_decode_padding_mode(padding))
+}
 
 /// What a callback can be refused for; [`CryptError::code`] is WeCom's own number (doc 90968).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -70,6 +83,19 @@ impl CryptError {
             Self::Base64 => -40010,
         }
     }
+
+    /// The position of the check that failed in [`Crypt::open`].
+    #[must_use]
+    pub fn stage(self) -> u8 {
+        match self {
+            Self::Xml | Self::AesKey | Self::Encrypt => 0,
+            Self::Signature => 1,
+            Self::Base64 => 2,
+            Self::Decrypt => 3,
+            Self::Buffer => 4,
+            Self::ReceiveId => 5,
+        }
+    }
 }
 
 /// The AES key of one callback URL.
@@ -85,16 +111,10 @@ impl EncodingAesKey {
     /// # Errors
     /// [`CryptError::AesKey`] if it is not 43 characters of base64.
     pub fn parse(text: &str) -> Result<Self, CryptError> {
-        const LENIENT: GeneralPurpose = GeneralPurpose::new(
-            &alphabet::STANDARD,
-            GeneralPurposeConfig::new()
-                .with_decode_allow_trailing_bits(true)
-                .with_decode_padding_mode(base64::engine::DecodePaddingMode::RequireNone),
-        );
         if text.len() != 43 {
             return Err(CryptError::AesKey);
         }
-        let bytes = LENIENT.decode(text).map_err(|_| CryptError::AesKey)?;
+        let bytes = KEY_BASE64.decode(text).map_err(|_| CryptError::AesKey)?;
         bytes.try_into().map(Self).map_err(|_| CryptError::AesKey)
     }
 }
@@ -105,13 +125,13 @@ impl fmt::Debug for EncodingAesKey {
     }
 }
 
-/// A decrypted message, not yet compared with a receive_id.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Plain {
-    /// The message.
-    pub message: Vec<u8>,
-    /// Whom it is meant for.
-    pub receive_id: Vec<u8>,
+/// An encrypted text and the parameters that sign it.
+#[derive(Debug, Clone, Copy)]
+pub struct SignedText<'a> {
+    /// msg_signature, timestamp and nonce.
+    pub signed: Signed<'a>,
+    /// Base64.
+    pub encrypted: &'a str,
 }
 
 /// Token and key of one callback URL, and whom its messages must be meant for.
@@ -138,57 +158,62 @@ impl Crypt {
     /// VerifyURL: the text that a GET must be answered with.
     ///
     /// # Errors
-    /// Whatever is wrong first: signature, base64, decryption, receive_id.
+    /// As [`Crypt::open`].
     pub fn verify_url(&self, signed: Signed<'_>, echostr: &str) -> Result<Vec<u8>, CryptError> {
-        self.open(signed, echostr)
+        self.open(&[SignedText { signed, encrypted: echostr }])
     }
 
     /// DecryptMsg: the message of a POST.
     ///
     /// # Errors
-    /// Whatever is wrong first: envelope, signature, base64, decryption, receive_id.
+    /// [`CryptError::Xml`], and as [`Crypt::open`].
     pub fn decrypt_message(&self, signed: Signed<'_>, body: &[u8]) -> Result<Vec<u8>, CryptError> {
         let encrypt = envelope::encrypted_part(body).ok_or(CryptError::Xml)?;
-        self.open(signed, &encrypt)
+        self.open(&[SignedText { signed, encrypted: &encrypt }])
     }
 
-    fn open(&self, signed: Signed<'_>, encrypted: &str) -> Result<Vec<u8>, CryptError> {
-        if !self.signature_fits(signed, encrypted) {
-            return Err(CryptError::Signature);
+    /// The message in the first of these texts that its signature fits.
+    ///
+    /// It computes every signature, decrypts one text completely, and compares padding, length and receive_id in
+    /// constant time, whichever of them is wrong.
+    ///
+    /// # Errors
+    /// What is wrong first: [`CryptError::Signature`], `Base64`, `Decrypt`, `Buffer`, `ReceiveId`.
+    pub fn open(&self, candidates: &[SignedText<'_>]) -> Result<Vec<u8>, CryptError> {
+        let mut chosen = candidates.first().map_or("", |first| first.encrypted);
+        let mut is_signed = false;
+        for candidate in candidates {
+            if self.signature_fits(candidate.signed, candidate.encrypted) && !is_signed {
+                chosen = candidate.encrypted;
+                is_signed = true;
+            }
         }
-        let plain = self.decrypt(encrypted)?;
-        if !self.is_for_us(&plain) {
-            return Err(CryptError::ReceiveId);
+        let (mut buffer, is_base64) = decode(chosen);
+        let is_whole = buffer.len() % 16 == 0 && !buffer.is_empty();
+        buffer.resize(buffer.len().next_multiple_of(16).max(16), 0);
+        let cipher = cbc::Decryptor::<Aes256>::new(&self.key.0.into(), &self.iv().into());
+        let padded = cipher.decrypt_padded::<NoPadding>(&mut buffer).map_err(|_| CryptError::Decrypt)?;
+        let Frame { message, is_padded, is_framed, is_for_us } =
+            parse_frame(padded, self.receive_id.as_bytes());
+        let checks = [
+            (is_signed, CryptError::Signature),
+            (is_base64, CryptError::Base64),
+            (is_whole && is_padded, CryptError::Decrypt),
+            (is_framed, CryptError::Buffer),
+            (is_for_us, CryptError::ReceiveId),
+        ];
+        for (holds, error) in checks {
+            if !holds {
+                return Err(error);
+            }
         }
-        Ok(plain.message)
+        message.and_then(|range| padded.get(range)).map(<[u8]>::to_vec).ok_or(CryptError::Buffer)
     }
 
     /// Whether the signature is the one that our Token gives. In constant time.
-    #[must_use]
-    pub fn signature_fits(&self, signed: Signed<'_>, encrypted: &str) -> bool {
+    fn signature_fits(&self, signed: Signed<'_>, encrypted: &str) -> bool {
         let expected = signature(&self.token, signed.timestamp, signed.nonce, encrypted);
         expected.as_bytes().ct_eq(signed.signature.as_bytes()).into()
-    }
-
-    /// Whether the message names our receive_id.
-    #[must_use]
-    pub fn is_for_us(&self, plain: &Plain) -> bool {
-        plain.receive_id == self.receive_id.as_bytes()
-    }
-
-    /// Decrypts base64 text, without looking at signature or receive_id.
-    ///
-    /// # Errors
-    /// [`CryptError::Base64`], [`CryptError::Decrypt`] or [`CryptError::Buffer`].
-    pub fn decrypt(&self, encrypted: &str) -> Result<Plain, CryptError> {
-        let mut buffer = STANDARD.decode(encrypted).map_err(|_| CryptError::Base64)?;
-        if buffer.is_empty() {
-            return Err(CryptError::Base64);
-        }
-        let cipher = cbc::Decryptor::<Aes256>::new(&self.key.0.into(), &self.iv().into());
-        let padded = cipher.decrypt_padded::<NoPadding>(&mut buffer).map_err(|_| CryptError::Decrypt)?;
-        let frame = unpad(padded).ok_or(CryptError::Decrypt)?;
-        parse_frame(frame).ok_or(CryptError::Buffer)
     }
 
     fn iv(&self) -> [u8; 16] {
@@ -264,23 +289,47 @@ fn hex(bytes: &[u8]) -> String {
     text
 }
 
-/// Strips PKCS#7 padding of block size 32. The signature has been checked before, so there is no oracle
-/// to be had from saying which byte was wrong.
-fn unpad(padded: &[u8]) -> Option<&[u8]> {
-    let count = usize::from(*padded.last()?);
-    if count == 0 || count > PAD_TO {
-        return None;
+/// The bytes of an encrypted text, and whether it is base64; if it is not, as many zeros as it would be.
+fn decode(text: &str) -> (Vec<u8>, bool) {
+    let is_url_safe = text.bytes().any(|byte| byte == b'-' || byte == b'_');
+    let engine = if is_url_safe { TEXT_BASE64_URL } else { TEXT_BASE64 };
+    match engine.decode(text) {
+        Ok(bytes) if !bytes.is_empty() => (bytes, true),
+        _ => (vec![0; text.len() / 4 * 3], false),
     }
-    let (frame, padding) = padded.split_at_checked(padded.len().checked_sub(count)?)?;
-    padding.iter().all(|byte| usize::from(*byte) == count).then_some(frame)
 }
 
-/// 16 random bytes | length, big-endian | message | receive_id
-fn parse_frame(frame: &[u8]) -> Option<Plain> {
-    let (prefix, rest) = frame.split_at_checked(PREFIX_LEN)?;
-    let length = u32::from_be_bytes(prefix.get(16..)?.try_into().ok()?);
-    let (message, receive_id) = rest.split_at_checked(usize::try_from(length).ok()?)?;
-    Some(Plain { message: message.to_vec(), receive_id: receive_id.to_vec() })
+/// What a decrypted text is found to be: `16 random bytes | length, big-endian | message | receive_id | padding`.
+struct Frame {
+    /// Where the message is, if the length allows it.
+    message: Option<std::ops::Range<usize>>,
+    is_padded: bool,
+    is_framed: bool,
+    is_for_us: bool,
+}
+
+/// Looks at the padding (PKCS#7 of block size 32), the length and the receive_id, at all of them in any case: where
+/// one is wrong, the following ones are looked at as if it were the smallest possible.
+fn parse_frame(padded: &[u8], receive_id: &[u8]) -> Frame {
+    let last = padded.last().copied().unwrap_or(0);
+    let mut is_padded = last.ct_gt(&0) & !last.ct_gt(&PAD_TO_BYTE);
+    for (place, byte) in (0..PAD_TO_BYTE).zip(padded.iter().rev()) {
+        is_padded &= !place.ct_lt(&last) | byte.ct_eq(&last);
+    }
+    is_padded &= !Choice::from(u8::from(padded.len() < usize::from(last)));
+    let padding = usize::from(u8::conditional_select(&1, &last, is_padded));
+    let frame = padded.get(..padded.len().saturating_sub(padding)).unwrap_or_default();
+    let field = frame.get(16..PREFIX_LEN).and_then(|field| field.try_into().ok()).unwrap_or([0; 4]);
+    let length = usize::try_from(u32::from_be_bytes(field)).unwrap_or(usize::MAX);
+    let end = length.saturating_add(PREFIX_LEN);
+    let is_framed = end <= frame.len();
+    let named = frame.get(if is_framed { end } else { PREFIX_LEN.min(frame.len()) }..).unwrap_or_default();
+    Frame {
+        message: is_framed.then_some(PREFIX_LEN..end),
+        is_padded: is_padded.into(),
+        is_framed,
+        is_for_us: named.ct_eq(receive_id).into(),
+    }
 }
 
 #[cfg(test)]
@@ -292,6 +341,53 @@ mod tests {
 
     fn crypt() -> Crypt {
         Crypt::new("QDG6eK", EncodingAesKey::parse(KEY).unwrap(), "wx5823bf96d3bd56c7")
+    }
+
+    /// Opens a text that is signed rightly.
+    fn opened(encrypted: &str) -> Result<Vec<u8>, CryptError> {
+        let signature = crypt().sign("1", "2", encrypted);
+        crypt().verify_url(Signed { signature: &signature, timestamp: "1", nonce: "2" }, encrypted)
+    }
+
+    /// The padding in the plainest words.
+    fn is_padded(padded: &[u8]) -> bool {
+        let Some(last) = padded.last() else { return false };
+        let n = usize::from(*last);
+        (1..=32).contains(&n)
+            && n <= padded.len()
+            && padded[padded.len() - n..].iter().all(|byte| byte == last)
+    }
+
+    #[test]
+    fn padding_is_judged_as_the_protocol_says() {
+        for last in 0..=255_u8 {
+            for wrong in 0..33 {
+                let mut padded = vec![7; 64];
+                let from = padded.len() - usize::from(last).min(64);
+                padded[from..].fill(last);
+                padded[63] = last;
+                if wrong < 32 {
+                    padded[63 - wrong] ^= 0x80;
+                }
+                assert_eq!(parse_frame(&padded, b"").is_padded, is_padded(&padded), "{padded:?}");
+            }
+        }
+        assert!(!parse_frame(&[17; 16], b"").is_padded, "more padding than there is text");
+        assert!(parse_frame(&[16; 16], b"").is_padded);
+    }
+
+    #[test]
+    fn of_several_texts_the_one_that_is_signed_counts() {
+        let encrypted = crypt().encrypt(b"hello", [1; 16]).unwrap();
+        let signature = crypt().sign("1", "2", &encrypted);
+        let text = |nonce, encrypted| SignedText {
+            signed: Signed { signature: &signature, timestamp: "1", nonce },
+            encrypted,
+        };
+        let wrong = [text("3", &*encrypted), text("2", "?")];
+        assert_eq!(crypt().open(&wrong), Err(CryptError::Signature));
+        assert_eq!(crypt().open(&[wrong[0], text("2", &encrypted), wrong[1]]), Ok(b"hello".to_vec()));
+        assert_eq!(crypt().open(&[]), Err(CryptError::Signature));
     }
 
     #[test]
@@ -312,9 +408,9 @@ mod tests {
         #[test]
         fn what_was_encrypted_decrypts(message: Vec<u8>, random: [u8; 16]) {
             let encrypted = crypt().encrypt(&message, random).unwrap();
-            let plain = crypt().decrypt(&encrypted).unwrap();
-            prop_assert!(crypt().is_for_us(&plain));
-            prop_assert_eq!(plain.message, message);
+            prop_assert_eq!(opened(&encrypted), Ok(message.clone()));
+            let url_safe = encrypted.replace('+', "-").replace('/', "_");
+            prop_assert_eq!(opened(url_safe.trim_end_matches('=')), Ok(message));
         }
 
         #[test]
@@ -328,9 +424,9 @@ mod tests {
 
         #[test]
         fn no_cipher_text_panics(bytes: Vec<u8>) {
-            let _ = crypt().decrypt(&STANDARD.encode(&bytes));
-            let _ = unpad(&bytes);
-            let _ = parse_frame(&bytes);
+            let _ = opened(&STANDARD.encode(&bytes));
+            let _ = opened(&String::from_utf8_lossy(&bytes));
+            let _ = parse_frame(&bytes, b"x");
         }
     }
 }

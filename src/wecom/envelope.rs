@@ -1,100 +1,200 @@
-//! What stands around a callback: the query of its URL, and the XML that holds Encrypt (doc 90930).
+//! The XML around a callback's encrypted text (doc 90930).
+//!
+//! [`Envelope::scan`] reads it before the signature can be checked, so anybody chooses its input. It is one pass
+//! over the bytes, keeps no tree, and copies only a value that CDATA sections or entities interrupt. It
+//! accepts what WeCom's envelopes are made of: elements without attributes, text, CDATA, the five entities, white
+//! space, a byte order mark and an XML declaration. It refuses attributes and with them namespaces, document types,
+//! comments, numeric references and other processing instructions: no envelope contains them.
 
+use std::borrow::Cow;
+
+pub(crate) use super::query::url_decode;
+pub use super::query::{Query, Signed, url_encode};
 use super::xml;
 
-/// The signature parameters of a request's query.
-#[derive(Debug, Clone, Copy)]
-pub struct Signed<'a> {
-    /// msg_signature
-    pub signature: &'a str,
-    /// timestamp
-    pub timestamp: &'a str,
-    /// nonce
-    pub nonce: &'a str,
-}
+/// Open elements at most; an envelope has two.
+const MAX_DEPTH: usize = 8;
 
-/// The parameters of a callback's query, URL-decoded.
+/// The elements of an envelope that have a meaning; empty if missing. White space around them is removed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Query {
-    signature: Option<String>,
-    timestamp: Option<String>,
-    nonce: Option<String>,
-    /// The encrypted text that a GET is to answer.
-    pub echostr: Option<String>,
+pub struct Envelope<'a> {
+    /// Encrypt: the encrypted message, which the signature covers.
+    pub encrypt: Cow<'a, str>,
+    /// ToUserName: for whom it is, unsigned.
+    pub to_user_name: Cow<'a, str>,
+    /// AgentID: the app's id, unsigned; often empty.
+    pub agent_id: Cow<'a, str>,
 }
 
-impl Query {
-    /// Reads the part of a URL after `?`. Parameters of other names are passed over; of a repeated one
-    /// the first counts. `None` if something is not rightly URL-encoded UTF-8.
+impl<'a> Envelope<'a> {
+    /// Reads a POST's body; `None` if it is no envelope, or its Encrypt is missing or empty. Of repeated elements
+    /// the first counts.
     #[must_use]
-    pub fn parse(query: &str) -> Option<Self> {
-        let mut parsed = Self::default();
-        for pair in query.split('&') {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let place = match name {
-                "msg_signature" => &mut parsed.signature,
-                "timestamp" => &mut parsed.timestamp,
-                "nonce" => &mut parsed.nonce,
-                "echostr" => &mut parsed.echostr,
-                _ => continue,
-            };
-            let value = url_decode(value)?;
-            place.get_or_insert(value);
+    pub fn scan(body: &'a [u8]) -> Option<Self> {
+        let mut scanner = Scanner::new(body);
+        let mut found: [Option<Text<'a>>; 3] = [None, None, None];
+        while let Some(tag) = scanner.next_tag()? {
+            let Tag::Open(name) = tag else { continue };
+            if scanner.depth == 2
+                && let Some(place) =
+                    [&b"Encrypt"[..], b"ToUserName", b"AgentID"].iter().position(|n| *n == name)
+                && found[place].is_none()
+            {
+                found[place] = Some(scanner.text()?);
+            }
         }
-        Some(parsed)
+        let [encrypt, to_user_name, agent_id] = found.map(|text| text.unwrap_or_default().trimmed());
+        let envelope = Self { encrypt: encrypt?, to_user_name: to_user_name?, agent_id: agent_id? };
+        (!envelope.encrypt.is_empty()).then_some(envelope)
+    }
+}
+
+/// A value while it is read: borrowed until something interrupts it.
+#[derive(Default)]
+struct Text<'a>(Cow<'a, [u8]>);
+
+impl<'a> Text<'a> {
+    fn push(&mut self, piece: &'a [u8]) {
+        if self.0.is_empty() {
+            self.0 = Cow::Borrowed(piece.trim_ascii_start());
+        } else if !piece.is_empty() {
+            self.0.to_mut().extend_from_slice(piece);
+        }
     }
 
-    /// The three signature parameters, if all are there and not empty.
-    #[must_use]
-    pub fn signed(&self) -> Option<Signed<'_>> {
-        fn given(value: Option<&String>) -> Option<&str> {
-            value.map(String::as_str).filter(|text| !text.is_empty())
-        }
-        Some(Signed {
-            signature: given(self.signature.as_ref())?,
-            timestamp: given(self.timestamp.as_ref())?,
-            nonce: given(self.nonce.as_ref())?,
+    fn trimmed(self) -> Option<Cow<'a, str>> {
+        Some(match self.0 {
+            Cow::Borrowed(bytes) => Cow::Borrowed(std::str::from_utf8(bytes).ok()?.trim()),
+            Cow::Owned(bytes) => Cow::Owned(std::str::from_utf8(&bytes).ok()?.trim().to_owned()),
         })
     }
 }
 
-/// Percent-decoding. A `+` stays a plus: echostr is base64, and some proxies undo `%2B` on the way.
-pub(crate) fn url_decode(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        let byte = if byte == b'%' {
-            let digit = |b: Option<u8>| char::from(b?).to_digit(16);
-            let (high, low) = (digit(rest.next())?, digit(rest.next())?);
-            u8::try_from(high * 16 + low).ok()?
-        } else {
-            byte
-        };
-        bytes.push(byte);
-    }
-    String::from_utf8(bytes).ok()
+enum Tag<'a> {
+    Open(&'a [u8]),
+    Close,
 }
 
-/// Percent-encodes everything but letters, digits and `-_.~`, as WeCom does.
-#[must_use]
-pub fn url_encode(text: &str) -> String {
-    let mut encoded = String::with_capacity(text.len() * 3);
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) {
-            encoded.push(char::from(byte));
-        } else {
-            encoded.push_str(&format!("%{byte:02X}"));
+/// A position in the bytes, and the names of the elements that are open there.
+struct Scanner<'a> {
+    rest: &'a [u8],
+    open: [&'a [u8]; MAX_DEPTH],
+    depth: usize,
+    /// A tag `<a/>` has opened `a`, which is to be closed next.
+    closing: bool,
+    root_seen: bool,
+}
+
+impl<'a> Scanner<'a> {
+    fn new(body: &'a [u8]) -> Self {
+        let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body).trim_ascii();
+        Self {
+            rest: without_declaration(body),
+            open: [b""; MAX_DEPTH],
+            depth: 0,
+            closing: false,
+            root_seen: false,
         }
     }
-    encoded
+
+    /// The next tag; the text before it is skipped. `Some(None)` at the end, `None` if this is no envelope.
+    fn next_tag(&mut self) -> Option<Option<Tag<'a>>> {
+        if std::mem::take(&mut self.closing) {
+            self.depth -= 1;
+            return Some(Some(Tag::Close));
+        }
+        self.text()?;
+        if self.rest.is_empty() {
+            return (self.depth == 0 && self.root_seen).then_some(None);
+        }
+        let tag = self.rest.get(1..)?;
+        let end = tag.iter().position(|byte| *byte == b'>')?;
+        let (tag, rest) = tag.split_at(end);
+        self.rest = rest.get(1..)?;
+        if let Some(name) = tag.strip_prefix(b"/") {
+            self.depth = self.depth.checked_sub(1)?;
+            return (self.open[self.depth] == name.trim_ascii_end()).then_some(Some(Tag::Close));
+        }
+        let (name, empty) = tag.strip_suffix(b"/").map_or((tag, false), |name| (name, true));
+        let name = name.trim_ascii_end();
+        let is_second_root = self.depth == 0 && std::mem::replace(&mut self.root_seen, true);
+        if is_second_root || self.depth >= MAX_DEPTH || !is_name(name) {
+            return None;
+        }
+        self.open[self.depth] = name;
+        self.depth += 1;
+        self.closing = empty;
+        Some(Some(Tag::Open(name)))
+    }
+
+    /// The text up to the next tag. `None` if this is no envelope.
+    fn text(&mut self) -> Option<Text<'a>> {
+        let mut text = Text::default();
+        if self.closing {
+            return Some(text);
+        }
+        loop {
+            let length = self.rest.iter().position(|byte| matches!(byte, b'<' | b'&'));
+            let (piece, rest) = self.rest.split_at(length.unwrap_or(self.rest.len()));
+            self.rest = rest;
+            if self.depth == 0 && !piece.trim_ascii().is_empty() {
+                return None;
+            }
+            text.push(piece);
+            if rest.first() == Some(&b'&') {
+                text.push(self.entity()?);
+            } else if let Some(cdata) = rest.strip_prefix(b"<![CDATA[") {
+                text.push(self.cdata(cdata)?);
+            } else {
+                return Some(text);
+            }
+        }
+    }
+
+    fn entity(&mut self) -> Option<&'static [u8]> {
+        const ENTITIES: [(&[u8], &[u8]); 5] =
+            [(b"&amp;", b"&"), (b"&lt;", b"<"), (b"&gt;", b">"), (b"&quot;", b"\""), (b"&apos;", b"'")];
+        let (entity, character) = ENTITIES.iter().find(|(entity, _)| self.rest.starts_with(entity))?;
+        self.rest = self.rest.get(entity.len()..)?;
+        (self.depth > 0).then_some(character)
+    }
+
+    fn cdata(&mut self, cdata: &'a [u8]) -> Option<&'a [u8]> {
+        let mut from = 0;
+        // By the bracket, of which a CDATA section has few.
+        loop {
+            let at = from + cdata.get(from..)?.iter().position(|byte| *byte == b']')?;
+            if cdata.get(at..)?.starts_with(b"]]>") {
+                self.rest = cdata.get(at + 3..)?;
+                return (self.depth > 0).then_some(&cdata[..at]);
+            }
+            from = at + 1;
+        }
+    }
 }
 
-/// The text of Encrypt in a POST's body; `None` if there is no such element or it is empty.
+/// The body after its XML declaration, if it has one.
+fn without_declaration(body: &[u8]) -> &[u8] {
+    let Some(declaration) = body.strip_prefix(b"<?xml") else { return body };
+    let after_name = declaration.first().is_some_and(u8::is_ascii_whitespace);
+    match declaration.iter().position(|byte| *byte == b'>') {
+        Some(end) if after_name && declaration[..end].ends_with(b"?") => {
+            declaration.get(end + 1..).unwrap_or_default()
+        }
+        _ => body,
+    }
+}
+
+/// Whether a tag consists of a name: it then has no attributes and is neither a declaration nor an instruction.
+fn is_name(tag: &[u8]) -> bool {
+    let first = tag.first().is_some_and(|byte| byte.is_ascii_alphabetic() || *byte == b'_');
+    first && tag.iter().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(byte))
+}
+
+/// The text of Encrypt in a POST's body; `None` if it is no envelope.
 #[must_use]
 pub fn encrypted_part(body: &[u8]) -> Option<String> {
-    let root = xml::parse(body).ok()?;
-    let encrypted = root.get("Encrypt")?.trim();
-    (!encrypted.is_empty()).then(|| encrypted.to_owned())
+    Envelope::scan(body).map(|envelope| envelope.encrypt.into_owned())
 }
 
 /// The body of a POST, as WeCom sends it.
@@ -121,40 +221,103 @@ pub fn reply(encrypted: &str, signature: &str, timestamp: &str, nonce: &str) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::{Duration, Instant};
 
-    #[test]
-    fn a_raw_plus_in_echostr_stays_a_plus() {
-        let raw = Query::parse("msg_signature=a&timestamp=1&nonce=2&echostr=x+y/z==").unwrap();
-        let encoded = Query::parse("msg_signature=a&timestamp=1&nonce=2&echostr=x%2By%2fz%3D%3D").unwrap();
-        assert_eq!(raw.echostr.as_deref(), Some("x+y/z=="));
-        assert_eq!(raw, encoded);
+    fn encrypt(body: &str) -> Option<String> {
+        encrypted_part(body.as_bytes())
     }
 
     #[test]
-    fn all_three_signature_parameters_must_be_there() {
-        assert!(Query::parse("msg_signature=a&timestamp=1&nonce=2").unwrap().signed().is_some());
-        for missing in [
-            "timestamp=1&nonce=2",
-            "msg_signature=a&nonce=2",
-            "msg_signature=a&timestamp=1",
-            "msg_signature=&timestamp=1&nonce=2",
+    fn every_way_to_write_an_envelope_is_read() {
+        let ways = [
+            "<xml><Encrypt><![CDATA[a+/=]]></Encrypt></xml>",
+            "<xml><Encrypt>a+/=</Encrypt></xml>",
+            "\u{feff}<?xml version=\"1.0\" encoding=\"UTF-8\"?>\r\n<xml>\r\n <Encrypt >\n<![CDATA[a+/=]]>\n</Encrypt\t>\n</xml>\n",
+            "<xml><ToUserName/><A><Encrypt>b</Encrypt></A><Encrypt><![CDATA[a+]]>/<![CDATA[=]]></Encrypt><AgentID /></xml>",
+            "<xml><Encrypt>a+/=</Encrypt><Encrypt>b</Encrypt></xml>",
+        ];
+        for way in ways {
+            assert_eq!(encrypt(way).as_deref(), Some("a+/="), "{way}");
+        }
+        let body = "<xml><ToUserName>ww1</ToUserName><Encrypt>&lt;&amp;&gt;&quot;&apos;</Encrypt><AgentID>7</AgentID></xml>";
+        let envelope = Envelope::scan(body.as_bytes()).unwrap();
+        assert_eq!(
+            (&*envelope.encrypt, &*envelope.to_user_name, &*envelope.agent_id),
+            ("<&>\"'", "ww1", "7")
+        );
+    }
+
+    #[test]
+    fn a_value_in_one_piece_is_not_copied() {
+        for body in
+            ["<xml><Encrypt>\n<![CDATA[abcd]]></Encrypt></xml>", "<xml><Encrypt> abcd </Encrypt></xml>"]
+        {
+            assert!(matches!(Envelope::scan(body.as_bytes()).unwrap().encrypt, Cow::Borrowed("abcd")));
+        }
+    }
+
+    #[test]
+    fn what_no_envelope_contains_is_refused() {
+        let bad = [
             "",
-        ] {
-            assert!(Query::parse(missing).unwrap().signed().is_none(), "{missing}");
+            "hello",
+            "{\"Encrypt\":\"a\"}",
+            "<xml>",
+            "<xml></yml>",
+            "<xml><Encrypt>a</Encrypt></xml><xml/>",
+            "<xml><Encrypt>a</Encrypt></xml>b",
+            "b<xml><Encrypt>a</Encrypt></xml>",
+            "&amp;<xml><Encrypt>a</Encrypt></xml>",
+            "<![CDATA[]]><xml><Encrypt>a</Encrypt></xml>",
+            "<xml><Encrypt></Encrypt></xml>",
+            "<xml><Encrypt>\n</Encrypt></xml>",
+            "<xml><A>a</A></xml>",
+            "<Encrypt>a</Encrypt>",
+            "<xml><Encrypt>a</xml></Encrypt>",
+            "<xml a=\"b\"><Encrypt>a</Encrypt></xml>",
+            "<xml xmlns=\"u\"><Encrypt>a</Encrypt></xml>",
+            "<!DOCTYPE xml><xml><Encrypt>a</Encrypt></xml>",
+            "<!DOCTYPE x [<!ENTITY a \"b\">]><xml><Encrypt>&a;</Encrypt></xml>",
+            "<xml><Encrypt>&a;</Encrypt></xml>",
+            "<xml><Encrypt>&#97;</Encrypt></xml>",
+            "<xml><Encrypt>a & b</Encrypt></xml>",
+            "<xml><!-- a --><Encrypt>a</Encrypt></xml>",
+            "<?php a?><xml><Encrypt>a</Encrypt></xml>",
+            "<?xmlx ?><xml><Encrypt>a</Encrypt></xml>",
+            "<xml><?a?><Encrypt>a</Encrypt></xml>",
+            "<xml><Encrypt><![CDATA[a</Encrypt></xml>",
+            "<xml><Encrypt>a</Encrypt><",
+            "<xml><Encrypt>a</Encrypt></",
+            "<xml><></><Encrypt>a</Encrypt></xml>",
+            "</xml><xml><Encrypt>a</Encrypt></xml>",
+        ];
+        for bad in bad {
+            assert_eq!(encrypt(bad), None, "{bad}");
         }
+        assert_eq!(encrypted_part(b"<xml><Encrypt>\xff</Encrypt></xml>"), None);
+        let deep =
+            |n: usize| format!("<xml>{}{}<Encrypt>a</Encrypt></xml>", "<a>".repeat(n), "</a>".repeat(n));
+        assert!(encrypt(&deep(7)).is_some() && encrypt(&deep(8)).is_none());
     }
 
+    /// The worst of what cost most before, 200 KiB each: generous to a busy machine, far below the former seconds.
     #[test]
-    fn broken_url_encoding_is_refused() {
-        for bad in ["nonce=%", "nonce=%4", "nonce=%zz", "nonce=%ff"] {
-            assert_eq!(Query::parse(bad), None, "{bad}");
+    fn no_body_is_expensive() {
+        let spaces: String = (0..41).map(|n| format!(" xmlns:a{n}=\"u\"")).collect();
+        let bodies = [
+            format!("<xml>{}{}", format!("<a{spaces}>").repeat(14), "<b/>".repeat(40_000)),
+            "<a>".repeat(70_000),
+            format!("<xml>{}</xml>", "<a/>".repeat(50_000)),
+            format!("<xml><Encrypt>{}</Encrypt></xml>", "&amp;".repeat(40_000)),
+            format!("<xml><Encrypt>{}</Encrypt></xml>", "<![CDATA[]]>".repeat(17_000)),
+            format!("<xml><Encrypt><![CDATA[{}]]></Encrypt></xml>", "]".repeat(200_000)),
+            format!("<{}>", "x".repeat(200_000)),
+            "<".repeat(200_000),
+        ];
+        for body in bodies {
+            let begun = Instant::now();
+            let _ = encrypted_part(body.as_bytes());
+            assert!(begun.elapsed() < Duration::from_millis(100), "{:?}: {}..", begun.elapsed(), &body[..40]);
         }
-        assert!(Query::parse("other=%zz").is_some());
-    }
-
-    #[test]
-    fn url_encoding_reads_back() {
-        let text = "P9nAz+/== 张";
-        assert_eq!(url_decode(&url_encode(text)).as_deref(), Some(text));
     }
 }

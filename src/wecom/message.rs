@@ -1,30 +1,77 @@
 //! Decrypted messages: from XML to the directory's [`Event`] (doc 90969 to 90976, 90376, 90639).
 
-use serde_json::{Map, Value as Json, json};
+use serde_json::{Map, Value as Json};
 
 use super::xml::{self, Element, XmlError};
-use crate::directory::fields::parse_userids;
+use crate::directory::attributes::normal_attributes;
+use crate::directory::text::{self, excerpt, items, normal};
 use crate::directory::{
     BatchJob, DepartmentEvent, DepartmentField, DepartmentId, Event, Field, Fields, MemberEvent, MemberField,
     Subject, TagEvent, TagId, Trigger, UnixSeconds, UserId, Value,
 };
 
+/// Characters of event, change_type and subject at most: they are indexed, and name the event in the log.
+const MAX_NAME: usize = 128;
+/// Unreadable fields and items that are named for each message; the others are counted.
+const MAX_NAMED: usize = 8;
+
 /// A message as it is recorded, and what it means.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Message {
-    /// Event, or InfoType of a third-party suite; empty if there is neither.
+    /// Event, or InfoType of a third-party suite, or the MsgType of a message that is no event; empty if there is
+    /// none of them.
     pub event: String,
     /// ChangeType; empty if there is none.
     pub change_type: String,
-    /// The userid, department id, tag id or job that it is about, as written.
+    /// The userid, department id, tag id or job that it is about, as written; else its sender.
     pub subject: String,
     /// CreateTime, or TimeStamp of a third-party suite.
     pub create_time: Option<UnixSeconds>,
     /// What it means, or why it means nothing.
     pub meaning: Result<Event, String>,
-    /// Fields that could not be read and were passed over.
+    /// Fields and items of lists that cannot be read.
     pub passed_over: Vec<String>,
+    /// Whose concern it is.
+    pub concern: Concern,
+    /// Why the directory may lack something that this message tells, if so: only a comparison finds it.
+    pub missed: Option<&'static str>,
 }
+
+/// Whose concern a message is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Concern {
+    /// An event that this program acts on.
+    Directory,
+    /// What a member does or writes in an app: text, image, LOCATION, click, ..
+    Conversation,
+    /// An event that this program does not know.
+    Unknown,
+}
+
+/// The events that [`read`] gives a meaning to.
+const DIRECTORY: [&str; 5] =
+    ["change_contact", "subscribe", "unsubscribe", "enter_agent", "batch_job_result"];
+
+/// Events of an app's callback that tell what a member does in the app (doc 90240), without those that name the app in
+/// AgentID.
+const CONVERSATION: [&str; 16] = [
+    "location",
+    "click",
+    "view",
+    "scancode_push",
+    "scancode_waitmsg",
+    "pic_sysphoto",
+    "pic_photo_or_album",
+    "pic_weixin",
+    "location_select",
+    "view_miniprogram",
+    "template_card_event",
+    "template_card_menu_event",
+    "taskcard_click",
+    "open_approval_change",
+    "sys_approval_change",
+    "kf_msg_or_event",
+];
 
 /// Reads a decrypted message.
 ///
@@ -41,37 +88,110 @@ pub fn read(payload: &[u8], corp_id: &str) -> Result<Message, XmlError> {
     let time = trimmed(if of_suite { "TimeStamp" } else { "CreateTime" });
     let create_time = time.parse().ok().filter(|t| *t >= 0).map(UnixSeconds);
 
-    let mut reader = Reader { root: &root, passed_over: Vec::new() };
+    let mut reader = Reader { root: &root, passed_over: Vec::new(), unnamed: 0, missed: None };
     let foreign = of_suite && root.get("AuthCorpId").is_some_and(|corp| corp.trim() != corp_id);
     let subject = if foreign { Ok(Subject::Other) } else { reader.subject(event, change_type) };
-    let passed_over = reader.passed_over;
     let meaning = match (subject, create_time) {
         (Ok(Subject::Other), _) => Ok(Event { at: create_time.unwrap_or_default(), subject: Subject::Other }),
         (Ok(subject), Some(at)) => Ok(Event { at, subject }),
-        (Ok(_), None) => Err(format!("its time \"{}\" is not in unix seconds", shown(time))),
+        (Ok(_), None) => Err(format!("its time \"{}\" is not in unix seconds", excerpt(time))),
         (Err(reason), _) => Err(reason),
     };
-    let subject = ["UserID", "Id", "TagId"].iter().map(|name| trimmed(name)).find(|text| !text.is_empty());
-    let subject = subject.unwrap_or_else(|| match root.child("BatchJob") {
-        Some(job) => job.get("JobId").map_or("", str::trim),
-        None => trimmed("FromUserName"),
-    });
+    let is_about_members = !matches!(event, "subscribe" | "unsubscribe" | "enter_agent");
+    let invalid = (meaning.is_err() && is_about_members).then_some("an event could not be applied");
+    let concern = concern(event, trimmed("MsgType"), root.get("AgentID").is_some());
     Ok(Message {
-        event: event.to_owned(),
-        change_type: change_type.to_owned(),
-        subject: subject.to_owned(),
+        event: name(if event.is_empty() { trimmed("MsgType") } else { event }),
+        change_type: name(change_type),
+        subject: name(about(&root, concern)),
         create_time,
         meaning,
-        passed_over,
+        missed: invalid.or(reader.missed),
+        passed_over: reader.named(),
+        concern,
     })
+}
+
+/// A message that [`read`] cannot read: what can be found of its type, subject and time, for the record.
+#[must_use]
+pub fn unreadable(payload: &[u8], error: XmlError) -> Message {
+    let payload = text::decode(payload);
+    let found = |element: &str| {
+        let after = payload.split_once(&format!("<{element}>")).map_or("", |(_, after)| after);
+        let after = after.trim_start().strip_prefix("<![CDATA[").unwrap_or(after);
+        let end = after.find(['<', ']']).unwrap_or_default();
+        after.get(..end).unwrap_or_default().trim()
+    };
+    let first =
+        |names: &[&str]| names.iter().map(|name| found(name)).find(|text| !text.is_empty()).unwrap_or("");
+    let event = first(&["Event", "InfoType"]);
+    let concern = concern(event, found("MsgType"), payload.contains("<AgentID>"));
+    let subject: &[&str] = match concern {
+        Concern::Conversation => &["FromUserName"],
+        _ => &["UserID", "Id", "TagId", "FromUserName"],
+    };
+    Message {
+        event: name(first(&["Event", "InfoType", "MsgType"])),
+        change_type: name(found("ChangeType")),
+        subject: name(first(subject)),
+        create_time: first(&["CreateTime", "TimeStamp"]).parse().ok().filter(|t| *t >= 0).map(UnixSeconds),
+        // Without an excerpt: it may be a message to a colleague.
+        meaning: Err(error.to_string()),
+        passed_over: Vec::new(),
+        concern,
+        missed: (concern != Concern::Conversation).then_some("an event could not be read"),
+    }
+}
+
+fn concern(event: &str, msg_type: &str, names_an_app: bool) -> Concern {
+    if DIRECTORY.contains(&event) {
+        return Concern::Directory;
+    }
+    let is_event = msg_type.is_empty() || msg_type == "event";
+    let is_conversation = CONVERSATION.iter().any(|known| known.eq_ignore_ascii_case(event));
+    if !is_event || is_conversation || names_an_app { Concern::Conversation } else { Concern::Unknown }
+}
+
+fn about(root: &Element, concern: Concern) -> &str {
+    let trimmed = |name: &str| root.get(name).map_or("", str::trim);
+    if concern == Concern::Conversation {
+        return trimmed("FromUserName");
+    }
+    let named = ["UserID", "Id", "TagId"].iter().map(|name| trimmed(name)).find(|text| !text.is_empty());
+    named.unwrap_or_else(|| match root.child("BatchJob") {
+        Some(job) => job.get("JobId").map_or("", str::trim),
+        None => trimmed("FromUserName"),
+    })
+}
+
+fn name(text: &str) -> String {
+    normal(&text.chars().take(MAX_NAME).collect::<String>()).into_owned()
 }
 
 struct Reader<'a> {
     root: &'a Element,
     passed_over: Vec<String>,
+    /// Those that are not in `passed_over` any more.
+    unnamed: usize,
+    missed: Option<&'static str>,
 }
 
 impl Reader<'_> {
+    fn pass_over(&mut self, name: &str, text: &str) {
+        if self.passed_over.len() < MAX_NAMED {
+            self.passed_over.push(format!("{name}={}", excerpt(text)));
+        } else {
+            self.unnamed += 1;
+        }
+    }
+
+    fn named(mut self) -> Vec<String> {
+        if self.unnamed > 0 {
+            self.passed_over.push(format!("and {} more", self.unnamed));
+        }
+        self.passed_over
+    }
+
     fn subject(&mut self, event: &str, change_type: &str) -> Result<Subject, String> {
         match event {
             "change_contact" => self.contact(change_type),
@@ -115,10 +235,10 @@ impl Reader<'_> {
                 Ok(Subject::Tag(
                     tag,
                     TagEvent {
-                        added_members: self.userids("AddUserItems")?,
-                        removed_members: self.userids("DelUserItems")?,
-                        added_departments: self.departments("AddPartyItems")?,
-                        removed_departments: self.departments("DelPartyItems")?,
+                        added_members: self.list("AddUserItems", text::userid),
+                        removed_members: self.list("DelUserItems", text::userid),
+                        added_departments: self.list("AddPartyItems", department_id),
+                        removed_departments: self.list("DelPartyItems", department_id),
                     },
                 ))
             }
@@ -137,17 +257,22 @@ impl Reader<'_> {
 
     fn id(&self, name: &str) -> Result<u32, String> {
         let text = self.root.get(name).ok_or_else(|| format!("it has no {name}"))?.trim();
-        text.parse().map_err(|_| format!("its {name} \"{}\" is not an id", shown(text)))
+        text::number(text).ok_or_else(|| format!("its {name} \"{}\" is not an id", excerpt(text)))
     }
 
-    fn userids(&self, name: &str) -> Result<Vec<UserId>, String> {
-        parse_userids(self.root.get(name).unwrap_or("")).map_err(|bad| bad.to_string())
-    }
-
-    fn departments(&self, name: &str) -> Result<Vec<DepartmentId>, String> {
-        let ids = ids(self.root.get(name).unwrap_or(""));
-        let ids = ids.ok_or_else(|| format!("its {name} is not a list of ids"))?;
-        Ok(ids.into_iter().map(DepartmentId).collect())
+    /// The readable items of a list; an unreadable one costs only itself.
+    fn list<T>(&mut self, name: &str, read: impl Fn(&str) -> Option<T>) -> Vec<T> {
+        let mut list = Vec::new();
+        for item in items(self.root.get(name).unwrap_or("")).filter(|item| !item.is_empty()) {
+            match read(item) {
+                Some(item) => list.push(item),
+                None => {
+                    self.missed = Some("a list of an event has items that cannot be read");
+                    self.pass_over(name, item);
+                }
+            }
+        }
+        list
     }
 
     fn member(&mut self) -> Fields<MemberField> {
@@ -168,20 +293,55 @@ impl Reader<'_> {
                 MemberField::MainDepartment => "MainDepartment",
                 MemberField::DirectLeader => "DirectLeader",
                 MemberField::ExtAttr => "ExtAttr",
-                MemberField::Department => "Department",
-                MemberField::LeaderOf => "IsLeaderInDept",
+                // Read together, below.
+                MemberField::Department | MemberField::LeaderOf => continue,
             };
             self.field(*field, element, &mut fields);
         }
-        // The flags follow the order of the departments told with them; without those, the fold finds out.
-        if let (Some(Value::Ids(departments)), Some(Value::Flags(flags))) =
-            (fields.get(&MemberField::Department), fields.get(&MemberField::LeaderOf))
-        {
-            let led = departments.iter().zip(flags).filter(|(_, leads)| **leads);
-            let led = led.map(|(id, _)| *id).collect();
-            fields.insert(MemberField::LeaderOf, Value::Ids(led));
-        }
+        self.departments(&mut fields);
         fields
+    }
+
+    /// Department and IsLeaderInDept. The flags are in the order of the departments told with them, of which an
+    /// unreadable one takes its flag along; without those, the fold finds out.
+    fn departments(&mut self, fields: &mut Fields<MemberField>) {
+        let root = self.root;
+        let list = |name: &str| root.get(name).map(|list| items(list).collect::<Vec<_>>());
+        let (told, flags) = (list("Department"), list("IsLeaderInDept"));
+        let mut ids: Vec<Option<u32>> = Vec::new();
+        for item in told.iter().flatten() {
+            let id = text::number(item);
+            if id.is_none() && !item.is_empty() {
+                self.missed = Some("a list of an event has items that cannot be read");
+                self.pass_over("Department", item);
+            }
+            ids.push(id);
+        }
+        let readable: Vec<u32> = ids.iter().copied().flatten().collect();
+        // Not one readable item is no empty list: it would take the member out of all departments.
+        let is_told = told.is_some() && (!readable.is_empty() || ids.is_empty());
+        if is_told {
+            fields.insert(MemberField::Department, Value::Ids(readable.clone()));
+        }
+        let Some(flags) = flags else { return };
+        let flags: Vec<bool> = flags.iter().map(|flag| self.flag(flag)).collect();
+        if is_told {
+            // Some senders leave empty places out of the flags.
+            let places =
+                if flags.len() == ids.len() { ids } else { readable.into_iter().map(Some).collect() };
+            let led = places.iter().zip(&flags).filter_map(|(id, leads)| id.filter(|_| *leads));
+            fields.insert(MemberField::LeaderOf, Value::Ids(led.collect()));
+        } else if told.is_none() {
+            fields.insert(MemberField::LeaderOf, Value::Flags(flags));
+        }
+    }
+
+    /// A flag of IsLeaderInDept; an unreadable one keeps its place, as no.
+    fn flag(&mut self, flag: &str) -> bool {
+        if !matches!(flag, "0" | "1" | "") {
+            self.pass_over("IsLeaderInDept", flag);
+        }
+        flag == "1"
     }
 
     fn department(&mut self) -> Fields<DepartmentField> {
@@ -202,76 +362,68 @@ impl Reader<'_> {
     fn field<F: Field>(&mut self, field: F, name: &str, fields: &mut Fields<F>) {
         use crate::directory::fields::Sort;
         let Some(element) = self.root.child(name) else { return };
-        let text = element.text.trim();
+        let content = element.text.trim();
         let value = match field.sort() {
-            Sort::Text => Some(Value::text(text)),
-            Sort::Int if text.is_empty() => Some(Value::Emptied),
-            Sort::Int => u32::try_from(text.parse::<i64>().unwrap_or(-1)).ok().map(|n| Value::Int(n.into())),
-            Sort::Ids => ids(text).map(Value::Ids),
-            Sort::Leads => flags(text).map(Value::Flags),
-            Sort::Attrs => Some(Value::Attrs(Json::Array(attributes(element)))),
+            Sort::Text if name == "DirectLeader" => self.direct_leader(content),
+            Sort::Text => Some(Value::text(content)),
+            Sort::Int if content.is_empty() => Some(Value::Emptied),
+            Sort::Int => text::number(content).map(|n| Value::Int(n.into())),
+            Sort::Attrs => Some(self.attributes(element)),
+            // Department and IsLeaderInDept.
+            Sort::Ids | Sort::Leads => None,
         };
         match value {
             Some(value) => {
                 fields.insert(field, value);
             }
-            None => self.passed_over.push(format!("{name}={}", shown(text))),
+            None => {
+                if name == "ParentId" {
+                    self.missed = Some("an event has a ParentId that cannot be read");
+                }
+                self.pass_over(name, content);
+            }
         }
+    }
+
+    /// ExtAttr. An Item without elements has neither name nor value.
+    fn attributes(&mut self, ext_attr: &Element) -> Value {
+        let items = ext_attr.children.iter().filter(|child| child.name == "Item");
+        let (items, empty): (Vec<_>, Vec<_>) = items.partition(|item| !item.children.is_empty());
+        for item in empty {
+            self.pass_over("ExtAttr", item.text.trim());
+        }
+        Value::Attrs(normal_attributes(&items.into_iter().map(as_json).collect::<Vec<_>>()))
+    }
+
+    fn direct_leader(&mut self, list: &str) -> Option<Value> {
+        let leaders = text::userid_list(items(list))?;
+        for item in items(list).filter(|item| !item.is_empty() && text::userid(item).is_none()) {
+            self.pass_over("DirectLeader", item);
+        }
+        Some(Value::text(&leaders))
     }
 }
 
-/// As much of a text as a log line can hold, without control characters.
-fn shown(text: &str) -> String {
-    text.escape_debug().take(80).collect()
+fn department_id(text: &str) -> Option<DepartmentId> {
+    text::number(text).map(DepartmentId)
 }
 
-/// A comma list of ids.
-fn ids(text: &str) -> Option<Vec<u32>> {
-    let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
-    items.map(|item| item.parse().ok()).collect()
-}
-
-/// A comma list of 0 and 1.
-fn flags(text: &str) -> Option<Vec<bool>> {
-    let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
-    items
-        .map(|item| match item {
-            "0" => Some(false),
-            "1" => Some(true),
-            _ => None,
-        })
-        .collect()
-}
-
-/// ExtAttr's items in the form of the API's `extattr.attrs` (doc 90196), so that both sources give the
-/// same. What this program does not know is kept all the same.
-fn attributes(ext_attr: &Element) -> Vec<Json> {
-    let items = ext_attr.children.iter().filter(|child| child.name == "Item");
-    items
-        .map(|item| {
-            let mut attribute = Map::new();
-            let kind = item.get("Type").map_or("", str::trim);
-            attribute.insert("type".into(), kind.parse::<i64>().map_or_else(|_| json!(kind), Json::from));
-            attribute.insert("name".into(), item.get("Name").unwrap_or("").into());
-            for part in item.children.iter().filter(|c| c.name != "Type" && c.name != "Name") {
-                attribute.insert(part.name.to_ascii_lowercase(), as_json(part));
-            }
-            Json::Object(attribute)
-        })
-        .collect()
-}
-
+/// An element as JSON, for [`normal_attributes`].
 fn as_json(element: &Element) -> Json {
     if element.children.is_empty() {
         return element.text.as_str().into();
     }
-    let children = element.children.iter();
-    Json::Object(children.map(|c| (c.name.to_ascii_lowercase(), as_json(c))).collect())
+    let mut object = Map::new();
+    for child in &element.children {
+        object.entry(child.name.clone()).or_insert_with(|| as_json(child));
+    }
+    Json::Object(object)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     fn read_ok(xml: &str) -> Message {
         read(xml.as_bytes(), "ww1").unwrap()
@@ -310,7 +462,7 @@ mod tests {
             fields[&MemberField::ExtAttr],
             Value::Attrs(json!([
                 {"type": 0, "name": "工号", "text": {"value": "007"}},
-                {"type": 1, "name": "主页", "web": {"title": "me", "url": "https://example.com"}}
+                {"type": 1, "name": "主页", "web": {"url": "https://example.com", "title": "me"}}
             ]))
         );
     }
@@ -328,17 +480,113 @@ mod tests {
         assert_eq!(fields[&MemberField::Gender], Value::Emptied);
     }
 
+    fn fields_of(message: Message) -> Fields<MemberField> {
+        match message.meaning.unwrap().subject {
+            Subject::Member(_, MemberEvent::Created(fields) | MemberEvent::Updated(fields)) => fields,
+            other => panic!("{other:?}"),
+        }
+    }
+
     #[test]
     fn a_field_that_makes_no_sense_does_not_lose_the_others() {
         let message = contact(
-            "<ChangeType>update_user</ChangeType><UserID>a</UserID><Department>1,x</Department><Name>b</Name>",
+            "<ChangeType>update_user</ChangeType><UserID>a</UserID><Department>x, ,-1</Department>\
+             <IsLeaderInDept>1</IsLeaderInDept><Gender>male</Gender><DirectLeader>李四</DirectLeader><Name>b</Name>",
         );
-        assert_eq!(message.passed_over, ["Department=1,x"]);
-        let Ok(Event { subject: Subject::Member(_, MemberEvent::Updated(fields)), .. }) = message.meaning
-        else {
-            panic!("not an update")
-        };
+        assert_eq!(
+            message.passed_over,
+            ["Gender=male", "DirectLeader=李四", "Department=x", "Department=-1"]
+        );
+        assert!(message.missed.is_some());
+        let fields = fields_of(message);
         assert_eq!(fields.keys().collect::<Vec<_>>(), [&MemberField::Name]);
+    }
+
+    #[test]
+    fn an_unreadable_item_takes_only_its_flag_along() {
+        for (departments, flags, ids, led) in [
+            ("1,x,3", "0,1,1", vec![1, 3], vec![3]),
+            ("1, x ,3", " 1 ,0, 0", vec![1, 3], vec![1]),
+            ("1,,3", "1,0,1", vec![1, 3], vec![1, 3]),
+            ("1,,3", "0,1", vec![1, 3], vec![3]),
+            ("1,2,", "0,1,", vec![1, 2], vec![2]),
+            ("1,2", "?,1", vec![1, 2], vec![2]),
+            ("1,2", "1", vec![1, 2], vec![1]),
+            ("1", "1,1", vec![1], vec![1]),
+            ("", "", vec![], vec![]),
+            ("4294967296,5", "1,1", vec![5], vec![5]),
+        ] {
+            let fields = fields_of(contact(&format!(
+                "<ChangeType>update_user</ChangeType><UserID>a</UserID><Department>{departments}</Department>\
+                 <IsLeaderInDept>{flags}</IsLeaderInDept>"
+            )));
+            assert_eq!(fields[&MemberField::Department], Value::Ids(ids), "{departments}");
+            assert_eq!(fields[&MemberField::LeaderOf], Value::Ids(led), "{departments} {flags}");
+        }
+    }
+
+    #[test]
+    fn unreadable_items_of_a_tag_cost_only_themselves_and_are_named_once() {
+        let many: String = (0..100).map(|n| format!("李{n},")).collect();
+        let message = contact(&format!(
+            "<ChangeType>update_tag</ChangeType><TagId>1</TagId><AddUserItems>ok1,李四, ok2</AddUserItems>\
+             <DelUserItems>{many}gone</DelUserItems><AddPartyItems>1,x,3</AddPartyItems>"
+        ));
+        assert_eq!(message.passed_over[0], "AddUserItems=李四");
+        assert_eq!(message.passed_over.len(), MAX_NAMED + 1);
+        assert_eq!(message.passed_over[MAX_NAMED], "and 94 more");
+        assert!(message.missed.is_some());
+        let Subject::Tag(_, tag) = message.meaning.unwrap().subject else { panic!("not a tag") };
+        let counts = [tag.added_members.len(), tag.removed_members.len(), tag.added_departments.len()];
+        assert_eq!(counts, [2, 1, 2]);
+    }
+
+    /// What members do and write in an app is their own; events of the directory and unknown ones are stored.
+    #[test]
+    fn conversations_are_told_from_events() {
+        let of = |inner: &str| {
+            let message = read_ok(&format!(
+                "<xml><FromUserName>zs</FromUserName><CreateTime>5</CreateTime>{inner}</xml>"
+            ));
+            (message.concern, message.event, message.subject)
+        };
+        let conversation = |kind: &str| (Concern::Conversation, kind.to_owned(), "zs".to_owned());
+        let event = |rest: &str| format!("<MsgType>event</MsgType>{rest}");
+        for kind in ["text", "image", "voice", "video", "location", "link", "brand_new"] {
+            assert_eq!(of(&format!("<MsgType>{kind}</MsgType><Content>x</Content>")), conversation(kind));
+        }
+        for kind in ["LOCATION", "click", "VIEW", "scancode_push", "location_select", "template_card_event"] {
+            let message = event(&format!("<Event>{kind}</Event><Latitude>1</Latitude><Id>7</Id>"));
+            assert_eq!(of(&message), conversation(kind));
+        }
+        let named = of(&event("<Event>brand_new</Event><AgentID>7</AgentID>"));
+        assert_eq!(named, conversation("brand_new"));
+        assert_eq!(of(&event("<Event>brand_new</Event>")).0, Concern::Unknown);
+        for kind in DIRECTORY {
+            let message = of(&event(&format!("<Event>{kind}</Event><AgentID>7</AgentID>")));
+            assert_eq!((message.0, message.1), (Concern::Directory, kind.to_owned()));
+        }
+    }
+
+    #[test]
+    fn of_what_cannot_be_read_the_record_tells_what_can_be_found() {
+        let broken = "<xml><FromUserName><![CDATA[sys]]></FromUserName><CreateTime>5</CreateTime>\
+                      <Event>change_contact</Event><ChangeType>create_user</ChangeType><UserID><![CDATA[zs]]></UserID><Name>a";
+        let error = read(broken.as_bytes(), "ww1").unwrap_err();
+        let message = unreadable(broken.as_bytes(), error);
+        let found = [message.event.as_str(), &message.change_type, &message.subject];
+        assert_eq!(found, ["change_contact", "create_user", "zs"]);
+        assert_eq!((message.create_time, message.concern), (Some(UnixSeconds(5)), Concern::Directory));
+        assert!(message.meaning.is_err() && message.missed.is_some());
+        let chat =
+            unreadable(b"<xml><FromUserName>zs</FromUserName><MsgType>text</MsgType><Content>x", error_of());
+        assert_eq!((chat.concern, chat.missed, chat.event.as_str()), (Concern::Conversation, None, "text"));
+        let nothing = unreadable(b"hello", error_of());
+        assert_eq!((nothing.concern, nothing.event.as_str()), (Concern::Unknown, ""));
+    }
+
+    fn error_of() -> XmlError {
+        read(b"hello", "ww1").unwrap_err()
     }
 
     #[test]

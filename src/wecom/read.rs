@@ -12,6 +12,8 @@ use super::envelope::url_encode;
 use super::failures::Item;
 use super::json::{integer, shown};
 use super::pace::Urgency;
+use crate::directory::attributes::normal_attributes;
+use crate::directory::text::{self, json_text, normal};
 use crate::directory::{DepartmentField, DepartmentId, Field, Fields, MemberField, TagId, UserId, Value};
 
 /// Members asked for in one page; WeCom's largest (doc 96067).
@@ -259,8 +261,8 @@ pub fn page(json: &Json) -> Result<Page, String> {
 /// A userid; all digits, it may have come as a number.
 fn userid(json: Option<&Json>) -> Option<UserId> {
     match json? {
-        Json::String(text) => UserId::parse(text.trim()).ok(),
-        Json::Number(number) => UserId::parse(&number.as_u64()?.to_string()).ok(),
+        Json::String(text) => text::userid(text),
+        Json::Number(number) => text::userid(&number.as_u64()?.to_string()),
         _ => None,
     }
 }
@@ -334,7 +336,8 @@ pub fn tags(json: &Json) -> Result<TagList, String> {
         if !name.is_some_and(Json::is_string) {
             found.skipped.add(|| format!("tag {tag}: tagname {}", shown(name)));
         }
-        found.tags.insert(TagId(tag), name.and_then(Json::as_str).map(str::to_owned));
+        let name = name.and_then(Json::as_str).map(|name| normal(name).into_owned());
+        found.tags.insert(TagId(tag), name);
     }
     Ok(found)
 }
@@ -395,13 +398,21 @@ pub fn member(json: &Json) -> Result<(UserId, Fields<MemberField>), String> {
             MemberField::DirectLeader => direct_leader(json),
             MemberField::ExtAttr => json.get("extattr").and_then(|ext| ext.get("attrs")).and_then(attributes),
             MemberField::Gender | MemberField::Status | MemberField::MainDepartment => {
-                json.get(field.name()).and_then(id).map(|number| Value::Int(number.into()))
+                json.get(field.name()).and_then(number)
             }
-            _ => json.get(field.name()).and_then(Json::as_str).map(Value::text),
+            _ => json.get(field.name()).and_then(json_text).map(|text| Value::text(&text)),
         };
         fields.extend(value.map(|value| (*field, value)));
     }
     Ok((userid, fields))
+}
+
+/// A number, in quotes or not, as gender; an empty text empties it, as an event's empty element does.
+fn number(json: &Json) -> Option<Value> {
+    if json.as_str().is_some_and(|text| text.trim().is_empty()) {
+        return Some(Value::Emptied);
+    }
+    id(json).map(|number| Value::Int(number.into()))
 }
 
 fn ids(json: &Json, key: &str) -> Option<Vec<u32>> {
@@ -419,18 +430,11 @@ fn leads(json: &Json) -> Option<Value> {
 fn direct_leader(json: &Json) -> Option<Value> {
     let list = json.get("direct_leader")?.as_array()?.iter();
     let userids: Option<Vec<&str>> = list.map(Json::as_str).collect();
-    Some(Value::text(&userids?.join(",")))
+    text::userid_list(userids?).map(|list| Value::text(&list))
 }
 
-/// The attributes as events give them: those repeat no value beside `text`.
 fn attributes(json: &Json) -> Option<Value> {
-    let mut attributes = json.as_array()?.clone();
-    for attribute in attributes.iter_mut().filter_map(Json::as_object_mut) {
-        if attribute.contains_key("text") {
-            attribute.remove("value");
-        }
-    }
-    Some(Value::Attrs(Json::Array(attributes)))
+    Some(Value::Attrs(normal_attributes(json.as_array()?)))
 }
 
 #[cfg(test)]

@@ -1,23 +1,20 @@
-//! A bounded reader of WeCom's small XML messages.
+//! A bounded reader of WeCom's small XML messages, after decryption.
 //!
-//! The envelope is read before the signature can be checked, so anybody can send it: depth and number of
-//! elements are bounded, and a document type declaration is refused, before they can cost anything
-//! (the parser's own time grows with the square of the depth).
+//! What is read here is signed and decrypted, so it comes from WeCom and must not be lost: [`super::repair`] first
+//! replaces what XML forbids and counts what would cost time, then xml-rs reads elements and text.
 
 use xml::ParserConfig;
 use xml::reader::XmlEvent;
 
-/// Real messages are four deep.
-const MAX_DEPTH: usize = 16;
-/// A full create_user has some forty; a tag event names its members in one element.
-const MAX_ELEMENTS: usize = 4096;
+use super::repair::repair;
+use crate::directory::text::decode;
 
 /// An element: its text, and its children in order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Element {
     /// The name as written.
     pub name: String,
-    /// All text directly inside it, put together. White space around CDATA is kept out.
+    /// All text directly inside it, concatenated, without the white space around CDATA sections.
     pub text: String,
     /// What stands inside it.
     pub children: Vec<Element>,
@@ -26,7 +23,7 @@ pub struct Element {
 /// Why a text could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum XmlError {
-    /// Not UTF-8, or not well-formed.
+    /// Not well-formed, also after repair.
     #[error("not well-formed XML")]
     Malformed,
     /// Deeper or more elements than any message of WeCom, or a document type.
@@ -48,12 +45,12 @@ impl Element {
     }
 }
 
-/// Reads a whole document into its root element.
+/// Reads a whole document into its root element. Attributes and namespaces are dropped.
 ///
 /// # Errors
 /// [`XmlError`].
 pub fn parse(bytes: &[u8]) -> Result<Element, XmlError> {
-    let text = std::str::from_utf8(bytes).map_err(|_| XmlError::Malformed)?;
+    let text = repair(&decode(bytes))?;
     let config = ParserConfig::new()
         .ignore_comments(true)
         .cdata_to_characters(false)
@@ -62,15 +59,10 @@ pub fn parse(bytes: &[u8]) -> Result<Element, XmlError> {
         .trim_whitespace(false)
         .allow_multiple_root_elements(false);
     let mut open: Vec<Element> = Vec::new();
-    let mut elements = 0;
     let mut root = None;
     for event in config.create_reader(text.as_bytes()) {
         match event.map_err(|_| XmlError::Malformed)? {
             XmlEvent::StartElement { name, .. } => {
-                elements += 1;
-                if open.len() >= MAX_DEPTH || elements > MAX_ELEMENTS {
-                    return Err(XmlError::Unreasonable);
-                }
                 open.push(Element { name: name.local_name, ..Element::default() });
             }
             XmlEvent::EndElement { .. } => {
@@ -142,10 +134,74 @@ mod tests {
 
     #[test]
     fn what_is_no_xml_is_refused() {
-        for bad in ["", "hello", "<xml>", "<xml></yml>", "<xml/><xml/>", "{\"a\":1}"] {
+        for bad in ["", "hello", "<xml>", "<xml></yml>", "<xml/><xml/>", "{\"a\":1}", "<xml><![CDATA[</xml>"]
+        {
             assert!(parse(bad.as_bytes()).is_err(), "{bad}");
         }
-        assert!(parse(b"<xml>\xff</xml>").is_err());
+    }
+
+    /// What WeCom, or whoever typed a name, gets wrong costs at most the character.
+    #[test]
+    fn what_xml_forbids_is_replaced_or_taken_literally() {
+        let cases: [(&[u8], &str); 20] = [
+            (b"a\x08b", "a\u{fffd}b"),
+            (b"a\x00", "a\u{fffd}"),
+            (b"a\xe5\xbc", "a\u{fffd}"),
+            (b"\xff\xfea", "\u{fffd}\u{fffd}a"),
+            ("a\u{fffe}\u{ffff}".as_bytes(), "a\u{fffd}\u{fffd}"),
+            (
+                b"&#8;&#0;&#xFFFF;&#x110000;&#99999999999999999999;",
+                "\u{fffd}\u{fffd}\u{fffd}\u{fffd}\u{fffd}",
+            ),
+            (b"&#xD800;", "\u{fffd}"),
+            (b"&#xD83D;&#xDE00;", "\u{1f600}"),
+            (b"&#55357;&#56832;&#xDE00;", "\u{1f600}\u{fffd}"),
+            (b"&#65;&#x5f20;", "A\u{5f20}"),
+            (b"A&B", "A&B"),
+            (b"A & B &", "A & B &"),
+            (b"&nbsp;&a;&#;&#x;&#xZZ;&;", "&nbsp;&a;&#;&#x;&#xZZ;&;"),
+            (b"&lt;&gt;&amp;&quot;&apos;", "<>&\"'"),
+            (b"a < b <3 <", "a < b <3 <"),
+            (b"a ]]> b", "a ]]> b"),
+            (b"<![CDATA[&#8; & <b>]]>", "&#8; & <b>"),
+            (b"<![CDATA[a\x07]]>", "a\u{fffd}"),
+            (b"a<!-- -- & < -->b", "ab"),
+            (b"a<?b c?>", "a"),
+        ];
+        for (content, text) in cases {
+            let document = [b"<xml><A>", content, b"</A></xml>"].concat();
+            let read = parse(&document).map(|root| root.get("A").map(str::to_owned));
+            assert_eq!(read, Ok(Some(text.to_owned())), "{}", content.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn what_stands_around_the_root_is_ignored() {
+        let root = b"<xml><A>1</A></xml>";
+        let around: [(&[u8], &[u8]); 7] = [
+            (b"\xef\xbb\xbf", b""),
+            (b"\n\xef\xbb\xbf \n", b"\n"),
+            (b"<?xml version=\"1.0\" encoding=\"gb2312\"?>", b""),
+            (b"<?xml version=\"9\"?>", b""),
+            (b"", b"\0\0\0"),
+            (b"<!-- a -->", b"<!-- b -->"),
+            (b"x & ", b" y"),
+        ];
+        for (before, after) in around {
+            let document = [before, root, after].concat();
+            assert_eq!(parse(&document).unwrap().get("A"), Some("1"), "{}", document.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn attributes_and_namespaces_are_dropped_before_they_cost_time() {
+        let root = parse(b"<p:xml xmlns:p=\"u\" a='>'><p:A b=\"c\" >1</p:A ><B c/></p:xml>").unwrap();
+        assert_eq!((root.name.as_str(), root.get("A"), root.get("B")), ("xml", Some("1"), Some("")));
+        let spaces: String = (0..200).map(|n| format!(" xmlns:a{n}=\"u\"")).collect();
+        let body = format!("<xml>{}{}", format!("<a{spaces}>").repeat(14), "<b/>".repeat(4080));
+        let begun = Instant::now();
+        assert_eq!(parse(body.as_bytes()), Err(XmlError::Malformed));
+        assert!(begun.elapsed() < Duration::from_millis(200), "{:?}", begun.elapsed());
     }
 
     #[test]

@@ -205,6 +205,7 @@ pub fn deliver(connection: &Connection, xml: &str) {
         digest: digest(xml),
         meaning: read.meaning.ok(),
         latest: None,
+        comparison_due: read.missed,
     };
     apply_event(connection, &event).unwrap();
 }

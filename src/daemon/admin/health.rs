@@ -9,6 +9,8 @@ use rusqlite::Connection;
 use serde_json::{Value as Json, json};
 
 use crate::daemon::gate::GateStats;
+use crate::daemon::metrics::Metrics;
+use crate::store::queries::local_time;
 use crate::store::reconciles::{ReconcileOutcome, last_reconciles};
 use crate::store::{StoreError, Writer, get_state, set_state};
 use crate::wecom::api::clock;
@@ -33,6 +35,9 @@ pub(super) struct Report {
 pub(super) struct Health {
     writer: Writer,
     gate: Arc<GateStats>,
+    metrics: Arc<Metrics>,
+    /// Whether a comparison follows when a callback was refused.
+    compares: bool,
     reader: Connection,
     /// A commit that the writer has not answered for yet.
     under_way: Option<Receiver<Result<(), StoreError>>>,
@@ -40,8 +45,14 @@ pub(super) struct Health {
 }
 
 impl Health {
-    pub(super) fn new(writer: Writer, gate: Arc<GateStats>, reader: Connection) -> Self {
-        Self { writer, gate, reader, under_way: None, last: None }
+    pub(super) fn new(
+        writer: Writer,
+        gate: Arc<GateStats>,
+        metrics: Arc<Metrics>,
+        compares: bool,
+        reader: Connection,
+    ) -> Self {
+        Self { writer, gate, metrics, compares, reader, under_way: None, last: None }
     }
 
     /// The report of just now, or a new one; it takes little more than two seconds in any case.
@@ -52,12 +63,32 @@ impl Health {
             return report.clone();
         }
         let found = self.gate_trouble().map_or_else(|| self.try_commit(), Err);
-        let remarks = remarks(&self.reader).unwrap_or_else(|error| {
+        let mut remarks = remarks(&self.reader).unwrap_or_else(|error| {
             vec![format!("the database cannot be read: {}", one_line(&StoreError::from(error).to_string()))]
         });
+        remarks.extend(self.refused());
         let report = report(found, &remarks);
         self.last = Some((Instant::now(), report.clone()));
         report
+    }
+
+    /// The line about callbacks that were answered with 503; for an hour after the last one.
+    fn refused(&self) -> Option<String> {
+        let (count, last) = self.metrics.unavailable.get(Instant::now())?;
+        let plural = if count == 1 { "callback" } else { "callbacks" };
+        let at = local_time(&self.reader, last).unwrap_or_else(|_| last.0.to_string());
+        let compared =
+            last_reconciles(&self.reader).ok().and_then(|(latest, _)| latest).is_some_and(|latest| {
+                latest.finished_at.is_some()
+                    && latest.outcome == ReconcileOutcome::Ok
+                    && latest.started_at > last
+            });
+        let then = match (self.compares, compared) {
+            (_, true) => "a comparison has repaired what was missed",
+            (true, false) => "a comparison follows",
+            (false, false) => "no comparison follows, as [reconcile] is off or contacts_secret is not set",
+        };
+        Some(format!("refused: {count} {plural} with 503 in the last hour, last at {at}; {then}"))
     }
 
     fn gate_trouble(&self) -> Option<String> {
@@ -181,7 +212,13 @@ mod tests {
         let (writer, _thread) = Writer::start(crate::store::open_writer(&path, 0o600).unwrap()).unwrap();
         let looker = crate::store::open_reader(&path).unwrap();
         let version = || looker.query_row("PRAGMA data_version", [], |row| row.get::<_, i64>(0)).unwrap();
-        let mut health = Health::new(writer, Arc::default(), crate::store::open_reader(&path).unwrap());
+        let mut health = Health::new(
+            writer,
+            Arc::default(),
+            Arc::default(),
+            true,
+            crate::store::open_reader(&path).unwrap(),
+        );
         for _ in 0..5 {
             let before = version();
             assert_eq!(health.try_commit(), Ok(()));
@@ -193,7 +230,8 @@ mod tests {
     fn a_writer_or_gate_that_has_ended_is_said() {
         let (writer, thread) = Writer::start(open_in_memory().unwrap()).unwrap();
         let gate = Arc::new(GateStats::default());
-        let mut health = Health::new(writer.clone(), Arc::clone(&gate), open_in_memory().unwrap());
+        let mut health =
+            Health::new(writer.clone(), Arc::clone(&gate), Arc::default(), true, open_in_memory().unwrap());
         let report = health.report();
         assert_eq!(report.status, 503, "no connection to the server behind the gate");
         assert!(report.text.contains("answers callbacks"), "{}", report.text);

@@ -48,6 +48,8 @@ pub struct Watched {
     pub writer: Writer,
     /// The estimate of WeCom's clock.
     pub clock: SharedClock,
+    /// Whether a comparison follows when a callback was refused.
+    pub compares: bool,
 }
 
 /// The admin listener at work.
@@ -68,8 +70,9 @@ impl Admin {
         database: &Path,
         few_descriptors: bool,
     ) -> Result<Self, AdminError> {
-        let Watched { metrics, gate: callbacks, writer, clock } = watched;
-        let health = Health::new(writer, Arc::clone(&callbacks), reader(database)?);
+        let Watched { metrics, gate: callbacks, writer, clock, compares } = watched;
+        let health =
+            Health::new(writer, Arc::clone(&callbacks), Arc::clone(&metrics), compares, reader(database)?);
         let exposition = Exposition::new(metrics, callbacks, clock, reader(database)?);
         let (in_flight, max_connections) = if few_descriptors { FEW } else { (IN_FLIGHT, CONNECTIONS) };
 

@@ -6,7 +6,7 @@
 use super::refusal::Refusal;
 
 /// Bytes of a chunk's size line, extension included.
-const MAX_LINE: usize = 256;
+const MAX_LINE: usize = 128;
 /// Bytes of all trailer fields; they are checked and dropped.
 const MAX_TRAILERS: usize = 2048;
 /// Framing that is accepted besides [`OVERHEAD_PER_BYTE`]: a few lines with extensions.
@@ -175,8 +175,10 @@ mod tests {
 
     const MAX: usize = 64;
 
+    type Decoded = Result<Option<(Vec<u8>, Vec<u8>)>, Refusal>;
+
     /// The body and what is left behind it, or the refusal; nothing if it is not complete.
-    fn decode(pieces: &[&[u8]]) -> Result<Option<(Vec<u8>, Vec<u8>)>, Refusal> {
+    fn decode(pieces: &[&[u8]]) -> Decoded {
         let (mut chunks, mut buf, mut done) = (Chunks::default(), Vec::new(), false);
         for piece in pieces {
             buf.extend_from_slice(piece);
@@ -236,7 +238,7 @@ mod tests {
         assert_eq!(decode(&[&[b'1'; MAX_LINE + 2]]), Err(Refusal::Chunk));
         let long = format!("0\r\n{}", "a: b\r\n".repeat(400));
         assert_eq!(decode(&[long.as_bytes()]), Err(Refusal::HeadTooLarge));
-        let (mut chunks, extension) = (Chunks::default(), "e".repeat(200));
+        let (mut chunks, extension) = (Chunks::default(), "e".repeat(100));
         let padded = format!("1;{extension}\r\nx\r\n").repeat(200).into_bytes();
         assert_eq!(chunks.take(&mut padded.clone(), 1000), Err(Refusal::Chunk), "mostly framing");
         let mut tiny = "1\r\nx\r\n".repeat(100_000).into_bytes();

@@ -134,6 +134,11 @@ impl Inbound {
         self.head.is_some() || self.skipped > 0 || !self.buf.is_empty()
     }
 
+    /// Whether there is more than empty lines, which some clients send behind a body.
+    pub(super) fn says_something(&self) -> bool {
+        self.head.is_some() || !self.buf.is_empty()
+    }
+
     /// Memory held for the unfinished request.
     pub(super) fn held(&self) -> usize {
         let head = self.head.as_ref().map_or(0, Head::held);

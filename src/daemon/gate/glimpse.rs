@@ -27,10 +27,14 @@ impl Glimpse {
         let mut lines = bytes.get(blank..).unwrap_or_default().split_inclusive(|byte| *byte == b'\n');
         let request_line = lines.next().unwrap_or_default();
         let mut words = request_line.splitn(3, |byte| *byte == b' ');
-        let (Some(method), Some(target), Some(_)) = (words.next(), words.next(), words.next()) else {
+        let (Some(method), Some(target), more) = (words.next(), words.next(), words.next()) else {
             return Self::default();
         };
-        if method.is_empty() || method.len() > MAX_METHOD || !method.iter().all(u8::is_ascii_alphabetic) {
+        let is_method =
+            (1..=MAX_METHOD).contains(&method.len()) && method.iter().all(u8::is_ascii_alphabetic);
+        let is_target = target.starts_with(b"/") || target.starts_with(b"http");
+        // A path ends with a blank or a question mark; else it may be half a path.
+        if !is_method || !is_target || (more.is_none() && !target.contains(&b'?')) {
             return Self::default();
         }
         let mut parts = target.splitn(2, |byte| *byte == b'?');
@@ -41,7 +45,7 @@ impl Glimpse {
             path: text(path),
             is_signed,
             is_verification: is_signed && contains(query, b"echostr"),
-            forwarded_for: lines.filter_map(forwarded_for).last().map(text),
+            forwarded_for: lines.rev().find_map(forwarded_for).map(text),
         }
     }
 
@@ -84,7 +88,15 @@ mod tests {
         };
         assert_eq!(Glimpse::of(head), expected);
         assert_eq!(Glimpse::of(&head[..50]).path, "/a");
-        for nothing in [&head[..9], b"", b"\x16\x03\x01 \x02 \x03", b"hello", b"\0 / HTTP/1.1\r\n"] {
+        assert_eq!(Glimpse::of(&head[..12]).path, "/a");
+        for nothing in [
+            &head[..8],
+            b"",
+            b"\x16\x03\x01 \x02 \x03",
+            b"hello",
+            b"\0 / HTTP/1.1\r\n",
+            b"PROXY TCP4 1.2.3.4 ",
+        ] {
             assert_eq!(Glimpse::of(nothing), Glimpse::default());
         }
         let post = Glimpse::of(b"POST /b?msg_signature=1 HTTP/1.1\r\n");

@@ -244,7 +244,8 @@ mod tests {
     use super::*;
 
     fn judge(text: &[u8]) -> Result<Option<Head>, Refusal> {
-        let routes = Routes::new().with("/callback", &["GET", "POST"]).with("/healthz", &["GET", "HEAD"]);
+        let routes =
+            Routes::new().with_callback("/callback", &["GET", "POST"]).with("/healthz", &["GET", "HEAD"]);
         parse(text, &routes, 1000, "192.0.2.7:81".parse().unwrap())
     }
 
@@ -341,7 +342,11 @@ mod tests {
 
     #[test]
     fn a_slash_at_the_end_of_either_path_makes_no_difference() {
-        let routes = Routes::new().with("/a/", &["GET"]).with("/", &["GET"]).with_probe("/ping");
+        let routes = Routes::new()
+            .with_callback("/a/", &["GET"])
+            .with_callback("/", &["GET"])
+            .with("/exact", &["GET"])
+            .with_probe("/ping");
         let target = |path: &str| {
             let text = format!("GET {path}?q=/ HTTP/1.1\r\n\r\n");
             let head = parse(text.as_bytes(), &routes, 0, "192.0.2.7:81".parse().unwrap())?.unwrap();
@@ -356,6 +361,8 @@ mod tests {
         ] {
             assert_eq!(target(path), Ok((forwarded.to_owned(), probe)), "{path}");
         }
-        assert_eq!(target("/a//"), Err(Refusal::NotFound));
+        for path in ["/a//", "/exact/"] {
+            assert_eq!(target(path), Err(Refusal::NotFound), "{path}");
+        }
     }
 }

@@ -452,7 +452,7 @@ impl Poll {
     fn expire(&mut self, now: Instant) {
         while let Some(slot) = self.clients.expired(now) {
             let Some(client) = self.clients.at(slot) else { return };
-            let (begun, waited) = (client.inbound.begun(), client.since.elapsed());
+            let (begun, waited) = (client.inbound.says_something(), client.since.elapsed());
             match client.phase.class() {
                 Class::Unfinished if begun => self.refuse(slot, Refusal::Timeout),
                 Class::Busy if !matches!(client.phase, Phase::Writing { .. }) => {

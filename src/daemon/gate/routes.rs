@@ -12,6 +12,8 @@ pub struct Routes {
 #[derive(Debug, Clone)]
 pub(super) struct Route {
     pub(super) path: String,
+    /// Whether a slash at the end of the requested path makes no difference.
+    allows_slash: bool,
     methods: Vec<String>,
     /// Answered by the gate itself.
     pub(super) is_probe: bool,
@@ -23,24 +25,42 @@ impl Routes {
         Routes::default()
     }
 
-    /// Adds a path (compared byte by byte, without the query and one slash at its end) and the methods it
-    /// takes.
+    /// Adds a path (compared byte by byte, without the query) and the methods it takes.
     #[must_use]
-    pub fn with(mut self, path: &str, methods: &[&str]) -> Routes {
-        self.add(path, methods, false);
-        self
+    pub fn with(self, path: &str, methods: &[&str]) -> Routes {
+        self.add(Route {
+            path: path.to_owned(),
+            allows_slash: false,
+            methods: methods.iter().map(ToString::to_string).collect(),
+            is_probe: false,
+        })
     }
 
-    /// Adds a path that the gate itself answers with 200, for GET and HEAD.
+    /// As [`Routes::with`], but one slash at the end of either path makes no difference.
     #[must_use]
-    pub fn with_probe(mut self, path: &str) -> Routes {
-        self.add(path, &["GET", "HEAD"], true);
-        self
+    pub fn with_callback(self, path: &str, methods: &[&str]) -> Routes {
+        self.add(Route {
+            path: without_slash(path).to_owned(),
+            allows_slash: true,
+            methods: methods.iter().map(ToString::to_string).collect(),
+            is_probe: false,
+        })
     }
 
-    fn add(&mut self, path: &str, methods: &[&str], is_probe: bool) {
-        let methods = methods.iter().map(ToString::to_string).collect();
-        self.routes.push(Route { path: without_slash(path).to_owned(), methods, is_probe });
+    /// Adds a path, as [`Routes::with_callback`], that the gate itself answers with 200, for GET and HEAD.
+    #[must_use]
+    pub fn with_probe(self, path: &str) -> Routes {
+        self.add(Route {
+            path: without_slash(path).to_owned(),
+            allows_slash: true,
+            methods: vec!["GET".to_owned(), "HEAD".to_owned()],
+            is_probe: true,
+        })
+    }
+
+    fn add(mut self, route: Route) -> Routes {
+        self.routes.push(route);
+        self
     }
 
     /// The value of `Allow` for a refusal by this route.
@@ -49,9 +69,10 @@ impl Routes {
     }
 
     pub(super) fn admit(&self, method: &str, path: &str) -> Result<&Route, Refusal> {
-        let path = without_slash(path);
-        let (index, route) =
-            self.routes.iter().enumerate().find(|(_, route)| route.path == path).ok_or(Refusal::NotFound)?;
+        let is_meant =
+            |route: &Route| route.path == path || (route.allows_slash && route.path == without_slash(path));
+        let found = self.routes.iter().enumerate().find(|(_, route)| is_meant(route));
+        let (index, route) = found.ok_or(Refusal::NotFound)?;
         if route.methods.iter().any(|known| known == method) {
             Ok(route)
         } else {

@@ -105,8 +105,10 @@ CREATE TABLE events (
     change_type TEXT NOT NULL,          -- create_user, ..; '' if there is none
     subject     TEXT NOT NULL COLLATE NOCASE,  -- the userid or id that it is about, as it was named
     outcome     TEXT NOT NULL CHECK (outcome IN ('applied', 'duplicate', 'stale', 'ignored', 'invalid')),
-    payload     TEXT NOT NULL,          -- the decrypted XML
-    digest      INTEGER                 -- of the payload, to tell repetition; null for duplicates
+    -- how often the same content came again: up to 3, each with a row of its own, then brought up at each doubling
+    repeats     INTEGER NOT NULL DEFAULT 0,
+    digest      INTEGER,                -- of the content, to tell repetition; null for duplicates
+    payload     TEXT NOT NULL           -- the decrypted XML; '' for duplicates and for what members send to an app
 ) STRICT;
 CREATE INDEX events_by_digest ON events (digest) WHERE digest IS NOT NULL;
 CREATE INDEX events_by_subject ON events (subject);
@@ -135,6 +137,18 @@ CREATE TABLE api_calls (
     millis  INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX api_calls_by_userid ON api_calls (userid) WHERE userid IS NOT NULL;
+
+-- Requests to the callback port that were refused, by cause and path; the 200 latest. The texts are escaped.
+CREATE TABLE refusals (
+    cause       TEXT NOT NULL,          -- signature, not_found, ..; status shows what to do about each
+    path        TEXT NOT NULL,          -- without the query; '-': unknown, '(other)': one of many unknown paths
+    first_at    INTEGER NOT NULL,
+    last_at     INTEGER NOT NULL,
+    count       INTEGER NOT NULL,
+    last_client TEXT NOT NULL,          -- the forwarded address, if there is one, and the peer
+    PRIMARY KEY (cause, path)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX refusals_by_time ON refusals (last_at);
 
 -- The memory of the merge, not meant for others: what WeCom said of each userid and department, from
 -- which the rows above are made. stamp is WeCom's second times four, plus the order within the second.

@@ -1,10 +1,10 @@
 //! Many hostile clients on one thread. Whoever is put out comes back.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io::{ErrorKind, Read, Write};
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -33,6 +33,7 @@ struct Shared {
     gone: AtomicBool,
     made: AtomicU64,
     answered: AtomicU64,
+    statuses: Mutex<BTreeSet<u16>>,
 }
 
 impl Crowd {
@@ -49,12 +50,13 @@ impl Crowd {
         self.shared.gone.store(self.hangs_up, Relaxed);
     }
 
-    /// All go; connections made, and answers that were got.
-    pub fn disperse(self) -> (u64, u64) {
+    /// All go; connections made, answers that were got, and their statuses.
+    pub fn disperse(self) -> (u64, u64, BTreeSet<u16>) {
         self.shared.silent.store(true, Relaxed);
         self.shared.gone.store(true, Relaxed);
         self.thread.join().unwrap();
-        (self.shared.made.load(Relaxed), self.shared.answered.load(Relaxed))
+        let statuses = self.shared.statuses.lock().unwrap().clone();
+        (self.shared.made.load(Relaxed), self.shared.answered.load(Relaxed), statuses)
     }
 }
 
@@ -149,8 +151,9 @@ impl Clients {
         loop {
             match client.stream.read(&mut self.scratch) {
                 Ok(0) => return None,
-                Ok(_) => {
+                Ok(count) => {
                     self.shared.answered.fetch_add(1, Relaxed);
+                    self.shared.statuses.lock().unwrap().extend(status(&self.scratch[..count]));
                     answered = true;
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Some(answered),
@@ -198,6 +201,12 @@ impl Clients {
             client.sent += 1;
         }
     }
+}
+
+/// The status of an answer that begins here.
+fn status(bytes: &[u8]) -> Option<u16> {
+    let digits = bytes.strip_prefix(b"HTTP/1.1 ")?.get(..3)?;
+    std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
 /// Writes as much as is taken; whether that was all, or nothing if the connection is closed.

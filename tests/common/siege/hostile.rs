@@ -1,8 +1,12 @@
 //! What hostile clients say.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use wecom_dirsync::demo::sender::contact_event;
+use wecom_dirsync::wecom::crypt::{Crypt, EncodingAesKey};
 use wecom_dirsync::wecom::envelope::callback;
 
-use super::{CORP, crypt};
+use super::{CORP, KEY, TOKEN, crypt};
 
 /// A way to be hostile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,10 +24,16 @@ pub enum Kind {
     DeepXml,
     Forged,
     Undecryptable,
+    /// Unsigned XML whose namespaces cost a tree parser the square of its size.
+    Namespaces,
+    /// One captured event of more than 100 KB, again and again.
+    Replay,
+    /// Rightly signed, with wrong padding, length and receive_id in turn.
+    OracleProbing,
 }
 
 impl Kind {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 16] = [
         Self::Idle,
         Self::StalledHead,
         Self::StalledBody,
@@ -37,12 +47,24 @@ impl Kind {
         Self::DeepXml,
         Self::Forged,
         Self::Undecryptable,
+        Self::Namespaces,
+        Self::Replay,
+        Self::OracleProbing,
     ];
 
     /// Whether its requests are complete and answered. Such a client may stay for the idle time-out, so
     /// it hangs up when the attack is over; all others stay, silent, until they are put out.
     pub fn is_answered(self) -> bool {
-        matches!(self, Self::Pipelining | Self::DeepXml | Self::Forged | Self::Undecryptable)
+        matches!(
+            self,
+            Self::Pipelining
+                | Self::DeepXml
+                | Self::Forged
+                | Self::Undecryptable
+                | Self::Namespaces
+                | Self::Replay
+                | Self::OracleProbing
+        )
     }
 }
 
@@ -94,11 +116,60 @@ pub fn scripts(kind: Kind) -> Vec<Script> {
             // A block short: the signature fits, the padding does not.
             let mut cut = encrypted();
             cut.truncate(cut.len() - 64);
-            let signature = crypt().sign("1", "2", &cut);
-            let head = HEAD.replace("msg_signature=0", &format!("msg_signature={signature}"));
-            one(post(&head, &callback(CORP, &cut, "")), Then::Repeat)
+            one(signed(&cut), Then::Repeat)
         }
+        Kind::Namespaces => {
+            let sizes = [(41, 4080), (230, 1000), (700, 4080)];
+            sizes
+                .into_iter()
+                .map(|(names, children)| repeat(post(HEAD, &namespaces(names, children))))
+                .collect()
+        }
+        Kind::Replay => {
+            let inner = format!(
+                "<UserID>replayed</UserID><Name>张三</Name><Department>1</Department><Pad>{}</Pad>",
+                "p".repeat(110_000)
+            );
+            let event = contact_event(CORP, 1_700_000_000, "create_user", &inner);
+            one(signed(&crypt().encrypt(event.as_bytes(), [7; 16]).unwrap()), Then::Repeat)
+        }
+        Kind::OracleProbing => oracle_probes().iter().map(|probe| repeat(signed(probe))).collect(),
     }
+}
+
+fn repeat(opening: String) -> Script {
+    Script { opening: opening.into_bytes(), then: Then::Repeat }
+}
+
+/// 14 nested elements with so many namespace declarations each, and so many empty children: up to 174 KiB.
+fn namespaces(names: usize, children: usize) -> String {
+    let declarations: String = (0..names).map(|n| format!(" xmlns:a{n}=\"u\"")).collect();
+    format!("<xml>{}{}", format!("<a{declarations}>").repeat(14), "<b/>".repeat(children))
+}
+
+/// Encrypted texts that fail at padding, length and receive_id: changed as somebody could who knows the Token
+/// and has captured one.
+fn oracle_probes() -> Vec<String> {
+    let captured = STANDARD.decode(encrypted()).unwrap();
+    let flipped = |at: usize| {
+        let mut bytes = captured.clone();
+        bytes[at] ^= 0x80;
+        STANDARD.encode(bytes)
+    };
+    let other = Crypt::new(TOKEN, EncodingAesKey::parse(KEY).unwrap(), "wwother");
+    vec![
+        // In cipher block chaining, a bit of one block flips the same bit of the next block's plain text.
+        flipped(captured.len() - 17),
+        flipped(0),
+        other.encrypt(b"<xml><Event>change_contact</Event></xml>", [7; 16]).unwrap(),
+    ]
+}
+
+/// A POST of this encrypted text with the right signature.
+fn signed(encrypted: &str) -> String {
+    let signature = crypt().sign("1", "2", encrypted);
+    let head = HEAD.replace("msg_signature=0", &format!("msg_signature={signature}"));
+    post(&head, &callback(CORP, encrypted, ""))
 }
 
 fn encrypted() -> String {
@@ -150,5 +221,11 @@ fn chunked() -> Vec<Script> {
         wait("Transfer-Encoding: identity\r\nContent-Length: 5", smuggled),
         wait("Transfer-Encoding:\r\n chunked\r\nContent-Length: 5", smuggled),
         wait("Content-Length: 0\r\nTransfer-Encoding: xchunked", smuggled),
+        // Well-formed so far, and never complete or too much.
+        wait("Transfer-Encoding: chunked", "40000\r\n<a>"),
+        wait("Transfer-Encoding: chunked", &"1\r\nx\r\n".repeat(5000)),
+        wait("Transfer-Encoding: chunked", &format!("1;{}\r\nx\r\n", "e".repeat(120)).repeat(100)),
+        wait("Transfer-Encoding: chunked", &format!("0\r\n{}", "a: b\r\n".repeat(1000))),
+        wait("Transfer-Encoding: chunked", &format!("3e8\r\n{}\r\n", "x".repeat(1000)).repeat(300)),
     ]
 }

@@ -5,7 +5,7 @@ pub mod crowd;
 pub mod hostile;
 pub mod legitimate;
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -55,6 +55,8 @@ pub struct Report {
     /// Hostile connections made, and answers that they got.
     pub made: u64,
     pub answered: u64,
+    /// The statuses that the hostile clients saw.
+    pub statuses: BTreeSet<u16>,
     /// Events that were acknowledged and are not in the database.
     pub lost: usize,
 }
@@ -88,7 +90,8 @@ pub fn attack(target: &Target, kind: Kind, plan: Plan) -> Aftermath<'_> {
     });
     crowd.fall_silent();
     let (rest, made, answered, lost) = (None, 0, 0, lost(target, &legitimate));
-    let report = Report { legitimate, before, peak, after: before, rest, made, answered, lost };
+    let statuses = BTreeSet::new();
+    let report = Report { legitimate, before, peak, after: before, rest, made, answered, statuses, lost };
     Aftermath { target, crowd, ended: Instant::now(), report }
 }
 
@@ -102,7 +105,7 @@ impl Aftermath<'_> {
             report.rest = now.at_rest(&report.before).then(|| ended.elapsed());
         }
         report.after = Figures::of(target.pid);
-        (report.made, report.answered) = crowd.disperse();
+        (report.made, report.answered, report.statuses) = crowd.disperse();
         report
     }
 }

@@ -1,0 +1,205 @@
+//! What a byte costs before the signature is verified: whatever anybody sends to the callback URL.
+//!
+//! `cargo bench --bench presignature` prints ns per byte of each path, for what WeCom sends, for the worst of a
+//! corpus, and for the worst that a search finds, which mutates the inputs and keeps those that cost more.
+//! `SEARCH_SECONDS` is the time of each search, 5 by default. `before` is the XML parser on the unsigned body.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, missing_docs)]
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use fastrand::Rng;
+use wecom_dirsync::daemon::callback::Endpoint;
+use wecom_dirsync::directory::UnixSeconds;
+use wecom_dirsync::wecom::crypt::{Crypt, EncodingAesKey};
+use wecom_dirsync::wecom::envelope::{Envelope, callback, url_encode};
+use wecom_dirsync::wecom::query::Query;
+use xml::ParserConfig;
+use xml::reader::XmlEvent;
+
+const CORP: &str = "wx5823bf96d3bd56c7";
+/// At most 50 ns for each byte: 256 KiB cost 13 ms.
+const LIMIT: f64 = 50.0;
+/// Length of an input, as much as measuring needs; costs that grow faster than the length show.
+const LENGTH: usize = 64 * 1024;
+
+fn main() {
+    let keys = ["jWmYm7qr5nMoAUwZRjGtBxmz3KA1tkAj3ykkR6q2B2C", "kWxPEV2UEDyxWpmPdKC3F4dgPDmOvfKX1HGnEUDS1aR"];
+    let keys = keys.map(|key| Crypt::new("QDG6eK", EncodingAesKey::parse(key).unwrap(), CORP)).to_vec();
+    let endpoint = Endpoint { path: "/callback".into(), keys, app: false };
+    let query = "msg_signature=a&timestamp=1&nonce=2";
+    // Four readings, each of which is signed with both keys.
+    let worst_query = "msg_signature=a&timestamp=1%2520&nonce=%202%2520";
+
+    println!("ns per byte                            WeCom's   worst of corpus   worst found");
+    let bodies = bodies();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    report("envelope, before (XML parser)", &bodies[..1], parse_as_before, None);
+    for (name, body) in NAMES.iter().zip(&bodies).skip(1) {
+        let cost = cost(body, &parse_as_before);
+        println!("  {name:36} {cost:>10.1}");
+    }
+    report(
+        "envelope, now (scanner)",
+        &bodies,
+        |body| {
+            black_box(Envelope::scan(body));
+        },
+        Some(1),
+    );
+    report("query", &queries(), |query| drop(Query::parse(&text(query)).map(Query::readings)), Some(2));
+    let receive = |query: &'static str| {
+        let endpoint = &endpoint;
+        move |body: &[u8]| drop(endpoint.receive(query, body, CORP, UnixSeconds(1)))
+    };
+    report("POST, two keys", &bodies, receive(query), Some(3));
+    report("POST, two keys, four readings", &bodies, receive(worst_query), Some(4));
+    let verify = |query: &[u8]| drop(endpoint.verify(&text(query)));
+    report("GET, two keys", &queries(), verify, Some(5));
+}
+
+const NAMES: [&str; 10] = [
+    "an event",
+    "namespaces in 14 levels, many elements",
+    "many elements",
+    "one level below another",
+    "entities",
+    "CDATA sections",
+    "brackets",
+    "attributes",
+    "white space",
+    "one long value",
+];
+
+/// Bodies of about the same length, WeCom's first.
+fn bodies() -> Vec<Vec<u8>> {
+    let fill = |before: &str, piece: &str, after: &str| {
+        format!("{before}{}{after}", piece.repeat(LENGTH / piece.len())).into_bytes()
+    };
+    let spaces: String = (0..200).map(|n| format!(" xmlns:a{n}=\"u\"")).collect();
+    let wecom = callback(CORP, &"QUJD".repeat(500), "1").into_bytes();
+    vec![
+        wecom,
+        fill(&format!("<xml>{}", format!("<a{spaces}>").repeat(14)), "<b/>", ""),
+        fill("<xml>", "<a/>", "</xml>"),
+        fill("", "<a>", ""),
+        fill("<xml><Encrypt>", "&amp;", "</Encrypt></xml>"),
+        fill("<xml><Encrypt>", "<![CDATA[a]]>", "</Encrypt></xml>"),
+        fill("<xml><Encrypt><![CDATA[", "]", "]]></Encrypt></xml>"),
+        fill("<xml><a", " b='c'", "/></xml>"),
+        fill("<xml>", " ", "<Encrypt>a</Encrypt></xml>"),
+        fill("<xml><Encrypt>", "QUJD", "</Encrypt></xml>"),
+    ]
+}
+
+fn queries() -> Vec<Vec<u8>> {
+    let signed =
+        "msg_signature=5c45ff5e21c57e6ad56bac8758b79b1d9ac89fd3&timestamp=1409659589&nonce=263014780";
+    let fill = |piece: &str| format!("{signed}&echostr={}", piece.repeat(LENGTH / piece.len())).into_bytes();
+    let echostr = "P9nAzCzyDtyTWESHep1vC5X9xho/qYX3Zpb4yKa9SKld1DsH3Iyt3tP3zNdtp+4RPcs8TgAE7OaBO+FZXvnaqQ==";
+    vec![
+        format!("{signed}&echostr={}", url_encode(echostr)).into_bytes(),
+        fill("%2B"),
+        fill("%2520"),
+        fill("%20%2520"),
+        fill("a&"),
+        fill("&nonce=%25"),
+        fill("QUJD"),
+    ]
+}
+
+/// Prints what a path costs. `seed`: searches for something dearer, from the corpus on.
+fn report(name: &str, corpus: &[Vec<u8>], path: impl Fn(&[u8]), seed: Option<u64>) {
+    let costs: Vec<f64> = corpus.iter().map(|input| cost(input, &path)).collect();
+    let worst = costs.iter().copied().fold(0.0, f64::max);
+    let found = seed.map(|seed| search(corpus, &path, seed));
+    let found_text = found.map_or_else(String::new, |found| format!("{found:.1}"));
+    println!("{name:36} {:>10.1} {worst:>17.1} {found_text:>13}", costs[0]);
+    if found.unwrap_or(0.0).max(if seed.is_some() { worst } else { 0.0 }) > LIMIT {
+        println!("  more than {LIMIT} ns for each byte");
+    }
+}
+
+/// The least of several measurements, in ns per byte.
+fn cost(input: &[u8], path: &impl Fn(&[u8])) -> f64 {
+    let mut least = Duration::MAX;
+    let until = Instant::now() + Duration::from_millis(20);
+    for round in 0..50 {
+        let begun = Instant::now();
+        path(black_box(input));
+        least = least.min(begun.elapsed());
+        if round > 2 && Instant::now() > until {
+            break;
+        }
+    }
+    least.as_secs_f64() * 1e9 / input.len().max(1) as f64
+}
+
+/// Mutates the dearest inputs and keeps what is dearer still.
+fn search(corpus: &[Vec<u8>], path: &impl Fn(&[u8]), seed: u64) -> f64 {
+    let seconds = std::env::var("SEARCH_SECONDS").map_or(5, |seconds| seconds.parse().unwrap());
+    let until = Instant::now() + Duration::from_secs(seconds);
+    let mut rng = Rng::with_seed(seed);
+    let mut best: Vec<(f64, Vec<u8>)> =
+        corpus.iter().map(|input| (cost(input, path), input.clone())).collect();
+    while Instant::now() < until {
+        let (parent, other) = (rng.usize(0..best.len()), rng.usize(0..corpus.len()));
+        let child = mutated(&mut rng, &best[parent].1, &corpus[other]);
+        // Short inputs measure the constant part.
+        if child.len() < 1024 {
+            continue;
+        }
+        let cost = cost(&child, path);
+        let least = (0..best.len()).min_by(|a, b| best[*a].0.total_cmp(&best[*b].0)).unwrap();
+        if cost > best[least].0 {
+            best[least] = (cost, child);
+        }
+    }
+    // Once more, since a busy machine makes anything dear.
+    best.iter().map(|(_, input)| cost(input, path)).fold(0.0, f64::max)
+}
+
+/// A piece of the input or of another one, repeated, or a few bytes changed.
+fn mutated(rng: &mut Rng, parent: &[u8], other: &[u8]) -> Vec<u8> {
+    let mut input = parent.to_vec();
+    let from = if rng.bool() { parent } else { other };
+    let at = rng.usize(0..from.len());
+    let piece = from[at..(at + (1 << rng.u32(0..6))).min(from.len())].to_vec();
+    let place = rng.usize(0..=input.len());
+    match rng.u32(0..3) {
+        0 => drop(input.splice(place..place, piece.repeat(1 << rng.u32(0..10)))),
+        1 => drop(input.splice(place..(place + piece.len()).min(input.len()), piece)),
+        _ => {
+            for byte in input.iter_mut().skip(place).step_by(piece.len()) {
+                *byte = *rng.choice(b"<>/&;]![ %2+=a\0\xff").unwrap();
+            }
+        }
+    }
+    input.truncate(2 * LENGTH);
+    input
+}
+
+/// What the daemon did with an unsigned body before there was a scanner.
+fn parse_as_before(bytes: &[u8]) {
+    black_box(parsed_as_before(bytes));
+}
+
+fn parsed_as_before(bytes: &[u8]) -> Option<()> {
+    let config =
+        ParserConfig::new().ignore_comments(true).cdata_to_characters(false).coalesce_characters(false);
+    let (mut depth, mut elements) = (0, 0);
+    for event in config.create_reader(std::str::from_utf8(bytes).ok()?.as_bytes()) {
+        match event.ok()? {
+            XmlEvent::StartElement { .. } => {
+                elements += 1;
+                depth += 1;
+                if depth > 16 || elements > 4096 {
+                    return None;
+                }
+            }
+            XmlEvent::EndElement { .. } => depth -= 1,
+            _ => {}
+        }
+    }
+    Some(())
+}

@@ -1,0 +1,107 @@
+//! The refusals of the callback port: a bounded table, written in batches.
+
+use rusqlite::{Connection, params};
+
+use crate::directory::UnixSeconds;
+
+/// Rows that are kept; the oldest last_at goes first.
+pub const ROWS: u32 = 200;
+
+/// What is known of one cause at one path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefusalRow {
+    /// Why; the name of a cause, which is stable.
+    pub cause: String,
+    /// Escaped, without the query.
+    pub path: String,
+    /// The first one.
+    pub first_at: UnixSeconds,
+    /// The latest one.
+    pub last_at: UnixSeconds,
+    /// How many.
+    pub count: u64,
+    /// Who sent the latest one; escaped.
+    pub last_client: String,
+}
+
+/// Adds these to what is known, and forgets the oldest beyond [`ROWS`].
+///
+/// # Errors
+/// Whatever SQLite says.
+pub fn record_refusals(connection: &Connection, rows: &[RefusalRow]) -> rusqlite::Result<()> {
+    let mut add = connection.prepare_cached(
+        "INSERT INTO refusals (cause, path, first_at, last_at, count, last_client)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+         ON CONFLICT (cause, path) DO UPDATE SET
+           last_at = excluded.last_at, count = count + excluded.count, last_client = excluded.last_client",
+    )?;
+    for row in rows {
+        let count = i64::try_from(row.count).unwrap_or(i64::MAX);
+        add.execute(params![row.cause, row.path, row.first_at.0, row.last_at.0, count, row.last_client])?;
+    }
+    connection
+        .prepare_cached(
+            "DELETE FROM refusals WHERE (cause, path) IN
+               (SELECT cause, path FROM refusals ORDER BY last_at DESC, count DESC LIMIT -1 OFFSET ?1)",
+        )?
+        .execute([ROWS])?;
+    Ok(())
+}
+
+/// What was refused since then, the latest first.
+///
+/// # Errors
+/// Whatever SQLite says.
+pub fn refusals_since(connection: &Connection, since: UnixSeconds) -> rusqlite::Result<Vec<RefusalRow>> {
+    let mut query = connection.prepare_cached(
+        "SELECT cause, path, first_at, last_at, count, last_client FROM refusals
+         WHERE last_at >= ?1 ORDER BY last_at DESC, cause, path",
+    )?;
+    let rows = query.query_map([since.0], |row| {
+        Ok(RefusalRow {
+            cause: row.get(0)?,
+            path: row.get(1)?,
+            first_at: UnixSeconds(row.get(2)?),
+            last_at: UnixSeconds(row.get(3)?),
+            count: row.get::<_, i64>(4)?.unsigned_abs(),
+            last_client: row.get(5)?,
+        })
+    })?;
+    rows.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::open::open_in_memory;
+
+    fn row(path: &str, at: i64) -> RefusalRow {
+        RefusalRow {
+            cause: "not_found".into(),
+            path: path.into(),
+            first_at: UnixSeconds(at),
+            last_at: UnixSeconds(at),
+            count: 2,
+            last_client: "192.0.2.7".into(),
+        }
+    }
+
+    #[test]
+    fn counts_add_up_and_the_first_time_stays() {
+        let db = open_in_memory().unwrap();
+        record_refusals(&db, &[row("/a", 5), row("/b", 6)]).unwrap();
+        record_refusals(&db, &[row("/a", 9)]).unwrap();
+        let expected = RefusalRow { first_at: UnixSeconds(5), count: 4, ..row("/a", 9) };
+        assert_eq!(refusals_since(&db, UnixSeconds(0)).unwrap(), [expected.clone(), row("/b", 6)]);
+        assert_eq!(refusals_since(&db, UnixSeconds(7)).unwrap(), [expected]);
+    }
+
+    #[test]
+    fn the_table_is_bounded_and_the_oldest_go() {
+        let db = open_in_memory().unwrap();
+        let rows: Vec<_> = (0..500).map(|n| row(&format!("/{n}"), n)).collect();
+        record_refusals(&db, &rows).unwrap();
+        let left = refusals_since(&db, UnixSeconds(0)).unwrap();
+        assert_eq!((left.len(), left[199].path.as_str()), (200, "/300"));
+    }
+}
