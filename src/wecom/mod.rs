@@ -7,6 +7,7 @@ pub mod api;
 pub mod apis;
 pub mod clock;
 pub mod crypt;
+mod elements;
 pub mod envelope;
 pub mod errcode;
 mod failures;
