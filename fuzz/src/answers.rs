@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value as Json, json};
 use wecom_dirsync::directory::fields::Sort;
-use wecom_dirsync::directory::text::{json_number, normal, userid};
+use wecom_dirsync::directory::text::normal;
 use wecom_dirsync::directory::{
     DepartmentField, Field, Fields, MemberEvent, MemberField, Subject, UnixSeconds, UserId, Value,
 };
