@@ -503,7 +503,7 @@ impl<L: Listener> Run<'_, L> {
             members.removed.clear();
             departments.removed.clear();
         }
-        self.odd_rows.of_tags.extend(content.skipped);
+        self.odd_rows.of_tags.extend(content.skipped.within(&format!("tag {tag}")));
         if was_known && !(members.is_empty() && departments.is_empty()) {
             self.plan.tags.changed.add(tag);
         }
