@@ -505,3 +505,72 @@ fn no_secret_that_an_answer_echoes_is_kept() {
     }
     assert_eq!(lab.value("SELECT count(*) FROM api_calls WHERE errmsg GLOB '*' || char(7) || '*'"), "0");
 }
+
+/// Seconds from the daemon's start until the openids and the details of 100 members are known, beside one whose every
+/// answer meets this fault and who is first in the order.
+fn seconds_until_the_others_are_done(fault: Option<&Fault>) -> (f64, usize) {
+    let settings = Settings { reconcile: true, wecom: "timeout = 2s", ..Settings::default() };
+    let mut lab = idle(settings, 100);
+    if let Some(fault) = fault {
+        lab.stand_in.company(|company| company.hire("a-bad"));
+        lab.stand_in.fail_for(None, "a-bad", fault.clone());
+    }
+    // As far away as WeCom is.
+    lab.stand_in.fail(None, Fault::Delay(Duration::from_millis(20)), usize::MAX);
+    let begun = Instant::now();
+    lab.start();
+    eventually("all others are done", || {
+        lab.value("SELECT count(*) FROM members WHERE openid_state = 'converted' AND details_state = 'known' AND userid <> 'a-bad'")
+            == "100"
+    });
+    let seconds = begun.elapsed().as_secs_f64();
+    let calls = lab.stand_in.calls();
+    let calls = calls.iter().filter(|call| call.userid.as_deref() == Some("a-bad")).count();
+    (seconds, calls)
+}
+
+fn called(fault: &Fault) -> String {
+    match fault {
+        Fault::Body(body) => format!("`{}`", text(body)),
+        fault => format!("{fault:?}"),
+    }
+}
+
+#[test]
+#[ignore = "a measurement of a minute or two: cargo test --release --test answers -- --ignored --nocapture"]
+#[allow(clippy::print_stdout)]
+fn a_hundred_members_take_the_same_time_beside_one_whose_every_answer_is_unreadable() {
+    let body = |text: &[u8]| Fault::Body(text.to_vec());
+    let mut ways: Vec<(String, Fault, bool)> =
+        unusable().into_iter().map(|(fault, _)| (called(&fault), fault, true)).collect();
+    ways.push((
+        "raw control character".into(),
+        body(b"{\"errcode\":0,\"userid\":\"a-bad\",\"name\":\"\x07\",\"openid\":\"o\"}"),
+        true,
+    ));
+    ways.push((
+        "invalid UTF-8".into(),
+        body(b"{\"errcode\":0,\"userid\":\"a-bad\",\"name\":\"\xE5\",\"openid\":\"o\"}"),
+        true,
+    ));
+    ways.push((
+        "lone surrogate".into(),
+        body(b"{\"errcode\":0,\"userid\":\"a-bad\",\"name\":\"\\ud83d\",\"openid\":\"o\"}"),
+        true,
+    ));
+    ways.push(("another member's answer".into(), body(b"{\"errcode\":0,\"userid\":\"user1\"}"), true));
+    ways.push(("connection reset".into(), Fault::Reset, false));
+    ways.push(("hangs, timeout 2 s".into(), Fault::Hang, false));
+    ways.push(("hangs within the body".into(), Fault::HangInBody, false));
+    let without = (0..3).map(|_| seconds_until_the_others_are_done(None).0).fold(f64::INFINITY, f64::min);
+    println!(
+        "| answer for one member | with, s | without, s | ratio | calls for it |\n|---|---|---|---|---|"
+    );
+    for (way, fault, arrives) in ways {
+        let (with, calls) = seconds_until_the_others_are_done(Some(&fault));
+        let ratio = with / without;
+        println!("| {way} | {with:.2} | {without:.2} | {ratio:.2} | {calls} |");
+        assert!(ratio < if arrives { 1.6 } else { 6.0 }, "{way}: {ratio}");
+        assert!(calls <= 8, "{way}: {calls}");
+    }
+}

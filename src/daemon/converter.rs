@@ -230,7 +230,7 @@ impl Converter {
                 log::warn!(
                     "conversion userid={userid}: {what}; this member is tried again later, the others go on"
                 );
-                Verdict::NotYet { errcode, errmsg: what }
+                Verdict::NotYet { errcode: errcode.filter(|code| *code != 0), errmsg: what }
             }
             Err(NotSeen::NoAnswer(NoAnswer::Failed(at, _) | NoAnswer::Later(at))) => {
                 return Outcome::Later(at);

@@ -44,8 +44,11 @@ impl Network {
     /// Trusts the built-in authorities, the system's (`SSL_CERT_FILE` and `SSL_CERT_DIR` name others), and our own.
     pub(super) fn tls(&self) -> TlsConfig {
         let system = rustls_native_certs::load_native_certs();
+        // A machine may have none; but what somebody has named should be there.
+        let is_named = ["SSL_CERT_FILE", "SSL_CERT_DIR"].iter().any(|name| std::env::var_os(name).is_some());
+        let level = if is_named { log::Level::Warn } else { log::Level::Debug };
         for error in system.errors.iter().take(3) {
-            log::warn!("certificates of the system: {error}; the built-in ones are used besides");
+            log::log!(level, "certificates of the system: {error}; the built-in ones are used");
         }
         let built_in =
             webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter().map(|certificate| certificate.as_ref());

@@ -256,6 +256,8 @@ impl<L: Listener> Run<'_, L> {
                     refused = Some(refusal);
                     break;
                 }
+                // What came back cannot be used; a refusal concerns this department alone.
+                Err(refusal) if refusal.errcode.is_none() => refused = Some(refusal),
                 Err(_) => {}
             }
         }
