@@ -15,7 +15,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use common::{Lab, Settings, binary, eventually, text};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
 /// Copies in both directions until one side ends.
 fn splice(mut one: TcpStream, mut other: TcpStream) {
@@ -147,9 +147,13 @@ fn tls_server(target: SocketAddr, authority: &Authority, name: &str, years: (i32
     params.not_after = rcgen::date_time_ymd(years.1, 1, 1);
     let key = KeyPair::generate().unwrap();
     let certificate = params.signed_by(&key, &authority.issuer).unwrap();
+    serve_tls(target, certificate.der().clone(), &key)
+}
+
+fn serve_tls(target: SocketAddr, certificate: CertificateDer<'static>, key: &KeyPair) -> SocketAddr {
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
     let config = rustls::ServerConfig::builder().with_no_client_auth();
-    let config = Arc::new(config.with_single_cert(vec![certificate.der().clone()], key).unwrap());
+    let config = Arc::new(config.with_single_cert(vec![certificate], key).unwrap());
     listen(move |client| {
         let connection = rustls::ServerConnection::new(Arc::clone(&config)).unwrap();
         let mut client = rustls::StreamOwned::new(connection, client);
@@ -272,6 +276,35 @@ fn a_server_with_an_authority_of_its_own_is_trusted_by_ca_file_or_the_systems_ce
 
     let told = pauses(lab(&server, &|_, _| String::new()), &[]);
     assert!(told.contains("TLS: certificate of an unknown authority") && told.contains("ca_file"), "{told}");
+}
+
+/// As `openssl req -x509` makes them: the server's certificate is its own authority.
+#[test]
+fn a_certificate_that_is_its_own_authority_is_trusted_if_ca_file_has_it() {
+    for (name, listed, expected) in [
+        ("localhost", true, ""),
+        ("localhost", false, "TLS: certificate of an unknown authority"),
+        ("other.example", true, "TLS: the certificate is for another host name"),
+    ] {
+        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.self_signed(&key).unwrap();
+        let pem = certificate.pem();
+        let server = |behind| {
+            format!("https://localhost:{}", serve_tls(behind, certificate.der().clone(), &key).port())
+        };
+        let with_file = |folder: &Path, _| {
+            std::fs::write(folder.join("ca.pem"), &pem).unwrap();
+            if listed { "ca_file = ca.pem\n".to_owned() } else { String::new() }
+        };
+        if expected.is_empty() {
+            converts(lab(&server, &with_file), &[]);
+        } else {
+            let told = pauses(lab(&server, &with_file), &[]);
+            assert!(told.contains(expected), "{told}");
+        }
+    }
 }
 
 #[test]

@@ -16,6 +16,7 @@ pub mod pace;
 pub mod pauses;
 pub mod read;
 pub mod redact;
+pub mod tls;
 mod token;
 mod transport;
 pub mod xml;
