@@ -258,7 +258,8 @@ fn sighup_changes_nothing_and_sigint_ends_it() {
 
 #[test]
 fn no_secret_is_found_anywhere() {
-    let mut lab = Lab::new(Settings { more: "[log]\nlevel = trace", ..Settings::default() });
+    let openid = "retry_first = 1s\nretry_max = 1s";
+    let mut lab = Lab::new(Settings { more: "[log]\nlevel = trace", openid, ..Settings::default() });
     lab.hire("a");
     lab.wait_for("SELECT openid_errcode FROM members", "43004");
     // A gateway that echoes what it was sent, and everything that can go wrong.
@@ -272,7 +273,7 @@ fn no_secret_is_found_anywhere() {
         lab.hire(&format!("b{n}"));
     }
     let _ = lab.raw(b"POST /callback?msg_signature=0&timestamp=1&nonce=2 HTTP/1.0\r\nContent-Length: 50\r\n\r\n<xml><Encrypt><![CDATA[abcdabcd]]></Encrypt></xml>");
-    lab.wait_for("SELECT count(*) FROM members WHERE openid_errcode = 43004", "3");
+    lab.wait_for("SELECT count(*) FROM members WHERE openid_errcode = 43004", "4");
     let arguments = std::fs::read(format!("/proc/{}/cmdline", lab.pid())).unwrap();
     let mut shown = vec![("arguments", arguments)];
     for command in [

@@ -183,7 +183,7 @@ fn a_wrong_secret_is_said_once_and_not_tried_again_quickly() {
 }
 
 #[test]
-fn the_network_and_gateways_cost_no_attempt_and_the_member_is_converted_in_the_end() {
+fn after_silence_or_unusable_answers_the_member_is_converted_in_the_end() {
     let faults = [
         Fault::HttpStatus(500),
         Fault::HttpStatus(302),
@@ -196,7 +196,7 @@ fn the_network_and_gateways_cost_no_attempt_and_the_member_is_converted_in_the_e
     std::thread::scope(|scope| {
         for fault in faults {
             scope.spawn(move || {
-                let lab = Lab::plain();
+                let lab = Lab::new(fast());
                 lab.stand_in.fail(Some(CONVERT), fault.clone(), 2);
                 lab.stand_in.company(|company| {
                     company.hire("a");

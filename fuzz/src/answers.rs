@@ -186,7 +186,8 @@ fn body(body: &[u8]) {
 
 /// Whether this is how WeCom, or a gateway, writes the userid.
 fn names(json: &Json, userid: &UserId) -> bool {
-    json.as_str().map(str::trim) == Some(userid.as_str()) || json.to_string() == userid.as_str()
+    let number = json.as_u64().map(|number| number.to_string());
+    json.as_str().map(str::trim).or(number.as_deref()) == Some(userid.as_str())
 }
 
 fn id(json: &Json, id: u32) -> bool {

@@ -15,7 +15,8 @@ use super::{
     Reconcile, Retention, Secret, Wecom,
 };
 use crate::wecom::crypt::EncodingAesKey;
-use crate::wecom::network::{certificates, parse_proxy};
+use crate::wecom::network::parse_proxy;
+use crate::wecom::tls::certificates;
 
 /// What of the machine a configuration depends on; given, so that reading it is a function of its input.
 pub struct Surroundings<'a> {

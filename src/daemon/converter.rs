@@ -42,8 +42,6 @@ struct Work {
     later: HashMap<UserId, Instant>,
     /// Being asked about.
     in_flight: HashSet<UserId>,
-    /// Spoken of while being asked about.
-    again: HashSet<UserId>,
     /// When to look for more.
     look_at: Instant,
     /// The database could not be looked at, which has been told.
@@ -108,7 +106,6 @@ impl Converter {
                 due: VecDeque::new(),
                 later: HashMap::new(),
                 in_flight: HashSet::new(),
-                again: HashSet::new(),
                 look_at: Instant::now(),
                 in_trouble: false,
                 reader,
@@ -163,13 +160,13 @@ impl Converter {
             work.in_flight.remove(&member);
             // The answer may have made it due sooner than anybody else.
             work.look_at = Instant::now();
-            // An event came while WeCom was being asked: it wants to know again, now.
-            match (work.again.remove(&member), outcome) {
-                (_, Outcome::Later(at)) if work.later.len() < LATER => {
+            match outcome {
+                Outcome::Later(at) if work.later.len() < LATER => {
                     work.later.insert(member, at);
                 }
-                (true, _) | (_, Outcome::Outdated) => work.urgent.push_front(member),
-                (false, _) => {}
+                // An event came while WeCom was being asked: it wants to know again, now.
+                Outcome::Outdated => work.urgent.push_front(member),
+                Outcome::Later(_) | Outcome::Settled => {}
             }
         }
     }
@@ -230,7 +227,7 @@ impl Converter {
                 log::warn!(
                     "conversion userid={userid}: {what}; this member is tried again later, the others go on"
                 );
-                Verdict::NotYet { errcode, errmsg: what }
+                Verdict::NotYet { errcode: errcode.filter(|code| *code != 0), errmsg: what }
             }
             Err(NotSeen::NoAnswer(NoAnswer::Failed(at, _) | NoAnswer::Later(at))) => {
                 return Outcome::Later(at);
@@ -299,11 +296,8 @@ impl Work {
                 Some(member) => (member, Urgency::Now),
                 None => (self.due.pop_front()?, Urgency::Conversion),
             };
+            // An event that came since has made the answer under way outdated; its thread finds that.
             if self.in_flight.contains(&member) {
-                // Being spoken of counts; having been found due is settled by the answer under way.
-                if urgency == Urgency::Now {
-                    self.again.insert(member);
-                }
                 continue;
             }
             if urgency == Urgency::Now {

@@ -193,9 +193,12 @@ impl<L: Listener> Client<L> {
                     self.answered(call, None);
                     return Ok(Seen { what, at: answer.asked_at });
                 }
-                (Reaction::Done, Err(what)) => {
-                    return Err(self.unusable(call, Some(0), what, None));
+                // WeCom answered, of a listing or a tag: what it lacks is a defect of that, and no sign of a gateway.
+                (Reaction::Done, Err(what)) if !matches!(call.item, Item::Member(_)) => {
+                    self.answered(call, None);
+                    return Err(NotSeen::Unusable { errcode: Some(0), what });
                 }
+                (Reaction::Done, Err(what)) => return Err(self.unusable(call, Some(0), what, None)),
                 (Reaction::RenewToken, _) if !renewed => {
                     renewed = true;
                     lock(self.token_cell(secret)).invalidate(&token);

@@ -20,6 +20,7 @@ pub mod query;
 pub mod read;
 pub mod redact;
 mod repair;
+pub mod tls;
 mod token;
 mod transport;
 pub mod xml;

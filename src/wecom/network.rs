@@ -1,13 +1,8 @@
-//! The way to WeCom: proxy, certificates, names; and what each of their errors is called.
-
-use std::collections::HashSet;
+//! The way to WeCom: proxy, names; and what each of their errors is called.
 
 use rustls::CertificateError;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 use ureq::config::Config;
 use ureq::http::Uri;
-use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::NextTimeout;
 
@@ -41,20 +36,9 @@ impl Network {
         by_proxy || self.api_base.starts_with("https://")
     }
 
-    /// Trusts the built-in authorities, the system's (`SSL_CERT_FILE` and `SSL_CERT_DIR` name others), and our own.
-    pub(super) fn tls(&self) -> TlsConfig {
-        let system = rustls_native_certs::load_native_certs();
-        for error in system.errors.iter().take(3) {
-            log::warn!("certificates of the system: {error}; the built-in ones are used besides");
-        }
-        let built_in =
-            webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter().map(|certificate| certificate.as_ref());
-        let own = self.authorities.iter().map(Vec::as_slice);
-        let system = system.certs.iter().map(|certificate| certificate.as_ref());
-        let mut seen = HashSet::new();
-        let all = own.chain(built_in).chain(system).filter(|der| seen.insert(*der));
-        let all: Vec<Certificate<'static>> = all.map(|der| Certificate::from_der(der).to_owned()).collect();
-        TlsConfig::builder().root_certs(RootCerts::new_with_certs(&all)).build()
+    /// Certificate authorities in DER besides the system's and the built-in ones.
+    pub(super) fn authorities(&self) -> &[Vec<u8>] {
+        &self.authorities
     }
 
     fn peer(&self) -> String {
@@ -92,24 +76,6 @@ pub fn parse_proxy(url: &str) -> Result<ureq::Proxy, String> {
         return Err("has a user name without a password, which SOCKS5 does not allow".into());
     }
     Ok(proxy)
-}
-
-/// The certificates of a PEM file, in DER.
-///
-/// # Errors
-/// Why there are none.
-pub fn certificates(pem: &str) -> Result<Vec<Vec<u8>>, String> {
-    let mut found = Vec::new();
-    for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
-        let certificate = certificate.map_err(|_| "is not whole PEM".to_owned())?;
-        let mut store = rustls::RootCertStore::empty();
-        store.add(certificate.clone()).map_err(|_| "holds a certificate that cannot be read".to_owned())?;
-        found.push(certificate.as_ref().to_vec());
-    }
-    if found.is_empty() {
-        return Err("holds no certificate (PEM: -----BEGIN CERTIFICATE-----)".into());
-    }
-    Ok(found)
 }
 
 /// Why an exchange brought no answer that can be used.
@@ -264,10 +230,6 @@ fn explain_tls(error: &rustls::Error) -> Failure {
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
             ("TLS: the certificate is for another host name", ADVICE_CERTIFICATE)
         }
-        error if format!("{error:?}").contains("CaUsedAsEndEntity") => (
-            "TLS: the server shows the certificate of an authority as its own",
-            "give the server a certificate that the authority has issued, and set [wecom] ca_file to the authority's",
-        ),
         _ => ("TLS: the certificate is not valid", ADVICE_CERTIFICATE),
     };
     Failure::no_answer(what).with(advice)
@@ -336,15 +298,5 @@ mod tests {
             "HTTP status 301: a redirect, which is not followed"
         );
         assert!(!Failure::of_status(407, None).arrived);
-    }
-
-    #[test]
-    fn a_file_without_certificates_is_refused() {
-        for pem in ["", "hello", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"] {
-            assert!(certificates(pem).is_err(), "{pem}");
-        }
-        let pem = rcgen::generate_simple_self_signed(vec!["x".into()]).unwrap().cert.pem();
-        assert_eq!(certificates(&format!("# mine\n{pem}{pem}")).map(|all| all.len()), Ok(2));
-        assert!(certificates(&pem[..pem.len() - 60]).is_err());
     }
 }

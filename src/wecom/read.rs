@@ -44,6 +44,13 @@ impl Skipped {
         self.named.truncate(NAMED);
     }
 
+    /// The same, each named as part of `whole`.
+    #[must_use]
+    pub fn within(self, whole: &str) -> Self {
+        let named = self.named.iter().map(|what| format!("{whole}: {what}"));
+        Self { count: self.count, named: named.collect() }
+    }
+
     /// Whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -163,7 +163,7 @@ fn parameter(text: &str) -> Option<(&'static str, usize, usize)> {
 /// The parts of a URL that are secret: password, credentials as HTTP sends them, values of `key` and `token`.
 #[must_use]
 pub fn secrets_of_url(url: &str) -> Vec<String> {
-    let mut secrets = vec![url.to_owned()];
+    let mut secrets = Vec::new();
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let (authority, _) = rest.split_once(['/', '?', '#']).unwrap_or((rest, ""));
     if let Some((credentials, _)) = authority.rsplit_once('@') {

@@ -4,11 +4,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use serde_json::Value as Json;
-use ureq::unversioned::transport::DefaultConnector;
+use ureq::unversioned::transport::{ConnectProxyConnector, Connector, SocksConnector, TcpConnector};
 
 use super::answer::Answer;
 use super::clock::SharedClock;
 use super::network::{Failure, Names, Network, explain};
+use super::tls::{Tls, client_config};
 use crate::directory::UnixSeconds;
 
 /// The longest answer that is read; a page of 10,000 members is under 1 MiB.
@@ -24,11 +25,8 @@ pub(super) struct Transport {
 impl Transport {
     /// `timeout` bounds a whole exchange, from name look-up to the last byte.
     pub(super) fn new(timeout: Duration, network: Network, clock: SharedClock) -> Self {
-        let mut builder = ureq::Agent::config_builder().proxy(network.proxy());
-        if network.uses_tls() {
-            builder = builder.tls_config(network.tls());
-        }
-        let config = builder
+        let config = ureq::Agent::config_builder()
+            .proxy(network.proxy())
             .timeout_global(Some(timeout))
             .http_status_as_error(false)
             // A redirect would carry the access_token to wherever it points.
@@ -36,7 +34,15 @@ impl Transport {
             .max_redirects_will_error(false)
             .user_agent(concat!("wecom-dirsync/", env!("CARGO_PKG_VERSION")))
             .build();
-        let agent = ureq::Agent::with_parts(config, DefaultConnector::default(), Names::default());
+        let tls = network.uses_tls().then(|| client_config(network.authorities()));
+        let tls = tls
+            .and_then(|config| config.inspect_err(|error| log::error!("TLS is not available: {error}")).ok());
+        let connector =
+            ().chain(SocksConnector::default())
+                .chain(ConnectProxyConnector::default())
+                .chain(TcpConnector::default())
+                .chain(Tls(tls));
+        let agent = ureq::Agent::with_parts(config, connector, Names::default());
         Self { agent, network, clock }
     }
 

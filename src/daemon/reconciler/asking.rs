@@ -102,7 +102,8 @@ impl<L: Listener> Ask<'_, L> {
                 }
                 Err(NotSeen::Unusable { errcode, what }) => {
                     tries += 1;
-                    if tries >= TRIES {
+                    // What WeCom itself says it says again.
+                    if tries >= TRIES || errcode == Some(0) {
                         return Ok(Err(Refusal {
                             errcode: errcode.filter(|code| *code != 0),
                             text: what,

@@ -303,6 +303,8 @@ impl<L: Listener> Run<'_, L> {
                     refused = Some(refusal);
                     break;
                 }
+                // What came back cannot be used; a refusal concerns this department alone.
+                Err(refusal) if refusal.errcode.is_none() => refused = Some(refusal),
                 Err(_) => {}
             }
         }
@@ -563,7 +565,7 @@ impl<L: Listener> Run<'_, L> {
             members.removed.clear();
             departments.removed.clear();
         }
-        self.odd_rows.of_tags.extend(content.skipped);
+        self.odd_rows.of_tags.extend(content.skipped.within(&format!("tag {tag}")));
         if was_known && !(members.is_empty() && departments.is_empty()) {
             self.plan.tags.changed.add(tag);
         }
