@@ -1,11 +1,14 @@
 //! `changes`: the change feed as lines of JSON, and on as it grows.
 
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::Connection;
 
 use super::{Failure, load};
+use crate::store::epoch::{self, Position};
+use crate::store::file::beside;
 use crate::store::queries::{changes_since, oldest_change};
 use crate::store::{StoreError, open_reader};
 
@@ -14,7 +17,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// Lines that are read in one go.
 const BATCH: u32 = 1000;
 
-pub(super) fn changes(path: Option<&Path>, since: i64, follow: bool) -> Result<(), Failure> {
+pub(super) fn changes(path: Option<&Path>, since: &Position, follow: bool) -> Result<(), Failure> {
     let config = load(path)?;
     let database = &config.database.path;
     let mut connection = match open_reader(database) {
@@ -22,21 +25,17 @@ pub(super) fn changes(path: Option<&Path>, since: i64, follow: bool) -> Result<(
         Err(StoreError::Missing(_)) if follow => wait_for(database)?,
         opened => opened?,
     };
-    if let Some(oldest) = oldest_change(&connection)?
-        && since > 0
-        && oldest > since + 1
-    {
-        let what = format!(
-            "changes {} to {} are not kept any more; export the directory and go on from there",
-            since + 1,
-            oldest - 1
-        );
-        return Err(Failure::Other(what));
-    }
-    let mut last = since;
+    let epoch = epoch::epoch(&connection)?;
+    check_position(&connection, since, epoch.as_deref())?;
+    let mut last = since.seq;
+    let mut files = Files::of(database);
     let mut seen_version = None;
     loop {
         let mut lines = String::new();
+        let now = epoch::epoch(&connection)?;
+        if epoch.is_some() && now != epoch {
+            return Err(another_epoch(epoch.as_deref(), now.as_deref()));
+        }
         for (seq, line) in changes_since(&connection, last, BATCH)? {
             last = seq;
             lines.push_str(&line);
@@ -58,12 +57,71 @@ pub(super) fn changes(path: Option<&Path>, since: i64, follow: bool) -> Result<(
                 break;
             }
             std::thread::sleep(LOOK_AGAIN);
-            if !database.exists() {
+            if !database.exists() || files.are_others() {
                 connection = wait_for(database)?;
+                files = Files::of(database);
                 seen_version = None;
             }
         }
     }
+}
+
+/// The files that a connection has open: after others were put in their place it sees nothing new.
+struct Files {
+    paths: [PathBuf; 2],
+    inodes: [Option<u64>; 2],
+}
+
+impl Files {
+    fn of(database: &Path) -> Self {
+        let paths = ["", "-shm"].map(|suffix| beside(database, suffix));
+        let inodes = paths.each_ref().map(|path| inode(path));
+        Self { paths, inodes }
+    }
+
+    fn are_others(&self) -> bool {
+        // One that is missing may come back.
+        let differs =
+            |(path, known): (&PathBuf, &Option<u64>)| inode(path).is_some_and(|now| *known != Some(now));
+        self.paths.iter().zip(&self.inodes).any(differs)
+    }
+}
+
+fn inode(path: &Path) -> Option<u64> {
+    std::fs::metadata(path).ok().map(|found| found.ino())
+}
+
+/// Whether the feed goes on from a consumer's position.
+fn check_position(connection: &Connection, since: &Position, epoch: Option<&str>) -> Result<(), Failure> {
+    let last = epoch::last_change(connection)?;
+    if since.epoch.is_some() {
+        if since.epoch.as_deref() != epoch {
+            return Err(another_epoch(since.epoch.as_deref(), epoch));
+        }
+        if since.seq > last {
+            return Err(Failure::PositionGone(format!(
+                "the change feed has no #{} yet, its last change is #{last}: the database is older than this position; \
+                 export the directory and go on from #{last}",
+                since.seq
+            )));
+        }
+    }
+    match oldest_change(connection)? {
+        Some(oldest) if since.seq > 0 && oldest > since.seq + 1 => Err(Failure::PositionGone(format!(
+            "changes {} to {} are not kept any more; export the directory and go on from #{last}",
+            since.seq + 1,
+            oldest - 1
+        ))),
+        _ => Ok(()),
+    }
+}
+
+fn another_epoch(theirs: Option<&str>, ours: Option<&str>) -> Failure {
+    let (theirs, ours) = (theirs.unwrap_or("(none)"), ours.unwrap_or("(none)"));
+    Failure::PositionGone(format!(
+        "the change feed is of epoch {ours}, not {theirs}: an older copy of the database was put back, and numbers mean \
+         other changes now; export the directory and go on from `changes --since {ours}:SEQ`, with last_change_seq of `status --json`"
+    ))
 }
 
 fn wait_for(database: &Path) -> Result<Connection, Failure> {

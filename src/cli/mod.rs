@@ -24,6 +24,7 @@ use crate::config::{Config, ConfigError};
 use crate::daemon::StartError;
 use crate::daemon::reconciler::Wish;
 use crate::store::StoreError;
+use crate::store::epoch::Position;
 
 /// Keeps an exact local copy of your WeCom (企业微信) directory in one SQLite file, and turns userids into
 /// openids.
@@ -91,9 +92,9 @@ enum Command {
     Changes {
         #[command(flatten)]
         config: ConfigFile,
-        /// Only changes after this seq
-        #[arg(long, value_name = "SEQ", default_value_t = 0)]
-        since: i64,
+        /// Only changes after this one: SEQ or EPOCH:SEQ, as the lines before gave them
+        #[arg(long, value_name = "[EPOCH:]SEQ", default_value = "0")]
+        since: Position,
         /// Go on as changes come
         #[arg(long)]
         follow: bool,
@@ -123,6 +124,9 @@ pub(crate) enum Failure {
     Store(#[from] StoreError),
     #[error("{0}")]
     Start(#[from] StartError),
+    /// The change feed does not go on from where the consumer was.
+    #[error("{0}")]
+    PositionGone(String),
     #[error("{0}")]
     Other(String),
 }
@@ -144,6 +148,7 @@ impl Failure {
     fn exit_code(&self) -> ExitCode {
         match self {
             Self::Config(_) | Self::Start(StartError::Config(_)) => ExitCode::from(78),
+            Self::PositionGone(_) => ExitCode::from(3),
             _ => ExitCode::from(1),
         }
     }
@@ -162,7 +167,7 @@ pub fn main() -> ExitCode {
             reconcile::reconcile(config.config.as_deref(), Wish { dry_run, allow_deletes }, json)
         }
         Command::Changes { config, since, follow } => {
-            changes::changes(config.config.as_deref(), since, follow)
+            changes::changes(config.config.as_deref(), &since, follow)
         }
         Command::Export { config, format } => export::export(config.config.as_deref(), format),
         Command::Demo { folder } => demo::demo(folder.as_deref().unwrap_or(Path::new("demo-wecom-dirsync"))),

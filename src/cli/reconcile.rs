@@ -17,6 +17,8 @@ use crate::daemon::recorder::Recorder;
 use crate::daemon::{client, is_running, knock, lock};
 use crate::directory::comparison::Guard;
 use crate::stop::Stop;
+use crate::store::epoch::HighWaterMark;
+use crate::store::file::recognise;
 use crate::store::open::{open_beside, open_in_memory};
 use crate::store::state::take_first;
 use crate::store::{StoreError, Writer, get_state, open_reader, open_writer, set_state};
@@ -95,13 +97,18 @@ fn here(config: &Config, wish: Wish, shown: &Shown) -> Result<Json, Failure> {
     logging::start(&crate::config::Log { level: LevelFilter::Warn, file: None })?;
     let path = &config.database.path;
     // No daemon may start in the middle: each would keep its own pace.
-    let _lock = if wish.dry_run { None } else { Some(lock(path, config.database.mode)?) };
+    recognise(path)?;
+    let lock = if wish.dry_run { None } else { Some(lock(path)?) };
     let stop = Stop::default();
     let (writer, thread) = if wish.dry_run {
         // What the client records of its calls goes nowhere.
         Writer::start(open_in_memory()?)?
     } else {
-        Writer::start(open_writer(path, config.database.mode)?)?
+        let database = open_writer(path, config.database.mode)?;
+        let lock = lock.as_ref().map(std::fs::File::try_clone).transpose()?;
+        let mark =
+            lock.map(|lock| HighWaterMark::open(&database, lock, clock(), fastrand::u64(..))).transpose()?;
+        Writer::start_marking(database, mark)?
     };
     let reader = match open_reader(path) {
         Err(StoreError::Missing(_)) if wish.dry_run => open_in_memory()?,

@@ -36,6 +36,7 @@ pub(super) fn status(path: Option<&Path>, as_json: bool) -> Result<(), Failure> 
     let said = |name| if running { get_state(&connection, name) } else { Ok(None) };
     let daemon = said("daemon")?;
     let pauses = said("pauses")?.map_or_else(|| json!([]), |(_, pauses)| pauses);
+    let epoch = crate::store::epoch::epoch(&connection)?;
     let clock_estimate = said(CLOCK)?.map_or(Json::Null, |(_, estimate)| estimate);
     let comparison = Comparison::read(&connection, &config)?;
     if as_json {
@@ -58,6 +59,7 @@ pub(super) fn status(path: Option<&Path>, as_json: bool) -> Result<(), Failure> 
             "events": counts.events,
             "last_event_at": counts.last_event.map(|at| at.0),
             "last_change_seq": counts.last_change,
+            "epoch": epoch,
             "conversion": why_not_converting(&config).map_or_else(|| "on".to_owned(), |why| format!("off: {why}")),
             "clock": clock_estimate,
             "pauses": pauses,
@@ -94,7 +96,8 @@ pub(super) fn status(path: Option<&Path>, as_json: bool) -> Result<(), Failure> 
     let _ = writeln!(text, "  failed       {}", counts.failed);
     let _ = writeln!(text, "departments    {}", counts.departments);
     let _ = writeln!(text, "tags           {}", counts.tags);
-    let _ = writeln!(text, "last change    #{}", counts.last_change);
+    let of_epoch = epoch.as_ref().map_or_else(String::new, |epoch| format!(" of epoch {epoch}"));
+    let _ = writeln!(text, "last change    #{}{of_epoch}", counts.last_change);
     if let Some(line) = clock_line(&clock_estimate) {
         let _ = writeln!(text, "clock          {line}");
     }

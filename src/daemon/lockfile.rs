@@ -4,55 +4,98 @@
 //! daemon: so it need not ask the database every second. No signal: the pid in the database may be another
 //! process's, where the daemon is in a container.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions, Permissions, TryLockError};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use rustix::fs::OFlags;
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use rustix::io::Errno;
 
 use super::StartError;
-use crate::store::StoreError;
+use crate::store::file::{beside, is_trusted};
+use crate::store::{StoreError, holders};
 
-/// One daemon for one database. The lock is on a file beside it, which stays: closing any descriptor of
-/// the database itself would drop SQLite's own locks.
+/// How often a lock is tried, 10 ms apart: a command that looks whether a daemon is running holds it for a moment.
+const LOCK_TRIES: u32 = 20;
+
+/// One daemon for one database: locks the file beside it, which stays. Only the daemon's user can open it, so no reader
+/// of the database can hold its lock.
 ///
 /// # Errors
 /// [`StartError::Taken`], or what the system says.
-pub fn lock(database: &Path, mode: u32) -> Result<File, StartError> {
+pub fn lock(database: &Path) -> Result<File, StartError> {
     let path = path(database);
-    let file = OpenOptions::new().create(true).truncate(false).write(true).mode(mode).open(&path);
-    let file =
-        file.map_err(|error| StoreError::CannotOpen { path: path.clone(), reason: error.to_string() })?;
-    // A command that looks whether a daemon is running holds the lock for a moment.
-    for _ in 0..20 {
-        match file.try_lock() {
-            Ok(()) => return Ok(file),
-            Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(10)),
-            Err(TryLockError::Error(error)) => return Err(StartError::System(error)),
+    // A second time, if the first file was one that a reader could lock.
+    for _ in 0..2 {
+        let file = open(&path)
+            .map_err(|error| StoreError::CannotOpen { path: path.clone(), reason: error.to_string() })?;
+        for _ in 0..LOCK_TRIES {
+            match file.try_lock() {
+                Ok(()) => return Ok(file),
+                Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(10)),
+                Err(TryLockError::Error(error)) => return Err(StartError::System(error)),
+            }
         }
+        let holders = holders::of_file(&path);
+        if holders.is_empty() || holders.iter().any(is_trusted) {
+            break;
+        }
+        let who = holders::list(&holders);
+        log::warn!("{}: {who} of another user has locked this file; it is replaced", path.display());
+        std::fs::remove_file(&path)?;
     }
     Err(StartError::Taken(database.to_owned()))
 }
 
+/// Opens the lock file, or makes it, for its owner only.
+fn open(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.create(true).truncate(false).read(true).write(true).mode(0o600);
+    let file = options.custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed()).open(path)?;
+    let found = file.metadata()?;
+    if !found.is_file() || found.nlink() != 1 {
+        return Err(io::Error::other("it is not a regular file with one link; remove it"));
+    }
+    if found.permissions().mode() & 0o7777 != 0o600 {
+        file.set_permissions(Permissions::from_mode(0o600))?;
+    }
+    Ok(file)
+}
+
 fn path(database: &Path) -> PathBuf {
-    let mut path = database.as_os_str().to_owned();
-    path.push(".lock");
-    path.into()
+    beside(database, ".lock")
 }
 
 /// Whether a daemon works with this database now.
 #[must_use]
 pub fn is_running(database: &Path) -> bool {
     match File::open(path(database)) {
-        Ok(file) => matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)),
-        Err(_) => false,
+        Ok(file) => is_locked(&file),
+        // A reader of the database may not open the lock file; the daemon locks the database's file, too.
+        Err(_) => File::open(database).is_ok_and(|file| {
+            let running = is_locked(&file);
+            // Closing it would drop the locks that SQLite holds in this process.
+            std::mem::forget(file);
+            running
+        }),
+    }
+}
+
+fn is_locked(file: &File) -> bool {
+    match file.try_lock_shared() {
+        Ok(()) => {
+            let _ = file.unlock();
+            false
+        }
+        Err(TryLockError::WouldBlock) => true,
+        Err(TryLockError::Error(_)) => false,
     }
 }
 

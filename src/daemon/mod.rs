@@ -35,6 +35,8 @@ use serde_json::json;
 use crate::config::{Config, Keys, Previous, Secret};
 use crate::directory::openid::Backoff;
 use crate::stop::Stop;
+use crate::store::epoch::HighWaterMark;
+use crate::store::file::recognise;
 use crate::store::openids::recent_api_calls;
 use crate::store::writer::WriterThread;
 use crate::store::{StoreError, Writer, open_reader, open_writer, set_state, state};
@@ -147,10 +149,13 @@ impl Daemon {
     /// [`StartError`].
     pub fn start(config: &Config) -> Result<Self, StartError> {
         let endpoints = endpoints(config)?;
-        let lock = lock(&config.database.path, config.database.mode)?;
+        recognise(&config.database.path)?;
+        let lock = lock(&config.database.path)?;
         let admin_listener = config.admin_listen.map(admin_listener).transpose()?;
-        let connection = open_writer(&config.database.path, config.database.mode)?;
-        let (writer, writer_thread) = Writer::start(connection)?;
+        let database = open_writer(&config.database.path, config.database.mode)?;
+        let mark = HighWaterMark::open(&database, lock.try_clone()?, clock(), fastrand::u64(..))
+            .map_err(StoreError::from)?;
+        let (writer, writer_thread) = Writer::start_marking(database, Some(mark))?;
         announce(&writer)?;
 
         let stop = Stop::default();

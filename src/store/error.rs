@@ -1,8 +1,10 @@
 //! What can go wrong with the database, by what somebody can do about it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rusqlite::ErrorCode;
+
+use super::holders;
 
 /// Why the database did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +25,32 @@ pub enum StoreError {
     /// SQLite, but made by something else, or not SQLite at all.
     #[error("{0}: this is not a database of wecom-dirsync; point [database] path to another file")]
     NotOurs(PathBuf),
+    /// Something else than a regular file.
+    #[error("{path}: this is {what}, not a database; point [database] path to a file")]
+    NotAFile {
+        /// The path.
+        path: PathBuf,
+        /// Such as `a folder`.
+        what: &'static str,
+    },
+    /// The file has several names, so another daemon could open it under another one.
+    #[error(
+        "{path}: this file has {links} hard links, and two daemons could open it under two names; delete the others (find -samefile), or copy the database"
+    )]
+    HardLinked {
+        /// The path.
+        path: PathBuf,
+        /// Its number of links.
+        links: u64,
+    },
+    /// Another daemon has the same file open, under whatever name.
+    #[error("{path}: {holders} works with this database already; stop it first")]
+    InUse {
+        /// The path.
+        path: PathBuf,
+        /// Who.
+        holders: String,
+    },
     /// Made by a newer version.
     #[error(
         "{path}: the database has schema {found}, this version knows up to {known}; install the newer version again"
@@ -50,6 +78,9 @@ pub enum StoreError {
         "the database is locked by another program (a sqlite3 shell with an open transaction?); end that transaction"
     )]
     Locked,
+    /// As [`StoreError::Locked`], and by whom.
+    #[error("the database is locked by another program: {0}; end its transaction, or the program")]
+    LockedBy(String),
     /// Reading takes files beside the database, which cannot be made.
     #[error(
         "the database's folder cannot be written to, which even reading takes while no daemon runs; become the service's user (sudo -u wecom-dirsync ..)"
@@ -105,11 +136,27 @@ impl StoreError {
         }
     }
 
+    /// If the database is locked: the same, with the processes that hold the lock, as far as they can be found.
+    #[must_use]
+    pub(super) fn with_holders(self, database: Option<&Path>) -> Self {
+        match (&self, database) {
+            (Self::Locked, Some(database)) => {
+                let holders = holders::list(&holders::of_database(database));
+                if holders.is_empty() { self } else { Self::LockedBy(holders) }
+            }
+            _ => self,
+        }
+    }
+
     /// A copy to tell several people of.
     #[must_use]
     pub(crate) fn again(&self) -> Self {
         match self {
             Self::Locked => Self::Locked,
+            Self::LockedBy(holders) => Self::LockedBy(holders.clone()),
+            Self::InUse { path, holders } => Self::InUse { path: path.clone(), holders: holders.clone() },
+            Self::NotAFile { path, what } => Self::NotAFile { path: path.clone(), what },
+            Self::HardLinked { path, links } => Self::HardLinked { path: path.clone(), links: *links },
             Self::Full => Self::Full,
             Self::NoWriteAccess => Self::NoWriteAccess,
             Self::Closed => Self::Closed,

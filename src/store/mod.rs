@@ -5,8 +5,11 @@
 mod apply;
 pub mod departments;
 pub mod details;
+pub mod epoch;
 mod error;
 mod facts;
+pub mod file;
+pub mod holders;
 pub mod members;
 pub mod monitor;
 pub mod observed;
@@ -21,7 +24,7 @@ pub mod writer;
 
 pub use apply::{Applied, NewEvent, Outcome, apply_event, record_invalid};
 pub use error::StoreError;
-pub use open::{open_reader, open_writer};
+pub use open::{Opened, open_reader, open_writer};
 pub use openids::{ApiCall, Verdict, due_members, earliest_due, make_due, record_api_call, record_verdict};
 pub use state::{get_state, set_state};
 pub use writer::Writer;

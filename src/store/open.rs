@@ -1,16 +1,16 @@
 //! Opening the file: who may read it, whose it is, and bringing its schema up to date.
 
-use std::fs::OpenOptions;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::fs::File;
+use std::ops::Deref;
 use std::path::Path;
 use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
 use super::error::StoreError;
+use super::file;
 
-/// Marks the file as ours (`PRAGMA application_id`): "WDSy".
-const APPLICATION_ID: i64 = 0x5744_5379;
+const APPLICATION_ID: i64 = file::APPLICATION_ID as i64;
 
 /// Each brings the schema from its index to the next `user_version`.
 const MIGRATIONS: &[&str] = &[include_str!("migrations/0001.sql"), include_str!("migrations/0002.sql")];
@@ -21,30 +21,41 @@ const VIEWS: &str = include_str!("migrations/views.sql");
 /// How long a command waits for a lock; the daemon's writer sets its own time for each commit.
 const PATIENCE: Duration = Duration::from_secs(4);
 
+/// A database opened for writing. The file outlives the connection: closing any descriptor of it drops SQLite's locks.
+pub struct Opened {
+    // Dropped in this order.
+    connection: Connection,
+    _file: Option<File>,
+}
+
+impl Deref for Opened {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        &self.connection
+    }
+}
+
+impl From<Connection> for Opened {
+    fn from(connection: Connection) -> Self {
+        Self { connection, _file: None }
+    }
+}
+
 /// Opens the database for writing; makes it, with file mode `mode`, if there is none; migrates it.
 ///
 /// # Errors
-/// [`StoreError`], nothing having been changed.
-pub fn open_writer(path: &Path, mode: u32) -> Result<Connection, StoreError> {
-    let cannot =
-        |error: std::io::Error| StoreError::CannotOpen { path: path.to_owned(), reason: error.to_string() };
-    // SQLite would make the file with the umask's rights; -wal and -shm take theirs from the file.
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .read(true)
-        .mode(mode)
-        .open(path)
-        .map_err(cannot)?;
-    let current = file.metadata().map_err(cannot)?.permissions().mode() & 0o777;
-    drop(file);
-    if current != mode {
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(cannot)?;
-    }
-    let mut connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-    migrate(&mut connection, path)?;
-    Ok(connection)
+/// [`StoreError`]; a file that is not ours is unchanged.
+pub fn open_writer(path: &Path, mode: u32) -> Result<Opened, StoreError> {
+    let file = file::claim(path, mode)?;
+    file::lock_inode(&file, path)?;
+    let open = || {
+        let mut connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        migrate(&mut connection, path)?;
+        Ok(connection)
+    };
+    let connection = open().map_err(|error: StoreError| error.with_holders(Some(path)))?;
+    Ok(Opened { connection, _file: Some(file) })
 }
 
 /// An empty database in memory, with the schema of a real one: for trying out what events come to.
@@ -127,6 +138,11 @@ fn schema_version(connection: &Connection, path: &Path) -> Result<i64, StoreErro
 
 fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
     schema_version(connection, path)?;
+    // Before the WAL takes what is written: the file is recognised by its first bytes.
+    let id: i64 = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
+    if id != APPLICATION_ID {
+        connection.pragma_update(None, "application_id", APPLICATION_ID)?;
+    }
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     // A WAL that a long reader made grow is cut back to this when it is next started over.
@@ -146,7 +162,6 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
             transaction.execute_batch(migration)?;
         }
         transaction.execute_batch(VIEWS)?;
-        transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
         transaction.pragma_update(None, "user_version", known_version())?;
     }
     transaction.commit()?;

@@ -6,8 +6,8 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde_json::{Map, Value as Json, json};
 
-use super::facts;
 use super::monitor::oldest_pending;
+use super::{epoch, facts};
 use crate::directory::history::fold;
 use crate::directory::{UnixSeconds, UserId};
 
@@ -237,6 +237,7 @@ pub fn changes_since(
     since: i64,
     limit: u32,
 ) -> rusqlite::Result<Vec<(i64, String)>> {
+    let epoch = epoch::to_json(epoch::epoch(connection)?.as_deref());
     let mut statement = connection.prepare_cached(
         "SELECT seq, at, entity, key, action, fields FROM changes WHERE seq > ?1 ORDER BY seq LIMIT ?2",
     )?;
@@ -245,6 +246,7 @@ pub fn changes_since(
         let fields =
             line.get("fields").and_then(Json::as_str).and_then(|text| serde_json::from_str(text).ok());
         line.insert("fields".into(), fields.unwrap_or(Json::Null));
+        line.insert("epoch".into(), epoch.clone());
         Ok((row.get(0)?, Json::Object(line).to_string()))
     })?;
     lines.collect()

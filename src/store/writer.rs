@@ -4,13 +4,16 @@
 //! each piece of work stands in a savepoint of its own, and its reply is given only after the commit.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::path::Path;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
+use super::epoch::HighWaterMark;
 use super::error::StoreError;
+use super::open::Opened;
 use super::watch::{Watch, empty_the_wal};
 
 /// Pieces of work that may wait; more are refused. Far more than callbacks can be in flight.
@@ -101,11 +104,23 @@ impl Writer {
     ///
     /// # Errors
     /// If no thread can be had.
-    pub fn start(connection: Connection) -> std::io::Result<(Self, WriterThread)> {
+    pub fn start(database: impl Into<Opened>) -> std::io::Result<(Self, WriterThread)> {
+        Self::start_marking(database, None)
+    }
+
+    /// As [`Writer::start`], and keeps the highest change number.
+    ///
+    /// # Errors
+    /// If no thread can be had.
+    pub fn start_marking(
+        database: impl Into<Opened>,
+        mark: Option<HighWaterMark>,
+    ) -> std::io::Result<(Self, WriterThread)> {
+        let database: Opened = database.into();
         let (queue, jobs) = sync_channel(QUEUE);
         let thread = std::thread::Builder::new()
             .name("writer".into())
-            .spawn(move || write_until_closed(&connection, &jobs))?;
+            .spawn(move || write_until_closed(&database, &jobs, mark))?;
         Ok((Self { queue }, WriterThread(thread)))
     }
 
@@ -148,25 +163,48 @@ impl Writer {
     }
 }
 
-fn write_until_closed(connection: &Connection, queue: &Receiver<Message>) {
+fn write_until_closed(connection: &Connection, queue: &Receiver<Message>, mut mark: Option<HighWaterMark>) {
     let mut jobs = Jobs { queue, closing: false };
     let mut trouble = Trouble::default();
     let mut watch = Watch::new(connection);
-    while let Some(first) = jobs.wait() {
+    // Until when the highest change number is to be noted, if it may have grown.
+    let mut unmarked = None;
+    loop {
+        let first = match jobs.wait(unmarked) {
+            Waited::Job(job) => job,
+            Waited::Long => {
+                unmarked = mark.as_mut().and_then(|mark| mark.note(connection, Instant::now()));
+                continue;
+            }
+            Waited::End => break,
+        };
         let mut group = vec![first];
         jobs.take_waiting(&mut group);
         match begin(connection, &mut jobs, &mut group, &mut trouble) {
             Ok(true) => {
                 commit(connection, group, &mut watch, &mut trouble);
                 watch.bound_the_wal(connection, Instant::now());
+                unmarked = mark.as_mut().and_then(|mark| mark.note(connection, Instant::now()));
             }
             Ok(false) => {}
             Err(error) => refuse(group, &error, &mut trouble),
         }
     }
+    if let Some(mark) = &mut mark {
+        mark.note_now(connection, Instant::now());
+    }
     if let Err(error) = empty_the_wal(connection) {
         log::debug!("no last checkpoint: {error}");
     }
+}
+
+/// What came of waiting for a job.
+enum Waited {
+    Job(Job),
+    /// Nothing came in the time allowed.
+    Long,
+    /// There will be no more.
+    End,
 }
 
 /// The queue, as the writer's thread sees it.
@@ -176,14 +214,19 @@ struct Jobs<'a> {
 }
 
 impl Jobs<'_> {
-    /// The next job; `None` when there will be no more.
-    fn wait(&mut self) -> Option<Job> {
+    /// Waits for the next job, `time` at most if that is given.
+    fn wait(&mut self, time: Option<Duration>) -> Waited {
         if self.closing {
-            return None;
+            return Waited::End;
         }
-        match self.queue.recv() {
-            Ok(Message::Job(job)) => Some(job),
-            Ok(Message::Close) | Err(_) => None,
+        let message = match time {
+            None => self.queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(time) => self.queue.recv_timeout(time),
+        };
+        match message {
+            Ok(Message::Job(job)) => Waited::Job(job),
+            Err(RecvTimeoutError::Timeout) => Waited::Long,
+            Ok(Message::Close) | Err(RecvTimeoutError::Disconnected) => Waited::End,
         }
     }
 
@@ -218,7 +261,10 @@ fn begin(
         let (late, rest): (Vec<Job>, Vec<Job>) =
             std::mem::take(group).into_iter().partition(|job| job.deadline <= now);
         *group = rest;
-        refuse(late, &StoreError::Locked, trouble);
+        if !late.is_empty() {
+            let locked = StoreError::Locked.with_holders(connection.path().map(Path::new));
+            refuse(late, &locked, trouble);
+        }
         jobs.take_waiting(group);
     }
     Ok(false)

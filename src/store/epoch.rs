@@ -1,0 +1,250 @@
+//! The epoch of the change feed: numbers mean the same only within one.
+//!
+//! After an older copy of the database is put back, numbers would be given a second time to other changes. The lock file,
+//! which no copy of the database contains, keeps the highest number of each epoch; a database that has a lower one begins
+//! a new epoch.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::time::{Duration, Instant};
+
+use rusqlite::{Connection, OptionalExtension};
+use serde_json::{Value as Json, json};
+
+use super::state::{get_state, set_state};
+use crate::directory::UnixSeconds;
+
+/// In `daemon_state`: the epoch, a random word.
+const EPOCH: &str = "epoch";
+/// Minimum interval between two records of the highest number.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// Epochs that the lock file remembers.
+const REMEMBERED: usize = 16;
+/// Length of the lock file that is read, in bytes.
+const MAX_LENGTH: usize = 4096;
+
+/// The epoch of this database; `None` before the first start of a daemon.
+///
+/// # Errors
+/// SQLite's.
+pub fn epoch(connection: &Connection) -> rusqlite::Result<Option<String>> {
+    Ok(get_state(connection, EPOCH)?.and_then(|(_, epoch)| epoch.as_str().map(str::to_owned)))
+}
+
+/// The highest number that was given to a change.
+///
+/// # Errors
+/// SQLite's.
+pub fn last_change(connection: &Connection) -> rusqlite::Result<i64> {
+    let last = connection
+        .prepare_cached("SELECT seq FROM sqlite_sequence WHERE name = 'changes'")?
+        .query_row([], |row| row.get(0))
+        .optional()?;
+    Ok(last.unwrap_or(0))
+}
+
+/// The highest number of each epoch, the latest epoch first: the content of the lock file.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Marks(Vec<(String, i64)>);
+
+impl Marks {
+    /// Reads lines of an epoch and a number; others are left out.
+    fn parse(text: &str) -> Self {
+        let line = |line: &str| {
+            let (epoch, number) = line.trim().split_once(' ')?;
+            Some((epoch.to_owned(), number.trim().parse().ok()?))
+        };
+        Self(text.lines().filter_map(line).take(REMEMBERED).collect())
+    }
+
+    fn text(&self) -> String {
+        self.0.iter().map(|(epoch, number)| format!("{epoch} {number}\n")).collect()
+    }
+
+    fn of(&self, epoch: &str) -> Option<i64> {
+        self.0.iter().find(|(known, _)| known == epoch).map(|(_, number)| *number)
+    }
+
+    fn set(&mut self, epoch: &str, number: i64) {
+        self.0.retain(|(known, _)| known != epoch);
+        self.0.insert(0, (epoch.to_owned(), number));
+        self.0.truncate(REMEMBERED);
+    }
+}
+
+/// Keeps the highest number in the lock file.
+pub struct HighWaterMark {
+    file: File,
+    marks: Marks,
+    epoch: String,
+    written: Option<(i64, Instant)>,
+}
+
+impl HighWaterMark {
+    /// Compares the database with the lock file, and begins a new epoch if the database has none, or is an older copy.
+    /// `random` names it.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn open(
+        connection: &Connection,
+        file: File,
+        now: UnixSeconds,
+        random: u64,
+    ) -> rusqlite::Result<Self> {
+        let marks = Marks::parse(&read(&file));
+        let last = last_change(connection)?;
+        let known = epoch(connection)?;
+        let mark = known.as_deref().and_then(|epoch| marks.of(epoch));
+        let epoch = match (known, mark) {
+            (Some(epoch), mark) if mark.is_none_or(|mark| last >= mark) => epoch,
+            (known, mark) => {
+                let epoch = format!("{:012x}", random & 0xffff_ffff_ffff);
+                set_state(connection, EPOCH, now, Some(&json!(epoch)))?;
+                if let (Some(former), Some(mark)) = (known, mark) {
+                    log::warn!(
+                        "the database is an older copy: its last change is #{last}, that of epoch {former} was #{mark}; \
+                         epoch {epoch} of the change feed begins, and consumers must read the directory anew"
+                    );
+                }
+                epoch
+            }
+        };
+        let mut mark = Self { file, marks, epoch, written: None };
+        mark.write(last, Instant::now());
+        Ok(mark)
+    }
+
+    /// Notes what was committed. How long to wait before [`HighWaterMark::note`] is to be called again, if it is.
+    pub(super) fn note(&mut self, connection: &Connection, now: Instant) -> Option<Duration> {
+        let since = self.written.map_or(INTERVAL, |(_, at)| now.saturating_duration_since(at));
+        if since < INTERVAL {
+            return Some(INTERVAL - since);
+        }
+        self.note_now(connection, now);
+        None
+    }
+
+    /// Notes what was committed, however short ago the last note was.
+    pub(super) fn note_now(&mut self, connection: &Connection, now: Instant) {
+        match last_change(connection) {
+            Ok(last) if self.written.is_none_or(|(written, _)| written != last) => self.write(last, now),
+            Ok(_) => {}
+            Err(error) => log::debug!("the highest change number cannot be read: {error}"),
+        }
+    }
+
+    fn write(&mut self, last: i64, now: Instant) {
+        self.marks.set(&self.epoch, last);
+        self.written = Some((last, now));
+        let text = self.marks.text();
+        let written =
+            self.file.write_all_at(text.as_bytes(), 0).and_then(|()| self.file.set_len(text.len() as u64));
+        if let Err(error) = written {
+            log::debug!("the highest change number cannot be noted in the lock file: {error}");
+        }
+    }
+}
+
+fn read(file: &File) -> String {
+    let mut buffer = vec![0; MAX_LENGTH];
+    let length = match file.read_at(&mut buffer, 0) {
+        Ok(length) => length,
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
+        Err(error) => {
+            log::warn!("the lock file cannot be read: {error}");
+            0
+        }
+    };
+    buffer.truncate(length);
+    String::from_utf8_lossy(&buffer).into_owned()
+}
+
+/// A position in the change feed, as a consumer keeps it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Position {
+    /// The epoch; `None`: whichever it is.
+    pub epoch: Option<String>,
+    /// Number of the last change that was read; 0 for none.
+    pub seq: i64,
+}
+
+impl std::str::FromStr for Position {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (epoch, seq) = match text.rsplit_once(':') {
+            Some((epoch, seq)) if !epoch.is_empty() => (Some(epoch.to_owned()), seq),
+            Some(_) => return Err("the epoch before the colon is missing".into()),
+            None => (None, text),
+        };
+        let seq = seq.parse().ok().filter(|seq| *seq >= 0);
+        Ok(Self { epoch, seq: seq.ok_or("a position is SEQ or EPOCH:SEQ, such as 120 or 3f2a9c0d11b7:120")? })
+    }
+}
+
+/// The epoch as a key of a change's JSON object.
+pub(super) fn to_json(epoch: Option<&str>) -> Json {
+    epoch.map_or(Json::Null, Json::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::open::open_in_memory;
+
+    const NOW: UnixSeconds = UnixSeconds(1);
+
+    fn database(last: i64) -> Connection {
+        let db = open_in_memory().unwrap();
+        db.execute("INSERT INTO changes (seq, at, entity, key, action, fields) VALUES (?1, 0, 'tag', '1', 'created', '{}')", [last])
+            .unwrap();
+        db
+    }
+
+    fn start(db: &Connection, file: &File, random: u64) -> String {
+        HighWaterMark::open(db, file.try_clone().unwrap(), NOW, random).unwrap();
+        epoch(db).unwrap().unwrap()
+    }
+
+    #[test]
+    fn an_older_copy_begins_a_new_epoch_and_nothing_else_does() {
+        let file = tempfile::tempfile().unwrap();
+        let db = database(10);
+        assert_eq!(start(&db, &file, 0xa), "00000000000a");
+        assert_eq!(start(&db, &file, 0xb), "00000000000a", "restarted");
+        let copy = database(5);
+        set_state(&copy, EPOCH, NOW, Some(&json!("00000000000a"))).unwrap();
+        assert_eq!(start(&copy, &file, 0xc), "00000000000c");
+        assert_eq!(start(&copy, &file, 0xd), "00000000000c");
+        // The former database comes back: its numbers were not used again in its epoch.
+        assert_eq!(start(&db, &file, 0xe), "00000000000a");
+        let other = database(1);
+        set_state(&other, EPOCH, NOW, Some(&json!("0000000000ff"))).unwrap();
+        assert_eq!(start(&other, &file, 0xf), "0000000000ff", "another database is taken as it is");
+    }
+
+    #[test]
+    fn the_highest_number_is_noted_once_a_second() {
+        let file = tempfile::tempfile().unwrap();
+        let db = database(10);
+        let mut mark = HighWaterMark::open(&db, file.try_clone().unwrap(), NOW, 1).unwrap();
+        let opened = Instant::now();
+        db.execute("UPDATE sqlite_sequence SET seq = 11", []).unwrap();
+        assert!(mark.note(&db, opened).is_some());
+        assert_eq!(read(&file), "000000000001 10\n");
+        assert_eq!(mark.note(&db, opened + INTERVAL), None);
+        assert_eq!(read(&file), "000000000001 11\n");
+    }
+
+    #[test]
+    fn positions_are_numbers_with_or_without_an_epoch() {
+        let parse = |text: &str| text.parse::<Position>().ok().map(|p| (p.epoch, p.seq));
+        assert_eq!(parse("7"), Some((None, 7)));
+        assert_eq!(parse("ab12:7"), Some((Some("ab12".into()), 7)));
+        for bad in ["", ":7", "ab:", "-1", "ab:x"] {
+            assert_eq!(parse(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! The database as a file: whose it is, what it is, and who may read it. Recognised before anything is changed.
+
+use std::fs::{File, OpenOptions, Permissions, TryLockError};
+use std::io;
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::fs::OFlags;
+
+use super::error::StoreError;
+use super::holders::{self, Holder};
+
+/// Marks the file as ours (`PRAGMA application_id`): "WDSy".
+pub(super) const APPLICATION_ID: u32 = 0x5744_5379;
+
+/// The first bytes of every SQLite database.
+const MAGIC: &[u8; 16] = b"SQLite format 3\0";
+/// Length of a database's header, and the offset of the application id in it (SQLite file format, 1.3).
+const HEADER: usize = 100;
+const APPLICATION_ID_AT: usize = 68;
+
+/// How often a lock is tried, 10 ms apart.
+const LOCK_TRIES: u32 = 20;
+
+/// The file under this path, with symbolic links resolved: SQLite names its other files after that one.
+#[must_use]
+pub fn resolved(path: &Path) -> PathBuf {
+    if let Ok(resolved) = path.canonicalize() {
+        return resolved;
+    }
+    let name = path.file_name().map(Path::new);
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    match (folder.canonicalize(), name) {
+        (Ok(folder), Some(name)) => folder.join(name),
+        _ => path.to_owned(),
+    }
+}
+
+/// The file beside the database with this suffix, such as `-wal`.
+#[must_use]
+pub fn beside(database: &Path, suffix: &str) -> PathBuf {
+    let mut path = resolved(database).into_os_string();
+    path.push(suffix);
+    path.into()
+}
+
+/// Looks at what is under this path, if anything is, and changes nothing.
+///
+/// # Errors
+/// [`StoreError`]: it is not a database of ours.
+pub fn recognise(path: &Path) -> Result<(), StoreError> {
+    let cannot =
+        |error: io::Error| StoreError::CannotOpen { path: path.to_owned(), reason: error.to_string() };
+    match std::fs::metadata(path) {
+        Ok(found) => regular(path, &found)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(cannot(error)),
+    }
+    let opened =
+        OpenOptions::new().read(true).custom_flags(flags(OFlags::NONBLOCK | OFlags::NOCTTY)).open(path);
+    if is_ours_or_empty(&opened.map_err(cannot)?).map_err(cannot)? {
+        Ok(())
+    } else {
+        Err(StoreError::NotOurs(path.to_owned()))
+    }
+}
+
+/// Opens the database's file, or makes it with this mode, and sets the mode of it and of SQLite's files beside it.
+///
+/// Only an empty file or a database of ours is accepted: a regular file with one link. Nothing else is changed or even
+/// opened. The file must stay open until SQLite has closed the database: closing any descriptor of it drops SQLite's
+/// locks (POSIX).
+///
+/// # Errors
+/// [`StoreError`], nothing having been changed.
+pub fn claim(path: &Path, mode: u32) -> Result<File, StoreError> {
+    let cannot =
+        |error: io::Error| StoreError::CannotOpen { path: path.to_owned(), reason: error.to_string() };
+    // Opening a device or a pipe may already have an effect.
+    match std::fs::metadata(path) {
+        Ok(found) => regular(path, &found)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(cannot(error)),
+    }
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .read(true)
+        .mode(mode)
+        .custom_flags(flags(OFlags::NONBLOCK | OFlags::NOCTTY))
+        .open(path)
+        .map_err(cannot)?;
+    let found = file.metadata().map_err(cannot)?;
+    regular(path, &found)?;
+    if !is_ours_or_empty(&file).map_err(cannot)? {
+        return Err(StoreError::NotOurs(path.to_owned()));
+    }
+    set_mode(&file, mode).map_err(cannot)?;
+    for suffix in ["-wal", "-shm"] {
+        set_mode_of(&beside(path, suffix), mode)?;
+    }
+    Ok(file)
+}
+
+/// Locks the file itself (flock), so that the same database cannot be opened a second time under another name, or after
+/// somebody removed the lock file. A lock of another user, who may only read, is no obstacle: else any reader could keep
+/// the daemon from starting.
+///
+/// # Errors
+/// [`StoreError::InUse`]: a process of this user or of root has it.
+pub(super) fn lock_inode(file: &File, path: &Path) -> Result<(), StoreError> {
+    for _ in 0..LOCK_TRIES {
+        match file.try_lock() {
+            Ok(()) => return Ok(()),
+            // A command that looks whether a daemon is running holds the lock for a moment.
+            Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(10)),
+            Err(TryLockError::Error(error)) => {
+                log::debug!("the database's file cannot be locked: {error}");
+                return Ok(());
+            }
+        }
+    }
+    let holders = holders::of_file(path);
+    if holders.iter().any(is_trusted) {
+        let trusted: Vec<_> = holders.into_iter().filter(is_trusted).collect();
+        return Err(StoreError::InUse { path: path.to_owned(), holders: holders::list(&trusted) });
+    }
+    if !holders.is_empty() {
+        let who = holders::list(&holders);
+        log::warn!("{}: {who} has locked the file, which hinders nobody; it is passed over", path.display());
+    }
+    Ok(())
+}
+
+/// Whether this is a process of our own user or of root's.
+#[must_use]
+pub(crate) fn is_trusted(holder: &Holder) -> bool {
+    holder.uid.is_some_and(|uid| uid == 0 || uid == rustix::process::geteuid().as_raw())
+}
+
+fn flags(flags: OFlags) -> i32 {
+    flags.bits().cast_signed()
+}
+
+/// Refuses what is not a regular file with one link: two daemons could open it under two names.
+fn regular(path: &Path, found: &std::fs::Metadata) -> Result<(), StoreError> {
+    let kind = found.file_type();
+    let what = match kind {
+        kind if kind.is_file() => {
+            return match found.nlink() {
+                1 => Ok(()),
+                links => Err(StoreError::HardLinked { path: path.to_owned(), links }),
+            };
+        }
+        kind if kind.is_dir() => "a folder",
+        kind if kind.is_fifo() => "a pipe",
+        kind if kind.is_socket() => "a socket",
+        kind if kind.is_block_device() || kind.is_char_device() => "a device",
+        _ => "not a file",
+    };
+    Err(StoreError::NotAFile { path: path.to_owned(), what })
+}
+
+fn is_ours_or_empty(file: &File) -> io::Result<bool> {
+    let mut header = [0; HEADER];
+    let length = read_at_most(file, &mut header)?;
+    let id = header.get(APPLICATION_ID_AT..APPLICATION_ID_AT + 4);
+    Ok(length == 0
+        || (length == HEADER && header.starts_with(MAGIC) && id == Some(&APPLICATION_ID.to_be_bytes())))
+}
+
+fn read_at_most(file: &File, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut length = 0;
+    while let Some(rest) = buffer.get_mut(length..).filter(|rest| !rest.is_empty()) {
+        match file.read_at(rest, length as u64) {
+            Ok(0) => break,
+            Ok(count) => length += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(length)
+}
+
+fn set_mode(file: &File, mode: u32) -> io::Result<()> {
+    if file.metadata()?.permissions().mode() & 0o7777 == mode {
+        return Ok(());
+    }
+    file.set_permissions(Permissions::from_mode(mode))
+}
+
+/// Sets the mode of a file that SQLite left, if it is there.
+fn set_mode_of(path: &Path, mode: u32) -> Result<(), StoreError> {
+    let cannot =
+        |error: io::Error| StoreError::CannotOpen { path: path.to_owned(), reason: error.to_string() };
+    match std::fs::symlink_metadata(path) {
+        Ok(found) => regular(path, &found)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(cannot(error)),
+    }
+    let opened =
+        OpenOptions::new().read(true).custom_flags(flags(OFlags::NONBLOCK | OFlags::NOFOLLOW)).open(path);
+    let file = match opened {
+        Ok(file) => file,
+        // Another process may have closed the database meanwhile.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(cannot(error)),
+    };
+    regular(path, &file.metadata().map_err(cannot)?)?;
+    set_mode(&file, mode).map_err(cannot)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rusqlite::Connection;
+
+    fn mode(path: &Path) -> u32 {
+        std::fs::symlink_metadata(path).unwrap().permissions().mode() & 0o7777
+    }
+
+    #[test]
+    fn a_file_that_is_not_ours_is_refused_untouched() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        std::fs::write(at("text"), "hello").unwrap();
+        Connection::open(at("other.db")).unwrap().execute_batch("CREATE TABLE t (x)").unwrap();
+        std::fs::write(at("cut.db"), b"SQLite format 3\0").unwrap();
+        std::fs::create_dir(at("folder")).unwrap();
+        std::fs::write(at("one"), "").unwrap();
+        std::fs::hard_link(at("one"), at("two")).unwrap();
+        std::os::unix::fs::symlink(at("text"), at("link")).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
+        for name in ["text", "other.db", "cut.db", "folder", "one", "two", "link", "socket"] {
+            let before = (mode(&at(name)), std::fs::read(at(name)).ok());
+            assert!(claim(&at(name), 0o600).is_err(), "{name}");
+            assert_eq!((mode(&at(name)), std::fs::read(at(name)).ok()), before, "{name}");
+        }
+        let before = mode(Path::new("/dev/null"));
+        assert!(matches!(claim(Path::new("/dev/null"), 0o600), Err(StoreError::NotAFile { .. })));
+        assert_eq!(mode(Path::new("/dev/null")), before);
+        let left: Vec<_> =
+            std::fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(left.len(), 9, "{left:?}");
+    }
+
+    #[test]
+    fn the_mode_is_that_of_the_files_beside_the_database_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.db");
+        for suffix in ["", "-wal", "-shm"] {
+            std::fs::write(beside(&path, suffix), "").unwrap();
+            std::fs::set_permissions(beside(&path, suffix), Permissions::from_mode(0o644)).unwrap();
+        }
+        claim(&path, 0o640).unwrap();
+        let modes = ["", "-wal", "-shm"].map(|suffix| mode(&beside(&path, suffix)));
+        assert_eq!(modes, [0o640; 3]);
+    }
+
+    #[test]
+    fn a_symbolic_link_leads_to_the_files_beside_its_target() {
+        let folder = tempfile::tempdir().unwrap();
+        let (real, link) = (folder.path().join("real.db"), folder.path().join("link.db"));
+        std::fs::write(&real, "").unwrap();
+        std::os::unix::fs::symlink(&real, &link).unwrap();
+        claim(&link, 0o600).unwrap();
+        assert_eq!(beside(&link, ".lock"), beside(&real, ".lock"));
+    }
+}
