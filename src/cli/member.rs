@@ -8,6 +8,7 @@ use serde_json::{Map, Value as Json};
 
 use super::{Failure, load, print};
 use crate::directory::{UnixSeconds, UserId};
+use crate::store::clashes::members_with;
 use crate::store::open_reader;
 use crate::store::queries::{Moment, local_time, member as find, story};
 
@@ -31,6 +32,12 @@ pub(super) fn member(path: Option<&Path>, userid: &str) -> Result<(), Failure> {
     match &found {
         Some(member) => describe(&mut text, &connection, &userid, member)?,
         None => text.push_str(&format!("{userid} is not in the directory\n")),
+    }
+    if let Some(openid) = found.as_ref().and_then(|member| member.get("openid")).and_then(Json::as_str) {
+        let others = members_with(&connection, openid)?;
+        if others.len() > 1 {
+            let _ = writeln!(text, "  openid clash             {} have this openid", others.join(" and "));
+        }
     }
     text.push_str("\nstory\n");
     for moment in &story {

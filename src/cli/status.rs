@@ -14,11 +14,13 @@ use crate::daemon::is_running;
 use crate::daemon::reconciler::PROGRESS;
 use crate::daemon::refusals::advice::remedy;
 use crate::directory::UnixSeconds;
+use crate::store::clashes;
 use crate::store::queries::{Counts, counts, local_time};
 use crate::store::reconciles::{Reconcile, last_reconciles};
 use crate::store::refusals::{RefusalRow, refusals_since};
 use crate::store::state::doubts;
 use crate::store::{get_state, open_reader};
+use crate::text::printable;
 use crate::wecom::api::clock;
 
 /// Refusals that are shown to a person (seconds).
@@ -37,6 +39,7 @@ pub(super) fn status(path: Option<&Path>, as_json: bool) -> Result<(), Failure> 
     let daemon = said("daemon")?;
     let pauses = said("pauses")?.map_or_else(|| json!([]), |(_, pauses)| pauses);
     let epoch = crate::store::epoch::epoch(&connection)?;
+    let openid_clashes = clashes::clashes(&connection)?;
     let clock_estimate = said(CLOCK)?.map_or(Json::Null, |(_, estimate)| estimate);
     let comparison = Comparison::read(&connection, &config)?;
     if as_json {
@@ -62,6 +65,7 @@ pub(super) fn status(path: Option<&Path>, as_json: bool) -> Result<(), Failure> 
             "epoch": epoch,
             "conversion": why_not_converting(&config).map_or_else(|| "on".to_owned(), |why| format!("off: {why}")),
             "clock": clock_estimate,
+            "openid_clashes": clashes::to_json(&openid_clashes),
             "pauses": pauses,
             "details": {
                 "due": counts.details_due,
@@ -98,6 +102,18 @@ pub(super) fn status(path: Option<&Path>, as_json: bool) -> Result<(), Failure> 
     let _ = writeln!(text, "tags           {}", counts.tags);
     let of_epoch = epoch.as_ref().map_or_else(String::new, |epoch| format!(" of epoch {epoch}"));
     let _ = writeln!(text, "last change    #{}{of_epoch}", counts.last_change);
+    for (openid, userids) in &openid_clashes {
+        let _ = writeln!(
+            text,
+            "OPENID CLASH   {} have the same openid {}",
+            userids.join(" and "),
+            printable(openid)
+        );
+        let _ = writeln!(
+            text,
+            "               one is wrong, or a person has two userids: remove one in WeCom's admin console"
+        );
+    }
     if let Some(line) = clock_line(&clock_estimate) {
         let _ = writeln!(text, "clock          {line}");
     }

@@ -340,7 +340,7 @@ impl Work {
         urgency: Urgency,
         recheck_before: Option<UnixSeconds>,
     ) -> Option<(UserId, Asked, Urgency)> {
-        match about_to_ask(&self.reader, &member, recheck_before) {
+        match about_to_ask(&self.reader, &member, recheck_before, clock()) {
             Ok(Some(asked)) => {
                 self.in_flight.insert(member.clone());
                 return Some((member, asked, urgency));

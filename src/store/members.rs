@@ -6,6 +6,7 @@ use rusqlite::types::Value as Sql;
 use rusqlite::{Connection, OptionalExtension, params, params_from_iter};
 use serde_json::{Map, json};
 
+use super::clashes;
 use crate::directory::changes::{Change, Details, Entity, MemberRow, Merge, RowWrite};
 use crate::directory::fields::Sort;
 use crate::directory::history::Identity;
@@ -167,6 +168,15 @@ pub(super) fn write_rows(
     write_changes(connection, changes, now)?;
     for (userid, openid) in newly_told {
         write_openid_change(connection, userid.as_str(), None, Some(&openid), now)?;
+        clashes::look_for(connection, &openid, now)?;
+    }
+    let resolves = |write: &RowWrite| match write {
+        RowWrite::Update { row, .. } => row.deleted_at.is_some(),
+        RowWrite::Remove(..) | RowWrite::Move { .. } => true,
+        RowWrite::Create(..) => false,
+    };
+    if writes.iter().any(resolves) {
+        clashes::review(connection, now)?;
     }
     Ok(())
 }

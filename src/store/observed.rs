@@ -421,7 +421,7 @@ mod tests {
         apply(&db, 1, ahead(0), MemberEvent::Created(named("former")));
         apply(&db, 2, ahead(1), MemberEvent::Deleted);
         apply(&db, 3, ahead(2), MemberEvent::Created(named("present")));
-        let asked = about_to_ask(&db, &userid(), None).unwrap().unwrap();
+        let asked = about_to_ask(&db, &userid(), None, NOW).unwrap().unwrap();
         let backoff = Backoff { first: std::time::Duration::ZERO, max: std::time::Duration::ZERO };
         record_verdict(&db, &asked, &Verdict::Openid("o1".into()), backoff, NOW, 0.0).unwrap();
         let changes = value(&db, "SELECT count(*) || '' FROM changes");

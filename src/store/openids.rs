@@ -2,6 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, params, params_from_iter};
 
+use super::clashes;
 use super::members::write_openid_change;
 use crate::directory::openid::Backoff;
 use crate::directory::{UnixSeconds, UserId};
@@ -136,13 +137,18 @@ pub fn due_members(
          ORDER BY openid_next_attempt_at LIMIT ?2",
         &[latest.0, most],
     )?;
+    find(
+        "SELECT userid FROM members
+         WHERE openid_state = 'converted' AND deleted_at IS NULL AND openid_next_attempt_at <= ?1
+         ORDER BY openid_next_attempt_at LIMIT ?2",
+        &[now.0, most],
+    )?;
     if let Some(before) = recheck_before {
         find(
             "SELECT userid FROM members
-             WHERE openid_state = 'converted' AND deleted_at IS NULL AND openid_updated_at <= ?3
-               AND (openid_next_attempt_at IS NULL OR openid_next_attempt_at <= ?1)
-             ORDER BY openid_updated_at LIMIT ?2",
-            &[now.0, most, before.0],
+             WHERE openid_state = 'converted' AND deleted_at IS NULL AND openid_next_attempt_at IS NULL
+               AND openid_updated_at <= ?1 ORDER BY openid_updated_at LIMIT ?2",
+            &[before.0, most],
         )?;
     }
     due.truncate(limit);
@@ -156,8 +162,12 @@ pub fn due_members(
 pub fn earliest_due(connection: &Connection, now: UnixSeconds) -> rusqlite::Result<Option<UnixSeconds>> {
     connection
         .prepare_cached(
-            "SELECT min(openid_next_attempt_at) FROM members
-             WHERE openid_state = 'pending' AND deleted_at IS NULL AND openid_next_attempt_at > ?1",
+            "SELECT min(next) FROM (
+                SELECT min(openid_next_attempt_at) AS next FROM members
+                WHERE openid_state = 'pending' AND deleted_at IS NULL AND openid_next_attempt_at > ?1
+                UNION ALL
+                SELECT min(openid_next_attempt_at) FROM members
+                WHERE openid_state = 'converted' AND deleted_at IS NULL AND openid_next_attempt_at > ?1)",
         )?
         .query_row([now.0], |row| Ok(row.get::<_, Option<i64>>(0)?.map(UnixSeconds)))
 }
@@ -233,7 +243,11 @@ pub fn record_verdict(
                 .execute(params![userid, openid, now.0])?;
             if old.as_deref() != Some(openid) {
                 write_openid_change(connection, &spelling, old.as_deref(), Some(openid), now)?;
+                if old.is_some() {
+                    clashes::review(connection, now)?;
+                }
             }
+            clashes::look_for(connection, openid, now)?;
         }
         Verdict::Never { errcode, errmsg } if old.is_none() => {
             connection
@@ -273,8 +287,8 @@ pub struct Asked {
     revision: i64,
 }
 
-/// Looks a member up that is to be converted, or whose openid was last confirmed before `recheck_before`; `None`
-/// if that is not (or no longer) so.
+/// Looks a member up that is to be converted, or whose openid is to be asked for again: since it was last confirmed before
+/// `recheck_before`, or has a time that has come. `None` if that is not (or no longer) so.
 ///
 /// # Errors
 /// Whatever SQLite says.
@@ -282,14 +296,16 @@ pub fn about_to_ask(
     connection: &Connection,
     userid: &UserId,
     recheck_before: Option<UnixSeconds>,
+    now: UnixSeconds,
 ) -> rusqlite::Result<Option<Asked>> {
     connection
         .prepare_cached(
             "SELECT openid_revision FROM members
              WHERE userid = ?1 AND deleted_at IS NULL
-               AND (openid_state = 'pending' OR (openid_state = 'converted' AND openid_updated_at <= ?2))",
+               AND (openid_state = 'pending'
+                    OR (openid_state = 'converted' AND (openid_updated_at <= ?2 OR openid_next_attempt_at <= ?3)))",
         )?
-        .query_row(params![userid.as_str(), recheck_before.map(|at| at.0)], |row| {
+        .query_row(params![userid.as_str(), recheck_before.map(|at| at.0), now.0], |row| {
             Ok(Asked { userid: userid.clone(), revision: row.get(0)? })
         })
         .optional()

@@ -1,20 +1,29 @@
 -- Views for people at the sqlite3 prompt. Times are local.
 
--- Full path of each department. A parent that is not known (yet), or a circle, ends the path.
+-- Full path of each present department. A parent that is not known (yet) begins a path. Deeper than 64 the path is left
+-- out: '(too deep)/name'. A department that is its own parent, and those below it, stand below '(cycle)'; those on or below
+-- a longer cycle are '(cycle)/parent/name', and have no depth.
 CREATE VIEW department_tree AS
 WITH RECURSIVE tree (id, name, parent_id, "order", depth, path) AS (
-    SELECT id, coalesce(name, '#' || id), parent_id, "order", 0, coalesce(name, '#' || id)
+    SELECT id, coalesce(name, '#' || id), parent_id, "order", 0,
+           CASE WHEN parent_id = id THEN '(cycle)/' ELSE '' END || coalesce(name, '#' || id)
     FROM departments AS d
     WHERE deleted_at IS NULL
       AND NOT EXISTS (SELECT 1 FROM departments AS p
                       WHERE p.id = d.parent_id AND p.id <> d.id AND p.deleted_at IS NULL)
     UNION ALL
     SELECT d.id, coalesce(d.name, '#' || d.id), d.parent_id, d."order", tree.depth + 1,
-           tree.path || '/' || coalesce(d.name, '#' || d.id)
+           CASE WHEN tree.depth < 64 THEN tree.path ELSE '(too deep)' END || '/' || coalesce(d.name, '#' || d.id)
     FROM departments AS d JOIN tree ON d.parent_id = tree.id AND d.id <> tree.id
-    WHERE d.deleted_at IS NULL AND tree.depth < 64
+    WHERE d.deleted_at IS NULL
 )
-SELECT id, path, name, parent_id, "order", depth FROM tree;
+SELECT id, path, name, parent_id, "order", depth FROM tree
+UNION ALL
+-- Every department has one parent, so what no beginning of a path leads to is on a cycle or below one.
+SELECT d.id, '(cycle)/' || coalesce(p.name, '#' || d.parent_id) || '/' || coalesce(d.name, '#' || d.id),
+       coalesce(d.name, '#' || d.id), d.parent_id, d."order", NULL
+FROM departments AS d LEFT JOIN departments AS p ON p.id = d.parent_id
+WHERE d.deleted_at IS NULL AND d.id NOT IN (SELECT id FROM tree);
 
 -- Everybody who is in the company now.
 CREATE VIEW active_members AS
@@ -56,3 +65,13 @@ SELECT seq, datetime(received_at, 'unixepoch', 'localtime') AS received,
        datetime(create_time, 'unixepoch', 'localtime') AS happened,
        CASE change_type WHEN '' THEN event ELSE change_type END AS what, subject, outcome
 FROM events ORDER BY seq DESC LIMIT 100;
+
+-- Openids that several present members have: each openid belongs to one person, so one of the userids is wrong, or a person
+-- has two. Both are asked for again.
+CREATE VIEW openid_clashes AS
+SELECT m.openid, m.userid, m.name, datetime(m.openid_updated_at, 'unixepoch', 'localtime') AS confirmed
+FROM members AS m
+WHERE m.deleted_at IS NULL AND m.openid IS NOT NULL
+  AND EXISTS (SELECT 1 FROM members AS o
+              WHERE o.openid = m.openid AND o.userid <> m.userid AND o.deleted_at IS NULL)
+ORDER BY m.openid, m.userid;
