@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use log::LevelFilter;
 use serde_json::Value as Json;
 
-use super::{Failure, load, logging, print};
+use super::{Failure, load, logging, print, print_json};
 use crate::config::{Config, ConfigError};
 use crate::daemon::reconciler::plan::in_words;
 use crate::daemon::reconciler::{Engine, PROGRESS, Progress, REPORT, WISH, Wish, compare};
@@ -44,7 +44,11 @@ pub(super) fn reconcile(path: Option<&Path>, wish: Wish, as_json: bool) -> Resul
         here(&config, wish, &shown)?
     };
     shown.clear();
-    print(&if as_json { format!("{report:#}\n") } else { in_words(&report) })?;
+    if as_json {
+        print_json(&report)?;
+    } else {
+        print(&in_words(&super::shown(&report)))?;
+    }
     match report.get("outcome").and_then(Json::as_str) {
         Some("ok" | "partial") => Ok(()),
         Some("blocked") if wish.dry_run => Ok(()),
@@ -161,7 +165,7 @@ impl Shown {
     fn line(&self, text: &str) {
         match &self.bar {
             Some(bar) => bar.set_message(text.to_owned()),
-            None => eprintln!("wecom-dirsync: {text}"),
+            None => eprintln!("wecom-dirsync: {}", crate::text::printable(text)),
         }
     }
 

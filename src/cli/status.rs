@@ -6,7 +6,7 @@ use std::path::Path;
 use rusqlite::Connection;
 use serde_json::{Value as Json, json};
 
-use super::{Failure, load, print};
+use super::{Failure, load, print, print_json, shown};
 use crate::config::Config;
 use crate::daemon::details::DRIFT;
 use crate::daemon::is_running;
@@ -16,6 +16,7 @@ use crate::store::queries::{Counts, counts, local_time};
 use crate::store::reconciles::{Reconcile, last_reconciles};
 use crate::store::state::doubts;
 use crate::store::{get_state, open_reader};
+use crate::text::printable;
 use crate::wecom::api::clock;
 
 pub(super) fn status(path: Option<&Path>, as_json: bool) -> Result<(), Failure> {
@@ -59,7 +60,7 @@ pub(super) fn status(path: Option<&Path>, as_json: bool) -> Result<(), Failure> 
             },
             "comparison": comparison.to_json(),
         });
-        return print(&format!("{object:#}\n"));
+        return print_json(&object);
     }
 
     let when = |at: Option<UnixSeconds>| -> Result<String, Failure> {
@@ -68,8 +69,9 @@ pub(super) fn status(path: Option<&Path>, as_json: bool) -> Result<(), Failure> 
             None => "never".into(),
         })
     };
+    let pauses = shown(&pauses);
     let mut text = String::new();
-    let _ = writeln!(text, "database       {}", config.database.path.display());
+    let _ = writeln!(text, "database       {}", printable(&config.database.path.display().to_string()));
     let _ = match &daemon {
         Some((at, daemon)) => {
             let pid = daemon.get("pid").cloned().unwrap_or_default();
@@ -165,7 +167,9 @@ impl Comparison {
         text: &mut String,
         when: impl Fn(Option<UnixSeconds>) -> Result<String, Failure>,
     ) -> Result<(), Failure> {
-        let word = |json: &Json, key: &str| json.get(key).and_then(Json::as_str).unwrap_or("").to_owned();
+        let word = |json: &Json, key: &str| {
+            printable(json.get(key).and_then(Json::as_str).unwrap_or("")).into_owned()
+        };
         let number = |json: &Json, key: &str| json.get(key).and_then(Json::as_u64).unwrap_or(0);
         if let Some(off) = self.off {
             let _ = writeln!(text, "comparison     off: {off}");
@@ -176,9 +180,9 @@ impl Comparison {
                 None => "under way",
             };
             let began = when(Some(last.started_at))?;
-            let _ = writeln!(text, "comparison     {outcome}, {began}: {}", last.reason);
+            let _ = writeln!(text, "comparison     {outcome}, {began}: {}", printable(&last.reason));
             if !last.note.is_empty() {
-                let _ = writeln!(text, "               {}", last.note);
+                let _ = writeln!(text, "               {}", printable(&last.note));
             }
         }
         if let Some(progress) = &self.progress {

@@ -1,20 +1,25 @@
 -- Views for people at the sqlite3 prompt. Times are local.
 
--- Full path of each department. A parent that is not known (yet), or a circle, ends the path.
+-- Full path of each present department. A parent that is not known (yet) ends the path. The path of a department
+-- in a cycle, or below one, begins with (cycle)/.. and its depth is null; below 64 parents it begins with (too deep)/..
 CREATE VIEW department_tree AS
 WITH RECURSIVE tree (id, name, parent_id, "order", depth, path) AS (
     SELECT id, coalesce(name, '#' || id), parent_id, "order", 0, coalesce(name, '#' || id)
     FROM departments AS d
     WHERE deleted_at IS NULL
-      AND NOT EXISTS (SELECT 1 FROM departments AS p
-                      WHERE p.id = d.parent_id AND p.id <> d.id AND p.deleted_at IS NULL)
+      AND NOT EXISTS (SELECT 1 FROM departments AS p WHERE p.id = d.parent_id AND p.deleted_at IS NULL)
     UNION ALL
+    -- Ends by itself: each department has one parent, so that no cycle is reached from a root.
     SELECT d.id, coalesce(d.name, '#' || d.id), d.parent_id, d."order", tree.depth + 1,
-           tree.path || '/' || coalesce(d.name, '#' || d.id)
-    FROM departments AS d JOIN tree ON d.parent_id = tree.id AND d.id <> tree.id
-    WHERE d.deleted_at IS NULL AND tree.depth < 64
+           CASE WHEN tree.depth < 64 THEN tree.path ELSE '(too deep)/..' END || '/' || coalesce(d.name, '#' || d.id)
+    FROM tree JOIN departments AS d ON d.parent_id = tree.id
+    WHERE d.deleted_at IS NULL
 )
-SELECT id, path, name, parent_id, "order", depth FROM tree;
+SELECT id, path, name, parent_id, "order", depth FROM tree
+UNION ALL
+SELECT id, '(cycle)/../' || coalesce(name, '#' || id), coalesce(name, '#' || id), parent_id, "order", NULL
+FROM departments
+WHERE deleted_at IS NULL AND id NOT IN (SELECT id FROM tree);
 
 -- Everybody who is in the company now.
 CREATE VIEW active_members AS
