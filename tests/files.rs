@@ -3,6 +3,8 @@
 
 mod common;
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use common::{Lab, Settings, text};
@@ -97,8 +99,113 @@ fn department_tree_shows_every_department_once() {
     assert_eq!(rows.iter().find(|row| row[0] == "1999").unwrap()[2], "1000");
 }
 
-#[allow(dead_code)]
 fn mode(path: &Path) -> u32 {
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::metadata(path).unwrap().permissions().mode() & 0o777
+    std::fs::metadata(path).unwrap().permissions().mode() & 0o7777
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let names = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<_> = names.collect();
+    names.sort();
+    names
+}
+
+/// What `run` says of a database that it must refuse, without a trace.
+fn refused(lab: &Lab, expected: &str) {
+    let (before, mode_before) = (names(lab.folder.path()), mode(&lab.database()));
+    for command in ["run", "status"] {
+        let output = lab.command(&[command]);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        assert!(text(&output.stderr).contains(expected), "{expected}: {output:?}");
+    }
+    assert_eq!((names(lab.folder.path()), mode(&lab.database())), (before, mode_before));
+}
+
+#[test]
+fn what_is_not_a_file_of_ours_is_refused_without_a_trace() {
+    let lab = Lab::idle(Settings::default());
+    let path = lab.database();
+    let command = |program: &str, arguments: &[&str]| {
+        std::process::Command::new(program).args(arguments).arg(&path).status().unwrap()
+    };
+    std::fs::create_dir(&path).unwrap();
+    refused(&lab, "a directory");
+    std::fs::remove_dir(&path).unwrap();
+    assert!(command("mkfifo", &["-m", "0644"]).success());
+    refused(&lab, "a FIFO");
+    std::fs::remove_file(&path).unwrap();
+    let socket = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    refused(&lab, "a socket");
+    drop(socket);
+    std::fs::remove_file(&path).unwrap();
+    // Another program's database, which would be given a WAL.
+    let foreign = Connection::open(&path).unwrap();
+    foreign.execute_batch("CREATE TABLE t (a)").unwrap();
+    foreign.pragma_update(None, "journal_mode", "WAL").unwrap();
+    drop(foreign);
+    std::fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+    refused(&lab, "not a database of wecom-dirsync");
+    std::fs::write(&path, "a text").unwrap();
+    refused(&lab, "not a database of wecom-dirsync");
+    std::fs::remove_file(&path).unwrap();
+    drop(open_writer(&path, 0o644).unwrap());
+    std::fs::hard_link(&path, lab.folder.path().join("other.db")).unwrap();
+    refused(&lab, "2 names");
+}
+
+#[test]
+fn a_device_keeps_its_mode() {
+    let lab = Lab::idle(Settings::default());
+    let mut command = std::process::Command::new("mknod");
+    command.args(["-m", "0666"]).arg(lab.database()).args(["c", "1", "3"]);
+    if !command.output().is_ok_and(|output| output.status.success()) {
+        return; // Only root makes devices.
+    }
+    refused(&lab, "a device");
+}
+
+#[test]
+fn two_paths_of_one_database_do_not_give_two_daemons() {
+    let lab = Lab::plain();
+    let link = lab.folder.path().join("link.db");
+    std::os::unix::fs::symlink(lab.database(), &link).unwrap();
+    let ini = std::fs::read_to_string(lab.ini()).unwrap() + "[database]\npath = link.db\n";
+    std::fs::write(lab.ini(), ini).unwrap();
+    let output = lab.command(&["run"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("another wecom-dirsync works with this database"), "{output:?}");
+}
+
+#[test]
+fn the_mode_applies_to_all_files_at_every_start() {
+    let mut lab = Lab::new(Settings { more: "[database]\nmode = 0644", ..Settings::default() });
+    lab.event(common::now(), "create_user", "<UserID>a</UserID>");
+    let all = ["directory.db", "directory.db-wal", "directory.db-shm", "directory.db.lock"];
+    let modes = |lab: &Lab| all.map(|name| mode(&lab.folder.path().join(name)));
+    assert_eq!(modes(&lab), [0o644, 0o644, 0o644, 0o600]);
+    lab.kill();
+    std::fs::set_permissions(lab.folder.path().join("directory.db.lock"), Permissions::from_mode(0o644))
+        .unwrap();
+    let ini = std::fs::read_to_string(lab.ini()).unwrap().replace("mode = 0644", "mode = 0600");
+    std::fs::write(lab.ini(), ini).unwrap();
+    lab.start();
+    assert_eq!(modes(&lab), [0o600; 4]);
+}
+
+#[test]
+fn the_log_names_the_process_that_locks_the_database() {
+    let mut lab = Lab::plain();
+    let other = Connection::open(lab.database()).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let event =
+        wecom_dirsync::demo::sender::contact_event(common::CORP, 5, "create_user", "<UserID>a</UserID>");
+    assert_eq!(lab.sender().send(&event).unwrap().0, 503);
+    let holder = format!("locked by process {}", std::process::id());
+    common::eventually("the log names the process", || lab.log().contains(&holder));
+    assert_eq!(lab.log().matches(&holder).count(), 1, "{}", lab.log());
+    lab.kill();
+    // Nor does a start hang or end without a word.
+    let output = lab.command(&["run"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains(&holder), "{output:?}");
 }

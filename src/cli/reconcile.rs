@@ -99,7 +99,7 @@ fn here(config: &Config, wish: Wish, shown: &Shown) -> Result<Json, Failure> {
     logging::start(&crate::config::Log { level: LevelFilter::Warn, file: None })?;
     let path = &config.database.path;
     // No daemon may start in the middle: each would keep its own pace.
-    let _lock = if wish.dry_run { None } else { Some(lock(path, config.database.mode)?) };
+    let _lock = if wish.dry_run { None } else { Some(lock(path)?) };
     let stop = Stop::default();
     let (writer, thread) = if wish.dry_run {
         // What the client records of its calls goes nowhere.

@@ -4,54 +4,82 @@
 //! daemon: so it need not ask the database every second. No signal: the pid in the database may be another
 //! process's, where the daemon is in a container.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions, Permissions, TryLockError};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use rustix::fs::OFlags;
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use rustix::io::Errno;
 
 use super::StartError;
 use crate::store::StoreError;
+use crate::store::file::{real_path, refuse_foreign};
+use crate::store::holders::{flock_holder, is_flocked};
 
 /// One daemon for one database. The lock is on a file beside it, which stays: closing any descriptor of
-/// the database itself would drop SQLite's own locks.
+/// the database itself would drop SQLite's own locks. Only the owner may open it, so that no reader of the
+/// database can hold it.
 ///
 /// # Errors
 /// [`StartError::Taken`], or what the system says.
-pub fn lock(database: &Path, mode: u32) -> Result<File, StartError> {
+pub fn lock(database: &Path) -> Result<File, StartError> {
+    refuse_foreign(database)?;
     let path = path(database);
-    let file = OpenOptions::new().create(true).truncate(false).write(true).mode(mode).open(&path);
-    let file =
-        file.map_err(|error| StoreError::CannotOpen { path: path.clone(), reason: error.to_string() })?;
+    let cannot = |reason: String| StoreError::CannotOpen { path: path.clone(), reason };
+    let file = options().create(true).truncate(false).read(true).write(true).mode(0o600).open(&path);
+    let file = file.map_err(|error| cannot(error.to_string()))?;
+    let found = file.metadata()?;
+    if !found.is_file() || found.nlink() != 1 {
+        return Err(cannot("it is not a regular file with one name; delete it".into()).into());
+    }
     // A command that looks whether a daemon is running holds the lock for a moment.
     for _ in 0..20 {
         match file.try_lock() {
-            Ok(()) => return Ok(file),
+            Ok(()) => {
+                if found.permissions().mode() & 0o7777 != 0o600 {
+                    let set = file.set_permissions(Permissions::from_mode(0o600));
+                    set.map_err(|error| cannot(format!("its mode cannot be set: {error}")))?;
+                }
+                return Ok(file);
+            }
             Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(10)),
             Err(TryLockError::Error(error)) => return Err(StartError::System(error)),
         }
     }
+    if let Some(holder) = flock_holder(&path) {
+        log::error!("{} is locked by {holder}", path.display());
+    }
     Err(StartError::Taken(database.to_owned()))
 }
 
+/// Opens neither through a link nor with a wait for a FIFO's other end.
+fn options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    let flags = OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::NOCTTY;
+    options.custom_flags(i32::try_from(flags.bits()).unwrap_or(0));
+    options
+}
+
 fn path(database: &Path) -> PathBuf {
-    let mut path = database.as_os_str().to_owned();
+    let mut path = real_path(database).into_os_string();
     path.push(".lock");
     path.into()
 }
 
-/// Whether a daemon works with this database now.
+/// Whether a daemon works with this database now. Those who may not open the lock file see it in /proc/locks.
 #[must_use]
 pub fn is_running(database: &Path) -> bool {
-    match File::open(path(database)) {
+    let path = path(database);
+    match options().read(true).open(&path) {
         Ok(file) => matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => is_flocked(&path),
         Err(_) => false,
     }
 }
@@ -122,5 +150,5 @@ fn hear(fd: &OwnedFd, heard: impl Fn()) -> io::Result<()> {
 /// Has the daemon, if one runs, look at once at what a command has committed.
 pub fn knock(database: &Path) {
     // Where it cannot be done, the daemon looks by itself before long.
-    drop(OpenOptions::new().write(true).open(path(database)));
+    drop(options().write(true).open(path(database)));
 }

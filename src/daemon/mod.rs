@@ -134,7 +134,7 @@ impl Daemon {
     /// [`StartError`].
     pub fn start(config: &Config) -> Result<Self, StartError> {
         let endpoints = endpoints(config)?;
-        let lock = lock(&config.database.path, config.database.mode)?;
+        let lock = lock(&config.database.path)?;
         let admin_listener = config.admin_listen.map(admin_listener).transpose()?;
         let connection = open_writer(&config.database.path, config.database.mode)?;
         let (writer, writer_thread) = Writer::start(connection)?;

@@ -50,6 +50,9 @@ pub enum StoreError {
         "the database is locked by another program (a sqlite3 shell with an open transaction?); end that transaction"
     )]
     Locked,
+    /// The same, with the processes that hold the lock.
+    #[error("the database is locked by {0}; end its transaction, or the process")]
+    LockedBy(String),
     /// Reading takes files beside the database, which cannot be made.
     #[error(
         "the database's folder cannot be written to, which even reading takes while no daemon runs; become the service's user (sudo -u wecom-dirsync ..)"
@@ -110,6 +113,7 @@ impl StoreError {
     pub(crate) fn again(&self) -> Self {
         match self {
             Self::Locked => Self::Locked,
+            Self::LockedBy(who) => Self::LockedBy(who.clone()),
             Self::Full => Self::Full,
             Self::NoWriteAccess => Self::NoWriteAccess,
             Self::Closed => Self::Closed,

@@ -7,6 +7,8 @@ pub mod departments;
 pub mod details;
 mod error;
 mod facts;
+pub mod file;
+pub mod holders;
 pub mod members;
 pub mod monitor;
 pub mod observed;

@@ -1,16 +1,16 @@
 //! Opening the file: who may read it, whose it is, and bringing its schema up to date.
 
-use std::fs::OpenOptions;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
 use super::error::StoreError;
+use super::file::{self, real_path};
+use super::holders::in_the_way;
 
 /// Marks the file as ours (`PRAGMA application_id`): "WDSy".
-const APPLICATION_ID: i64 = 0x5744_5379;
+pub(super) const APPLICATION_ID: i64 = 0x5744_5379;
 
 /// Each brings the schema from its index to the next `user_version`.
 const MIGRATIONS: &[&str] = &[include_str!("migrations/0001.sql"), include_str!("migrations/0002.sql")];
@@ -26,25 +26,22 @@ const PATIENCE: Duration = Duration::from_secs(4);
 /// # Errors
 /// [`StoreError`], nothing having been changed.
 pub fn open_writer(path: &Path, mode: u32) -> Result<Connection, StoreError> {
-    let cannot =
-        |error: std::io::Error| StoreError::CannotOpen { path: path.to_owned(), reason: error.to_string() };
+    let path = real_path(path);
     // SQLite would make the file with the umask's rights; -wal and -shm take theirs from the file.
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .read(true)
-        .mode(mode)
-        .open(path)
-        .map_err(cannot)?;
-    let current = file.metadata().map_err(cannot)?.permissions().mode() & 0o777;
-    drop(file);
-    if current != mode {
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(cannot)?;
-    }
-    let mut connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-    migrate(&mut connection, path)?;
+    file::prepare(&path, mode)?;
+    let named = |error| name_holder(error, &path);
+    let mut connection = connect(&path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(named)?;
+    migrate(&mut connection, &path).map_err(named)?;
+    file::set_modes_beside(&path, mode)?;
     Ok(connection)
+}
+
+/// Tells which process has the lock, if it can be found out.
+pub(super) fn name_holder(error: StoreError, path: &Path) -> StoreError {
+    match error {
+        StoreError::Locked => in_the_way(path).map_or(StoreError::Locked, StoreError::LockedBy),
+        other => other,
+    }
 }
 
 /// An empty database in memory, with the schema of a real one: for trying out what events come to.
@@ -77,16 +74,18 @@ pub fn open_beside(path: &Path) -> Result<Connection, StoreError> {
 }
 
 fn open_existing(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
-    if !path.exists() {
-        return Err(StoreError::Missing(path.to_owned()));
+    let path = &real_path(path);
+    if std::fs::symlink_metadata(path).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
+        return Err(StoreError::Missing(path.clone()));
     }
+    file::recognise(path)?;
     let connection = connect(path, flags)?;
-    let version = schema_version(&connection, path)?;
+    let version = schema_version(&connection, path).map_err(|error| name_holder(error, path))?;
     match version {
-        0 => Err(StoreError::Missing(path.to_owned())),
+        0 => Err(StoreError::Missing(path.clone())),
         v if v == known_version() => Ok(connection),
         // A command never migrates: the daemon that is running might be the older one.
-        found => Err(StoreError::Older { path: path.to_owned(), found }),
+        found => Err(StoreError::Older { path: path.clone(), found }),
     }
 }
 
@@ -99,7 +98,7 @@ fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
     Ok(connection)
 }
 
-fn known_version() -> i64 {
+pub(super) fn known_version() -> i64 {
     i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX)
 }
 
@@ -126,7 +125,10 @@ fn schema_version(connection: &Connection, path: &Path) -> Result<i64, StoreErro
 }
 
 fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
-    schema_version(connection, path)?;
+    if schema_version(connection, path)? == 0 {
+        // Before there is a WAL: so that the file's own header says whose it is, whenever the power fails.
+        connection.pragma_update(None, "application_id", APPLICATION_ID)?;
+    }
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     // A WAL that a long reader made grow is cut back to this when it is next started over.

@@ -4,6 +4,7 @@
 //! each piece of work stands in a savepoint of its own, and its reply is given only after the commit.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 
 use super::error::StoreError;
+use super::open::name_holder;
 use super::watch::{Watch, empty_the_wal};
 
 /// Pieces of work that may wait; more are refused. Far more than callbacks can be in flight.
@@ -218,10 +220,20 @@ fn begin(
         let (late, rest): (Vec<Job>, Vec<Job>) =
             std::mem::take(group).into_iter().partition(|job| job.deadline <= now);
         *group = rest;
-        refuse(late, &StoreError::Locked, trouble);
+        if !late.is_empty() {
+            refuse(late, &locked(connection), trouble);
+        }
         jobs.take_waiting(group);
     }
     Ok(false)
+}
+
+/// Names the process that has the lock.
+fn locked(connection: &Connection) -> StoreError {
+    match connection.path() {
+        Some(path) => name_holder(StoreError::Locked, Path::new(path)),
+        None => StoreError::Locked,
+    }
 }
 
 fn commit(connection: &Connection, group: Vec<Job>, watch: &mut Watch, trouble: &mut Trouble) {
