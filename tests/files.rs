@@ -209,3 +209,39 @@ fn the_log_names_the_process_that_locks_the_database() {
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains(&holder), "{output:?}");
 }
+
+#[test]
+fn secrets_that_wecom_never_issues_are_refused_without_showing_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let (ini, file) = (folder.path().join("sync.ini"), folder.path().join("app"));
+    let check = |wecom: &str, content: &[u8]| {
+        let keys = format!("[callback]\ntoken = {}\nencoding_aes_key = {}\n", common::TOKEN, common::KEY);
+        std::fs::write(&ini, format!("[wecom]\ncorp_id = ww1\n{wecom}\n{keys}")).unwrap();
+        std::fs::write(&file, content).unwrap();
+        let output =
+            std::process::Command::new(common::binary()).arg("check").arg("-c").arg(&ini).output().unwrap();
+        (output.status.code(), text(&output.stdout) + &text(&output.stderr))
+    };
+    let by_file = "app_secret_file = app";
+    for good in ["\u{feff}Hq2Wd8Pz\r\n", "  Hq2Wd8Pz\u{3000}\n\n"] {
+        assert_eq!(check(by_file, good.as_bytes()).0, Some(0), "{good:?}");
+    }
+    for bad in ["", "\n", "'Hq2Wd8Pz'", "“Hq2Wd8Pz”", "Hq2\u{200b}Wd8Pz", "YOUR_SECRET", "Hq2Wd8Pz#钥"] {
+        let (code, said) = check(by_file, bad.as_bytes());
+        assert_eq!(code, Some(78), "{bad:?}: {said}");
+        assert!(said.contains("sync.ini:3: [wecom] app_secret"), "{said}");
+        assert!(!said.contains("Hq2"), "{said}");
+    }
+    let (code, said) = check(by_file, b"\xff\xfeH\0q\0");
+    assert!(code == Some(78) && said.contains("UTF-16"), "{said}");
+    let (code, said) = check(by_file, &[b'a'; 100_000]);
+    assert!(code == Some(78) && said.contains("larger than"), "{said}");
+    let (code, said) = check("app_secret_file = .", b"");
+    assert!(code == Some(78) && said.contains("a directory"), "{said}");
+    let (code, said) = check("app_secret = Hq2Wd8Pz\ncontacts_secret = Hq2Wd8Pz", b"");
+    assert!(code == Some(78) && said.contains("app_secret and contacts_secret are the same"), "{said}");
+    assert!(!said.contains("Hq2"), "{said}");
+    std::fs::set_permissions(&ini, Permissions::from_mode(0o644)).unwrap();
+    let (code, said) = check("api_base = http://wecom.example\napp_secret = Hq2Wd8Pz", b"");
+    assert!(code == Some(0) && said.contains("every user") && said.contains("unencrypted"), "{said}");
+}
