@@ -245,3 +245,59 @@ fn secrets_that_wecom_never_issues_are_refused_without_showing_them() {
     let (code, said) = check("api_base = http://wecom.example\napp_secret = Hq2Wd8Pz", b"");
     assert!(code == Some(0) && said.contains("every user") && said.contains("unencrypted"), "{said}");
 }
+
+#[test]
+fn an_older_copy_put_back_begins_another_epoch_and_consumers_are_told() {
+    let mut lab = Lab::new(Settings { openid: "enabled = no", ..Settings::default() });
+    let epoch = |lab: &Lab| -> String {
+        let status: serde_json::Value =
+            serde_json::from_slice(&lab.command(&["status", "--json"]).stdout).unwrap();
+        status["epoch"].as_str().unwrap().to_owned()
+    };
+    lab.event(common::now(), "create_user", "<UserID>a</UserID>");
+    let first = epoch(&lab);
+    let copy = lab.folder.path().join("copy.db");
+    lab.db().execute("VACUUM INTO ?1", [copy.to_str().unwrap()]).unwrap();
+    lab.event(common::now(), "create_user", "<UserID>b</UserID>");
+    lab.terminate();
+    lab.start();
+    assert_eq!(epoch(&lab), first, "a restart changes nothing");
+    lab.event(common::now(), "create_user", "<UserID>c</UserID>");
+    let line = text(&lab.command(&["changes", "--since", &format!("{first}:2")]).stdout);
+    let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+    assert_eq!((line["seq"].as_i64(), line["epoch"].as_str()), (Some(3), Some(first.as_str())));
+    let gone = |lab: &Lab, since: &str, expected: &str| {
+        let output = lab.command(&["changes", "--since", since]);
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(3), 0), "{output:?}");
+        assert!(text(&output.stderr).contains(expected), "{output:?}");
+    };
+    gone(&lab, "99", "an older copy");
+    let mut follower = std::process::Command::new(common::binary());
+    let follower = follower.args(["changes", "--follow", "--since", "3", "-c"]).arg(lab.ini());
+    let mut follower = follower.stdout(std::process::Stdio::null()).spawn().unwrap();
+    lab.kill();
+    for name in ["directory.db-wal", "directory.db-shm"] {
+        std::fs::remove_file(lab.folder.path().join(name)).unwrap();
+    }
+    std::fs::rename(&copy, lab.database()).unwrap();
+    lab.start();
+    assert!(lab.log().contains("an older copy of the database was put back"), "{}", lab.log());
+    assert_ne!(epoch(&lab), first);
+    gone(&lab, &format!("{first}:1"), "not ");
+    assert_eq!(
+        lab.command(&["changes", "--since", "1"]).status.code(),
+        Some(0),
+        "a number alone still works"
+    );
+    assert_eq!(lab.command(&["changes", "--since", "x:y"]).status.code(), Some(2));
+    let mut code = None;
+    common::eventually("the follower ends", || {
+        code = follower.try_wait().unwrap();
+        code.is_some()
+    });
+    assert_eq!(code.unwrap().code(), Some(3));
+    let second = epoch(&lab);
+    lab.kill();
+    lab.start();
+    assert_eq!(epoch(&lab), second, "once for each copy");
+}

@@ -93,9 +93,9 @@ enum Command {
     Changes {
         #[command(flatten)]
         config: ConfigFile,
-        /// Only changes after this seq
-        #[arg(long, value_name = "SEQ", default_value_t = 0)]
-        since: i64,
+        /// Only changes after this seq, of this epoch if one is named
+        #[arg(long, value_name = "[EPOCH:]SEQ", default_value = "0", value_parser = changes::Since::parse)]
+        since: changes::Since,
         /// Go on as changes come
         #[arg(long)]
         follow: bool,
@@ -127,6 +127,9 @@ pub(crate) enum Failure {
     Start(#[from] StartError),
     #[error("{0}")]
     Other(String),
+    /// The position in the change feed is gone.
+    #[error("{0}")]
+    Gone(String),
 }
 
 impl From<rusqlite::Error> for Failure {
@@ -154,6 +157,7 @@ impl Failure {
     fn exit_code(&self) -> ExitCode {
         match self {
             Self::Config(_) | Self::Start(StartError::Config(_)) => ExitCode::from(78),
+            Self::Gone(_) => ExitCode::from(3),
             _ => ExitCode::from(1),
         }
     }
@@ -172,7 +176,7 @@ pub fn main() -> ExitCode {
             reconcile::reconcile(config.config.as_deref(), Wish { dry_run, allow_deletes }, json)
         }
         Command::Changes { config, since, follow } => {
-            changes::changes(config.config.as_deref(), since, follow)
+            changes::changes(config.config.as_deref(), &since, follow)
         }
         Command::Export { config, format } => export::export(config.config.as_deref(), format),
         Command::Demo { folder } => demo::demo(folder.as_deref().unwrap_or(Path::new("demo-wecom-dirsync"))),

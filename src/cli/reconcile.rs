@@ -14,7 +14,7 @@ use crate::config::{Config, ConfigError};
 use crate::daemon::reconciler::plan::in_words;
 use crate::daemon::reconciler::{Engine, PROGRESS, Progress, REPORT, WISH, Wish, compare};
 use crate::daemon::recorder::Recorder;
-use crate::daemon::{client, is_running, knock, lock};
+use crate::daemon::{client, is_running, knock, lock, watch_position};
 use crate::directory::comparison::Guard;
 use crate::stop::Stop;
 use crate::store::open::{open_beside, open_in_memory};
@@ -99,13 +99,15 @@ fn here(config: &Config, wish: Wish, shown: &Shown) -> Result<Json, Failure> {
     logging::start(&crate::config::Log { level: LevelFilter::Warn, file: None })?;
     let path = &config.database.path;
     // No daemon may start in the middle: each would keep its own pace.
-    let _lock = if wish.dry_run { None } else { Some(lock(path)?) };
+    let lock = if wish.dry_run { None } else { Some(lock(path)?) };
     let stop = Stop::default();
-    let (writer, thread) = if wish.dry_run {
+    let (writer, thread) = if let Some(lock) = &lock {
+        let connection = open_writer(path, config.database.mode)?;
+        let position = watch_position(lock, &connection, clock())?;
+        Writer::start_with(connection, position)?
+    } else {
         // What the client records of its calls goes nowhere.
         Writer::start(open_in_memory()?)?
-    } else {
-        Writer::start(open_writer(path, config.database.mode)?)?
     };
     let reader = match open_reader(path) {
         Err(StoreError::Missing(_)) if wish.dry_run => open_in_memory()?,

@@ -5,23 +5,25 @@
 //! process's, where the daemon is in a container.
 
 use std::fs::{File, OpenOptions, Permissions, TryLockError};
-use std::io;
+use std::io::{self, Read};
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use rusqlite::Connection;
 use rustix::fs::OFlags;
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use rustix::io::Errno;
 
 use super::StartError;
-use crate::store::StoreError;
+use crate::directory::UnixSeconds;
 use crate::store::file::{real_path, refuse_foreign};
 use crate::store::holders::{flock_holder, is_flocked};
+use crate::store::{StoreError, epoch};
 
 /// One daemon for one database. The lock is on a file beside it, which stays: closing any descriptor of
 /// the database itself would drop SQLite's own locks. Only the owner may open it, so that no reader of the
@@ -57,6 +59,58 @@ pub fn lock(database: &Path) -> Result<File, StartError> {
         log::error!("{} is locked by {holder}", path.display());
     }
     Err(StartError::Taken(database.to_owned()))
+}
+
+/// Compares the database with the highest change number that the lock file remembers: a lower one of the same epoch is
+/// that of an older copy, which begins another epoch. What it returns keeps the file's memory up to date.
+///
+/// The memory is written after each commit without a sync: a power failure may lose that of the last seconds, never
+/// more, and so never begins an epoch without need.
+///
+/// # Errors
+/// Whatever SQLite says.
+pub fn watch_position(
+    lock: &File,
+    connection: &Connection,
+    now: UnixSeconds,
+) -> Result<impl FnMut(i64) + Send + 'static, StartError> {
+    let file = lock.try_clone()?;
+    let mut found = epoch::position(connection).map_err(StoreError::from)?;
+    let mut text = String::new();
+    let _ = (&file).take(MEMORY).read_to_string(&mut text);
+    if let Some((known, last)) = remembered(&text)
+        && known == found.epoch
+        && found.last < last
+    {
+        found.epoch = epoch::begin(connection, now).map_err(StoreError::from)?;
+        log::warn!(
+            "an older copy of the database was put back: change {last} was given before, its last is {}; \
+             the change feed begins epoch {}, and its consumers must start over",
+            found.last,
+            found.epoch
+        );
+    }
+    let mut written = None;
+    let mut remember = move |last: i64| {
+        if written != Some(last) {
+            // The descriptor stays open: closing it would be a knock.
+            let line = format!("epoch={} last_change={last:020}\n", found.epoch);
+            if file.write_all_at(line.as_bytes(), 0).is_ok() {
+                written = Some(last);
+            }
+        }
+    };
+    remember(found.last);
+    Ok(remember)
+}
+
+/// Longest content of the lock file, in bytes.
+const MEMORY: u64 = 256;
+
+/// Epoch and highest change number.
+fn remembered(text: &str) -> Option<(&str, i64)> {
+    let (epoch, last) = text.lines().next()?.strip_prefix("epoch=")?.split_once(" last_change=")?;
+    Some((epoch, last.parse().ok()?))
 }
 
 /// Opens neither through a link nor with a wait for a FIFO's other end.

@@ -42,7 +42,7 @@ use details::{Details, DetailsWorker};
 use doubt::Doubts;
 use gate::{Budget, Gate, Limits, Routes};
 use lockfile::{Door, Knocks};
-pub use lockfile::{is_running, knock, lock};
+pub use lockfile::{is_running, knock, lock, watch_position};
 use metrics::Metrics;
 use reconciler::Reconciler;
 use recorder::Recorder;
@@ -137,7 +137,8 @@ impl Daemon {
         let lock = lock(&config.database.path)?;
         let admin_listener = config.admin_listen.map(admin_listener).transpose()?;
         let connection = open_writer(&config.database.path, config.database.mode)?;
-        let (writer, writer_thread) = Writer::start(connection)?;
+        let position = watch_position(&lock, &connection, clock())?;
+        let (writer, writer_thread) = Writer::start_with(connection, position)?;
         announce(&writer)?;
 
         let stop = Stop::default();

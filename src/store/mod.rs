@@ -5,6 +5,7 @@
 mod apply;
 pub mod departments;
 pub mod details;
+pub mod epoch;
 mod error;
 mod facts;
 pub mod file;

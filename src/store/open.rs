@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
+use super::epoch;
 use super::error::StoreError;
 use super::file::{self, real_path};
 use super::holders::in_the_way;
+use crate::directory::UnixSeconds;
 
 /// Marks the file as ours (`PRAGMA application_id`): "WDSy".
 pub(super) const APPLICATION_ID: i64 = 0x5744_5379;
@@ -151,8 +153,14 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
         transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
         transaction.pragma_update(None, "user_version", known_version())?;
     }
+    epoch::ensure(&transaction, now())?;
     transaction.commit()?;
     Ok(())
+}
+
+fn now() -> UnixSeconds {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    UnixSeconds(since.map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(0)))
 }
 
 fn drop_views(connection: &Connection) -> Result<(), StoreError> {

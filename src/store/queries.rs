@@ -6,6 +6,7 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde_json::{Map, Value as Json, json};
 
+use super::epoch::last_change;
 use super::facts;
 use super::monitor::oldest_pending;
 use crate::directory::history::fold;
@@ -88,7 +89,7 @@ pub fn counts(connection: &Connection, now: UnixSeconds) -> rusqlite::Result<Cou
             .optional()?
             .flatten(),
         events: number("SELECT count(*) FROM events")?,
-        last_change: number("SELECT max(seq) FROM changes")?,
+        last_change: last_change(connection)?,
     })
 }
 
@@ -234,6 +235,7 @@ pub fn table(connection: &Connection, sql: &str) -> rusqlite::Result<Vec<Vec<Str
 /// Whatever SQLite says.
 pub fn changes_since(
     connection: &Connection,
+    epoch: &str,
     since: i64,
     limit: u32,
 ) -> rusqlite::Result<Vec<(i64, String)>> {
@@ -245,6 +247,7 @@ pub fn changes_since(
         let fields =
             line.get("fields").and_then(Json::as_str).and_then(|text| serde_json::from_str(text).ok());
         line.insert("fields".into(), fields.unwrap_or(Json::Null));
+        line.insert("epoch".into(), json!(epoch));
         Ok((row.get(0)?, Json::Object(line).to_string()))
     })?;
     lines.collect()

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
+use super::epoch::last_change;
 use super::error::StoreError;
 use super::open::name_holder;
 use super::watch::{Watch, empty_the_wal};
@@ -104,10 +105,21 @@ impl Writer {
     /// # Errors
     /// If no thread can be had.
     pub fn start(connection: Connection) -> std::io::Result<(Self, WriterThread)> {
+        Self::start_with(connection, |_| {})
+    }
+
+    /// As [`Writer::start`]; `committed` is called with the highest change number after each commit, before the replies.
+    ///
+    /// # Errors
+    /// If no thread can be had.
+    pub fn start_with(
+        connection: Connection,
+        committed: impl FnMut(i64) + Send + 'static,
+    ) -> std::io::Result<(Self, WriterThread)> {
         let (queue, jobs) = sync_channel(QUEUE);
         let thread = std::thread::Builder::new()
             .name("writer".into())
-            .spawn(move || write_until_closed(&connection, &jobs))?;
+            .spawn(move || write_until_closed(&connection, &jobs, committed))?;
         Ok((Self { queue }, WriterThread(thread)))
     }
 
@@ -150,7 +162,7 @@ impl Writer {
     }
 }
 
-fn write_until_closed(connection: &Connection, queue: &Receiver<Message>) {
+fn write_until_closed(connection: &Connection, queue: &Receiver<Message>, mut committed: impl FnMut(i64)) {
     let mut jobs = Jobs { queue, closing: false };
     let mut trouble = Trouble::default();
     let mut watch = Watch::new(connection);
@@ -159,7 +171,7 @@ fn write_until_closed(connection: &Connection, queue: &Receiver<Message>) {
         jobs.take_waiting(&mut group);
         match begin(connection, &mut jobs, &mut group, &mut trouble) {
             Ok(true) => {
-                commit(connection, group, &mut watch, &mut trouble);
+                commit(connection, group, &mut watch, &mut trouble, &mut committed);
                 watch.bound_the_wal(connection, Instant::now());
             }
             Ok(false) => {}
@@ -236,7 +248,13 @@ fn locked(connection: &Connection) -> StoreError {
     }
 }
 
-fn commit(connection: &Connection, group: Vec<Job>, watch: &mut Watch, trouble: &mut Trouble) {
+fn commit(
+    connection: &Connection,
+    group: Vec<Job>,
+    watch: &mut Watch,
+    trouble: &mut Trouble,
+    committed: &mut impl FnMut(i64),
+) {
     let mut done = Vec::with_capacity(group.len());
     let mut rest = group.into_iter();
     let mut failed = None;
@@ -254,11 +272,14 @@ fn commit(connection: &Connection, group: Vec<Job>, watch: &mut Watch, trouble: 
     }
     let result = match failed {
         Some(error) => Err(error),
-        None => connection.execute_batch("COMMIT").map_err(StoreError::from),
+        None => last_change(connection)
+            .and_then(|last| connection.execute_batch("COMMIT").map(|()| last))
+            .map_err(StoreError::from),
     };
-    let result = result.and_then(|()| watch.still_there());
+    let result = result.and_then(|last| watch.still_there().map(|()| last));
     match result {
-        Ok(()) => {
+        Ok(last) => {
+            committed(last);
             trouble.over();
             for job in done {
                 job.work.reply(Ok(()));
