@@ -301,3 +301,27 @@ fn an_older_copy_put_back_begins_another_epoch_and_consumers_are_told() {
     lab.start();
     assert_eq!(epoch(&lab), second, "once for each copy");
 }
+
+#[test]
+fn one_openid_of_two_members_is_told_once_and_asked_again_once() {
+    let lab = Lab::plain();
+    for userid in ["a", "b"] {
+        lab.stand_in.company(|company| {
+            company.hire(userid);
+            company.sign_in(userid, "o-same");
+        });
+        lab.event(common::now(), "create_user", &format!("<UserID>{userid}</UserID>"));
+    }
+    lab.wait_for("SELECT userids FROM openid_clashes", "a, b");
+    lab.wait_for("SELECT count(*) FROM api_calls WHERE api LIKE '%convert_to_openid'", "4");
+    lab.wait_for("SELECT count(*) FROM openid_rechecks", "0");
+    lab.event(common::now(), "create_user", "<UserID>c</UserID>");
+    assert_eq!(lab.log().matches("belongs to several members: userids=a,b").count(), 1, "{}", lab.log());
+    let status = lab.command(&["status", "--json"]).stdout;
+    let status: serde_json::Value = serde_json::from_slice(&status).unwrap();
+    assert_eq!(status["openid_clashes"][0]["userids"], serde_json::json!(["a", "b"]));
+    assert!(text(&lab.command(&["status"]).stdout).contains("OPENID CLASH   a, b"));
+    assert!(text(&lab.command(&["member", "b"]).stdout).contains("openid_clash             a, b"));
+    lab.event(common::now() + 1, "delete_user", "<UserID>b</UserID>");
+    lab.wait_for("SELECT count(*) FROM clashing_openids", "0");
+}

@@ -8,6 +8,7 @@ use serde_json::{Map, Value as Json};
 
 use super::{Failure, load, print, shown};
 use crate::directory::{UnixSeconds, UserId};
+use crate::store::clashes::clashes;
 use crate::store::open_reader;
 use crate::store::queries::{Moment, local_time, member as find, story};
 use crate::text::printable_json;
@@ -57,6 +58,10 @@ fn describe(
     let _ = writeln!(text, "{now_called}");
     if !asked.as_str().eq_ignore_ascii_case(now_called) {
         let _ = writeln!(text, "  formerly {asked}");
+    }
+    let openid = member.get("openid").and_then(Json::as_str);
+    for clash in clashes(connection)?.iter().filter(|clash| Some(clash.openid.as_str()) == openid) {
+        let _ = writeln!(text, "  {:<24} {}", "openid_clash", clash.userids.join(", "));
     }
     for (key, value) in member {
         let shown = match (key.as_str(), value) {

@@ -12,6 +12,7 @@ use crate::daemon::details::DRIFT;
 use crate::daemon::is_running;
 use crate::daemon::reconciler::PROGRESS;
 use crate::directory::UnixSeconds;
+use crate::store::clashes::clashes;
 use crate::store::epoch::position;
 use crate::store::queries::{Counts, counts, local_time};
 use crate::store::reconciles::{Reconcile, last_reconciles};
@@ -32,6 +33,7 @@ pub(super) fn status(path: Option<&Path>, as_json: bool) -> Result<(), Failure> 
     let said = |name| if running { get_state(&connection, name) } else { Ok(None) };
     let daemon = said("daemon")?;
     let pauses = said("pauses")?.map_or_else(|| json!([]), |(_, pauses)| pauses);
+    let clashes = clashes(&connection)?;
     let epoch = position(&connection)?.epoch;
     let comparison = Comparison::read(&connection, &config)?;
     if as_json {
@@ -55,6 +57,7 @@ pub(super) fn status(path: Option<&Path>, as_json: bool) -> Result<(), Failure> 
             "last_event_at": counts.last_event.map(|at| at.0),
             "last_change_seq": counts.last_change,
             "epoch": epoch,
+            "openid_clashes": clashes.iter().map(|clash| json!({"openid": clash.openid, "userids": clash.userids})).collect::<Vec<_>>(),
             "conversion": why_not_converting(&config).map_or_else(|| "on".to_owned(), |why| format!("off: {why}")),
             "pauses": pauses,
             "details": {
@@ -91,6 +94,10 @@ pub(super) fn status(path: Option<&Path>, as_json: bool) -> Result<(), Failure> 
     let _ = writeln!(text, "departments    {}", counts.departments);
     let _ = writeln!(text, "tags           {}", counts.tags);
     let _ = writeln!(text, "last change    #{} of epoch {}", counts.last_change, printable(&epoch));
+    for clash in &clashes {
+        let userids = clash.userids.join(", ");
+        let _ = writeln!(text, "OPENID CLASH   {userids} have the same openid {}", printable(&clash.openid));
+    }
     if let Some(why) = why_not_converting(&config) {
         let _ = writeln!(text, "conversion     off: {why}");
     }

@@ -145,6 +145,12 @@ pub fn due_members(
             &[now.0, most, before.0],
         )?;
     }
+    // Clashes are rare: this table is empty nearly always.
+    find(
+        "SELECT r.userid FROM openid_rechecks AS r JOIN members AS m ON m.userid = r.userid
+         WHERE m.openid_state = 'converted' AND m.deleted_at IS NULL LIMIT ?1",
+        &[most],
+    )?;
     due.truncate(limit);
     Ok(due)
 }
@@ -222,6 +228,7 @@ pub fn record_verdict(
         .query_row(params![userid, asked.revision], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
         .optional()?;
     let Some((old, attempts, spelling)) = row else { return Ok(false) };
+    connection.prepare_cached("DELETE FROM openid_rechecks WHERE userid = ?1")?.execute([userid])?;
     match verdict {
         Verdict::Openid(openid) => {
             connection
@@ -282,7 +289,8 @@ pub fn about_to_ask(
         .prepare_cached(
             "SELECT openid_revision FROM members
              WHERE userid = ?1 AND deleted_at IS NULL
-               AND (openid_state = 'pending' OR (openid_state = 'converted' AND openid_updated_at <= ?2))",
+               AND (openid_state = 'pending' OR (openid_state = 'converted' AND openid_updated_at <= ?2)
+                    OR EXISTS (SELECT 1 FROM openid_rechecks AS r WHERE r.userid = members.userid))",
         )?
         .query_row(params![userid.as_str(), recheck_before.map(|at| at.0)], |row| {
             Ok(Asked { userid: userid.clone(), revision: row.get(0)? })

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
+use super::clashes::{Clash, take_up};
 use super::epoch::last_change;
 use super::error::StoreError;
 use super::open::name_holder;
@@ -272,14 +273,18 @@ fn commit(
     }
     let result = match failed {
         Some(error) => Err(error),
-        None => last_change(connection)
-            .and_then(|last| connection.execute_batch("COMMIT").map(|()| last))
-            .map_err(StoreError::from),
+        None => finish(connection).map_err(StoreError::from),
     };
-    let result = result.and_then(|last| watch.still_there().map(|()| last));
+    let result = result.and_then(|done| watch.still_there().map(|()| done));
     match result {
-        Ok(last) => {
+        Ok((last, clashes)) => {
             committed(last);
+            for Clash { openid, userids } in clashes {
+                log::warn!(
+                    "openid {openid} belongs to several members: userids={}; each is asked again once",
+                    userids.join(",")
+                );
+            }
             trouble.over();
             for job in done {
                 job.work.reply(Ok(()));
@@ -295,6 +300,13 @@ fn commit(
             refuse(done, &error, trouble);
         }
     }
+}
+
+/// Commits; the highest change number, and the clashes of openids that are new.
+fn finish(connection: &Connection) -> rusqlite::Result<(i64, Vec<Clash>)> {
+    let found = (last_change(connection)?, take_up(connection)?);
+    connection.execute_batch("COMMIT")?;
+    Ok(found)
 }
 
 fn in_savepoint(connection: &Connection, work: &mut dyn Work) -> Result<(), StoreError> {

@@ -61,3 +61,10 @@ SELECT seq, datetime(received_at, 'unixepoch', 'localtime') AS received,
        datetime(create_time, 'unixepoch', 'localtime') AS happened,
        CASE change_type WHEN '' THEN event ELSE change_type END AS what, subject, outcome
 FROM events ORDER BY seq DESC LIMIT 100;
+
+-- One openid on two or more present members.
+CREATE VIEW openid_clashes AS
+SELECT c.openid, count(*) AS members, group_concat(m.userid, ', ') AS userids,
+       datetime(c.found_at, 'unixepoch', 'localtime') AS found
+FROM clashing_openids AS c JOIN members AS m ON m.openid = c.openid AND m.openid IS NOT NULL AND m.deleted_at IS NULL
+GROUP BY c.openid HAVING count(*) > 1;
