@@ -200,7 +200,7 @@ fn the_log_names_the_process_that_locks_the_database() {
     let event =
         wecom_dirsync::demo::sender::contact_event(common::CORP, 5, "create_user", "<UserID>a</UserID>");
     assert_eq!(lab.sender().send(&event).unwrap().0, 503);
-    let holder = format!("locked by process {}", std::process::id());
+    let holder = format!("locked by another program: process {}", std::process::id());
     common::eventually("the log names the process", || lab.log().contains(&holder));
     assert_eq!(lab.log().matches(&holder).count(), 1, "{}", lab.log());
     lab.kill();

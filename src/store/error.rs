@@ -51,7 +51,7 @@ pub enum StoreError {
     )]
     Locked,
     /// The same, with the processes that hold the lock.
-    #[error("the database is locked by {0}; end its transaction, or the process")]
+    #[error("the database is locked by another program: {0}; end its transaction, or the process")]
     LockedBy(String),
     /// Reading takes files beside the database, which cannot be made.
     #[error(
