@@ -11,6 +11,7 @@ use crate::store::epoch::{self, Position};
 use crate::store::file::beside;
 use crate::store::queries::{changes_since, oldest_change};
 use crate::store::{StoreError, open_reader};
+use crate::text::printable_json;
 
 /// How often the feed is looked at for more.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
@@ -38,7 +39,7 @@ pub(super) fn changes(path: Option<&Path>, since: &Position, follow: bool) -> Re
         }
         for (seq, line) in changes_since(&connection, last, BATCH)? {
             last = seq;
-            lines.push_str(&line);
+            lines.push_str(&printable_json(&line));
             lines.push('\n');
         }
         if !lines.is_empty() {

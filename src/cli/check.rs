@@ -4,12 +4,14 @@ use std::path::Path;
 
 use super::{Failure, load, print};
 use crate::config::render;
+use crate::text::printable;
 
 pub(super) fn check(path: Option<&Path>) -> Result<(), Failure> {
     let config = load(path)?;
-    let mut text = format!("# {}: the configuration is valid; this is what holds\n", config.file.display());
+    let file = config.file.display().to_string();
+    let mut text = format!("# {}: the configuration is valid; this is what holds\n", printable(&file));
     for remark in config.remarks() {
-        text.push_str(&format!("# note: {remark}\n"));
+        text.push_str(&format!("# note: {}\n", printable(&remark)));
     }
     text.push('\n');
     text.push_str(&render(&config));

@@ -13,6 +13,7 @@ use crate::demo::sender::{Sender, contact_event};
 use crate::demo::standin::{Company, StandIn};
 use crate::store::open_reader;
 use crate::store::queries::table;
+use crate::text::printable;
 use crate::wecom::api::clock;
 use crate::wecom::crypt::{Crypt, EncodingAesKey};
 
@@ -164,6 +165,8 @@ impl Stage {
 
     fn show(&self, sql: &str) -> Result<(), Failure> {
         let rows = table(&self.reader, sql)?;
+        let rows: Vec<Vec<String>> =
+            rows.iter().map(|row| row.iter().map(|cell| printable(cell).into_owned()).collect()).collect();
         let columns = rows.first().map_or(0, Vec::len);
         let width = |column: usize| rows.iter().map(|row| columns_of(&row[column])).max().unwrap_or(0);
         let widths: Vec<usize> = (0..columns).map(width).collect();

@@ -9,6 +9,7 @@ use serde_json::Value as Json;
 use super::{Failure, load};
 use crate::store::open_reader;
 use crate::store::queries::{EXPORTED, export_members};
+use crate::text::{printable_cell, printable_json};
 
 /// How to write it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -31,7 +32,7 @@ pub(super) fn export(path: Option<&Path>, format: Format) -> Result<(), Failure>
     }
     export_members(&connection, |row| {
         let line = match format {
-            Format::Ndjson => Json::Object(row).to_string() + "\n",
+            Format::Ndjson => printable_json(&Json::Object(row).to_string()).into_owned() + "\n",
             Format::Csv => {
                 let cells = EXPORTED.iter().map(|name| cell(row.get(*name).unwrap_or(&Json::Null)));
                 cells.collect::<Vec<_>>().join(",") + "\r\n"
@@ -61,9 +62,12 @@ fn cell(value: &Json) -> String {
         other => other.to_string(),
     };
     let is_text = !value.is_number();
-    let formula = is_text && text.starts_with(['=', '+', '-', '@', '\t', '\r']);
-    let text = if formula { format!("'{text}") } else { text };
-    if text.contains([',', '"', '\n', '\r', ';', '\'']) || text.starts_with(' ') || text.ends_with(' ') {
+    let text = printable_cell(&text);
+    // Excel reads the full-width signs as it reads the ASCII ones.
+    let formula = is_text && text.starts_with(['=', '+', '-', '@', '\t', '\r', '\n', '＝', '＋', '－', '＠']);
+    let text = if formula { format!("'{text}") } else { text.into_owned() };
+    if text.contains([',', '"', '\n', '\r', '\t', ';', '\'']) || text.starts_with(' ') || text.ends_with(' ')
+    {
         format!("\"{}\"", text.replace('"', "\"\""))
     } else {
         text
@@ -89,6 +93,10 @@ mod tests {
             (json!(-5), "-5"),
             (json!(["a/b", "c"]), "\"a/b; c\""),
             (json!("two\nlines"), "\"two\nlines\""),
+            (json!("a\tb"), "\"a\tb\""),
+            (json!("\t=1"), "\"'\t=1\""),
+            (json!("＝1+1"), "\"'＝1+1\""),
+            (json!("a\u{1b}[31m\u{202e}\u{9b}"), "a\\u{1b}[31m\\u{202e}\\u{9b}"),
         ];
         for (value, expected) in cases {
             assert_eq!(cell(&value), expected);

@@ -12,6 +12,7 @@ use simplelog::{CombinedLogger, Config as Format, ConfigBuilder, SharedLogger, W
 
 use super::Failure;
 use crate::config;
+use crate::text::printable;
 
 /// Sets the log up, for the whole process.
 pub(super) fn start(settings: &config::Log) -> Result<(), Failure> {
@@ -79,9 +80,14 @@ impl Log for OwnLines {
     }
 
     fn log(&self, record: &Record<'_>) {
-        if self.enabled(record.metadata()) {
-            self.0.log(record);
+        if !self.enabled(record.metadata()) {
+            return;
         }
+        // One call is one line, whatever names and messages it contains.
+        let text = record.args().to_string();
+        let mut line = Record::builder();
+        line.metadata(record.metadata().clone());
+        self.0.log(&line.args(format_args!("{}", printable(&text))).build());
     }
 
     fn flush(&self) {
@@ -120,9 +126,8 @@ impl Log for Journal {
             Level::Info => 6,
             Level::Debug | Level::Trace => 7,
         };
-        let text = record.args().to_string().replace(['\n', '\r'], " ");
         // There is nobody left to tell if this fails.
-        let _ = writeln!(std::io::stderr().lock(), "<{priority}>{text}");
+        let _ = writeln!(std::io::stderr().lock(), "<{priority}>{}", record.args());
     }
 
     fn flush(&self) {}

@@ -6,11 +6,12 @@ use std::path::Path;
 use rusqlite::Connection;
 use serde_json::{Map, Value as Json};
 
-use super::{Failure, load, print};
+use super::{Failure, load, print, shown};
 use crate::directory::{UnixSeconds, UserId};
 use crate::store::clashes::members_with;
 use crate::store::open_reader;
 use crate::store::queries::{Moment, local_time, member as find, story};
+use crate::text::printable_json;
 
 /// The latest of each kind that are shown.
 const MOMENTS: u32 = 200;
@@ -20,8 +21,11 @@ pub(super) fn member(path: Option<&Path>, userid: &str) -> Result<(), Failure> {
     let userid = UserId::parse(userid).map_err(|bad| Failure::Other(bad.to_string()))?;
     let connection = open_reader(&config.database.path)?;
     let connection = connection.unchecked_transaction()?;
-    let found = find(&connection, &userid)?;
-    let story = story(&connection, &userid, MOMENTS)?;
+    let found = find(&connection, &userid)?.map(|member| printable_map(&member));
+    let mut story = story(&connection, &userid, MOMENTS)?;
+    for moment in &mut story {
+        moment.what = printable_map(&moment.what);
+    }
     if found.is_none() && story.is_empty() {
         let what = format!(
             "nothing is known of {userid}; `select userid, name from active_members` lists everybody"
@@ -44,6 +48,10 @@ pub(super) fn member(path: Option<&Path>, userid: &str) -> Result<(), Failure> {
         let _ = writeln!(text, "  {}  {}", local_time(&connection, moment.at)?, tell(&connection, moment)?);
     }
     print(&text)
+}
+
+fn printable_map(map: &Map<String, Json>) -> Map<String, Json> {
+    map.iter().map(|(key, value)| (key.clone(), shown(value))).collect()
 }
 
 fn describe(
@@ -100,7 +108,11 @@ fn tell(connection: &Connection, moment: &Moment) -> Result<String, Failure> {
         "change" => {
             let fields: Map<String, Json> = serde_json::from_str(word("fields")).unwrap_or_default();
             let fields = fields.iter().map(|(name, change)| {
-                let side = |n: usize| change.get(n).map_or_else(String::new, Json::to_string);
+                let side = |n: usize| {
+                    change
+                        .get(n)
+                        .map_or_else(String::new, |side| printable_json(&side.to_string()).into_owned())
+                };
                 match side(0).as_str() {
                     "null" => format!("{name}={}", side(1)),
                     old => format!("{name}: {old} -> {}", side(1)),

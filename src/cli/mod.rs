@@ -19,12 +19,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use serde_json::Value as Json;
 
 use crate::config::{Config, ConfigError};
 use crate::daemon::StartError;
 use crate::daemon::reconciler::Wish;
 use crate::store::StoreError;
 use crate::store::epoch::Position;
+use crate::text::{printable, printable_json};
 
 /// Keeps an exact local copy of your WeCom (企业微信) directory in one SQLite file, and turns userids into
 /// openids.
@@ -144,6 +146,14 @@ impl From<std::io::Error> for Failure {
 }
 
 impl Failure {
+    /// A line for each error of the configuration; else one.
+    fn lines(&self) -> Vec<String> {
+        match self {
+            Self::Config(ConfigError(lines)) => lines.clone(),
+            other => vec![other.to_string()],
+        }
+    }
+
     /// 78 is sysexits' EX_CONFIG: systemd need not try again before somebody has mended it.
     fn exit_code(&self) -> ExitCode {
         match self {
@@ -175,8 +185,8 @@ pub fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            for line in failure.to_string().lines() {
-                eprintln!("wecom-dirsync: {line}");
+            for line in failure.lines() {
+                eprintln!("wecom-dirsync: {}", printable(&line));
             }
             failure.exit_code()
         }
@@ -185,6 +195,23 @@ pub fn main() -> ExitCode {
 
 fn load(path: Option<&Path>) -> Result<Config, Failure> {
     Ok(Config::load(path)?)
+}
+
+/// Prints a JSON object over several lines, safe for a terminal.
+fn print_json(object: &Json) -> Result<(), Failure> {
+    print(&printable_json(&format!("{object:#}\n")))
+}
+
+/// The same JSON with all its texts printable, for people.
+fn shown(json: &Json) -> Json {
+    match json {
+        Json::String(text) => Json::from(printable(text)),
+        Json::Array(items) => items.iter().map(shown).collect(),
+        Json::Object(map) => {
+            map.iter().map(|(key, value)| (printable(key).into_owned(), shown(value))).collect()
+        }
+        other => other.clone(),
+    }
 }
 
 /// Prints to standard output; that somebody closed it (`| head`) is no error.

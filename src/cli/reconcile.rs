@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use log::LevelFilter;
 use serde_json::Value as Json;
 
-use super::{Failure, load, logging, print};
+use super::{Failure, load, logging, print, print_json};
 use crate::config::{Config, ConfigError};
 use crate::daemon::reconciler::plan::in_words;
 use crate::daemon::reconciler::{Engine, PROGRESS, Progress, REPORT, WISH, Wish, compare};
@@ -46,7 +46,11 @@ pub(super) fn reconcile(path: Option<&Path>, wish: Wish, as_json: bool) -> Resul
         here(&config, wish, &shown)?
     };
     shown.clear();
-    print(&if as_json { format!("{report:#}\n") } else { in_words(&report) })?;
+    if as_json {
+        print_json(&report)?;
+    } else {
+        print(&in_words(&super::shown(&report)))?;
+    }
     match report.get("outcome").and_then(Json::as_str) {
         Some("ok" | "partial") => Ok(()),
         Some("blocked") if wish.dry_run => Ok(()),
@@ -100,15 +104,14 @@ fn here(config: &Config, wish: Wish, shown: &Shown) -> Result<Json, Failure> {
     recognise(path)?;
     let lock = if wish.dry_run { None } else { Some(lock(path)?) };
     let stop = Stop::default();
-    let (writer, thread) = if wish.dry_run {
+    let (writer, thread) = match &lock {
+        Some(lock) => {
+            let database = open_writer(path, config.database.mode)?;
+            let mark = HighWaterMark::open(&database, lock.try_clone()?, clock(), fastrand::u64(..))?;
+            Writer::start_marking(database, Some(mark))?
+        }
         // What the client records of its calls goes nowhere.
-        Writer::start(open_in_memory()?)?
-    } else {
-        let database = open_writer(path, config.database.mode)?;
-        let lock = lock.as_ref().map(std::fs::File::try_clone).transpose()?;
-        let mark =
-            lock.map(|lock| HighWaterMark::open(&database, lock, clock(), fastrand::u64(..))).transpose()?;
-        Writer::start_marking(database, mark)?
+        None => Writer::start(open_in_memory()?)?,
     };
     let reader = match open_reader(path) {
         Err(StoreError::Missing(_)) if wish.dry_run => open_in_memory()?,
@@ -168,7 +171,7 @@ impl Shown {
     fn line(&self, text: &str) {
         match &self.bar {
             Some(bar) => bar.set_message(text.to_owned()),
-            None => eprintln!("wecom-dirsync: {text}"),
+            None => eprintln!("wecom-dirsync: {}", crate::text::printable(text)),
         }
     }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use rusqlite::Connection;
 use serde_json::{Value as Json, json};
 
-use super::{Failure, load, print};
+use super::{Failure, load, print, print_json, shown};
 use crate::config::Config;
 use crate::daemon::clock_reporter::CLOCK;
 use crate::daemon::details::DRIFT;
@@ -74,7 +74,7 @@ pub(super) fn status(path: Option<&Path>, as_json: bool) -> Result<(), Failure> 
             "comparison": comparison.to_json(),
             "refusals": refusals_json(&refusals_since(&connection, UnixSeconds(i64::MIN))?, &paths(&config)),
         });
-        return print(&format!("{object:#}\n"));
+        return print_json(&object);
     }
 
     let when = |at: Option<UnixSeconds>| -> Result<String, Failure> {
@@ -83,8 +83,9 @@ pub(super) fn status(path: Option<&Path>, as_json: bool) -> Result<(), Failure> 
             None => "never".into(),
         })
     };
+    let pauses = shown(&pauses);
     let mut text = String::new();
-    let _ = writeln!(text, "database       {}", config.database.path.display());
+    let _ = writeln!(text, "database       {}", printable(&config.database.path.display().to_string()));
     let _ = match &daemon {
         Some((at, daemon)) => {
             let pid = daemon.get("pid").cloned().unwrap_or_default();
@@ -100,7 +101,7 @@ pub(super) fn status(path: Option<&Path>, as_json: bool) -> Result<(), Failure> 
     let _ = writeln!(text, "  failed       {}", counts.failed);
     let _ = writeln!(text, "departments    {}", counts.departments);
     let _ = writeln!(text, "tags           {}", counts.tags);
-    let of_epoch = epoch.as_ref().map_or_else(String::new, |epoch| format!(" of epoch {epoch}"));
+    let of_epoch = epoch.as_ref().map_or_else(String::new, |epoch| format!(" of epoch {}", printable(epoch)));
     let _ = writeln!(text, "last change    #{}{of_epoch}", counts.last_change);
     for (openid, userids) in &openid_clashes {
         let _ = writeln!(
@@ -237,7 +238,9 @@ impl Comparison {
         text: &mut String,
         when: impl Fn(Option<UnixSeconds>) -> Result<String, Failure>,
     ) -> Result<(), Failure> {
-        let word = |json: &Json, key: &str| json.get(key).and_then(Json::as_str).unwrap_or("").to_owned();
+        let word = |json: &Json, key: &str| {
+            printable(json.get(key).and_then(Json::as_str).unwrap_or("")).into_owned()
+        };
         let number = |json: &Json, key: &str| json.get(key).and_then(Json::as_u64).unwrap_or(0);
         if let Some(off) = self.off {
             let _ = writeln!(text, "comparison     off: {off}");
@@ -248,9 +251,9 @@ impl Comparison {
                 None => "under way",
             };
             let began = when(Some(last.started_at))?;
-            let _ = writeln!(text, "comparison     {outcome}, {began}: {}", last.reason);
+            let _ = writeln!(text, "comparison     {outcome}, {began}: {}", printable(&last.reason));
             if !last.note.is_empty() {
-                let _ = writeln!(text, "               {}", last.note);
+                let _ = writeln!(text, "               {}", printable(&last.note));
             }
         }
         if let Some(progress) = &self.progress {

@@ -1,5 +1,6 @@
 //! The configuration: INI text to typed settings, with errors that name file, line and key.
 
+mod credential;
 mod ini;
 mod proxy;
 mod reader;
@@ -22,6 +23,9 @@ pub use secret::Secret;
 
 /// Where a configuration is looked for when none is named.
 const PLACES: [&str; 2] = ["sync.ini", "/etc/wecom-dirsync/sync.ini"];
+
+/// Longest configuration, in bytes.
+const LONGEST: u64 = 1024 * 1024;
 
 /// The whole configuration.
 #[derive(Debug, Clone)]
@@ -50,6 +54,8 @@ pub struct Config {
     pub notify: Notify,
     /// `[log]`
     pub log: Log,
+    /// Key of each secret and the file that it is from, for [`Config::remarks`].
+    pub secret_files: Vec<(String, PathBuf)>,
 }
 
 /// `[wecom]`
@@ -241,9 +247,7 @@ impl Config {
         };
         let unreadable =
             |what: String| ConfigError(vec![format!("{}: cannot be read: {what}", file.display())]);
-        let bytes = std::fs::read(&file).map_err(|error| unreadable(error.to_string()))?;
-        let text = String::from_utf8(bytes)
-            .map_err(|_| unreadable("it is not UTF-8; save it as UTF-8 (not GBK) in the editor".into()))?;
+        let text = reader::read_text(&file, LONGEST).map_err(|error| unreadable(error.to_string()))?;
         Self::parse(&text, &file, &Surroundings::real())
     }
 
@@ -276,6 +280,34 @@ impl Config {
                 "[callback] has WeCom's published sample key: fine for a first try, but everybody knows it"
                     .into(),
             );
+        }
+        for (key, file) in &self.secret_files {
+            if is_readable_by_all(file) {
+                remarks.push(format!(
+                    "{}: every user of this machine can read {key} in it; chmod o-r {0}",
+                    file.display()
+                ));
+            }
+        }
+        if let Some(app) = &self.app_callback {
+            let (ours, apps) = (&self.callback.keys, &app.keys);
+            if ours.token.expose() == apps.token.expose() {
+                remarks.push(
+                    "[callback] token and [callback.app] token are the same: WeCom makes one for each".into(),
+                );
+            }
+            if ours.encoding_aes_key.expose() == apps.encoding_aes_key.expose() {
+                remarks.push(
+                    "[callback] encoding_aes_key and [callback.app] encoding_aes_key are the same: WeCom makes one for each"
+                        .into(),
+                );
+            }
+        }
+        if is_plain_to_another_host(&self.wecom.api_base) {
+            remarks.push(format!(
+                "[wecom] api_base {}: secrets and tokens go over the network unencrypted; use https://",
+                self.wecom.api_base
+            ));
         }
         if !self.openid.enabled {
             remarks.push("[openid] enabled is no: userids are not converted to openids".into());
@@ -314,6 +346,23 @@ impl Config {
         remarks.push("not in effect in this version: [retention], [notify]".into());
         remarks
     }
+}
+
+fn is_readable_by_all(file: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::metadata(file).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o004 != 0)
+}
+
+/// http:// to a host that is not this one.
+fn is_plain_to_another_host(url: &str) -> bool {
+    let Some(rest) = url.strip_prefix("http://") else { return false };
+    let authority = rest.split('/').next().unwrap_or(rest);
+    let host = match authority.strip_prefix('[') {
+        Some(v6) => v6.split(']').next().unwrap_or(v6),
+        None => authority.rsplit_once(':').map_or(authority, |(host, _)| host),
+    };
+    let is_here = host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
+    !(is_here || host.eq_ignore_ascii_case("localhost"))
 }
 
 #[cfg(test)]

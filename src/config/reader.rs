@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use log::LevelFilter;
 
+use super::credential::{self, LONGEST_FILE};
 use super::ini::{self, Entry};
 use super::values;
 use super::{
@@ -22,7 +23,7 @@ use crate::wecom::tls::certificates;
 pub struct Surroundings<'a> {
     /// `$CREDENTIALS_DIRECTORY` (systemd's LoadCredential).
     pub credentials_directory: Option<PathBuf>,
-    /// Reads a secret's file.
+    /// Reads a secret's file. An error's text is shown, so it must not contain what is in the file.
     #[allow(clippy::type_complexity)]
     pub read_file: Box<dyn Fn(&Path) -> std::io::Result<String> + 'a>,
 }
@@ -33,9 +34,26 @@ impl Surroundings<'_> {
     pub fn real() -> Self {
         Self {
             credentials_directory: std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from),
-            read_file: Box::new(|path| std::fs::read_to_string(path)),
+            read_file: Box::new(|path| read_text(path, LONGEST_FILE)),
         }
     }
+}
+
+/// Reads a text file of at most `longest` bytes; waits for no FIFO's other end.
+pub(super) fn read_text(path: &Path, longest: u64) -> std::io::Result<String> {
+    use std::io::Read;
+    use std::os::unix::fs::OpenOptionsExt;
+    let flags = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or(0);
+    let file = std::fs::OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    if file.metadata()?.is_dir() {
+        return Err(std::io::Error::other("it is a directory, not a file"));
+    }
+    let mut bytes = Vec::new();
+    file.take(longest + 1).read_to_end(&mut bytes)?;
+    if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > longest {
+        return Err(std::io::Error::other(format!("it is larger than {longest} bytes")));
+    }
+    credential::decode(bytes).map_err(|what| std::io::Error::other(format!("it {what}")))
 }
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -69,6 +87,8 @@ struct Reader<'a> {
     /// Every key that was asked for: what is left over is unknown.
     known: Vec<(&'static str, String)>,
     wrong: Vec<(usize, String)>,
+    /// Key and file of each secret that is in a file of its own; the key and the INI for one that is not.
+    secret_files: Vec<(String, PathBuf)>,
 }
 
 impl<'a> Reader<'a> {
@@ -82,6 +102,7 @@ impl<'a> Reader<'a> {
             sections,
             known: Vec::new(),
             wrong: Vec::new(),
+            secret_files: Vec::new(),
         };
         for wrong in wrong {
             reader.complain(wrong.line, &wrong.what);
@@ -162,7 +183,7 @@ impl<'a> Reader<'a> {
         key: &str,
         check: impl Fn(&str) -> Result<(), String>,
     ) -> Option<Secret> {
-        let direct = self.take(section, key).filter(|entry| !entry.value.is_empty());
+        let direct = self.take(section, key);
         let by_file = self.take(section, &format!("{key}_file"));
         let (text, line) = match (direct, by_file) {
             (Some(entry), Some(file)) => {
@@ -173,11 +194,17 @@ impl<'a> Reader<'a> {
                 self.complain(file.line, &what);
                 return None;
             }
-            (Some(entry), None) => (entry.value, entry.line),
+            (Some(entry), None) => {
+                self.secret_files.push((format!("[{section}] {key}"), self.file.to_owned()));
+                (entry.value, entry.line)
+            }
             (None, Some(entry)) => {
                 let path = self.secret_path(&entry.value);
                 match (self.surroundings.read_file)(&path) {
-                    Ok(text) => (text.trim_end_matches(['\n', '\r']).to_owned(), entry.line),
+                    Ok(text) => {
+                        self.secret_files.push((format!("[{section}] {key}_file"), path));
+                        (text, entry.line)
+                    }
                     Err(error) => {
                         let what =
                             format!("[{section}] {key}_file: {} cannot be read: {error}", path.display());
@@ -188,7 +215,8 @@ impl<'a> Reader<'a> {
             }
             (None, None) => return None,
         };
-        if let Err(what) = without_blanks(&text).and_then(|()| check(&text)) {
+        let text = credential::trim(&text).to_owned();
+        if let Err(what) = credential::judge(&text).and_then(|()| check(&text)) {
             self.complain(line, &format!("[{section}] {key}: {what}"));
             return None;
         }
@@ -289,6 +317,7 @@ impl<'a> Reader<'a> {
             admin_listen,
             notify,
             log,
+            secret_files: std::mem::take(&mut self.secret_files),
         })
     }
 
@@ -296,15 +325,26 @@ impl<'a> Reader<'a> {
         let corp_id = self.value("wecom", "corp_id", None, |text| {
             let fits =
                 !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+            if !text.is_empty() && credential::is_placeholder(text) {
+                return Err("is a placeholder; copy 企业ID from 我的企业 in the admin console".into());
+            }
             if fits { Ok(Some(text.to_owned())) } else { Err("is not a corp id (企业ID)".into()) }
         });
         if corp_id.is_none() && !self.wrong.iter().any(|(_, text)| text.contains("[wecom] corp_id")) {
             self.missing("wecom", "corp_id", "copy 企业ID from 我的企业 in the admin console");
         }
+        let contacts_secret = self.secret("wecom", "contacts_secret", |_| Ok(()));
+        let app_secret = self.secret("wecom", "app_secret", |_| Ok(()));
+        if let (Some(contacts), Some(app)) = (&contacts_secret, &app_secret)
+            && contacts.expose() == app.expose()
+        {
+            let what = "[wecom] app_secret and contacts_secret are the same; one is of the app, the other of 通讯录同步";
+            self.complain(0, what);
+        }
         Wecom {
             corp_id: corp_id.unwrap_or_default(),
-            contacts_secret: self.secret("wecom", "contacts_secret", |_| Ok(())),
-            app_secret: self.secret("wecom", "app_secret", |_| Ok(())),
+            contacts_secret,
+            app_secret,
             api_base: self.value("wecom", "api_base", "https://qyapi.weixin.qq.com".into(), values::base_url),
             ca_file: self.ca_file(),
             proxy: self.proxy(),
@@ -488,14 +528,6 @@ impl<'a> Reader<'a> {
             self.complain(entry.line, &what);
         }
     }
-}
-
-/// No secret of WeCom's has blanks; what has them has something else besides.
-fn without_blanks(secret: &str) -> Result<(), String> {
-    if secret.contains([' ', '\t', '\n']) {
-        return Err("has blanks in it, which WeCom's never have; comments stand on lines of their own".into());
-    }
-    Ok(())
 }
 
 fn url_path(text: &str) -> Result<String, String> {

@@ -107,7 +107,9 @@ impl Text {
     fn secret(&mut self, key: &str, secret: Option<&Secret>) {
         match secret {
             Some(secret) => self.line(key, secret),
-            None => self.line(key, ""),
+            None => {
+                let _ = writeln!(self.0, "# {key} is not set");
+            }
         }
     }
 }

@@ -98,7 +98,7 @@ pub fn claim(path: &Path, mode: u32) -> Result<File, StoreError> {
         return Err(StoreError::NotOurs(path.to_owned()));
     }
     set_mode(&file, mode).map_err(cannot)?;
-    for suffix in ["-wal", "-shm"] {
+    for suffix in ["-wal", "-shm", "-journal"] {
         set_mode_of(&beside(path, suffix), mode)?;
     }
     Ok(file)
@@ -144,10 +144,21 @@ fn flags(flags: OFlags) -> i32 {
     flags.bits().cast_signed()
 }
 
+/// Whether a single file is mounted here, as `docker -v FILE:FILE` does: SQLite's other files would not be beside it
+/// elsewhere.
+fn is_mount_point(path: &Path) -> bool {
+    use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
+    statx(CWD, path, AtFlags::empty(), StatxFlags::BASIC_STATS)
+        .is_ok_and(|found| found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
+}
+
 /// Refuses what is not a regular file with one link: two daemons could open it under two names.
 fn regular(path: &Path, found: &std::fs::Metadata) -> Result<(), StoreError> {
     let kind = found.file_type();
     let what = match kind {
+        kind if kind.is_file() && is_mount_point(path) => {
+            "a mount point of its own (mount its folder instead)"
+        }
         kind if kind.is_file() => {
             return match found.nlink() {
                 1 => Ok(()),

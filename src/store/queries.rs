@@ -88,7 +88,7 @@ pub fn counts(connection: &Connection, now: UnixSeconds) -> rusqlite::Result<Cou
             .optional()?
             .flatten(),
         events: number("SELECT count(*) FROM events")?,
-        last_change: number("SELECT max(seq) FROM changes")?,
+        last_change: epoch::last_change(connection)?,
     })
 }
 
