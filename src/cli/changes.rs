@@ -15,6 +15,8 @@ use crate::text::printable_json;
 
 /// How often the feed is looked at for more.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
+/// Failures in a row after which a follower gives up: some 10 s.
+const FAILURES: u32 = 40;
 /// Lines that are read in one go.
 const BATCH: u32 = 1000;
 
@@ -26,45 +28,84 @@ pub(super) fn changes(path: Option<&Path>, since: &Position, follow: bool) -> Re
         Err(StoreError::Missing(_)) if follow => wait_for(database)?,
         opened => opened?,
     };
-    let epoch = epoch::epoch(&connection)?;
+    let mut epoch = epoch::epoch(&connection)?;
     check_position(&connection, since, epoch.as_deref())?;
     let mut last = since.seq;
-    let mut files = Files::of(database);
-    let mut seen_version = None;
-    loop {
-        let mut lines = String::new();
-        let now = epoch::epoch(&connection)?;
-        if epoch.is_some() && now != epoch {
-            return Err(another_epoch(epoch.as_deref(), now.as_deref()));
-        }
-        for (seq, line) in changes_since(&connection, last, BATCH)? {
-            last = seq;
-            lines.push_str(&printable_json(&line));
-            lines.push('\n');
-        }
-        if !lines.is_empty() {
+    if !follow {
+        while let Some(lines) = read(&connection, &mut last, &mut epoch)? {
             if !write_out(&lines)? {
-                return Ok(());
-            }
-            continue;
-        }
-        if !follow {
-            return Ok(());
-        }
-        // Cheap to ask, and no reading while nothing is written.
-        loop {
-            let version: i64 = connection.pragma_query_value(None, "data_version", |row| row.get(0))?;
-            if seen_version.replace(version) != Some(version) {
                 break;
             }
-            std::thread::sleep(LOOK_AGAIN);
-            if !database.exists() || files.are_others() {
-                connection = wait_for(database)?;
-                files = Files::of(database);
-                seen_version = None;
+        }
+        return Ok(());
+    }
+    let mut files = Files::of(database);
+    let (mut seen_version, mut failed) = (None, 0);
+    loop {
+        match next(&connection, &mut last, &mut epoch, &mut seen_version) {
+            Ok(Some(lines)) => {
+                failed = 0;
+                if !write_out(&lines)? {
+                    return Ok(());
+                }
+                continue;
+            }
+            Ok(None) => failed = 0,
+            // The files may be being replaced.
+            Err(Failure::Store(_)) if failed < FAILURES => failed += 1,
+            Err(error) => return Err(error),
+        }
+        std::thread::sleep(LOOK_AGAIN);
+        if failed > 0 || !database.exists() || files.are_others() {
+            files = Files::of(database);
+            seen_version = None;
+            match wait_for(database) {
+                Ok(opened) => connection = opened,
+                Err(Failure::Store(_)) if failed < FAILURES => failed += 1,
+                Err(error) => return Err(error),
             }
         }
     }
+}
+
+/// The next lines, if anything was written since `seen_version`: that is cheaper to ask.
+fn next(
+    connection: &Connection,
+    last: &mut i64,
+    epoch: &mut Option<String>,
+    seen_version: &mut Option<i64>,
+) -> Result<Option<String>, Failure> {
+    let version: i64 = connection.pragma_query_value(None, "data_version", |row| row.get(0))?;
+    if *seen_version == Some(version) {
+        return Ok(None);
+    }
+    let lines = read(connection, last, epoch)?;
+    if lines.is_none() {
+        *seen_version = Some(version);
+    }
+    Ok(lines)
+}
+
+/// Lines after `last`, at most a batch; none if there are no more.
+fn read(
+    connection: &Connection,
+    last: &mut i64,
+    epoch: &mut Option<String>,
+) -> Result<Option<String>, Failure> {
+    // The lines are of the epoch that is read with them.
+    let transaction = connection.unchecked_transaction()?;
+    let now = epoch::epoch(&transaction)?;
+    if epoch.is_some() && now != *epoch {
+        return Err(another_epoch(epoch.as_deref(), now.as_deref()));
+    }
+    *epoch = now;
+    let mut lines = String::new();
+    for (seq, line) in changes_since(&transaction, *last, BATCH)? {
+        *last = seq;
+        lines.push_str(&printable_json(&line));
+        lines.push('\n');
+    }
+    Ok((!lines.is_empty()).then_some(lines))
 }
 
 /// The files that a connection has open: after others were put in their place it sees nothing new.

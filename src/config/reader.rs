@@ -183,6 +183,16 @@ impl<'a> Reader<'a> {
         key: &str,
         check: impl Fn(&str) -> Result<(), String>,
     ) -> Option<Secret> {
+        let (text, line) = self.secret_text(section, key)?;
+        if let Err(what) = credential::judge(&text).and_then(|()| check(&text)) {
+            self.complain(line, &format!("[{section}] {key}: {what}"));
+            return None;
+        }
+        Some(Secret::new(text))
+    }
+
+    /// The text of a secret, from the INI or a file of its own, and the line that names it.
+    fn secret_text(&mut self, section: &'static str, key: &str) -> Option<(String, usize)> {
         let direct = self.take(section, key);
         let by_file = self.take(section, &format!("{key}_file"));
         let (text, line) = match (direct, by_file) {
@@ -215,12 +225,7 @@ impl<'a> Reader<'a> {
             }
             (None, None) => return None,
         };
-        let text = credential::trim(&text).to_owned();
-        if let Err(what) = credential::judge(&text).and_then(|()| check(&text)) {
-            self.complain(line, &format!("[{section}] {key}: {what}"));
-            return None;
-        }
-        Some(Secret::new(text))
+        Some((credential::trim(&text).to_owned(), line))
     }
 
     fn secret_path(&self, value: &str) -> PathBuf {
@@ -378,12 +383,17 @@ impl<'a> Reader<'a> {
     }
 
     fn proxy(&mut self) -> Proxy {
-        let check = |text: &str| if text == "none" { Ok(()) } else { parse_proxy(text).map(drop) };
-        match self.secret("wecom", "proxy", check) {
-            None => Proxy::Environment,
-            Some(url) if url.expose() == "none" => Proxy::Direct,
-            Some(url) => Proxy::Url(url),
+        let Some((text, line)) = self.secret_text("wecom", "proxy").filter(|(text, _)| !text.is_empty())
+        else {
+            return Proxy::Environment;
+        };
+        if text == "none" {
+            return Proxy::Direct;
         }
+        if let Err(what) = parse_proxy(&text) {
+            self.complain(line, &format!("[wecom] proxy: {what}"));
+        }
+        Proxy::Url(Secret::new(text))
     }
 
     fn callback(&mut self, corp_id: &str) -> Option<Callback> {
