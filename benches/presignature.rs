@@ -56,6 +56,50 @@ fn main() {
     report("POST, two keys, four readings", &bodies, receive(worst_query), Some(4));
     let verify = |query: &[u8]| drop(endpoint.verify(&text(query)));
     report("GET, two keys", &queries(), verify, Some(5));
+    refusals(&endpoint);
+}
+
+/// Prints how long a refusal of each cause takes: its time must not tell the cause.
+fn refusals(endpoint: &Endpoint) {
+    println!("\nus for a refusal, two keys                2 KiB    128 KiB");
+    let keys = &endpoint.keys[0];
+    let other = EncodingAesKey::parse(&"a".repeat(43)).unwrap();
+    let (other_key, other_corp) = (Crypt::new("QDG6eK", other, CORP), "ww0123456789abcdef");
+    let key = EncodingAesKey::parse("jWmYm7qr5nMoAUwZRjGtBxmz3KA1tkAj3ykkR6q2B2C").unwrap();
+    let other_corp = Crypt::new("QDG6eK", key, other_corp);
+    let changed = |text: &str, at: usize, to: &str| format!("{}{to}{}", &text[..at], &text[at + to.len()..]);
+    type Encrypt<'a> = &'a dyn Fn(&[u8]) -> String;
+    let causes: [(&str, Encrypt<'_>); 6] = [
+        ("signature", &|message| keys.encrypt(message, [7; 16]).unwrap()),
+        ("base64", &|message| changed(&keys.encrypt(message, [7; 16]).unwrap(), 40, "!")),
+        ("padding", &|message| {
+            let text = keys.encrypt(message, [7; 16]).unwrap();
+            changed(&text, text.len() - 40, "AAAAAAAA")
+        }),
+        ("length", &|message| changed(&keys.encrypt(message, [7; 16]).unwrap(), 0, "////")),
+        ("receive_id", &|message| other_corp.encrypt(message, [7; 16]).unwrap()),
+        ("another key", &|message| other_key.encrypt(message, [7; 16]).unwrap()),
+    ];
+    for (cause, encrypt) in causes {
+        let times = [2 << 10, 128 << 10].map(|length| {
+            let encrypted = encrypt(&vec![b'x'; length]);
+            let signature = keys.sign("1", if cause == "signature" { "3" } else { "2" }, &encrypted);
+            let query = format!("msg_signature={signature}&timestamp=1&nonce=2");
+            let body = callback(CORP, &encrypted, "");
+            let mut times: Vec<_> = (0..500)
+                .map(|_| {
+                    let begun = Instant::now();
+                    let refused = black_box(endpoint.receive(&query, body.as_bytes(), CORP, UnixSeconds(1)));
+                    let time = begun.elapsed();
+                    assert_eq!(refused.err().map(|refusal| refusal.status()), Some(403), "{cause}");
+                    time
+                })
+                .collect();
+            times.sort_unstable();
+            times[times.len() / 2].as_secs_f64() * 1e6
+        });
+        println!("{cause:36} {:>10.2} {:>10.1}", times[0], times[1]);
+    }
 }
 
 const NAMES: [&str; 10] = [

@@ -164,7 +164,7 @@ impl Endpoint {
         let is_stored = match message.concern {
             Concern::Directory => true,
             Concern::Unknown => !self.app,
-            Concern::Conversation => false,
+            Concern::Private => false,
         };
         let (meaning, complaint) = match message.meaning {
             Ok(meaning) => (Some(meaning), None),

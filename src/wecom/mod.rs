@@ -5,6 +5,7 @@
 pub mod api;
 pub mod apis;
 pub mod crypt;
+mod elements;
 pub mod envelope;
 pub mod errcode;
 pub mod message;
