@@ -96,6 +96,15 @@ impl Trouble {
 
 /// How long a probe may take before another goes out; longer than any call's time-out.
 const PROBE: Duration = Duration::from_secs(90);
+/// How soon to ask again while a probe is under way: it may end at any moment.
+const PROBE_LOOK: Duration = Duration::from_millis(200);
+
+impl Pause {
+    /// When to ask again whether calls may be made.
+    fn ask_again(&self, now: Instant) -> Instant {
+        if self.probing { self.until.min(now + PROBE_LOOK) } else { self.until }
+    }
+}
 
 impl Pauses {
     /// Whether this call may be made now. After a pause's time one call is let through, to see.
@@ -125,7 +134,7 @@ impl Pauses {
         if let Some(latest) = concerned.iter().max_by_key(|pause| pause.until)
             && latest.until > now
         {
-            return Err((latest.until, latest.reason));
+            return Err((latest.ask_again(now), latest.reason));
         }
         for pause in &mut concerned {
             pause.probing = true;
@@ -138,7 +147,8 @@ impl Pauses {
     #[must_use]
     pub fn blocked_until(&self, api: Api, secret: SecretKind, now: Instant) -> Option<Instant> {
         let concerned = self.0.iter().filter(|pause| pause.scope.covers(api, secret));
-        concerned.map(|pause| pause.until).max().filter(|until| *until > now)
+        let latest = concerned.max_by_key(|pause| pause.until).filter(|pause| pause.until > now);
+        latest.map(|pause| pause.ask_again(now))
     }
 
     /// A call met trouble. Returns the pause if it is new, to be told of once.
@@ -254,6 +264,19 @@ mod tests {
         assert!(pauses.admit(CALL.0, CALL.1, later).is_err(), "only one may try");
         assert_eq!(pauses.over(CALL.0, CALL.1).len(), 1);
         assert!(pauses.admit(CALL.0, CALL.1, later).is_ok());
+    }
+
+    #[test]
+    fn whoever_waits_for_a_probe_asks_again_soon() {
+        let now = Instant::now();
+        let mut pauses = Pauses::default();
+        pauses.begin(CALL, &trouble(Reason::Network), (now, CLOCK));
+        let later = now + Duration::from_secs(1);
+        assert!(pauses.admit(CALL.0, CALL.1, later).is_ok());
+        let (again, _) = pauses.admit(Api::UserGet, CALL.1, later).unwrap_err();
+        assert_eq!(again, later + PROBE_LOOK);
+        assert_eq!(pauses.blocked_until(Api::UserGet, CALL.1, later), Some(again));
+        assert!(pauses.admit(Api::UserGet, CALL.1, again).is_err(), "it is still under way");
     }
 
     #[test]
