@@ -19,7 +19,7 @@ use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use rustix::io::Errno;
 
 use super::StartError;
-use crate::store::file::{beside, is_trusted};
+use crate::store::file::{beside, is_trusted, open_for_good};
 use crate::store::{StoreError, holders};
 
 /// How often a lock is tried, 10 ms apart: a command that looks whether a daemon is running holds it for a moment.
@@ -79,12 +79,7 @@ pub fn is_running(database: &Path) -> bool {
     match File::open(path(database)) {
         Ok(file) => is_locked(&file),
         // A reader of the database may not open the lock file; the daemon locks the database's file, too.
-        Err(_) => File::open(database).is_ok_and(|file| {
-            let running = is_locked(&file);
-            // Closing it would drop the locks that SQLite holds in this process.
-            std::mem::forget(file);
-            running
-        }),
+        Err(_) => open_for_good(database).is_ok_and(|file| is_locked(&file)),
     }
 }
 

@@ -7,7 +7,6 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OptionalExtension};
 use serde_json::{Value as Json, json};
@@ -17,8 +16,6 @@ use crate::directory::UnixSeconds;
 
 /// In `daemon_state`: the epoch, a random word.
 const EPOCH: &str = "epoch";
-/// Minimum interval between two records of the highest number.
-const INTERVAL: Duration = Duration::from_secs(1);
 /// Epochs that the lock file remembers.
 const REMEMBERED: usize = 16;
 /// Length of the lock file that is read, in bytes.
@@ -78,7 +75,7 @@ pub struct HighWaterMark {
     file: File,
     marks: Marks,
     epoch: String,
-    written: Option<(i64, Instant)>,
+    written: i64,
 }
 
 impl HighWaterMark {
@@ -111,33 +108,23 @@ impl HighWaterMark {
                 epoch
             }
         };
-        let mut mark = Self { file, marks, epoch, written: None };
-        mark.write(last, Instant::now());
+        let mut mark = Self { file, marks, epoch, written: last };
+        mark.write(last);
         Ok(mark)
     }
 
-    /// Notes what was committed. How long to wait before [`HighWaterMark::note`] is to be called again, if it is.
-    pub(super) fn note(&mut self, connection: &Connection, now: Instant) -> Option<Duration> {
-        let since = self.written.map_or(INTERVAL, |(_, at)| now.saturating_duration_since(at));
-        if since < INTERVAL {
-            return Some(INTERVAL - since);
-        }
-        self.note_now(connection, now);
-        None
-    }
-
-    /// Notes what was committed, however short ago the last note was.
-    pub(super) fn note_now(&mut self, connection: &Connection, now: Instant) {
+    /// Notes what was committed, before anybody hears of it.
+    pub(super) fn note(&mut self, connection: &Connection) {
         match last_change(connection) {
-            Ok(last) if self.written.is_none_or(|(written, _)| written != last) => self.write(last, now),
+            Ok(last) if self.written != last => self.write(last),
             Ok(_) => {}
             Err(error) => log::debug!("the highest change number cannot be read: {error}"),
         }
     }
 
-    fn write(&mut self, last: i64, now: Instant) {
+    fn write(&mut self, last: i64) {
         self.marks.set(&self.epoch, last);
-        self.written = Some((last, now));
+        self.written = last;
         let text = self.marks.text();
         let written =
             self.file.write_all_at(text.as_bytes(), 0).and_then(|()| self.file.set_len(text.len() as u64));
@@ -226,16 +213,14 @@ mod tests {
     }
 
     #[test]
-    fn the_highest_number_is_noted_once_a_second() {
+    fn the_highest_number_is_noted() {
         let file = tempfile::tempfile().unwrap();
         let db = database(10);
         let mut mark = HighWaterMark::open(&db, file.try_clone().unwrap(), NOW, 1).unwrap();
-        let opened = Instant::now();
-        db.execute("UPDATE sqlite_sequence SET seq = 11", []).unwrap();
-        assert!(mark.note(&db, opened).is_some());
         assert_eq!(read(&file), "000000000001 10\n");
-        assert_eq!(mark.note(&db, opened + INTERVAL), None);
-        assert_eq!(read(&file), "000000000001 11\n");
+        db.execute("UPDATE sqlite_sequence SET seq = 9", []).unwrap();
+        mark.note(&db);
+        assert_eq!(read(&file), "000000000001 9\n");
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! The database as a file: whose it is, what it is, and who may read it. Recognised before anything is changed.
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions, Permissions, TryLockError};
 use std::io;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::fs::OFlags;
@@ -57,13 +59,35 @@ pub fn recognise(path: &Path) -> Result<(), StoreError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(cannot(error)),
     }
-    let opened =
-        OpenOptions::new().read(true).custom_flags(flags(OFlags::NONBLOCK | OFlags::NOCTTY)).open(path);
-    if is_ours_or_empty(&opened.map_err(cannot)?).map_err(cannot)? {
+    let opened = open_for_good(path).map_err(cannot)?;
+    if is_ours_or_empty(&opened).map_err(cannot)? {
         Ok(())
     } else {
         Err(StoreError::NotOurs(path.to_owned()))
     }
+}
+
+/// Databases that were looked at, by device and inode: never closed, because closing any descriptor of a file drops
+/// the locks that SQLite holds on it in this process (POSIX).
+static OPEN: Mutex<BTreeMap<(u64, u64), Arc<File>>> = Mutex::new(BTreeMap::new());
+
+/// Opens a database's file to look at it; for the life of this process.
+///
+/// # Errors
+/// The system's.
+pub(crate) fn open_for_good(path: &Path) -> io::Result<Arc<File>> {
+    let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+    let found = std::fs::metadata(path)?;
+    if let Some(file) = open.get(&(found.dev(), found.ino())) {
+        return Ok(Arc::clone(file));
+    }
+    let flags = flags(OFlags::NONBLOCK | OFlags::NOCTTY);
+    let file = Arc::new(OpenOptions::new().read(true).custom_flags(flags).open(path)?);
+    let opened = file.metadata()?;
+    let kept = Arc::clone(open.entry((opened.dev(), opened.ino())).or_insert_with(|| Arc::clone(&file)));
+    // The path may have been given to a known file in between.
+    std::mem::forget(file);
+    Ok(kept)
 }
 
 /// Opens the database's file, or makes it with this mode, and sets the mode of it and of SQLite's files beside it.

@@ -91,6 +91,7 @@ fn open_existing(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError
     if !path.exists() {
         return Err(StoreError::Missing(path.to_owned()));
     }
+    file::recognise(path)?;
     let connection = connect(path, flags)?;
     let version = schema_version(&connection, path)?;
     match version {

@@ -5,7 +5,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -167,44 +167,21 @@ fn write_until_closed(connection: &Connection, queue: &Receiver<Message>, mut ma
     let mut jobs = Jobs { queue, closing: false };
     let mut trouble = Trouble::default();
     let mut watch = Watch::new(connection);
-    // Until when the highest change number is to be noted, if it may have grown.
-    let mut unmarked = None;
-    loop {
-        let first = match jobs.wait(unmarked) {
-            Waited::Job(job) => job,
-            Waited::Long => {
-                unmarked = mark.as_mut().and_then(|mark| mark.note(connection, Instant::now()));
-                continue;
-            }
-            Waited::End => break,
-        };
+    while let Some(first) = jobs.wait() {
         let mut group = vec![first];
         jobs.take_waiting(&mut group);
         match begin(connection, &mut jobs, &mut group, &mut trouble) {
             Ok(true) => {
-                commit(connection, group, &mut watch, &mut trouble);
+                commit(connection, group, &mut watch, &mut trouble, mark.as_mut());
                 watch.bound_the_wal(connection, Instant::now());
-                unmarked = mark.as_mut().and_then(|mark| mark.note(connection, Instant::now()));
             }
             Ok(false) => {}
             Err(error) => refuse(group, &error, &mut trouble),
         }
     }
-    if let Some(mark) = &mut mark {
-        mark.note_now(connection, Instant::now());
-    }
     if let Err(error) = empty_the_wal(connection) {
         log::debug!("no last checkpoint: {error}");
     }
-}
-
-/// What came of waiting for a job.
-enum Waited {
-    Job(Job),
-    /// Nothing came in the time allowed.
-    Long,
-    /// There will be no more.
-    End,
 }
 
 /// The queue, as the writer's thread sees it.
@@ -214,19 +191,14 @@ struct Jobs<'a> {
 }
 
 impl Jobs<'_> {
-    /// Waits for the next job, `time` at most if that is given.
-    fn wait(&mut self, time: Option<Duration>) -> Waited {
+    /// The next job; `None` when there will be no more.
+    fn wait(&mut self) -> Option<Job> {
         if self.closing {
-            return Waited::End;
+            return None;
         }
-        let message = match time {
-            None => self.queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            Some(time) => self.queue.recv_timeout(time),
-        };
-        match message {
-            Ok(Message::Job(job)) => Waited::Job(job),
-            Err(RecvTimeoutError::Timeout) => Waited::Long,
-            Ok(Message::Close) | Err(RecvTimeoutError::Disconnected) => Waited::End,
+        match self.queue.recv() {
+            Ok(Message::Job(job)) => Some(job),
+            Ok(Message::Close) | Err(_) => None,
         }
     }
 
@@ -270,7 +242,13 @@ fn begin(
     Ok(false)
 }
 
-fn commit(connection: &Connection, group: Vec<Job>, watch: &mut Watch, trouble: &mut Trouble) {
+fn commit(
+    connection: &Connection,
+    group: Vec<Job>,
+    watch: &mut Watch,
+    trouble: &mut Trouble,
+    mark: Option<&mut HighWaterMark>,
+) {
     let mut done = Vec::with_capacity(group.len());
     let mut rest = group.into_iter();
     let mut failed = None;
@@ -294,6 +272,9 @@ fn commit(connection: &Connection, group: Vec<Job>, watch: &mut Watch, trouble: 
     match result {
         Ok(()) => {
             trouble.over();
+            if let Some(mark) = mark {
+                mark.note(connection);
+            }
             for job in done {
                 job.work.reply(Ok(()));
             }
