@@ -271,6 +271,7 @@ fn after_an_older_copy_is_put_back_the_change_feed_begins_a_new_epoch() {
     assert_eq!(changes(&lab, &format!("{second}:3")).0, Some(0));
     assert_eq!(changes(&lab, &format!("{second}:999999")).0, Some(3));
     assert_eq!(changes(&lab, "3").0, Some(0));
+    assert_eq!(changes(&lab, "999999").0, Some(3));
     assert_eq!(changes(&lab, ":3").0, Some(2), "usage");
     eventually("the follower ends", || follower.try_wait().unwrap().is_some());
     assert_eq!(follower.wait().unwrap().code(), Some(3));

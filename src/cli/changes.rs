@@ -136,17 +136,15 @@ fn inode(path: &Path) -> Option<u64> {
 /// Whether the feed goes on from a consumer's position.
 fn check_position(connection: &Connection, since: &Position, epoch: Option<&str>) -> Result<(), Failure> {
     let last = epoch::last_change(connection)?;
-    if since.epoch.is_some() {
-        if since.epoch.as_deref() != epoch {
-            return Err(another_epoch(since.epoch.as_deref(), epoch));
-        }
-        if since.seq > last {
-            return Err(Failure::PositionGone(format!(
-                "the change feed has no #{} yet, its last change is #{last}: the database is older than this position; \
-                 export the directory and go on from #{last}",
-                since.seq
-            )));
-        }
+    if since.epoch.is_some() && since.epoch.as_deref() != epoch {
+        return Err(another_epoch(since.epoch.as_deref(), epoch));
+    }
+    if since.seq > last {
+        return Err(Failure::PositionGone(format!(
+            "the change feed has no #{} yet, its last change is #{last}: the database is older than this position; \
+             export the directory and go on from #{last}",
+            since.seq
+        )));
     }
     match oldest_change(connection)? {
         Some(oldest) if since.seq > 0 && oldest > since.seq + 1 => Err(Failure::PositionGone(format!(
