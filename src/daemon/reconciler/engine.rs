@@ -1,26 +1,26 @@
 //! One comparison from beginning to end: list, compare, repair, and delete only what is surely gone.
 
+mod deletions;
+mod departments;
+mod tags;
+
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 
 use rusqlite::Connection;
 
-use super::asking::{Ask, End, Existence, Refusal};
+use super::asking::{Ask, End, Refusal};
 use super::plan::{Plan, Report};
 use super::repairs::{Repairs, Target};
-use crate::directory::comparison::{self, Deletions, Guard, Inquiry, MemberDifference, SetDifference};
+use crate::directory::comparison::{self, Deletions, Guard, MemberDifference};
 use crate::directory::listing::{Flaw, Listing, Members};
-use crate::directory::{
-    DepartmentField, DepartmentId, Fields, MemberField, TagId, UnixSeconds, UserId, Value,
-};
+use crate::directory::{Fields, MemberField, UnixSeconds, UserId, Value};
 use crate::stop::Stop;
 use crate::store::observed::{Observation, Since, ahead_of};
-use crate::store::reconciles::{
-    ReconcileOutcome, count_members, known_departments, known_members, known_tag_content, known_tags,
-};
+use crate::store::reconciles::{ReconcileOutcome, count_members, known_members};
 use crate::store::{StoreError, Writer};
-use crate::wecom::api::{Client, Listener, SecretKind, clock};
-use crate::wecom::read::{DepartmentList, Departments, PAGE, Seen, Skipped, TagContent};
+use crate::wecom::api::{Client, Listener, clock};
+use crate::wecom::read::{PAGE, Skipped};
 
 /// Known members that are compared at a time.
 const RUN: usize = 2000;
@@ -243,77 +243,6 @@ impl<L: Listener> Run<'_, L> {
         self.notes.push(format!("{what}: {refusal}"));
     }
 
-    /// All departments, and the time of the listing; `None` if WeCom does not show them.
-    fn department_structure(&mut self) -> Result<Option<Seen<Departments>>, End> {
-        self.tell("departments", 0, None);
-        let client = self.engine.client;
-        let mut structure = self.ask.about(|| client.department_ids())?;
-        if structure.is_err() {
-            structure = self.ask.about(|| client.departments(SecretKind::Contacts))?;
-        }
-        match structure {
-            Ok(Seen { what: DepartmentList { mut departments, nameless, skipped }, at }) => {
-                let at = self.stamp(at);
-                self.odd_rows.departments = !nameless.is_empty();
-                self.skipped("rows of departments, for which none is deleted", &nameless);
-                self.skipped("values of departments", &skipped);
-                self.department_names(&mut departments)?;
-                Ok(Some(Seen { what: departments, at }))
-            }
-            Err(refusal) => {
-                self.partly("departments are not compared", &refusal);
-                Ok(None)
-            }
-        }
-    }
-
-    /// Adds the names, as far as some secret may see them.
-    fn department_names(&mut self, structure: &mut Departments) -> Result<(), End> {
-        let client = self.engine.client;
-        let is_named = |fields: &Fields<DepartmentField>| fields.contains_key(&DepartmentField::Name);
-        let mut refused = None;
-        for secret in [SecretKind::App, SecretKind::Contacts] {
-            if structure.values().all(is_named) || !client.has_secret(secret) {
-                continue;
-            }
-            match self.ask.about(|| client.departments(secret))? {
-                Ok(named) => {
-                    self.skipped("values of departments", &named.what.skipped);
-                    for (id, fields) in named.what.departments {
-                        let name = fields.get(&DepartmentField::Name);
-                        if let (Some(department), Some(name)) = (structure.get_mut(&id), name) {
-                            department.insert(DepartmentField::Name, name.clone());
-                        }
-                    }
-                }
-                Err(refusal) => refused = Some(refusal),
-            }
-        }
-        let nameless: Vec<DepartmentId> =
-            structure.iter().filter(|(_, fields)| !is_named(fields)).map(|(id, _)| *id).collect();
-        // Where no list is to be had, one by one may be.
-        for (done, id) in nameless.iter().enumerate() {
-            self.tell("names of departments", done, Some(nameless.len()));
-            match self.ask.about(|| client.department(*id, SecretKind::App))? {
-                Ok(seen) => structure
-                    .entry(*id)
-                    .or_default()
-                    .extend(seen.what.into_iter().filter(|(field, _)| *field == DepartmentField::Name)),
-                Err(refusal) if refusal.is_for_all => {
-                    refused = Some(refusal);
-                    break;
-                }
-                // What came back cannot be used; a refusal concerns this department alone.
-                Err(refusal) if refusal.errcode.is_none() => refused = Some(refusal),
-                Err(_) => {}
-            }
-        }
-        if let Some(refusal) = refused.filter(|_| !structure.values().all(is_named)) {
-            self.partly("names of some departments are not known", &refusal);
-        }
-        Ok(())
-    }
-
     /// Lists all members; when the listing began.
     fn listing(&mut self) -> Result<Option<(Listing, UnixSeconds)>, End> {
         let first = self.list(PAGE)?;
@@ -369,42 +298,6 @@ impl<L: Listener> Run<'_, L> {
         }
         self.odd_rows.of_members = (nameless, skipped);
         Ok(began.map(|began| (listing, began)))
-    }
-
-    fn departments(
-        &mut self,
-        structure: Option<Seen<Departments>>,
-        with_members: &BTreeSet<DepartmentId>,
-    ) -> Result<Missing<DepartmentId>, End> {
-        let Some(Seen { what: structure, at }) = structure else {
-            return Ok(Missing::none(UnixSeconds::default()));
-        };
-        let known = known_departments(self.engine.reader)?;
-        let differences = comparison::departments(&structure, &known);
-        for (id, fields) in differences.new {
-            self.plan.departments.new.add(id);
-            self.repairs.add(Observation::Department(id, fields), at)?;
-        }
-        for (id, fields) in differences.changed {
-            self.plan.departments.changed.add(id);
-            self.repairs.add(Observation::Department(id, fields), at)?;
-        }
-        let mut missing = Missing { what: Vec::new(), present: known.len(), at };
-        for (id, event_time) in differences.missing {
-            if event_time < at || !self.has_news(&Observation::DepartmentAbsent(id))? {
-                missing.what.push(id);
-            }
-        }
-        // The company itself is always one; and members are only in departments that there are.
-        let is_incomplete = self.odd_rows.departments
-            || structure.is_empty()
-            || with_members.iter().any(|id| !structure.contains_key(id));
-        if is_incomplete && !missing.what.is_empty() {
-            self.notes
-                .push("no department is deleted, because the listing of departments is incomplete".into());
-            missing.what.clear();
-        }
-        Ok(missing)
     }
 
     fn members(&mut self, listed: Members, began: UnixSeconds) -> Result<Missing<UserId>, End> {
@@ -479,226 +372,4 @@ impl<L: Listener> Run<'_, L> {
         let fields = Fields::from([(MemberField::Department, Value::Ids(departments))]);
         Ok(self.repairs.add(Observation::Member(userid, fields), at)?)
     }
-
-    /// Tags, and who and what is in each.
-    fn tags(&mut self) -> Result<Missing<TagId>, End> {
-        self.tell("tags", 0, None);
-        let client = self.engine.client;
-        let (mut secret, mut listed) =
-            (SecretKind::Contacts, self.ask.about(|| client.tags(SecretKind::Contacts))?);
-        if listed.is_err() && client.has_secret(SecretKind::App) {
-            (secret, listed) = (SecretKind::App, self.ask.about(|| client.tags(SecretKind::App))?);
-        }
-        let Seen { what: listed, at } = match listed {
-            Ok(seen) => seen,
-            Err(refusal) => {
-                self.partly("tags are not compared", &refusal);
-                return Ok(Missing::none(UnixSeconds::default()));
-            }
-        };
-        let at = self.stamp(at);
-        self.skipped("rows of tags, for which none is deleted", &listed.nameless);
-        self.skipped("names of tags", &listed.skipped);
-        let (tags, is_whole) = (listed.tags, listed.nameless.is_empty());
-        // An app sees some tags, and of them the members that it may see.
-        let sees_all = secret == SecretKind::Contacts;
-        if !sees_all {
-            self.is_partial = true;
-            self.notes.push("of tags only what the app may see is compared, and nothing is removed".into());
-        }
-        let known = known_tags(self.engine.reader)?;
-        let total = tags.len();
-        for (done, (tag, name)) in tags.iter().enumerate() {
-            self.tell("tags", done, Some(total));
-            match (known.get(tag), name) {
-                (None, _) => self.plan.tags.new.add(tag),
-                (Some((known, _)), Some(_)) if known != name => self.plan.tags.changed.add(tag),
-                (Some(_), _) => {}
-            }
-            if let Some(name) = name
-                && !matches!(known.get(tag), Some((Some(known), _)) if known == name)
-            {
-                self.repairs.add(Observation::Tag(*tag, name.clone()), at)?;
-            }
-            match self.ask.about(|| client.tag(*tag, secret))? {
-                Ok(content) => self.tag(*tag, content, sees_all, known.contains_key(tag))?,
-                Err(refusal) => {
-                    self.is_partial = true;
-                    self.odd_rows.tags_refused += 1;
-                    if refusal.is_for_all || self.odd_rows.tags_refused <= TAGS_NAMED {
-                        self.partly(&format!("tag {tag} is not compared"), &refusal);
-                    }
-                    if refusal.is_for_all {
-                        return Ok(Missing::none(at));
-                    }
-                }
-            }
-        }
-        if let Some(more) = self.odd_rows.tags_refused.checked_sub(TAGS_NAMED).filter(|more| *more > 0) {
-            self.notes.push(format!("{more} more tags are not compared"));
-        }
-        let skipped = std::mem::take(&mut self.odd_rows.of_tags);
-        self.skipped("entries of tags, which stay as they are", &skipped);
-        let mut missing = Missing { what: Vec::new(), present: known.len(), at };
-        for (tag, (_, event_time)) in known.iter().filter(|_| sees_all && is_whole && !tags.is_empty()) {
-            let is_listed = tags.contains_key(tag);
-            if !is_listed && (*event_time < at || !self.has_news(&Observation::TagAbsent(*tag))?) {
-                missing.what.push(*tag);
-            }
-        }
-        Ok(missing)
-    }
-
-    fn tag(
-        &mut self,
-        tag: TagId,
-        Seen { what: content, at }: Seen<TagContent>,
-        sees_all: bool,
-        was_known: bool,
-    ) -> Result<(), End> {
-        let at = self.stamp(at);
-        let (known_members, known_departments) = known_tag_content(self.engine.reader, tag)?;
-        let mut members = SetDifference::of(&content.members, &known_members);
-        let mut departments = SetDifference::of(&content.departments, &known_departments);
-        // What cannot be read may be what seems to be missing.
-        if !sees_all || !content.skipped.is_empty() {
-            members.removed.clear();
-            departments.removed.clear();
-        }
-        self.odd_rows.of_tags.extend(content.skipped.within(&format!("tag {tag}")));
-        if was_known && !(members.is_empty() && departments.is_empty()) {
-            self.plan.tags.changed.add(tag);
-        }
-        for (list, within) in [(members.added, true), (members.removed, false)] {
-            for userid in list {
-                self.repairs.add(Observation::TagMember(tag, userid, within), at)?;
-            }
-        }
-        for (list, within) in [(departments.added, true), (departments.removed, false)] {
-            for id in list {
-                self.repairs.add(Observation::TagDepartment(tag, id, within), at)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Deletes what is surely gone, if it is not too much; whether it was.
-    fn delete(
-        &mut self,
-        members: &mut Missing<UserId>,
-        departments: &mut Missing<DepartmentId>,
-        tags: &mut Missing<TagId>,
-    ) -> Result<bool, End> {
-        let guard = self.engine.guard;
-        let others = [departments.deletions(), tags.deletions()];
-        if self.hold_deletions(members, departments, tags) {
-            return Ok(false);
-        }
-        let inquiry = self.inquire(members, &others)?;
-        let mut gone = inquiry.gone;
-        let mut unasked = inquiry.unasked;
-        if inquiry.disproved {
-            self.is_partial = true;
-            self.notes.push(
-                "no member is deleted, because WeCom knows most of those that its listing lacks".into(),
-            );
-            gone.clear();
-            unasked.clear();
-        }
-        let deletions = Deletions { missing: gone.len() + unasked.len(), present: members.present };
-        let blocked = guard.blocks(&[deletions, others[0], others[1]]);
-        gone.iter().chain(&unasked).for_each(|userid| self.plan.members.missing.add(userid));
-        departments.what.iter().for_each(|id| self.plan.departments.missing.add(id));
-        tags.what.iter().for_each(|tag| self.plan.tags.missing.add(tag));
-        if blocked {
-            let number = self.plan.deletions();
-            self.notes.push(format!(
-                "nothing is deleted, because {number} deletions are more than max_delete_percent allows; if they are right: wecom-dirsync reconcile --allow-deletes {number}"
-            ));
-            return Ok(true);
-        }
-        for userid in gone {
-            self.repairs.add(Observation::MemberAbsent(userid), members.at)?;
-        }
-        for id in departments.what.drain(..) {
-            self.repairs.add(Observation::DepartmentAbsent(id), departments.at)?;
-        }
-        for tag in tags.what.drain(..) {
-            self.repairs.add(Observation::TagAbsent(tag), tags.at)?;
-        }
-        Ok(false)
-    }
-
-    /// Whether nothing is deleted, because WeCom's answers carry a Date that nothing confirms: a cache may have given
-    /// an old listing.
-    fn hold_deletions(
-        &mut self,
-        members: &Missing<UserId>,
-        departments: &Missing<DepartmentId>,
-        tags: &Missing<TagId>,
-    ) -> bool {
-        let Some(seconds) = self.engine.client.clock().estimate().contradiction else { return false };
-        members.what.iter().for_each(|userid| self.plan.members.missing.add(userid));
-        departments.what.iter().for_each(|id| self.plan.departments.missing.add(id));
-        tags.what.iter().for_each(|tag| self.plan.tags.missing.add(tag));
-        let number = self.plan.deletions();
-        if number == 0 {
-            return false;
-        }
-        self.is_partial = true;
-        self.deletions_held = true;
-        self.notes.push(format!(
-            "{number} deletions are held, because the Date of WeCom's answers differs from this machine's clock by {seconds} s and no event confirms it; check this machine's clock (NTP), and the gateways and caches in front of api_base"
-        ));
-        true
-    }
-
-    /// Asks for each missing member by name, until it is clear that there are too many, or that the listing was
-    /// wrong.
-    fn inquire(&mut self, members: &mut Missing<UserId>, others: &[Deletions; 2]) -> Result<Inquired, End> {
-        let guard = self.engine.guard;
-        let missing = std::mem::take(&mut members.what);
-        let total = missing.len();
-        let mut found = Inquiry::default();
-        let mut refused = None;
-        let mut left = missing.into_iter();
-        for (done, userid) in left.by_ref().enumerate() {
-            self.tell("asking for missing members by name", done, Some(total));
-            match self.ask.for_member(&userid)? {
-                Existence::Gone => found.gone.push(userid),
-                Existence::There => found.there += 1,
-                Existence::Unclear(refusal) => {
-                    found.unclear += 1;
-                    let is_for_all = refusal.is_for_all;
-                    refused = Some(refusal);
-                    if is_for_all {
-                        // Nobody can be asked for: nobody is deleted.
-                        found.unclear += left.len();
-                        left = Vec::new().into_iter();
-                        break;
-                    }
-                }
-            }
-            let so_far = Deletions { missing: found.gone.len(), present: members.present };
-            if found.disproves_the_listing() || guard.blocks(&[so_far, others[0], others[1]]) {
-                break;
-            }
-        }
-        if let Some(refusal) = refused {
-            let what = format!(
-                "{} members are not listed, and kept, because WeCom does not say whether they are gone",
-                found.unclear
-            );
-            self.partly(&what, &refusal);
-        }
-        let disproved = found.disproves_the_listing();
-        Ok(Inquired { gone: found.gone, unasked: left.collect(), disproved })
-    }
-}
-
-/// What asking by name came to.
-struct Inquired {
-    gone: Vec<UserId>,
-    unasked: Vec<UserId>,
-    disproved: bool,
 }

@@ -1,0 +1,114 @@
+//! Tags, and who and what is in each.
+
+use super::super::asking::End;
+use super::{Missing, Run, TAGS_NAMED};
+use crate::directory::comparison::SetDifference;
+use crate::directory::{TagId, UnixSeconds};
+use crate::store::observed::Observation;
+use crate::store::reconciles::{known_tag_content, known_tags};
+use crate::wecom::api::{Listener, SecretKind};
+use crate::wecom::read::{Seen, TagContent};
+
+impl<L: Listener> Run<'_, L> {
+    /// Tags, and who and what is in each.
+    pub(super) fn tags(&mut self) -> Result<Missing<TagId>, End> {
+        self.tell("tags", 0, None);
+        let client = self.engine.client;
+        let (mut secret, mut listed) =
+            (SecretKind::Contacts, self.ask.about(|| client.tags(SecretKind::Contacts))?);
+        if listed.is_err() && client.has_secret(SecretKind::App) {
+            (secret, listed) = (SecretKind::App, self.ask.about(|| client.tags(SecretKind::App))?);
+        }
+        let Seen { what: listed, at } = match listed {
+            Ok(seen) => seen,
+            Err(refusal) => {
+                self.partly("tags are not compared", &refusal);
+                return Ok(Missing::none(UnixSeconds::default()));
+            }
+        };
+        let at = self.stamp(at);
+        self.skipped("rows of tags, for which none is deleted", &listed.nameless);
+        self.skipped("names of tags", &listed.skipped);
+        let (tags, is_whole) = (listed.tags, listed.nameless.is_empty());
+        // An app sees some tags, and of them the members that it may see.
+        let sees_all = secret == SecretKind::Contacts;
+        if !sees_all {
+            self.is_partial = true;
+            self.notes.push("of tags only what the app may see is compared, and nothing is removed".into());
+        }
+        let known = known_tags(self.engine.reader)?;
+        let total = tags.len();
+        for (done, (tag, name)) in tags.iter().enumerate() {
+            self.tell("tags", done, Some(total));
+            match (known.get(tag), name) {
+                (None, _) => self.plan.tags.new.add(tag),
+                (Some((known, _)), Some(_)) if known != name => self.plan.tags.changed.add(tag),
+                (Some(_), _) => {}
+            }
+            if let Some(name) = name
+                && !matches!(known.get(tag), Some((Some(known), _)) if known == name)
+            {
+                self.repairs.add(Observation::Tag(*tag, name.clone()), at)?;
+            }
+            match self.ask.about(|| client.tag(*tag, secret))? {
+                Ok(content) => self.tag(*tag, content, sees_all, known.contains_key(tag))?,
+                Err(refusal) => {
+                    self.is_partial = true;
+                    self.odd_rows.tags_refused += 1;
+                    if refusal.is_for_all || self.odd_rows.tags_refused <= TAGS_NAMED {
+                        self.partly(&format!("tag {tag} is not compared"), &refusal);
+                    }
+                    if refusal.is_for_all {
+                        return Ok(Missing::none(at));
+                    }
+                }
+            }
+        }
+        if let Some(more) = self.odd_rows.tags_refused.checked_sub(TAGS_NAMED).filter(|more| *more > 0) {
+            self.notes.push(format!("{more} more tags are not compared"));
+        }
+        let skipped = std::mem::take(&mut self.odd_rows.of_tags);
+        self.skipped("entries of tags, which stay as they are", &skipped);
+        let mut missing = Missing { what: Vec::new(), present: known.len(), at };
+        for (tag, (_, event_time)) in known.iter().filter(|_| sees_all && is_whole && !tags.is_empty()) {
+            let is_listed = tags.contains_key(tag);
+            if !is_listed && (*event_time < at || !self.has_news(&Observation::TagAbsent(*tag))?) {
+                missing.what.push(*tag);
+            }
+        }
+        Ok(missing)
+    }
+
+    fn tag(
+        &mut self,
+        tag: TagId,
+        Seen { what: content, at }: Seen<TagContent>,
+        sees_all: bool,
+        was_known: bool,
+    ) -> Result<(), End> {
+        let at = self.stamp(at);
+        let (known_members, known_departments) = known_tag_content(self.engine.reader, tag)?;
+        let mut members = SetDifference::of(&content.members, &known_members);
+        let mut departments = SetDifference::of(&content.departments, &known_departments);
+        // What cannot be read may be what seems to be missing.
+        if !sees_all || !content.skipped.is_empty() {
+            members.removed.clear();
+            departments.removed.clear();
+        }
+        self.odd_rows.of_tags.extend(content.skipped.within(&format!("tag {tag}")));
+        if was_known && !(members.is_empty() && departments.is_empty()) {
+            self.plan.tags.changed.add(tag);
+        }
+        for (list, within) in [(members.added, true), (members.removed, false)] {
+            for userid in list {
+                self.repairs.add(Observation::TagMember(tag, userid, within), at)?;
+            }
+        }
+        for (list, within) in [(departments.added, true), (departments.removed, false)] {
+            for id in list {
+                self.repairs.add(Observation::TagDepartment(tag, id, within), at)?;
+            }
+        }
+        Ok(())
+    }
+}
