@@ -13,6 +13,7 @@ use wecom_dirsync::daemon::callback::Endpoint;
 use wecom_dirsync::directory::UnixSeconds;
 use wecom_dirsync::wecom::crypt::{Crypt, EncodingAesKey};
 use wecom_dirsync::wecom::envelope::{Envelope, callback, url_encode};
+use wecom_dirsync::wecom::message;
 use wecom_dirsync::wecom::query::Query;
 use xml::ParserConfig;
 use xml::reader::XmlEvent;
@@ -56,6 +57,8 @@ fn main() {
     report("POST, two keys, four readings", &bodies, receive(worst_query), Some(4));
     let verify = |query: &[u8]| drop(endpoint.verify(&text(query)));
     report("GET, two keys", &queries(), verify, Some(5));
+    // After the signature, so only what WeCom or a replay sends: no limit, but linear, too.
+    report("decrypted text", &bodies, |text| drop(message::read(text, CORP)), Some(6));
     refusals(&endpoint);
 }
 
