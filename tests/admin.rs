@@ -220,6 +220,7 @@ fn the_metrics_tell_the_story_with_the_contracts_names() {
         ("wecom_dirsync_build_info", "gauge"),
         ("wecom_dirsync_callback_duration_seconds", "histogram"),
         ("wecom_dirsync_callbacks_total", "counter"),
+        ("wecom_dirsync_clock_offset_seconds", "gauge"),
         ("wecom_dirsync_events_total", "counter"),
         ("wecom_dirsync_last_event_timestamp_seconds", "gauge"),
         ("wecom_dirsync_members", "gauge"),

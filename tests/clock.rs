@@ -57,6 +57,13 @@ impl Clocks {
         command.env("LD_PRELOAD", shim()).env("CLOCK_SHIFT", lab.folder.path().join("shift"));
         lab.start_as(command);
         lab.wait_for("SELECT count(*) FROM reconciles WHERE outcome = 'ok'", "1");
+        if !more.contains("never") {
+            // No answer of before comes late.
+            lab.wait_for(
+                "SELECT count(*) FROM members WHERE details_state = 'known' AND openid_attempts > 0",
+                "5",
+            );
+        }
         Self { lab, create_time: |at| at }
     }
 

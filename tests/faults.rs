@@ -221,7 +221,7 @@ fn a_database_that_somebody_locks_is_waited_for_and_then_refused() {
     let lab = Lab::plain();
     let shell = rusqlite::Connection::open(lab.database()).unwrap();
     shell.execute_batch("BEGIN IMMEDIATE").unwrap();
-    refused_until(&lab, "end that transaction", || shell.execute_batch("ROLLBACK").unwrap());
+    refused_until(&lab, "end its transaction", || shell.execute_batch("ROLLBACK").unwrap());
 }
 
 #[test]

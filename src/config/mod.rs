@@ -8,6 +8,7 @@ mod render;
 mod secret;
 mod values;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -281,13 +282,16 @@ impl Config {
                     .into(),
             );
         }
+        let mut secrets_of = BTreeMap::<&Path, Vec<&str>>::new();
         for (key, file) in &self.secret_files {
-            if is_readable_by_all(file) {
-                remarks.push(format!(
-                    "{}: every user of this machine can read {key} in it; chmod o-r {0}",
-                    file.display()
-                ));
-            }
+            secrets_of.entry(file).or_default().push(key);
+        }
+        for (file, keys) in secrets_of.into_iter().filter(|(file, _)| is_readable_by_all(file)) {
+            remarks.push(format!(
+                "{}: every user of this machine can read {} in it; chmod o-r {0}",
+                file.display(),
+                keys.join(", ")
+            ));
         }
         if let Some(app) = &self.app_callback {
             let (ours, apps) = (&self.callback.keys, &app.keys);

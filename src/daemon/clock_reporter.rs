@@ -1,5 +1,6 @@
 //! Reports the offset between WeCom's clock and this machine's: in the log, and for `status`.
 
+use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,7 @@ pub const CLOCK: &str = "clock";
 const NOTABLE: i64 = 60;
 /// Offsets whose difference is smaller (seconds) count as the same: a Date has whole seconds.
 const STEP: i64 = 5;
-/// Minimum interval between two lines of the log: an answer in two may come through a gateway with a wrong clock.
+/// Minimum interval between two equal lines of the log: an answer in two may come through a gateway with a wrong clock.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 /// How long a record may wait for the database.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -24,15 +25,27 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Default)]
 struct Reported {
     recorded: Option<Estimate>,
-    warned_of: Option<Warning>,
-    logged_at: Option<Instant>,
+    state: State,
+    logged: HashMap<State, Instant>,
 }
 
-/// What the last warning was about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Warning {
+/// How the clocks stand to each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+enum State {
+    #[default]
+    Agreed,
     Offset,
     Contradiction,
+}
+
+impl State {
+    fn of(estimate: Estimate) -> Self {
+        match estimate {
+            Estimate { contradiction: Some(_), .. } => Self::Contradiction,
+            Estimate { offset, .. } if offset.abs() > NOTABLE => Self::Offset,
+            _ => Self::Agreed,
+        }
+    }
 }
 
 /// Logs and records estimates that differ from the last.
@@ -52,12 +65,12 @@ impl ClockReporter {
     pub fn report(&self, estimate: Estimate) {
         let now = Instant::now();
         let mut reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
-        let warning = warning(estimate);
-        let is_quiet = |at: Instant| now.saturating_duration_since(at) >= LOG_INTERVAL;
-        if warning != reported.warned_of && reported.logged_at.is_none_or(is_quiet) {
-            reported.warned_of = warning;
-            reported.logged_at = Some(now);
-            log_change(warning, estimate);
+        let state = State::of(estimate);
+        let is_long_ago = |at: &Instant| now.saturating_duration_since(*at) >= LOG_INTERVAL;
+        if state != reported.state && reported.logged.get(&state).is_none_or(is_long_ago) {
+            reported.state = state;
+            reported.logged.insert(state, now);
+            log_change(state, estimate);
         }
         let is_same = |last: Estimate| {
             last.agreement == estimate.agreement
@@ -85,26 +98,18 @@ impl ClockReporter {
     }
 }
 
-fn warning(estimate: Estimate) -> Option<Warning> {
-    match estimate {
-        Estimate { contradiction: Some(_), .. } => Some(Warning::Contradiction),
-        Estimate { offset, .. } if offset.abs() > NOTABLE => Some(Warning::Offset),
-        _ => None,
-    }
-}
-
-fn log_change(warning: Option<Warning>, estimate: Estimate) {
-    match warning {
-        None => {
+fn log_change(state: State, estimate: Estimate) {
+    match state {
+        State::Agreed => {
             log::info!("clock: WeCom's clock and this machine's agree again, offset {} s", estimate.offset)
         }
-        Some(Warning::Offset) => log::warn!(
+        State::Offset => log::warn!(
             "clock: this machine's clock is {} s {} WeCom's, according to {}; synchronise it (NTP); the directory goes by WeCom's",
             estimate.offset.abs(),
             if estimate.offset > 0 { "behind" } else { "ahead of" },
             estimate.agreement.as_str(),
         ),
-        Some(Warning::Contradiction) => log::warn!(
+        State::Contradiction => log::warn!(
             "clock: the Date of WeCom's answers differs from this machine's clock by {} s, and no event confirms it; \
              comparisons delete nothing meanwhile: check this machine's clock (NTP), and the gateways and caches in front of api_base",
             estimate.contradiction.unwrap_or_default(),

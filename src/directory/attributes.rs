@@ -4,9 +4,11 @@
 //! `{"type","name","value","text":{"value"}}` (doc 90196), and both repeat or omit parts. The form has exactly these keys,
 //! in this order:
 //!
-//!     {"type": 0, "name": .., "text": {"value": ..}}
-//!     {"type": 1, "name": .., "web": {"url": .., "title": ..}}
-//!     {"type": 2, "name": .., "miniprogram": {"appid": .., "pagepath": .., "title": ..}}
+//! ```json
+//! {"type": 0, "name": .., "text": {"value": ..}}
+//! {"type": 1, "name": .., "web": {"url": .., "title": ..}}
+//! {"type": 2, "name": .., "miniprogram": {"appid": .., "pagepath": .., "title": ..}}
+//! ```
 //!
 //! An attribute of another type keeps what it has: keys in lower case and in order, values as text.
 

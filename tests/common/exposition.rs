@@ -37,7 +37,8 @@ impl Exposition {
                     (all.types.get(family).map(String::as_str) == Some("histogram")).then_some(family)
                 });
                 assert_eq!(family.unwrap_or(&name), current, "outside of its family: {line}");
-                assert!(value.is_finite() && value >= 0.0, "{line}");
+                let may_be_negative = name.ends_with("_offset_seconds");
+                assert!(value.is_finite() && (value >= 0.0 || may_be_negative), "{line}");
                 let twice = all.samples.iter().any(|(n, l, _)| *n == name && *l == labels);
                 assert!(!twice, "twice: {line}");
                 all.samples.push((name, labels, value));
