@@ -267,13 +267,14 @@ pub fn record_verdict(
                 Verdict::Openid(_) => (None, ""),
             };
             let attempts = attempts.saturating_add(1);
-            let next = backoff.next(attempts, now, random);
+            // A clash is no reason to ask more than once.
+            let next = (!asked.only_for_clash).then(|| backoff.next(attempts, now, random).0);
             connection
                 .prepare_cached(
                     "UPDATE members SET openid_attempts = ?2, openid_next_attempt_at = ?3, openid_errcode = ?4,
                         openid_error = ?5 WHERE userid = ?1",
                 )?
-                .execute(params![userid, attempts, next.0, errcode, errmsg])?;
+                .execute(params![userid, attempts, next, errcode, errmsg])?;
         }
     }
     Ok(true)
@@ -285,6 +286,8 @@ pub struct Asked {
     /// Who.
     pub userid: UserId,
     revision: i64,
+    /// It has an openid that is not old: it is asked for again because another member has the same.
+    only_for_clash: bool,
 }
 
 /// Looks a member up that is to be converted, or whose openid is to be asked for again: since it was last confirmed before
@@ -300,13 +303,14 @@ pub fn about_to_ask(
 ) -> rusqlite::Result<Option<Asked>> {
     connection
         .prepare_cached(
-            "SELECT openid_revision FROM members
+            "SELECT openid_revision, openid_state = 'converted' AND NOT coalesce(openid_updated_at <= ?2, 0)
+             FROM members
              WHERE userid = ?1 AND deleted_at IS NULL
                AND (openid_state = 'pending'
                     OR (openid_state = 'converted' AND (openid_updated_at <= ?2 OR openid_next_attempt_at <= ?3)))",
         )?
         .query_row(params![userid.as_str(), recheck_before.map(|at| at.0), now.0], |row| {
-            Ok(Asked { userid: userid.clone(), revision: row.get(0)? })
+            Ok(Asked { userid: userid.clone(), revision: row.get(0)?, only_for_clash: row.get(1)? })
         })
         .optional()
 }
