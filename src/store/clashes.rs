@@ -12,6 +12,9 @@ use crate::directory::UnixSeconds;
 /// In `daemon_state`: the clashes that were found and are not resolved, openid -> userids.
 const CLASHES: &str = "openid_clashes";
 
+/// Userids that a log line names.
+const NAMED: usize = 10;
+
 /// Clashes: openid, and the userids of the present members that have it.
 pub type Clashes = BTreeMap<String, Vec<String>>;
 
@@ -36,32 +39,47 @@ pub fn members_with(connection: &Connection, openid: &str) -> rusqlite::Result<V
     found.collect()
 }
 
-/// A member has this openid now: looks for others that have it, too.
+/// A member has this openid now: looks for others that have it, too. Each member of a clash is asked for again once: those
+/// that were in it before have been, so that many members with one openid cost one more call each.
 pub(super) fn look_for(connection: &Connection, openid: &str, now: UnixSeconds) -> rusqlite::Result<()> {
     let members = members_with(connection, openid)?;
     if members.len() < 2 {
         return Ok(());
     }
     let mut known = clashes(connection)?;
-    if known.get(openid) == Some(&members) {
+    let before = known.get(openid).map_or(&[][..], Vec::as_slice);
+    let added: Vec<&str> =
+        members.iter().filter(|userid| !before.contains(userid)).map(String::as_str).collect();
+    if added.is_empty() {
         return Ok(());
     }
     log::warn!(
         "openid clash: userids={} have the same openid={openid}; they are asked for again. If it stays, find out which \
          of them the person uses, and remove the other in WeCom's admin console",
-        members.join(",")
+        named(&added, before)
     );
     // A converted member with a time is asked for again then, whatever the age of its openid.
-    connection
-        .prepare_cached(
-            "UPDATE members SET openid_next_attempt_at = ?2 WHERE openid = ?1 AND deleted_at IS NULL",
-        )?
-        .execute(params![openid, now.0])?;
+    let mut make_due = connection.prepare_cached(
+        "UPDATE members SET openid_next_attempt_at = ?2 WHERE userid = ?1 AND deleted_at IS NULL",
+    )?;
+    for userid in added {
+        make_due.execute(params![userid, now.0])?;
+    }
     known.insert(openid.to_owned(), members);
     write(connection, &known, now)
 }
 
-/// Members were deleted, renamed, or got other openids: forgets the clashes that this resolved.
+/// The members of a clash for a log line, in order of userid: `added` before others if there are too many to name.
+fn named(added: &[&str], before: &[String]) -> String {
+    let present = added.iter().copied().chain(before.iter().map(String::as_str));
+    let mut shown: Vec<&str> = present.take(NAMED).collect();
+    shown.sort_unstable();
+    let more = (added.len() + before.len()).saturating_sub(shown.len());
+    let rest = if more == 0 { String::new() } else { format!(" and {more} more") };
+    shown.join(",") + &rest
+}
+
+/// Members were deleted, renamed, respelled, or got other openids: forgets the clashes that this resolved.
 pub(super) fn review(connection: &Connection, now: UnixSeconds) -> rusqlite::Result<()> {
     let known = clashes(connection)?;
     let mut left = Clashes::new();
