@@ -171,7 +171,7 @@ pub(super) fn write_rows(
         clashes::look_for(connection, &openid, now)?;
     }
     let resolves = |write: &RowWrite| match write {
-        RowWrite::Update { row, .. } => row.deleted_at.is_some(),
+        RowWrite::Update { row, respelled, .. } => *respelled || row.deleted_at.is_some(),
         RowWrite::Remove(..) | RowWrite::Move { .. } => true,
         RowWrite::Create(..) => false,
     };
