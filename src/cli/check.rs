@@ -14,6 +14,9 @@ pub(super) fn check(path: Option<&Path>) -> Result<(), Failure> {
         text.push_str(&format!("# note: {}\n", printable(&remark)));
     }
     text.push('\n');
-    text.push_str(&render(&config));
+    for line in render(&config).lines() {
+        text.push_str(&printable(line));
+        text.push('\n');
+    }
     print(&text)
 }

@@ -1,5 +1,6 @@
 //! From entries to settings: every key of the contract, its default and its range.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -78,6 +79,17 @@ impl Config {
     }
 }
 
+/// A value for a message. A URL may hold a password.
+fn without_password(value: &str) -> Cow<'_, str> {
+    match (value.find("://"), value.rfind('@')) {
+        (Some(scheme), Some(at)) if scheme < at => {
+            let (before, after) = (value.get(..scheme).unwrap_or(""), value.get(at..).unwrap_or(""));
+            Cow::Owned(format!("{before}://[redacted]{after}"))
+        }
+        _ => Cow::Borrowed(value),
+    }
+}
+
 struct Reader<'a> {
     file: &'a Path,
     surroundings: &'a Surroundings<'a>,
@@ -140,7 +152,7 @@ impl<'a> Reader<'a> {
             Err(what) => {
                 let comment = entry.value.contains(" #") || entry.value.contains(" ;");
                 let hint = if comment { "; comments stand on lines of their own" } else { "" };
-                let shown: String = entry.value.chars().take(60).collect();
+                let shown: String = without_password(&entry.value).chars().take(60).collect();
                 self.complain(entry.line, &format!("[{section}] {key}: {shown:?} {what}{hint}"));
                 default
             }

@@ -222,3 +222,10 @@ fn an_app_has_its_own_receive_id_and_former_keys() {
     assert_eq!((config.callback.receive_id.as_str(), app_callback.receive_id.as_str()), ("a", "suite1"));
     assert_eq!(app_callback.keys.with(&app_callback.previous).len(), 2);
 }
+
+#[test]
+fn a_password_in_a_url_is_not_shown() {
+    let text = good("").replace("corp_id = ww1", "corp_id = ww1\napi_base = http://user:hush@host.example/x y");
+    let errors = parse(&text).map(|_| ()).unwrap_err();
+    assert!(errors[0].contains("[redacted]@host.example") && !errors[0].contains("hush"), "{errors:?}");
+}

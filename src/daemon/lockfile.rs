@@ -76,10 +76,15 @@ fn path(database: &Path) -> PathBuf {
 /// Whether a daemon works with this database now.
 #[must_use]
 pub fn is_running(database: &Path) -> bool {
-    match File::open(path(database)) {
+    let path = path(database);
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+    match OpenOptions::new().read(true).custom_flags(flags).open(&path) {
         Ok(file) => is_locked(&file),
-        // A reader of the database may not open the lock file; the daemon locks the database's file, too.
-        Err(_) => open_for_good(database).is_ok_and(|file| is_locked(&file)),
+        // A reader of the database may not open the lock file. Only its owner can have locked it; and the daemon locks
+        // the database's file, too.
+        Err(_) => {
+            !holders::of_file(&path).is_empty() || open_for_good(database).is_ok_and(|file| is_locked(&file))
+        }
     }
 }
 
@@ -160,5 +165,6 @@ fn hear(fd: &OwnedFd, heard: impl Fn()) -> io::Result<()> {
 /// Has the daemon, if one runs, look at once at what a command has committed.
 pub fn knock(database: &Path) {
     // Where it cannot be done, the daemon looks by itself before long.
-    drop(OpenOptions::new().write(true).open(path(database)));
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+    drop(OpenOptions::new().write(true).custom_flags(flags).open(path(database)));
 }

@@ -76,6 +76,7 @@ pub struct HighWaterMark {
     marks: Marks,
     epoch: String,
     written: i64,
+    failed: bool,
 }
 
 impl HighWaterMark {
@@ -108,7 +109,7 @@ impl HighWaterMark {
                 epoch
             }
         };
-        let mut mark = Self { file, marks, epoch, written: last };
+        let mut mark = Self { file, marks, epoch, written: last, failed: false };
         mark.write(last);
         Ok(mark)
     }
@@ -128,8 +129,13 @@ impl HighWaterMark {
         let text = self.marks.text();
         let written =
             self.file.write_all_at(text.as_bytes(), 0).and_then(|()| self.file.set_len(text.len() as u64));
-        if let Err(error) = written {
-            log::debug!("the highest change number cannot be noted in the lock file: {error}");
+        match written {
+            Ok(()) => self.failed = false,
+            Err(error) if !std::mem::replace(&mut self.failed, true) => log::warn!(
+                "the highest change number cannot be noted in the lock file: {error}; an older copy of the database \
+                 would not be noticed until it can"
+            ),
+            Err(_) => {}
         }
     }
 }

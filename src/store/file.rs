@@ -92,7 +92,7 @@ pub(crate) fn open_for_good(path: &Path) -> io::Result<Arc<File>> {
 
 /// Opens the database's file, or makes it with this mode, and sets the mode of it and of SQLite's files beside it.
 ///
-/// Only an empty file or a database of ours is accepted: a regular file with one link. Nothing else is changed or even
+/// The file is locked, too; see [`lock_inode`]. Only an empty file or a database of ours is accepted: a regular file with one link. Nothing else is changed or even
 /// opened. The file must stay open until SQLite has closed the database: closing any descriptor of it drops SQLite's
 /// locks (POSIX).
 ///
@@ -121,6 +121,7 @@ pub fn claim(path: &Path, mode: u32) -> Result<File, StoreError> {
     if !is_ours_or_empty(&file).map_err(cannot)? {
         return Err(StoreError::NotOurs(path.to_owned()));
     }
+    lock_inode(&file, path)?;
     set_mode(&file, mode).map_err(cannot)?;
     for suffix in ["-wal", "-shm", "-journal"] {
         set_mode_of(&beside(path, suffix), mode)?;
@@ -134,7 +135,7 @@ pub fn claim(path: &Path, mode: u32) -> Result<File, StoreError> {
 ///
 /// # Errors
 /// [`StoreError::InUse`]: a process of this user or of root has it.
-pub(super) fn lock_inode(file: &File, path: &Path) -> Result<(), StoreError> {
+fn lock_inode(file: &File, path: &Path) -> Result<(), StoreError> {
     for _ in 0..LOCK_TRIES {
         match file.try_lock() {
             Ok(()) => return Ok(()),

@@ -48,7 +48,6 @@ impl From<Connection> for Opened {
 /// [`StoreError`]; a file that is not ours is unchanged.
 pub fn open_writer(path: &Path, mode: u32) -> Result<Opened, StoreError> {
     let file = file::claim(path, mode)?;
-    file::lock_inode(&file, path)?;
     let open = || {
         let mut connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         migrate(&mut connection, path)?;
