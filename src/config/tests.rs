@@ -225,7 +225,8 @@ fn an_app_has_its_own_receive_id_and_former_keys() {
 
 #[test]
 fn a_password_in_a_url_is_not_shown() {
-    let text = good("").replace("corp_id = ww1", "corp_id = ww1\napi_base = http://user:hush@host.example/x y");
+    let text =
+        good("").replace("corp_id = ww1", "corp_id = ww1\napi_base = http://user:hush@host.example/x y");
     let errors = parse(&text).map(|_| ()).unwrap_err();
     assert!(errors[0].contains("[redacted]@host.example") && !errors[0].contains("hush"), "{errors:?}");
 }
