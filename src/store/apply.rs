@@ -308,7 +308,7 @@ pub(super) fn plausible_facts(
     let Some(restamped) = moment.latest.and_then(|latest| restamp(&known, latest, Some(next))) else {
         return Ok(known);
     };
-    log::warn!("userid={userid} had times ahead of WeCom's clock; they are corrected");
+    log::debug!("userid={userid} had times ahead of WeCom's clock; they are corrected");
     facts::replace(connection, &known, &restamped.facts)?;
     let Restamp { facts, writes, tags, changes } = restamped;
     let rows = members::Rows { writes: &writes, tags: &tags, changes: &changes };

@@ -40,7 +40,7 @@ pub(super) fn plausible_department_facts(
     let known = facts::department_facts(connection, id)?;
     let restamped = moment.latest.and_then(|latest| department::restamped(&known, latest, next));
     let Some(restamped) = restamped else { return Ok(known) };
-    log::warn!("department {id} had times ahead of WeCom's clock; they are corrected");
+    log::debug!("department {id} had times ahead of WeCom's clock; they are corrected");
     facts::replace_department(connection, id, &restamped)?;
     let (before, after) = (department::fold(&known), department::fold(&restamped));
     write_difference(connection, id, &department::difference_of(id, &before, after), moment.local)?;

@@ -216,9 +216,16 @@ impl<L: Listener> Run<'_, L> {
     /// tells from now on.
     fn correct_times(&mut self) -> Result<(), End> {
         let estimate = self.engine.client.clock().estimate();
-        let Some(latest) = estimate.latest() else { return Ok(()) };
+        let Some(latest) = estimate.latest().filter(|_| self.engine.writer.is_some()) else { return Ok(()) };
         let at = self.began.unwrap_or(estimate.now);
-        for subject in ahead_of(self.engine.reader, latest)? {
+        let ahead = ahead_of(self.engine.reader, latest)?;
+        if !ahead.is_empty() {
+            log::warn!(
+                "clock: {} members, departments and tags have times ahead of WeCom's clock; they are corrected",
+                ahead.len()
+            );
+        }
+        for subject in ahead {
             self.repairs.add(Observation::Ahead(subject), at)?;
         }
         Ok(self.repairs.flush()?)
