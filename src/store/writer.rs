@@ -18,6 +18,8 @@ use super::watch::{Watch, empty_the_wal};
 
 /// Pieces of work that may wait; more are refused. Far more than callbacks can be in flight.
 const QUEUE: usize = 4096;
+/// Longest wait for a lock at one stretch.
+const LOCK_WAIT: Duration = Duration::from_millis(200);
 /// Pieces of work in one commit at most, so that the first does not wait long for the last.
 const GROUP: usize = 512;
 
@@ -222,7 +224,9 @@ fn begin(
     trouble: &mut Trouble,
 ) -> Result<bool, StoreError> {
     while let Some(earliest) = group.iter().map(|job| job.deadline).min() {
-        let patience = earliest.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        // Not at one stretch: what comes meanwhile may have less time.
+        let left = earliest.saturating_duration_since(Instant::now());
+        let patience = left.clamp(Duration::from_millis(1), LOCK_WAIT);
         connection.busy_timeout(patience)?;
         match connection.execute_batch("BEGIN IMMEDIATE").map_err(StoreError::from) {
             Ok(()) => return Ok(true),
@@ -355,5 +359,32 @@ impl Trouble {
         {
             log::info!("the database takes writes again after {} s", since.elapsed().as_secs());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::open::open_writer;
+
+    #[test]
+    fn work_that_comes_while_other_work_waits_for_a_lock_is_refused_in_its_own_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.db");
+        let (writer, thread) = Writer::start(open_writer(&path, 0o600).unwrap()).unwrap();
+        let shell = Connection::open(&path).unwrap();
+        shell.execute_batch("BEGIN IMMEDIATE").unwrap();
+        let (patient, patiently) = sync_channel(1);
+        let begun = Instant::now();
+        writer.submit(begun + Duration::from_secs(20), |_| Ok(()), move |done| patient.send(done).unwrap());
+        // Long enough for the writer to be waiting for the lock.
+        std::thread::sleep(Duration::from_millis(300));
+        let refused = writer.run(Duration::from_millis(500), |_| Ok(()));
+        assert!(matches!(refused, Err(StoreError::Locked | StoreError::LockedBy(_))), "{refused:?}");
+        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+        shell.execute_batch("ROLLBACK").unwrap();
+        assert!(patiently.recv().unwrap().is_ok());
+        writer.close();
+        assert!(thread.join_within(Duration::from_secs(5)));
     }
 }
