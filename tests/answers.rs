@@ -155,7 +155,10 @@ fn what_has_a_clear_meaning_is_read_though_it_is_not_strict_json() {
 #[test]
 fn silence_pauses_all_and_counts_against_nobody_unless_only_one_member_meets_it() {
     for fault in [Fault::Reset, Fault::Hang] {
-        let settings = || Settings { wecom: "timeout = 1s", openid: "workers = 1", ..Settings::default() };
+        // Without details, whose calls would be probes, too, and end the pause.
+        let more = "[details]\nfetch = never\n";
+        let settings =
+            || Settings { wecom: "timeout = 1s", openid: "workers = 1", more, ..Settings::default() };
         let lab = staffed(settings(), 4);
         lab.stand_in.fail(Some(CONVERT), fault.clone(), 3);
         for n in 0..4 {
@@ -181,7 +184,8 @@ fn silence_pauses_all_and_counts_against_nobody_unless_only_one_member_meets_it(
 #[test]
 fn different_members_that_fail_in_a_row_open_the_breaker_and_a_success_closes_it() {
     for fault in [Fault::HttpStatus(502), Fault::Garbage, Fault::Body(b"{\"errcode\":0}".to_vec())] {
-        let lab = staffed(Settings { openid: "workers = 1", ..Settings::default() }, 5);
+        let more = "[details]\nfetch = never\n";
+        let lab = staffed(Settings { openid: "workers = 1", more, ..Settings::default() }, 5);
         lab.stand_in.fail(Some(CONVERT), fault.clone(), 3);
         for n in 0..5 {
             join(&lab, &format!("user{n}"));
