@@ -248,12 +248,16 @@ fn after_an_older_copy_is_put_back_the_change_feed_begins_a_new_epoch() {
         std::fs::read_to_string(beside(&lab, ".lock")).unwrap().contains(&format!("{first} {last}"))
     });
     let mut follower = Command::new(binary())
-        .args(["changes", "--follow", "--since", &last.to_string(), "-c"])
+        .args(["changes", "--follow", "--since", &(last - 1).to_string(), "-c"])
         .arg(lab.ini())
-        .stdout(Stdio::null())
+        .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
+    let mut line = String::new();
+    let out = follower.stdout.take().unwrap();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(out), &mut line).unwrap();
+    assert!(line.contains(&format!("\"seq\":{last},")), "it follows: {line}");
     lab.kill();
     for suffix in ["-wal", "-shm"] {
         let _ = std::fs::remove_file(beside(&lab, suffix));

@@ -23,7 +23,7 @@ const BATCH: u32 = 1000;
 pub(super) fn changes(path: Option<&Path>, since: &Position, follow: bool) -> Result<(), Failure> {
     let config = load(path)?;
     let database = &config.database.path;
-    let mut connection = match open_reader(database) {
+    let connection = match open_reader(database) {
         // Somebody who follows may well begin before the daemon does.
         Err(StoreError::Missing(_)) if follow => wait_for(database)?,
         opened => opened?,
@@ -39,10 +39,15 @@ pub(super) fn changes(path: Option<&Path>, since: &Position, follow: bool) -> Re
         }
         return Ok(());
     }
+    let mut connection = Some(connection);
     let mut files = Files::of(database);
     let (mut seen_version, mut failed) = (None, 0);
     loop {
-        match next(&connection, &mut last, &mut epoch, &mut seen_version) {
+        let lines = match &connection {
+            Some(connection) => next(connection, &mut last, &mut epoch, &mut seen_version),
+            None => Ok(None),
+        };
+        match lines {
             Ok(Some(lines)) => {
                 failed = 0;
                 if !write_out(&lines)? {
@@ -50,17 +55,20 @@ pub(super) fn changes(path: Option<&Path>, since: &Position, follow: bool) -> Re
                 }
                 continue;
             }
-            Ok(None) => failed = 0,
+            Ok(None) if connection.is_some() => failed = 0,
+            Ok(None) => {}
             // The files may be being replaced.
             Err(Failure::Store(_)) if failed < FAILURES => failed += 1,
             Err(error) => return Err(error),
         }
         std::thread::sleep(LOOK_AGAIN);
-        if failed > 0 || !database.exists() || files.are_others() {
+        if failed > 0 || connection.is_none() || !database.exists() || files.are_others() {
             files = Files::of(database);
             seen_version = None;
+            // First: while one connection has the former files open, SQLite gives another one the same.
+            connection = None;
             match wait_for(database) {
-                Ok(opened) => connection = opened,
+                Ok(opened) => connection = Some(opened),
                 Err(Failure::Store(_)) if failed < FAILURES => failed += 1,
                 Err(error) => return Err(error),
             }
