@@ -12,9 +12,10 @@ use fastrand::Rng;
 use wecom_dirsync::daemon::callback::Endpoint;
 use wecom_dirsync::directory::UnixSeconds;
 use wecom_dirsync::wecom::crypt::{Crypt, EncodingAesKey};
-use wecom_dirsync::wecom::envelope::{Envelope, callback, url_encode};
+use wecom_dirsync::wecom::envelope::{Envelope, callback};
 use wecom_dirsync::wecom::message;
 use wecom_dirsync::wecom::query::Query;
+use wecom_dirsync::wecom::query::url_encode;
 use xml::ParserConfig;
 use xml::reader::XmlEvent;
 

@@ -9,7 +9,8 @@ use wecom_dirsync::daemon::callback::{Endpoint, Received, Refusal};
 use wecom_dirsync::directory::UnixSeconds;
 use wecom_dirsync::directory::text::{decode, is_allowed};
 use wecom_dirsync::wecom::crypt::{Crypt, EncodingAesKey};
-use wecom_dirsync::wecom::envelope::{Query, callback, encrypted_part, url_encode};
+use wecom_dirsync::wecom::envelope::{callback, encrypted_part};
+use wecom_dirsync::wecom::query::{Query, url_encode};
 
 use super::Draw;
 

@@ -1,7 +1,7 @@
 //! Which proxy leads to WeCom: the configured one, else the environment's.
 
 use super::{Secret, Wecom};
-use crate::wecom::network::parse_proxy;
+use crate::wecom::network::{host_of, parse_proxy};
 
 /// The environment's variables, in the order in which they are asked; lower case counts as well.
 const VARIABLES: [&str; 3] = ["ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY"];
@@ -62,11 +62,10 @@ impl Wecom {
 /// Whether `NO_PROXY` names the host of this URL: a name with all below it, `*.name`, `.name`, an address, each with a
 /// port if it has one; or `*`.
 fn is_exception(url: &str, exceptions: &str) -> bool {
-    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
-    let authority = rest.split('/').next().unwrap_or(rest).to_ascii_lowercase();
+    let authority = host_of(url).to_ascii_lowercase();
     let (host, port) = match authority.rsplit_once(':') {
         Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => (host, port),
-        _ => (authority.as_str(), if scheme == "https" { "443" } else { "80" }),
+        _ => (authority.as_str(), if url.starts_with("https://") { "443" } else { "80" }),
     };
     let host = host.trim_matches(['[', ']']);
     exceptions

@@ -246,7 +246,8 @@ fn digest(payload: &[u8]) -> i64 {
 mod tests {
     use super::*;
     use crate::wecom::crypt::EncodingAesKey;
-    use crate::wecom::envelope::{callback, url_encode};
+    use crate::wecom::envelope::callback;
+    use crate::wecom::query::url_encode;
 
     const NOW: UnixSeconds = UnixSeconds(1_700_000_000);
     const OLD: &str = "jWmYm7qr5nMoAUwZRjGtBxmz3KA1tkAj3ykkR6q2B2C";

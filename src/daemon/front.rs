@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::doubt::Doubts;
-use super::gate::{Observer, Refusal, Refused as ByGate};
+use super::gate::{Observer, Refusal, Refused as ByGate, without_slash};
 use super::metrics::Metrics;
 use super::refusals::{Refusals, Refused};
 use crate::wecom::api::clock;
@@ -42,10 +42,8 @@ impl Front {
 
     fn loss(&self, refused: &ByGate) -> Loss {
         let request = &refused.request;
-        let path = request.path.strip_suffix('/').unwrap_or(&request.path);
-        if request.method != "POST"
-            || !self.refusals.paths().iter().any(|known| known.trim_end_matches('/') == path)
-        {
+        let path = without_slash(&request.path);
+        if request.method != "POST" || !self.refusals.paths().iter().any(|known| known == path) {
             return Loss::No;
         }
         match refused.refusal {

@@ -4,26 +4,25 @@
 //! daemon: so it need not ask the database every second. No signal: the pid in the database may be another
 //! process's, where the daemon is in a container.
 
-use std::fs::{File, OpenOptions, Permissions, TryLockError};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use rustix::fs::OFlags;
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use rustix::io::Errno;
 
 use super::StartError;
-use crate::store::file::{beside, is_trusted, open_for_good};
+use crate::store::file::{beside, flags, is_trusted, open_for_good, set_mode, try_lock};
 use crate::store::{StoreError, holders};
 
-/// How often a lock is tried, 10 ms apart: a command that looks whether a daemon is running holds it for a moment.
-const LOCK_TRIES: u32 = 20;
+/// The lock file is no symbolic link, and opening it waits for nobody.
+const FLAGS: OFlags = OFlags::NOFOLLOW.union(OFlags::NONBLOCK);
 
 /// One daemon for one database: locks the file beside it, which stays. Only the daemon's user can open it, so no reader
 /// of the database can hold its lock.
@@ -34,14 +33,9 @@ pub fn lock(database: &Path) -> Result<File, StartError> {
     let path = path(database);
     // A second time, if the first file was one that a reader could lock.
     for _ in 0..2 {
-        let file = open(&path)
-            .map_err(|error| StoreError::CannotOpen { path: path.clone(), reason: error.to_string() })?;
-        for _ in 0..LOCK_TRIES {
-            match file.try_lock() {
-                Ok(()) => return Ok(file),
-                Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(10)),
-                Err(TryLockError::Error(error)) => return Err(StartError::System(error)),
-            }
+        let file = open(&path).map_err(StoreError::cannot_open(&path))?;
+        if try_lock(&file)? {
+            return Ok(file);
         }
         let holders = holders::of_file(&path);
         if holders.is_empty() || holders.iter().any(is_trusted) {
@@ -58,14 +52,12 @@ pub fn lock(database: &Path) -> Result<File, StartError> {
 fn open(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.create(true).truncate(false).read(true).write(true).mode(0o600);
-    let file = options.custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed()).open(path)?;
+    let file = options.custom_flags(flags(FLAGS)).open(path)?;
     let found = file.metadata()?;
     if !found.is_file() || found.nlink() != 1 {
         return Err(io::Error::other("it is not a regular file with one link; remove it"));
     }
-    if found.permissions().mode() & 0o7777 != 0o600 {
-        file.set_permissions(Permissions::from_mode(0o600))?;
-    }
+    set_mode(&file, 0o600)?;
     Ok(file)
 }
 
@@ -77,8 +69,7 @@ fn path(database: &Path) -> PathBuf {
 #[must_use]
 pub fn is_running(database: &Path) -> bool {
     let path = path(database);
-    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
-    match OpenOptions::new().read(true).custom_flags(flags).open(&path) {
+    match OpenOptions::new().read(true).custom_flags(flags(FLAGS)).open(&path) {
         Ok(file) => is_locked(&file),
         // A reader of the database may not open the lock file. Only its owner can have locked it; and the daemon locks
         // the database's file, too.
@@ -165,6 +156,5 @@ fn hear(fd: &OwnedFd, heard: impl Fn()) -> io::Result<()> {
 /// Has the daemon, if one runs, look at once at what a command has committed.
 pub fn knock(database: &Path) {
     // Where it cannot be done, the daemon looks by itself before long.
-    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
-    drop(OpenOptions::new().write(true).custom_flags(flags).open(path(database)));
+    drop(OpenOptions::new().write(true).custom_flags(flags(FLAGS)).open(path(database)));
 }

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use crate::wecom::crypt::Crypt;
-use crate::wecom::envelope::{callback, url_encode};
+use crate::wecom::envelope::callback;
+use crate::wecom::query::url_encode;
 
 /// A sender of callbacks to one URL.
 pub struct Sender {

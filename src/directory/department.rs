@@ -143,18 +143,14 @@ fn stamp(known: &[Fact], at: At, saying: &Saying<DepartmentField>) -> Stamp {
 #[must_use]
 pub fn restamped(facts: &[Fact], latest: UnixSeconds, next: UnixSeconds) -> Option<Vec<Fact>> {
     let places = facts.iter().flat_map(|fact| {
-        let fields = match &fact.saying {
-            Saying::Seen { fields, .. } => Some(fields.values().map(|(at, _)| *at)),
-            _ => None,
-        };
-        let stamps = std::iter::once(fact.stamp).chain(fields.into_iter().flatten());
-        stamps.map(|stamp| (stamp, fact.arrival))
+        let fields = fact.saying.fields().into_iter().flat_map(|fields| fields.values().map(|(at, _)| *at));
+        std::iter::once(fact.stamp).chain(fields).map(|stamp| (stamp, fact.arrival))
     });
     let restamped = restamp(&places.collect::<Vec<_>>(), latest, Some(next))?;
     let mut moved = facts.to_vec();
     for fact in &mut moved {
         fact.stamp = restamped.stamp(fact.stamp);
-        if let Saying::Seen { fields, .. } = &mut fact.saying {
+        if let Some(fields) = fact.saying.fields_mut() {
             restamp_fields(fields, &restamped);
         }
     }

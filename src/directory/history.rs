@@ -37,15 +37,15 @@ impl Word {
     #[must_use]
     pub fn fields(&self) -> Option<&TimedFields<MemberField>> {
         match self {
-            Self::Of(Saying::Seen { fields, .. }) | Self::Renamed(_, fields) => Some(fields),
-            Self::Of(_) => None,
+            Self::Of(saying) => saying.fields(),
+            Self::Renamed(_, fields) => Some(fields),
         }
     }
 
     fn fields_mut(&mut self) -> Option<&mut TimedFields<MemberField>> {
         match self {
-            Self::Of(Saying::Seen { fields, .. }) | Self::Renamed(_, fields) => Some(fields),
-            Self::Of(_) => None,
+            Self::Of(saying) => saying.fields_mut(),
+            Self::Renamed(_, fields) => Some(fields),
         }
     }
 }

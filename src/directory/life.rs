@@ -32,6 +32,19 @@ pub enum Saying<F> {
     Absent,
 }
 
+impl<F> Saying<F> {
+    /// The fields that it tells.
+    #[must_use]
+    pub fn fields(&self) -> Option<&TimedFields<F>> {
+        if let Self::Seen { fields, .. } = self { Some(fields) } else { None }
+    }
+
+    /// The same, to be changed.
+    pub(super) fn fields_mut(&mut self) -> Option<&mut TimedFields<F>> {
+        if let Self::Seen { fields, .. } = self { Some(fields) } else { None }
+    }
+}
+
 /// The state of an entity after some facts.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Life<F> {

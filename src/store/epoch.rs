@@ -5,12 +5,12 @@
 //! a new epoch.
 
 use std::fs::File;
-use std::io;
 use std::os::unix::fs::FileExt;
 
 use rusqlite::{Connection, OptionalExtension};
 use serde_json::{Value as Json, json};
 
+use super::file::read_at_most;
 use super::state::{get_state, set_state};
 use crate::directory::UnixSeconds;
 
@@ -142,14 +142,10 @@ impl HighWaterMark {
 
 fn read(file: &File) -> String {
     let mut buffer = vec![0; MAX_LENGTH];
-    let length = match file.read_at(&mut buffer, 0) {
-        Ok(length) => length,
-        Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
-        Err(error) => {
-            log::warn!("the lock file cannot be read: {error}");
-            0
-        }
-    };
+    let length = read_at_most(file, &mut buffer).unwrap_or_else(|error| {
+        log::warn!("the lock file cannot be read: {error}");
+        0
+    });
     buffer.truncate(length);
     String::from_utf8_lossy(&buffer).into_owned()
 }

@@ -136,6 +136,11 @@ impl StoreError {
         }
     }
 
+    /// For `map_err`: the file under this path cannot be opened.
+    pub(crate) fn cannot_open<E: ToString>(path: &Path) -> impl Fn(E) -> Self {
+        move |error| Self::CannotOpen { path: path.to_owned(), reason: error.to_string() }
+    }
+
     /// If the database is locked: the same, with the processes that hold the lock, as far as they can be found.
     #[must_use]
     pub(super) fn with_holders(self, database: Option<&Path>) -> Self {

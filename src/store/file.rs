@@ -52,15 +52,12 @@ pub fn beside(database: &Path, suffix: &str) -> PathBuf {
 /// # Errors
 /// [`StoreError`]: it is not a database of ours.
 pub fn recognise(path: &Path) -> Result<(), StoreError> {
-    let cannot =
-        |error: io::Error| StoreError::CannotOpen { path: path.to_owned(), reason: error.to_string() };
-    match std::fs::metadata(path) {
-        Ok(found) => regular(path, &found)?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(cannot(error)),
+    let cannot = StoreError::cannot_open(path);
+    if !is_there(path, std::fs::metadata(path))? {
+        return Ok(());
     }
-    let opened = open_for_good(path).map_err(cannot)?;
-    if is_ours_or_empty(&opened).map_err(cannot)? {
+    let opened = open_for_good(path).map_err(&cannot)?;
+    if is_ours_or_empty(&opened).map_err(&cannot)? {
         Ok(())
     } else {
         Err(StoreError::NotOurs(path.to_owned()))
@@ -99,14 +96,9 @@ pub(crate) fn open_for_good(path: &Path) -> io::Result<Arc<File>> {
 /// # Errors
 /// [`StoreError`], nothing having been changed.
 pub fn claim(path: &Path, mode: u32) -> Result<File, StoreError> {
-    let cannot =
-        |error: io::Error| StoreError::CannotOpen { path: path.to_owned(), reason: error.to_string() };
+    let cannot = StoreError::cannot_open(path);
     // Opening a device or a pipe may already have an effect.
-    match std::fs::metadata(path) {
-        Ok(found) => regular(path, &found)?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(cannot(error)),
-    }
+    is_there(path, std::fs::metadata(path))?;
     let file = OpenOptions::new()
         .create(true)
         .truncate(false)
@@ -115,14 +107,14 @@ pub fn claim(path: &Path, mode: u32) -> Result<File, StoreError> {
         .mode(mode)
         .custom_flags(flags(OFlags::NONBLOCK | OFlags::NOCTTY))
         .open(path)
-        .map_err(cannot)?;
-    let found = file.metadata().map_err(cannot)?;
+        .map_err(&cannot)?;
+    let found = file.metadata().map_err(&cannot)?;
     regular(path, &found)?;
-    if !is_ours_or_empty(&file).map_err(cannot)? {
+    if !is_ours_or_empty(&file).map_err(&cannot)? {
         return Err(StoreError::NotOurs(path.to_owned()));
     }
     lock_inode(&file, path)?;
-    set_mode(&file, mode).map_err(cannot)?;
+    set_mode(&file, mode).map_err(&cannot)?;
     for suffix in ["-wal", "-shm", "-journal"] {
         set_mode_of(&beside(path, suffix), mode)?;
     }
@@ -136,15 +128,12 @@ pub fn claim(path: &Path, mode: u32) -> Result<File, StoreError> {
 /// # Errors
 /// [`StoreError::InUse`]: a process of this user or of root has it.
 fn lock_inode(file: &File, path: &Path) -> Result<(), StoreError> {
-    for _ in 0..LOCK_TRIES {
-        match file.try_lock() {
-            Ok(()) => return Ok(()),
-            // A command that looks whether a daemon is running holds the lock for a moment.
-            Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(10)),
-            Err(TryLockError::Error(error)) => {
-                log::debug!("the database's file cannot be locked: {error}");
-                return Ok(());
-            }
+    match try_lock(file) {
+        Ok(true) => return Ok(()),
+        Ok(false) => {}
+        Err(error) => {
+            log::debug!("the database's file cannot be locked: {error}");
+            return Ok(());
         }
     }
     let holders = holders::of_file(path);
@@ -159,13 +148,30 @@ fn lock_inode(file: &File, path: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// Locks a file (flock). False: another process holds the lock for longer than a command that looks whether a daemon
+/// is running.
+///
+/// # Errors
+/// The system's.
+pub(crate) fn try_lock(file: &File) -> io::Result<bool> {
+    for _ in 0..LOCK_TRIES {
+        match file.try_lock() {
+            Ok(()) => return Ok(true),
+            Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(10)),
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+    }
+    Ok(false)
+}
+
 /// Whether this is a process of our own user or of root's.
 #[must_use]
 pub(crate) fn is_trusted(holder: &Holder) -> bool {
     holder.uid.is_some_and(|uid| uid == 0 || uid == rustix::process::geteuid().as_raw())
 }
 
-fn flags(flags: OFlags) -> i32 {
+/// Flags as `OpenOptions::custom_flags` takes them.
+pub(crate) fn flags(flags: OFlags) -> i32 {
     flags.bits().cast_signed()
 }
 
@@ -199,6 +205,15 @@ fn regular(path: &Path, found: &std::fs::Metadata) -> Result<(), StoreError> {
     Err(StoreError::NotAFile { path: path.to_owned(), what })
 }
 
+/// Whether a file is there; what is no regular file with one link is refused.
+fn is_there(path: &Path, found: io::Result<std::fs::Metadata>) -> Result<bool, StoreError> {
+    match found {
+        Ok(found) => regular(path, &found).map(|()| true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(StoreError::cannot_open(path)(error)),
+    }
+}
+
 fn is_ours_or_empty(file: &File) -> io::Result<bool> {
     let mut header = [0; HEADER];
     let length = read_at_most(file, &mut header)?;
@@ -207,7 +222,8 @@ fn is_ours_or_empty(file: &File) -> io::Result<bool> {
         || (length == HEADER && header.starts_with(MAGIC) && id == Some(&APPLICATION_ID.to_be_bytes())))
 }
 
-fn read_at_most(file: &File, buffer: &mut [u8]) -> io::Result<usize> {
+/// Reads the beginning of a file; how many bytes there were, at most those of the buffer.
+pub(super) fn read_at_most(file: &File, buffer: &mut [u8]) -> io::Result<usize> {
     let mut length = 0;
     while let Some(rest) = buffer.get_mut(length..).filter(|rest| !rest.is_empty()) {
         match file.read_at(rest, length as u64) {
@@ -220,7 +236,11 @@ fn read_at_most(file: &File, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(length)
 }
 
-fn set_mode(file: &File, mode: u32) -> io::Result<()> {
+/// Sets a file's mode, unless it has that.
+///
+/// # Errors
+/// The system's.
+pub(crate) fn set_mode(file: &File, mode: u32) -> io::Result<()> {
     if file.metadata()?.permissions().mode() & 0o7777 == mode {
         return Ok(());
     }
@@ -229,12 +249,9 @@ fn set_mode(file: &File, mode: u32) -> io::Result<()> {
 
 /// Sets the mode of a file that SQLite left, if it is there.
 fn set_mode_of(path: &Path, mode: u32) -> Result<(), StoreError> {
-    let cannot =
-        |error: io::Error| StoreError::CannotOpen { path: path.to_owned(), reason: error.to_string() };
-    match std::fs::symlink_metadata(path) {
-        Ok(found) => regular(path, &found)?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(cannot(error)),
+    let cannot = StoreError::cannot_open(path);
+    if !is_there(path, std::fs::symlink_metadata(path))? {
+        return Ok(());
     }
     let opened =
         OpenOptions::new().read(true).custom_flags(flags(OFlags::NONBLOCK | OFlags::NOFOLLOW)).open(path);
@@ -244,8 +261,8 @@ fn set_mode_of(path: &Path, mode: u32) -> Result<(), StoreError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(cannot(error)),
     };
-    regular(path, &file.metadata().map_err(cannot)?)?;
-    set_mode(&file, mode).map_err(cannot)
+    regular(path, &file.metadata().map_err(&cannot)?)?;
+    set_mode(&file, mode).map_err(&cannot)
 }
 
 #[cfg(test)]

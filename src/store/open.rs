@@ -103,7 +103,7 @@ fn open_existing(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError
 
 fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
     let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)
-        .map_err(|error| StoreError::CannotOpen { path: path.to_owned(), reason: error.to_string() })?;
+        .map_err(StoreError::cannot_open(path))?;
     connection.busy_timeout(PATIENCE)?;
     connection.set_prepared_statement_cache_capacity(64);
     connection.pragma_update(None, "foreign_keys", true)?;

@@ -232,6 +232,18 @@ pub fn record_verdict(
         .query_row(params![userid, asked.revision], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
         .optional()?;
     let Some((old, attempts, spelling)) = row else { return Ok(false) };
+    let back_off = |errcode: Option<i64>, errmsg: &str| -> rusqlite::Result<()> {
+        let attempts = attempts.saturating_add(1);
+        // A clash is no reason to ask more than once.
+        let next = (!asked.only_for_clash).then(|| backoff.next(attempts, now, random).0);
+        connection
+            .prepare_cached(
+                "UPDATE members SET openid_attempts = ?2, openid_next_attempt_at = ?3, openid_errcode = ?4,
+                    openid_error = ?5 WHERE userid = ?1",
+            )?
+            .execute(params![userid, attempts, next, errcode, errmsg])?;
+        Ok(())
+    };
     match verdict {
         Verdict::Openid(openid) => {
             connection
@@ -260,22 +272,8 @@ pub fn record_verdict(
         }
         // A converted member keeps the openid that it has, whatever is said when it is asked for again: only
         // another openid is a change.
-        Verdict::NotYet { .. } | Verdict::Never { .. } => {
-            let (errcode, errmsg) = match verdict {
-                Verdict::NotYet { errcode, errmsg } => (*errcode, errmsg.as_str()),
-                Verdict::Never { errcode, errmsg } => (Some(*errcode), errmsg.as_str()),
-                Verdict::Openid(_) => (None, ""),
-            };
-            let attempts = attempts.saturating_add(1);
-            // A clash is no reason to ask more than once.
-            let next = (!asked.only_for_clash).then(|| backoff.next(attempts, now, random).0);
-            connection
-                .prepare_cached(
-                    "UPDATE members SET openid_attempts = ?2, openid_next_attempt_at = ?3, openid_errcode = ?4,
-                        openid_error = ?5 WHERE userid = ?1",
-                )?
-                .execute(params![userid, attempts, next, errcode, errmsg])?;
-        }
+        Verdict::NotYet { errcode, errmsg } => back_off(*errcode, errmsg)?,
+        Verdict::Never { errcode, errmsg } => back_off(Some(*errcode), errmsg)?,
     }
     Ok(true)
 }

@@ -22,8 +22,6 @@ pub struct Answer {
     /// When the question was sent, on WeCom's clock (by the HTTP Date header; this machine's without one): what
     /// happened later is not in the answer.
     pub asked_at: UnixSeconds,
-    /// The HTTP Date header, as it came; none: there was no header that can be read.
-    pub date: Option<UnixSeconds>,
 }
 
 impl Answer {
@@ -43,7 +41,7 @@ impl Answer {
             })?,
         };
         let errmsg = json.get("errmsg").and_then(Json::as_str).unwrap_or("").to_owned();
-        Ok(Self { errcode, errmsg, json, asked_at, date: None })
+        Ok(Self { errcode, errmsg, json, asked_at })
     }
 }
 

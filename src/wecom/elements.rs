@@ -127,13 +127,16 @@ impl<'a> Reader<'a> {
         for item in items(self.root.get(name).unwrap_or("")).filter(|item| !item.is_empty()) {
             match read(item) {
                 Some(item) => list.push(item),
-                None => {
-                    self.missed = Some("a list of an event has items that cannot be read");
-                    self.pass_over(name, item);
-                }
+                None => self.miss_item(name, item),
             }
         }
         list
+    }
+
+    /// An item of a list cannot be read: a comparison finds what it was.
+    fn miss_item(&mut self, name: &str, item: &str) {
+        self.missed = Some("a list of an event has items that cannot be read");
+        self.pass_over(name, item);
     }
 
     fn member(&mut self) -> Fields<MemberField> {
@@ -173,8 +176,7 @@ impl<'a> Reader<'a> {
         for item in told.iter().flatten() {
             let id = text::number(item);
             if id.is_none() && !item.is_empty() {
-                self.missed = Some("a list of an event has items that cannot be read");
-                self.pass_over("Department", item);
+                self.miss_item("Department", item);
             }
             ids.push(id);
         }

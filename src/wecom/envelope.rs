@@ -8,8 +8,6 @@
 
 use std::borrow::Cow;
 
-pub(crate) use super::query::url_decode;
-pub use super::query::{Query, Signed, url_encode};
 use super::xml;
 
 /// Open elements at most; an envelope has two.

@@ -116,7 +116,7 @@ impl Failures {
 
     /// WeCom is busy. Whether the item has tries left; if not, this counts as [`Failures::unusable`].
     pub(super) fn busy(&mut self, item: &Item) -> Option<u32> {
-        let past = self.past(item)?;
+        let past = self.past(item);
         past.busy += 1;
         (past.busy < BUSY_TRIES).then_some(past.busy)
     }
@@ -124,11 +124,9 @@ impl Failures {
     /// No answer came at all. That is the network's fault, and opens the breaker for everyone: except for an item whose
     /// last call got none either, while others were answered in between. True: it is this item's own fault.
     pub(super) fn unanswered(&mut self, item: &Item) -> bool {
-        let is_its_own = self.past(item).is_some_and(|past| {
-            let is_its_own = past.unanswered && past.others_answered;
-            (past.unanswered, past.others_answered) = (!is_its_own, false);
-            is_its_own
-        });
+        let past = self.past(item);
+        let is_its_own = past.unanswered && past.others_answered;
+        (past.unanswered, past.others_answered) = (!is_its_own, false);
         if !is_its_own {
             self.unanswered = true;
             add(&mut self.row, item, ITEMS_IN_A_ROW);
@@ -136,11 +134,11 @@ impl Failures {
         is_its_own
     }
 
-    fn past(&mut self, item: &Item) -> Option<&mut Past> {
+    fn past(&mut self, item: &Item) -> &mut Past {
         if !self.past.contains_key(item) && self.past.len() >= REMEMBERED {
             self.past.clear();
         }
-        Some(self.past.entry(item.clone()).or_default())
+        self.past.entry(item.clone()).or_default()
     }
 }
 

@@ -83,7 +83,7 @@ pub fn read(payload: &[u8], corp_id: &str) -> Result<Message, XmlError> {
     let event = trimmed(if of_suite { "InfoType" } else { "Event" });
     let change_type = trimmed("ChangeType");
     let time = trimmed(if of_suite { "TimeStamp" } else { "CreateTime" });
-    let create_time = time.parse().ok().filter(|t| *t >= 0).map(UnixSeconds);
+    let create_time = unix_seconds(time);
 
     let mut reader = Reader::new(&root);
     let foreign = of_suite && root.get("AuthCorpId").is_some_and(|corp| corp.trim() != corp_id);
@@ -131,7 +131,7 @@ pub fn unreadable(payload: &[u8], error: XmlError) -> Message {
         event: name(first(&["Event", "InfoType", "MsgType"])),
         change_type: name(found("ChangeType")),
         subject: name(first(subject)),
-        create_time: first(&["CreateTime", "TimeStamp"]).parse().ok().filter(|t| *t >= 0).map(UnixSeconds),
+        create_time: unix_seconds(first(&["CreateTime", "TimeStamp"])),
         // Without an excerpt: it may be a message to a colleague.
         meaning: Err(error.to_string()),
         passed_over: Vec::new(),
@@ -159,6 +159,10 @@ fn about(root: &Element, concern: Concern) -> &str {
         Some(job) => job.get("JobId").map_or("", str::trim),
         None => trimmed("FromUserName"),
     })
+}
+
+fn unix_seconds(text: &str) -> Option<UnixSeconds> {
+    text.parse().ok().filter(|seconds| *seconds >= 0).map(UnixSeconds)
 }
 
 fn name(text: &str) -> String {

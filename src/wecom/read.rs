@@ -8,10 +8,10 @@ use serde_json::{Value as Json, json};
 
 use super::api::{Answer, Api, Call, Client, Listener, SecretKind};
 pub use super::api::{NotSeen, Seen};
-use super::envelope::url_encode;
 use super::failures::Item;
 use super::json::{integer, shown};
 use super::pace::Urgency;
+use super::query::url_encode;
 use crate::directory::attributes::normal_attributes;
 use crate::directory::text::{self, json_text, normal};
 use crate::directory::{DepartmentField, DepartmentId, Field, Fields, MemberField, TagId, UserId, Value};

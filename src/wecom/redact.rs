@@ -37,8 +37,7 @@ impl Redactor {
     #[must_use]
     pub fn new(secrets: impl IntoIterator<Item = String>) -> Self {
         let mut secrets: Vec<String> = secrets.into_iter().filter(|secret| !secret.is_empty()).collect();
-        // A secret may contain another: the longer one goes first.
-        secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
+        secrets.sort();
         secrets.dedup();
         Self { secrets: Arc::new(secrets), tokens: Arc::default() }
     }
@@ -65,6 +64,7 @@ impl Redactor {
         let (mut clean, mut length, mut at) = (String::new(), 0, 0);
         // Redacts before it shortens: a cut secret would not be recognised.
         while let Some(rest) = text.get(at..).filter(|rest| !rest.is_empty() && length < MAX_CHARS) {
+            // A secret may contain another: the longest match counts.
             let found = secrets.iter().filter_map(|secret| secret_at(bytes, at, secret)).max();
             if let Some(end) = found {
                 clean.push_str(REDACTED);
@@ -167,7 +167,7 @@ pub fn secrets_of_url(url: &str) -> Vec<String> {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let (authority, _) = rest.split_once(['/', '?', '#']).unwrap_or((rest, ""));
     if let Some((credentials, _)) = authority.rsplit_once('@') {
-        let decoded = super::envelope::url_decode(credentials).unwrap_or_else(|| credentials.to_owned());
+        let decoded = super::query::url_decode(credentials).unwrap_or_else(|| credentials.to_owned());
         secrets.push(BASE64_STANDARD.encode(&decoded));
         for credentials in [credentials, &decoded] {
             secrets.extend(credentials.split_once(':').map(|(_, password)| password.to_owned()));
@@ -185,7 +185,7 @@ pub fn secrets_of_url(url: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wecom::envelope::url_encode;
+    use crate::wecom::query::url_encode;
     use proptest::prelude::*;
 
     const SECRET: &str = "s3cr+t/Value_=\"x&y";

@@ -71,7 +71,7 @@ impl Transport {
         let answer = Answer::read(&text, UnixSeconds::default()).map_err(Failure::unusable)?;
         // Only an answer of WeCom's is a witness of its clock.
         let asked_at = self.clock.stamp_answer(date, took);
-        Ok(Answer { date, asked_at, ..answer })
+        Ok(Answer { asked_at, ..answer })
     }
 }
 

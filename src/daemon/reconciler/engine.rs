@@ -207,9 +207,15 @@ impl<L: Listener> Run<'_, L> {
         self.is_partial = true;
     }
 
-    /// Whether an event or a fetched answer explains why the directory differs from a listing.
-    fn has_news(&self, about: &Observation) -> Result<bool, End> {
-        Ok(about.has_news_since(self.engine.reader, self.since)?)
+    /// Whether what a listing of `at` lacks, and the directory has with news of `event_time`, is missing: an event or a
+    /// fetched answer that came since the comparison began explains it otherwise.
+    fn is_missing(
+        &self,
+        event_time: UnixSeconds,
+        at: UnixSeconds,
+        absent: &Observation,
+    ) -> Result<bool, End> {
+        Ok(event_time < at || !absent.has_news_since(self.engine.reader, self.since)?)
     }
 
     /// Corrects times that were recorded while the estimate of WeCom's clock was wrong: they would hide what WeCom
@@ -346,8 +352,8 @@ impl<L: Listener> Run<'_, L> {
                     }
                     MemberDifference::Missing(userid, event_time) => {
                         // One that joined after its page was written is not missing.
-                        let is_missing = event_time < began
-                            || !self.has_news(&Observation::MemberAbsent(userid.clone()))?;
+                        let absent = Observation::MemberAbsent(userid.clone());
+                        let is_missing = self.is_missing(event_time, began, &absent)?;
                         missing.what.extend(is_missing.then_some(userid));
                     }
                 }

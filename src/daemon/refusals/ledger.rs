@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use crate::daemon::gate::without_slash;
 use crate::directory::UnixSeconds;
 use crate::store::refusals::RefusalRow;
 use crate::text::printable;
@@ -113,9 +114,9 @@ impl Ledger {
 
     /// The path if it is known or tracked, else what stands for all others.
     fn tracked(&mut self, refused: &Refused<'_>, shown: &str, now: Instant) -> String {
-        let path = refused.path.strip_suffix('/').filter(|rest| !rest.is_empty()).unwrap_or(refused.path);
+        let path = without_slash(refused.path);
         if shown == NO_PATH || self.known.iter().any(|known| known == path) {
-            return shown.strip_suffix('/').filter(|rest| !rest.is_empty()).unwrap_or(shown).to_owned();
+            return without_slash(shown).to_owned();
         }
         let paths = if refused.is_signed { &mut self.signed } else { &mut self.unsigned };
         if paths.len() >= UNKNOWN_PATHS && !paths.contains_key(shown) {

@@ -20,7 +20,7 @@ pub use faults::Fault;
 use faults::{Planned, Programme};
 
 use crate::stop::Stop;
-use crate::wecom::envelope::url_decode;
+use crate::wecom::query::url_decode;
 
 /// A call that was received.
 #[derive(Debug, Clone)]

@@ -33,9 +33,7 @@ impl<L: Listener> Run<'_, L> {
         }
         let deletions = Deletions { missing: gone.len() + unasked.len(), present: members.present };
         let blocked = guard.blocks(&[deletions, others[0], others[1]]);
-        gone.iter().chain(&unasked).for_each(|userid| self.plan.members.missing.add(userid));
-        departments.what.iter().for_each(|id| self.plan.departments.missing.add(id));
-        tags.what.iter().for_each(|tag| self.plan.tags.missing.add(tag));
+        self.plan_deletions(gone.iter().chain(&unasked), departments, tags);
         if blocked {
             let number = self.plan.deletions();
             self.notes.push(format!(
@@ -64,9 +62,7 @@ impl<L: Listener> Run<'_, L> {
         tags: &Missing<TagId>,
     ) -> bool {
         let Some(seconds) = self.engine.client.clock().estimate().contradiction else { return false };
-        members.what.iter().for_each(|userid| self.plan.members.missing.add(userid));
-        departments.what.iter().for_each(|id| self.plan.departments.missing.add(id));
-        tags.what.iter().for_each(|tag| self.plan.tags.missing.add(tag));
+        self.plan_deletions(members.what.iter(), departments, tags);
         let number = self.plan.deletions();
         if number == 0 {
             return false;
@@ -77,6 +73,17 @@ impl<L: Listener> Run<'_, L> {
             "{number} deletions are held, because the Date of WeCom's answers differs from this machine's clock by {seconds} s and no event confirms it; check this machine's clock (NTP), and the gateways and caches in front of api_base"
         ));
         true
+    }
+
+    fn plan_deletions<'a>(
+        &mut self,
+        members: impl Iterator<Item = &'a UserId>,
+        departments: &Missing<DepartmentId>,
+        tags: &Missing<TagId>,
+    ) {
+        members.for_each(|userid| self.plan.members.missing.add(userid));
+        departments.what.iter().for_each(|id| self.plan.departments.missing.add(id));
+        tags.what.iter().for_each(|tag| self.plan.tags.missing.add(tag));
     }
 
     /// Asks for each missing member by name, until it is clear that there are too many, or that the listing was

@@ -102,7 +102,7 @@ impl<L: Listener> Run<'_, L> {
         }
         let mut missing = Missing { what: Vec::new(), present: known.len(), at };
         for (id, event_time) in differences.missing {
-            if event_time < at || !self.has_news(&Observation::DepartmentAbsent(id))? {
+            if self.is_missing(event_time, at, &Observation::DepartmentAbsent(id))? {
                 missing.what.push(id);
             }
         }

@@ -71,8 +71,7 @@ impl<L: Listener> Run<'_, L> {
         self.skipped("entries of tags, which stay as they are", &skipped);
         let mut missing = Missing { what: Vec::new(), present: known.len(), at };
         for (tag, (_, event_time)) in known.iter().filter(|_| sees_all && is_whole && !tags.is_empty()) {
-            let is_listed = tags.contains_key(tag);
-            if !is_listed && (*event_time < at || !self.has_news(&Observation::TagAbsent(*tag))?) {
+            if !tags.contains_key(tag) && self.is_missing(*event_time, at, &Observation::TagAbsent(*tag))? {
                 missing.what.push(*tag);
             }
         }
