@@ -1,4 +1,4 @@
-//! What a byte costs before the signature is verified: whatever anybody sends to the callback URL.
+//! Cost per byte before the signature is verified, when the sender of a request to the callback URL is unknown.
 //!
 //! `cargo bench --bench presignature` prints ns per byte of each path, for what WeCom sends, for the worst of a
 //! corpus, and for the worst that a search finds, which mutates the inputs and keeps those that cost more.

@@ -83,7 +83,7 @@ impl Log for OwnLines {
         if !self.enabled(record.metadata()) {
             return;
         }
-        // One call is one line, whatever names and messages it contains.
+        // One call is one line: names and messages in it may contain line breaks.
         let text = record.args().to_string();
         let mut line = Record::builder();
         line.metadata(record.metadata().clone());

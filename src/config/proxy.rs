@@ -12,7 +12,7 @@ pub enum Proxy {
     /// Not set: what the environment says.
     #[default]
     Environment,
-    /// `none`: a direct connection, whatever the environment says.
+    /// `none`: a direct connection; the environment is ignored.
     Direct,
     /// This URL; it may hold a password.
     Url(Secret),
@@ -31,7 +31,7 @@ impl Wecom {
     /// The proxy for API calls; `variable` reads the environment.
     ///
     /// # Errors
-    /// What is wrong with the variable that would be used: calls never go past a proxy that somebody has set.
+    /// What is wrong with the variable that would be used: calls never bypass a configured proxy.
     pub fn chosen_proxy(
         &self,
         variable: impl Fn(&str) -> Option<String>,

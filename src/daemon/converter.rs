@@ -37,8 +37,8 @@ struct Work {
     urgent: VecDeque<UserId>,
     /// Members found due.
     due: VecDeque<UserId>,
-    /// Due, but others go first, and not before the time given: WeCom was busy with them, or did not answer at all. In
-    /// memory only: it counts against nobody.
+    /// Due members to ask after all others, and the earliest time for each: WeCom was busy, or did not answer at all. In
+    /// memory only, because it is no failed attempt of the member.
     later: HashMap<UserId, Instant>,
     /// Being asked about.
     in_flight: HashSet<UserId>,
@@ -311,7 +311,7 @@ impl Work {
         }
     }
 
-    /// The first of those who are put off, now that nobody else is due; else when it is its time.
+    /// The postponed member whose time came first, to be called when no other member is due; else the earliest time.
     fn take_later(
         &mut self,
         now: Instant,

@@ -136,9 +136,9 @@ impl From<rusqlite::Error> for End {
 struct Waiting(HashMap<UserId, Wait>);
 
 struct Wait {
-    /// Not before this time ..
+    /// Earliest time of the next call.
     at: Instant,
-    /// .. unless there is news of the member, which makes this differ.
+    /// The member as it was at the last call. News of the member change it and end the wait.
     asked: DetailsAsked,
     /// Answers that count against the member.
     tries: u32,
@@ -164,7 +164,7 @@ impl Waiting {
         self.0.remove(&asked.userid);
     }
 
-    /// Those of whom it is time, who never waited first.
+    /// The due members whose wait is over or that have none; those without a wait first.
     fn order(&mut self, due: Vec<DetailsAsked>, now: Instant) -> Vec<DetailsAsked> {
         let (mut first, mut last) = (Vec::new(), Vec::new());
         for asked in due {
@@ -178,7 +178,7 @@ impl Waiting {
         first
     }
 
-    /// How long until it is time of somebody.
+    /// Time until the next wait ends.
     fn next(&self, now: Instant) -> Option<Duration> {
         let future = self.0.values().map(|wait| wait.at).filter(|at| *at > now);
         future.min().map(|at| at.saturating_duration_since(now))

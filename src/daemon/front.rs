@@ -10,8 +10,7 @@ use super::metrics::Metrics;
 use super::refusals::{Refusals, Refused};
 use crate::wecom::api::clock;
 
-/// Anybody can send half a request that looks like WeCom's. Such ones bring no more than one comparison in
-/// this time.
+/// Minimum interval between comparisons because of incomplete requests: a stranger can send such requests without end.
 const UNSURE_APART: Duration = Duration::from_secs(3600);
 
 /// The daemon's observer of its gate.

@@ -21,7 +21,7 @@ use super::StartError;
 use crate::store::file::{beside, flags, is_trusted, open_for_good, set_mode, try_lock};
 use crate::store::{StoreError, holders};
 
-/// The lock file is no symbolic link, and opening it waits for nobody.
+/// The lock file is no symbolic link, and opening it never blocks.
 const FLAGS: OFlags = OFlags::NOFOLLOW.union(OFlags::NONBLOCK);
 
 /// One daemon for one database: locks the file beside it, which stays. Only the daemon's user can open it, so no reader

@@ -46,7 +46,7 @@ pub struct Server {
     pub wakers: Wakers,
     /// Counts answers and events.
     pub metrics: Arc<Metrics>,
-    /// Hears of what is refused.
+    /// Counts and logs refused requests.
     pub refusals: Arc<Refusals>,
 }
 

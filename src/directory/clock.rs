@@ -1,12 +1,12 @@
 //! An estimate of WeCom's clock, which dates every event and every API answer.
 //!
-//! Three witnesses tell the time: the CreateTime of events as they arrive, the HTTP Date of API answers, and this
+//! There are three time sources: the CreateTime of events as they arrive, the HTTP Date of API answers, and this
 //! machine's clock. Each may be wrong: a gateway writes its own Date, a cache repeats an old one, an event carries
-//! milliseconds, a machine boots in 1970. The estimate is what two witnesses share. Date together with
+//! milliseconds, a machine boots in 1970. The estimate is the time on which two sources agree. Date together with
 //! CreateTime outweighs the local clock. An old CreateTime proves nothing: events may arrive days late.
 //!
 //! The kernel's opinion of the local clock (adjtimex) is not asked: the service's unit forbids the call
-//! (`ProtectClock`), and it decides nothing here, because a local clock that no witness supports is never
+//! (`ProtectClock`), and it decides nothing here, because a local clock that no source supports is never
 //! preferred to a Date, and one that CreateTime supports needs no other support.
 
 use std::collections::VecDeque;
@@ -14,11 +14,11 @@ use std::time::Duration;
 
 use super::time::UnixSeconds;
 
-/// Witnesses that differ by at most this (seconds) agree. Events are delivered up to some minutes late.
+/// Time sources that differ by at most this (seconds) agree. Events are delivered up to some minutes late.
 pub const TOLERANCE: i64 = 300;
-/// Events that are remembered as witnesses.
+/// Events whose CreateTime is remembered.
 const EVENTS: usize = 16;
-/// Age at which an event is no witness any more: the projection stops while a machine is suspended.
+/// Age at which an event's time expires: the projection stops while a machine is suspended.
 const EVENT_EXPIRES: Duration = Duration::from_secs(24 * 3600);
 /// The same for a Date.
 const DATE_EXPIRES: Duration = Duration::from_secs(3600);
@@ -39,7 +39,7 @@ pub struct LocalTime {
 pub struct Moment {
     /// This machine's wall clock, for records.
     pub local: UnixSeconds,
-    /// The latest stamp that is plausible on WeCom's clock; `None` while no two witnesses agree.
+    /// The latest stamp that is plausible on WeCom's clock; `None` while no two time sources agree.
     pub latest: Option<UnixSeconds>,
 }
 
@@ -49,7 +49,7 @@ impl From<UnixSeconds> for Moment {
     }
 }
 
-/// Which witnesses share the estimate.
+/// Which time sources agree on the estimate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Agreement {
     /// The Date of answers and the local clock.
@@ -90,14 +90,14 @@ pub struct Estimate {
 }
 
 impl Estimate {
-    /// The latest stamp that is plausible; `None` while no two witnesses agree.
+    /// The latest stamp that is plausible; `None` while no two time sources agree.
     #[must_use]
     pub fn latest(&self) -> Option<UnixSeconds> {
         (self.agreement != Agreement::None).then(|| self.now.plus(TOLERANCE))
     }
 }
 
-/// A time that a witness told, and when.
+/// A reading of a time source, and when it was taken.
 #[derive(Debug, Clone, Copy)]
 struct Reading {
     told: UnixSeconds,
@@ -105,7 +105,7 @@ struct Reading {
 }
 
 impl Reading {
-    /// What the witness would tell now, unless the reading has expired.
+    /// What the source would show now, unless the reading has expired.
     fn project(&self, now: LocalTime, expires: Duration) -> Option<UnixSeconds> {
         let age = now.uptime.saturating_sub(self.uptime);
         (age <= expires).then(|| self.told.plus(seconds(age)))
@@ -117,11 +117,11 @@ impl Reading {
 pub struct Stamped {
     /// When it is taken to have happened, on WeCom's clock.
     pub at: UnixSeconds,
-    /// Whether the time that it carried is so far ahead that the time of receipt stands instead.
+    /// Whether `at` is the time of receipt, because the carried time is too far ahead.
     pub clamped: bool,
 }
 
-/// The witnesses' readings.
+/// The readings of the time sources.
 #[derive(Debug, Default)]
 pub struct WecomClock {
     date: Option<Reading>,

@@ -30,7 +30,7 @@ pub enum MemberDifference {
 }
 
 /// Compares a run of known members (in order of userid) with the listing, which is taken as far as the run
-/// goes; whoever is left of it after the last run is new.
+/// goes; the members left in it after the last run are new.
 pub fn members(
     listed: &mut Peekable<impl Iterator<Item = (UserId, Vec<u32>)>>,
     known: &[KnownMember],

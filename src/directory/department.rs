@@ -139,7 +139,7 @@ fn stamp(known: &[Fact], at: At, saying: &Saying<DepartmentField>) -> Stamp {
     }
 }
 
-/// The facts with plausible stamps; `None` if all are plausible. `next`: when what is told next is said.
+/// The facts with plausible stamps; `None` if all are plausible. `next`: the time of the fact that is about to be added.
 #[must_use]
 pub fn restamped(facts: &[Fact], latest: UnixSeconds, next: UnixSeconds) -> Option<Vec<Fact>> {
     let places = facts.iter().flat_map(|fact| {

@@ -1,8 +1,7 @@
 //! New stamps for facts that were recorded while the estimate of WeCom's clock was wrong.
 //!
-//! A fact that lies ahead of what is plausible hides everything that is said later. It is moved to before what is
-//! said now, and before what arrived after it, so that later facts win; among themselves such facts keep
-//! their order.
+//! A fact ahead of the latest plausible time hides all later facts. Its new stamp precedes the fact that is about to be
+//! added and all facts that arrived later, so that later facts win. Restamped facts keep their order.
 
 use std::collections::BTreeMap;
 

@@ -115,7 +115,7 @@ pub fn record_invalid(connection: &Connection, event: &NewEvent) -> rusqlite::Re
     Ok(Applied { outcome: Outcome::Invalid, to_convert: Vec::new(), details_due: false })
 }
 
-/// The first event of the same content. Repetition is told by content: WeCom encrypts a message anew when it sends it
+/// The first event of the same content. The content identifies a repetition: WeCom encrypts a message anew when it sends it
 /// again, and its CreateTime is the same for different events of one second. Where the content is not stored, the
 /// digest and what is stored stand for it.
 fn original(connection: &Connection, event: &NewEvent) -> rusqlite::Result<Option<i64>> {
@@ -141,7 +141,7 @@ fn original(connection: &Connection, event: &NewEvent) -> rusqlite::Result<Optio
 }
 
 /// Repetitions of an event that have rows of their own: WeCom sends an event three times, so these tell when
-/// each came. The others are only counted, since whoever has captured a request can send it without end.
+/// each came. Further ones are only counted, since a captured request can be sent without end.
 const DUPLICATE_ROWS: i64 = 3;
 
 /// Counts a repetition of the event `original`, and records it unless there are many. Later ones are counted in
@@ -296,8 +296,8 @@ fn member_word(at: UnixSeconds, told: &MemberEvent) -> Word {
     }
 }
 
-/// Corrects the times of those facts that are later than plausible, in memory and in the database, so that what is said
-/// at `next` counts.
+/// Corrects the times of facts that are later than plausible, in memory and in the database, so that a fact of `next`
+/// counts.
 pub(super) fn plausible_facts(
     connection: &Connection,
     userid: &UserId,

@@ -58,7 +58,7 @@ pub(super) fn look_for(connection: &Connection, openid: &str, now: UnixSeconds) 
          of them the person uses, and remove the other in WeCom's admin console",
         named(&added, before)
     );
-    // A converted member with a time is asked for again then, whatever the age of its openid.
+    // A converted member with a next attempt is asked for again then, independent of the age of its openid.
     let mut make_due = connection.prepare_cached(
         "UPDATE members SET openid_next_attempt_at = ?2 WHERE userid = ?1 AND deleted_at IS NULL",
     )?;

@@ -30,7 +30,7 @@ pub(super) fn tell_department(
 }
 
 /// A department's facts. Times that are later than plausible are corrected, in memory and in the database, so that
-/// what is said at `next` counts.
+/// a fact of `next` counts.
 pub(super) fn plausible_department_facts(
     connection: &Connection,
     id: DepartmentId,

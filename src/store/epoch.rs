@@ -114,7 +114,7 @@ impl HighWaterMark {
         Ok(mark)
     }
 
-    /// Notes what was committed, before anybody hears of it.
+    /// Notes the highest committed number, before the commit is acknowledged.
     pub(super) fn note(&mut self, connection: &Connection) {
         match last_change(connection) {
             Ok(last) if self.written != last => self.write(last),

@@ -43,7 +43,7 @@ pub enum StoreError {
         /// Its number of links.
         links: u64,
     },
-    /// Another daemon has the same file open, under whatever name.
+    /// Another daemon has the same file open, under this name or another.
     #[error("{path}: {holders} works with this database already; stop it first")]
     InUse {
         /// The path.
@@ -141,7 +141,7 @@ impl StoreError {
         move |error| Self::CannotOpen { path: path.to_owned(), reason: error.to_string() }
     }
 
-    /// If the database is locked: the same, with the processes that hold the lock, as far as they can be found.
+    /// If the database is locked: the same, with the processes that hold the lock, if any are found.
     #[must_use]
     pub(super) fn with_holders(self, database: Option<&Path>) -> Self {
         match (&self, database) {

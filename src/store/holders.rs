@@ -24,7 +24,7 @@ pub struct Holder {
 #[must_use]
 pub(super) fn of_database(database: &Path) -> Vec<Holder> {
     let index = super::file::beside(database, "-shm");
-    // Readers lock other bytes, which keeps nobody from writing.
+    // Readers lock other bytes, which do not block a writer.
     let mut holders = of_file_where(&index, |lock| {
         lock.kind == "POSIX" && lock.first <= WRITERS.1 && lock.last >= WRITERS.0
     });

@@ -27,7 +27,7 @@ pub struct RefusalRow {
 /// Adds these to what is known, and forgets the oldest beyond [`ROWS`].
 ///
 /// # Errors
-/// Whatever SQLite says.
+/// SQLite's.
 pub fn record_refusals(connection: &Connection, rows: &[RefusalRow]) -> rusqlite::Result<()> {
     let mut add = connection.prepare_cached(
         "INSERT INTO refusals (cause, path, first_at, last_at, count, last_client)
@@ -51,7 +51,7 @@ pub fn record_refusals(connection: &Connection, rows: &[RefusalRow]) -> rusqlite
 /// What was refused since then, the latest first.
 ///
 /// # Errors
-/// Whatever SQLite says.
+/// SQLite's.
 pub fn refusals_since(connection: &Connection, since: UnixSeconds) -> rusqlite::Result<Vec<RefusalRow>> {
     let mut query = connection.prepare_cached(
         "SELECT cause, path, first_at, last_at, count, last_client FROM refusals

@@ -1,4 +1,4 @@
-//! What a call of the API comes to: an answer, a refusal, or no answer; and who hears of it.
+//! The result of an API call (an answer, a refusal, or no answer), and the listener for calls and pauses.
 
 use std::time::{Duration, Instant};
 
@@ -107,7 +107,7 @@ pub struct Record {
     pub took: Duration,
 }
 
-/// Hears of calls and pauses.
+/// Is called for each API call and each change of the pauses.
 pub trait Listener: Send + Sync {
     /// A call was made.
     fn called(&self, record: Record);

@@ -263,7 +263,7 @@ impl<L: Listener> Client<L> {
         }
     }
 
-    /// The secret's token; fetched by whoever comes first, while the others wait for it. Any failure of that is everybody's.
+    /// The secret's token. The first caller fetches it while the others wait. A failure pauses all calls with the secret.
     fn token(&self, secret: SecretKind, urgency: Urgency) -> Result<String, NotSeen> {
         let mut cell = lock(self.token_cell(secret));
         if let Some(token) = cell.fresh(Instant::now()) {
@@ -311,7 +311,7 @@ impl<L: Listener> Client<L> {
             (Reaction::Done, Err(what)) => Err(network(Some(0), what, None)),
             (Reaction::Busy, _) => Err(network(Some(errcode), errmsg, None)),
             (Reaction::Pause(reason), _) => Err(trouble(&Trouble::told(reason, errcode, errmsg))),
-            // No member is asked about here: whatever it is, it is everybody's.
+            // The call is about no member: each refusal pauses all calls with the secret.
             _ => Err(trouble(&Trouble::told(Reason::Unknown, errcode, errmsg))),
         }
     }
@@ -350,7 +350,7 @@ impl<L: Listener> Client<L> {
         outcome
     }
 
-    /// WeCom said something of this item. Whether its unknown errcode is not the item's fault.
+    /// WeCom answered about this item. True: its unknown errcode is not the item's fault.
     fn answered(&self, call: &Call<'_>, unknown: Option<i64>) -> bool {
         let is_everybodys = lock(&self.failures).answered(call.api, call.secret, &call.item, unknown);
         if !is_everybodys {
@@ -359,14 +359,14 @@ impl<L: Listener> Client<L> {
         is_everybodys
     }
 
-    /// WeCom refused for a reason that is nobody's own.
+    /// WeCom refused for a reason that concerns no single item.
     fn refused(&self, call: &Call<'_>, trouble: Trouble) -> NotSeen {
         let (api, secret) = (call.api, call.secret);
         lock(&self.failures).reached(api, secret, &call.item);
         let reached = lock(&self.pauses).reached(api, secret);
         reached.iter().for_each(|pause| self.listener.paused(pause, false));
         let no_answer = self.trouble(api, secret, &trouble);
-        // Other pauses that this call was to probe are neither over nor still there, as far as it tells.
+        // The call proves nothing about the other pauses that it probed.
         self.not_probed(api, secret);
         NotSeen::NoAnswer(no_answer)
     }

@@ -13,7 +13,7 @@ pub fn clock() -> UnixSeconds {
     UnixSeconds(i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
 }
 
-/// Called with the estimate after each reading of a witness.
+/// Called with the estimate after each reading of a time source.
 type Observer = Box<dyn Fn(Estimate) + Send + Sync>;
 
 struct Shared {
@@ -33,7 +33,7 @@ impl Default for SharedClock {
 }
 
 impl SharedClock {
-    /// A clock without readings. `observer` hears of each estimate; it must not block.
+    /// A clock without readings. `observer` is called with each estimate; it must not block.
     #[must_use]
     pub fn new(observer: impl Fn(Estimate) + Send + Sync + 'static) -> Self {
         let (clock, started) = (Mutex::default(), Instant::now());

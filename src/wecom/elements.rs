@@ -21,7 +21,7 @@ const MAX_NAMED: usize = 8;
 pub(super) struct Reader<'a> {
     root: &'a Element,
     passed_over: Vec<String>,
-    /// Those that are not in `passed_over` any more.
+    /// How many more were passed over.
     unnamed: usize,
     missed: Option<&'static str>,
 }

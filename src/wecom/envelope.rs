@@ -1,6 +1,6 @@
 //! The XML around a callback's encrypted text (doc 90930).
 //!
-//! [`Envelope::scan`] reads it before the signature can be checked, so anybody chooses its input. It is one pass
+//! [`Envelope::scan`] reads it before the signature can be checked, so its input is hostile. It is one pass
 //! over the bytes, keeps no tree, and copies only a value that CDATA sections or entities interrupt. It
 //! accepts what WeCom's envelopes are made of: elements without attributes, text, CDATA, the five entities, white
 //! space, a byte order mark and an XML declaration. It refuses attributes and with them namespaces, document types,

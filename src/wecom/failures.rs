@@ -24,7 +24,7 @@ pub(super) enum Item {
 /// For whom the circuit breaker opens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Opens {
-    /// For nobody: the item backs off.
+    /// For no call: the item backs off.
     Nobody,
     /// For one API with one secret: other APIs work.
     Api,

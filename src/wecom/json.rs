@@ -1,4 +1,4 @@
-//! JSON as gateways and consoles really deliver it: read if its meaning is clear, whatever the strict grammar says.
+//! Lenient JSON: gateways and consoles deliver documents that violate the grammar and have a clear meaning.
 
 use std::borrow::Cow;
 

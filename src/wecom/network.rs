@@ -81,7 +81,7 @@ pub fn parse_proxy(url: &str) -> Result<ureq::Proxy, String> {
 /// Why an exchange brought no answer that can be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Failure {
-    /// Whether an answer arrived. If so, it tells of one item only; if not, nobody can be asked.
+    /// Whether an answer arrived. An unusable one concerns its item; a missing one concerns all calls.
     pub(super) arrived: bool,
     pub(super) what: String,
     /// What to do about it, where that differs from what the network needs in general.

@@ -219,7 +219,7 @@ impl Pauses {
         self.0.iter().any(|p| p.probing && p.reason == reason && p.scope.covers(api, secret))
     }
 
-    /// A probe could not be made after all, or said nothing; the next call may.
+    /// Releases the half-open slot: the probe was not sent, or proved nothing.
     pub fn not_probed(&mut self, api: Api, secret: SecretKind, now: Instant) {
         for pause in self.0.iter_mut().filter(|p| p.probing && p.scope.covers(api, secret)) {
             pause.probing = false;

@@ -1,6 +1,6 @@
 //! The APIs that tell what the directory is: members, departments, tags; from JSON to the directory's types.
 //!
-//! What one row cannot mean is skipped, counted and named; the other rows count all the same.
+//! An unreadable row is skipped, counted and named; the other rows count.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -75,7 +75,7 @@ pub struct Page {
     pub rows: Vec<(UserId, DepartmentId)>,
     /// Members of rows whose department makes no sense: they are there, and their departments are not known.
     pub odd: Vec<UserId>,
-    /// Rows of nobody: the userid cannot be read.
+    /// Rows without a readable userid.
     pub nameless: Skipped,
     /// The rows of `odd`.
     pub skipped: Skipped,

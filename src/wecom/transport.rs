@@ -69,7 +69,7 @@ impl Transport {
         let text = response.body_mut().with_config().limit(MAX_ANSWER).read_to_vec();
         let text = text.map_err(|error| Failure::of_body(&error))?;
         let answer = Answer::read(&text, UnixSeconds::default()).map_err(Failure::unusable)?;
-        // Only an answer of WeCom's is a witness of its clock.
+        // Only an answer of WeCom is a reading of its clock.
         let asked_at = self.clock.stamp_answer(date, took);
         Ok(Answer { asked_at, ..answer })
     }

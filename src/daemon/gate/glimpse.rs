@@ -1,4 +1,4 @@
-//! What can be told of a request that is refused: for the log, whatever its state. Pure.
+//! The outline of a refused request for the log, complete or not. Pure.
 
 /// Bytes of a method, a path or an address list that are kept.
 const MAX_METHOD: usize = 16;

@@ -70,8 +70,8 @@ impl Signal {
 }
 
 impl Gate {
-    /// Starts to serve: requests on `listener` that `routes` let in go to `backend`, and `observer` hears of
-    /// the others.
+    /// Starts to serve: `routes` admits requests from `listener` to `backend`, and `observer` is called for each
+    /// refused request.
     ///
     /// # Errors
     /// If the system refuses what it takes: polling, or a thread.

@@ -1,4 +1,4 @@
-//! Who hears of the requests that the gate answers itself.
+//! The observer of the requests that the gate answers itself.
 
 use std::net::SocketAddr;
 

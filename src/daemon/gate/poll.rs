@@ -388,7 +388,7 @@ impl Poll {
         self.answer(slot, &bytes, false);
     }
 
-    /// The client is gone. If it had begun a body, that is told: it may have been an event.
+    /// The client closed the connection. The observer is called if a body had begun: it may have been an event.
     fn hung_up(&mut self, slot: usize) {
         let lacks_body =
             |client: &mut Client| matches!(client.phase, Phase::Reading) && client.inbound.lacks_body();

@@ -127,7 +127,7 @@ struct OddRows {
     tags_refused: usize,
 }
 
-/// Members with odd rows that are remembered; more, and nobody is deleted.
+/// Members with unreadable rows that are remembered. With more of them no member is deleted.
 const ODD_MEMBERS: usize = 10_000;
 /// Tags that are not compared, by name.
 const TAGS_NAMED: usize = 5;
@@ -318,7 +318,7 @@ impl<L: Listener> Run<'_, L> {
         self.skipped("rows of members, for which none is deleted", &nameless);
         self.skipped("departments of members, which stay as they are", &skipped);
         let odd = std::mem::take(&mut self.odd_rows.members);
-        // Those who have no row that can be read.
+        // Members without any readable row.
         let odd_only = RefCell::new(odd.clone());
         let (rows, rows_seen) = (listed.rows(), Cell::new(0));
         let members_seen = Cell::new(0);

@@ -14,11 +14,11 @@ use crate::text::printable;
 
 /// One line in this time for each cause and path.
 const QUIET: Duration = Duration::from_secs(60);
-/// Lines in that time for requests with msg_signature and echostr: nobody presses a button so often.
+/// Lines in that time for requests with msg_signature and echostr: no administrator saves a URL so often.
 const VERIFICATIONS: u32 = 300;
 /// Unknown paths that are tracked at a time: of requests with msg_signature, and of others.
 const UNKNOWN_PATHS: usize = 10;
-/// An unknown path is tracked until nobody has asked for it for so long.
+/// An unknown path is no longer tracked after this time without a request.
 const FORGOTTEN: Duration = Duration::from_secs(24 * 3600);
 /// Characters of a path or an address list that are shown.
 const MAX_SHOWN: usize = 100;

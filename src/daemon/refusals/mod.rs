@@ -33,7 +33,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// The thread waits for its bell in any case.
 const SLEEP: Duration = Duration::from_secs(24 * 3600);
 
-/// Hears of refusals from all threads.
+/// Counts and logs the refusals of all threads.
 pub struct Refusals {
     paths: Vec<String>,
     ledger: Mutex<Ledger>,

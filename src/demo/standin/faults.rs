@@ -25,7 +25,7 @@ pub enum Fault {
     Empty,
     /// Status 200 and this body.
     Body(Vec<u8>),
-    /// Status 200 and more than anybody reads.
+    /// Status 200 and a body above every limit.
     TooLong,
     /// A redirect to this address.
     Redirect(String),

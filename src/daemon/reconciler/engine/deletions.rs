@@ -105,7 +105,7 @@ impl<L: Listener> Run<'_, L> {
                     let is_for_all = refusal.is_for_all;
                     refused = Some(refusal);
                     if is_for_all {
-                        // Nobody can be asked for: nobody is deleted.
+                        // No member can be looked up, so no member is deleted.
                         found.unclear += left.len();
                         left = Vec::new().into_iter();
                         break;

@@ -35,7 +35,7 @@ impl<L: Listener> Run<'_, L> {
         }
     }
 
-    /// Adds the names, as far as some secret may see them.
+    /// Adds the names that a configured secret may see.
     fn department_names(&mut self, structure: &mut Departments) -> Result<(), End> {
         let client = self.engine.client;
         let is_named = |fields: &Fields<DepartmentField>| fields.contains_key(&DepartmentField::Name);
