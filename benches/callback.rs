@@ -5,7 +5,7 @@
 
 use divan::Bencher;
 use wecom_dirsync::demo::sender::contact_event;
-use wecom_dirsync::wecom::crypt::{Crypt, EncodingAesKey};
+use wecom_dirsync::wecom::callback::crypt::{Crypt, EncodingAesKey};
 
 const CORP: &str = "wx5823bf96d3bd56c7";
 
@@ -34,8 +34,8 @@ fn event(userid: &str, create_time: i64) -> String {
 
 mod crypto {
     use super::*;
-    use wecom_dirsync::wecom::crypt::Signed;
-    use wecom_dirsync::wecom::envelope;
+    use wecom_dirsync::wecom::callback::crypt::Signed;
+    use wecom_dirsync::wecom::callback::envelope;
 
     const MESSAGE: [u8; 2048] = [b'x'; 2048];
     const TIMESTAMP: &str = "1700000000";
@@ -60,7 +60,7 @@ mod crypto {
 
 mod parse {
     use super::*;
-    use wecom_dirsync::wecom::{envelope, message};
+    use wecom_dirsync::wecom::callback::{envelope, message};
 
     #[divan::bench]
     fn envelope_of_an_event(bencher: Bencher) {
@@ -130,7 +130,7 @@ mod commit {
     use std::time::{Duration, Instant};
     use wecom_dirsync::directory::UnixSeconds;
     use wecom_dirsync::store::{NewEvent, Writer, apply_event, open_writer};
-    use wecom_dirsync::wecom::message;
+    use wecom_dirsync::wecom::callback::message;
 
     fn new_member(n: usize) -> NewEvent {
         let payload = event(&format!("user{n}"), 1_700_000_000);

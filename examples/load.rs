@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use daemon::{CORP, Daemon, KEY, TOKEN, crypt};
 use wecom_dirsync::demo::sender::contact_event;
 use wecom_dirsync::store::{Writer, apply_event, open_writer};
-use wecom_dirsync::wecom::envelope::callback;
+use wecom_dirsync::wecom::callback::envelope::callback;
 
 fn main() {
     let events: usize = std::env::args().nth(1).map_or(30_000, |n| n.parse().expect("a number of events"));

@@ -15,7 +15,7 @@ use common::{CORP, Lab, PATIENCE, Settings, binary, eventually, now, text};
 use exposition::Exposition;
 use wecom_dirsync::demo::sender::{Sender, contact_event};
 use wecom_dirsync::demo::standin::Fault;
-use wecom_dirsync::wecom::crypt::{Crypt, EncodingAesKey};
+use wecom_dirsync::wecom::callback::crypt::{Crypt, EncodingAesKey};
 
 const CONVERT: &str = "user/convert_to_openid";
 

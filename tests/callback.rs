@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use common::{CORP, Lab, Settings, binary, crypt, eventually, now};
 use wecom_dirsync::demo::sender::{Sender, contact_event};
-use wecom_dirsync::wecom::crypt::{Crypt, EncodingAesKey};
-use wecom_dirsync::wecom::envelope::callback;
+use wecom_dirsync::wecom::callback::crypt::{Crypt, EncodingAesKey};
+use wecom_dirsync::wecom::callback::envelope::callback;
 use wecom_dirsync::wecom::query::url_encode;
 
 /// The signed query and the body of an event as WeCom posts it.

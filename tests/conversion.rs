@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use common::{CORP, Lab, Settings, eventually, now, text};
 use wecom_dirsync::demo::sender::Sender;
 use wecom_dirsync::demo::standin::Fault;
-use wecom_dirsync::wecom::crypt::{Crypt, EncodingAesKey};
+use wecom_dirsync::wecom::callback::crypt::{Crypt, EncodingAesKey};
 
 const CONVERT: &str = "user/convert_to_openid";
 

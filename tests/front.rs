@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use common::{CORP, KEY, Lab, Settings, TOKEN, binary, crypt, eventually, now, text};
 use wecom_dirsync::demo::sender::{Sender, contact_event};
-use wecom_dirsync::wecom::crypt::{Crypt, EncodingAesKey};
-use wecom_dirsync::wecom::envelope::callback;
+use wecom_dirsync::wecom::callback::crypt::{Crypt, EncodingAesKey};
+use wecom_dirsync::wecom::callback::envelope::callback;
 
 const OTHER_KEY: &str = "kWxPEV2UEDyxWpmPdKC3F4dgPDmOvfKX1HGnEUDS1aR";
 

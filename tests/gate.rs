@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use wecom_dirsync::daemon::gate::{Gate, Limits, Routes, bind, private_server};
+use wecom_dirsync::gate::{Gate, Limits, Routes, bind, private_server};
 
 /// A gate whose server takes `pause` for each answer, one after the other.
 struct Lab {

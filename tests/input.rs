@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use common::{CORP, KEY, Lab, Settings, TOKEN, crypt, eventually, now};
 use wecom_dirsync::demo::sender::{Sender, contact_event};
-use wecom_dirsync::wecom::crypt::{Crypt, EncodingAesKey};
-use wecom_dirsync::wecom::envelope::callback;
+use wecom_dirsync::wecom::callback::crypt::{Crypt, EncodingAesKey};
+use wecom_dirsync::wecom::callback::envelope::callback;
 use wecom_dirsync::wecom::query::url_encode;
 
 /// Sends bytes, encrypted and signed as WeCom does; status and body of the answer.

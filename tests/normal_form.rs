@@ -5,7 +5,8 @@ use fastrand::Rng;
 use serde_json::{Map, Value as Json, json};
 use wecom_dirsync::demo::sender::contact_event;
 use wecom_dirsync::directory::{Fields, MemberEvent, MemberField, Subject};
-use wecom_dirsync::wecom::{message, read, xml};
+use wecom_dirsync::wecom::api::directory;
+use wecom_dirsync::wecom::callback::{message, xml};
 
 const CORP: &str = "wx5823bf96d3bd56c7";
 
@@ -136,7 +137,7 @@ fn events_and_answers_have_one_normal_form() {
             panic!("seed {seed}: {event}")
         };
         let answer = Json::Object(answer);
-        let (named, of_answer) = read::member(&answer).unwrap();
+        let (named, of_answer) = directory::member(&answer).unwrap();
         assert!(named.same_spelling(&userid), "seed {seed}");
         assert_eq!(of_event, of_answer, "seed {seed}: {event}\n{answer}");
         // Also as text, in which the database keeps them.

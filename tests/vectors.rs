@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use serde::Deserialize;
-use wecom_dirsync::wecom::crypt::{Crypt, CryptError, EncodingAesKey, Signed};
-use wecom_dirsync::wecom::message;
+use wecom_dirsync::wecom::callback::crypt::{Crypt, CryptError, EncodingAesKey, Signed};
+use wecom_dirsync::wecom::callback::message;
 
 #[derive(Deserialize)]
 struct Vector {

@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use proc::Figures;
-use wecom_dirsync::wecom::crypt::{Crypt, EncodingAesKey};
+use wecom_dirsync::wecom::callback::crypt::{Crypt, EncodingAesKey};
 
 pub const CORP: &str = "wx5823bf96d3bd56c7";
 pub const TOKEN: &str = "QDG6eK";

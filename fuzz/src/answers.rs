@@ -7,9 +7,10 @@ use wecom_dirsync::directory::{
     DepartmentField, Field, Fields, MemberEvent, MemberField, Subject, UnixSeconds, UserId, Value,
 };
 use wecom_dirsync::wecom::api::Answer;
-use wecom_dirsync::wecom::json::integer;
-use wecom_dirsync::wecom::read::Skipped;
-use wecom_dirsync::wecom::{message, read, xml};
+use wecom_dirsync::wecom::api::directory;
+use wecom_dirsync::wecom::api::directory::Skipped;
+use wecom_dirsync::wecom::api::json::integer;
+use wecom_dirsync::wecom::callback::{message, xml};
 
 use super::Draw;
 
@@ -119,7 +120,7 @@ fn body(body: &[u8]) {
     let errcode = json.get("errcode").filter(|code| !code.is_null());
     assert_eq!(errcode.map_or(Some(0), integer), Some(answer.errcode));
 
-    if let Ok(page) = read::page(json) {
+    if let Ok(page) = directory::page(json) {
         let listed = json["dept_user"].as_array().unwrap();
         let counted = page.rows.len() + page.skipped.count + page.nameless.count;
         assert_eq!(counted, listed.len(), "no row is lost without being counted");
@@ -131,7 +132,7 @@ fn body(body: &[u8]) {
         }
     }
     for key in ["department", "department_id"] {
-        if let Ok(list) = read::departments(json, key) {
+        if let Ok(list) = directory::departments(json, key) {
             let listed = json[key].as_array().unwrap();
             let readable =
                 listed.iter().filter(|one| list.departments.keys().any(|own| id(&one["id"], own.0)));
@@ -140,19 +141,19 @@ fn body(body: &[u8]) {
                 values(fields);
                 // Of two of one id the last counts.
                 let last = listed.iter().rev().find(|one| id(&one["id"], own.0)).unwrap();
-                assert_eq!(read::department(last, &mut Skipped::default()), Ok((*own, fields.clone())));
+                assert_eq!(directory::department(last, &mut Skipped::default()), Ok((*own, fields.clone())));
                 let name = last["name"].as_str().map(Value::text);
                 assert_eq!(fields.get(&DepartmentField::Name), name.as_ref());
             }
         }
     }
     if let Some(shown) = json.get("department")
-        && let Ok((own, fields)) = read::department(shown, &mut Skipped::default())
+        && let Ok((own, fields)) = directory::department(shown, &mut Skipped::default())
     {
         assert!(id(&json["department"]["id"], own.0));
         values(&fields);
     }
-    if let Ok(list) = read::tags(json) {
+    if let Ok(list) = directory::tags(json) {
         let listed = json["taglist"].as_array().unwrap();
         let readable = listed.iter().filter(|tag| list.tags.keys().any(|own| id(&tag["tagid"], own.0)));
         assert_eq!(readable.count() + list.nameless.count, listed.len());
@@ -162,7 +163,7 @@ fn body(body: &[u8]) {
             })
         }));
     }
-    if let Ok(content) = read::tag_content(json) {
+    if let Ok(content) = directory::tag_content(json) {
         let length = |key: &str| json[key].as_array().map_or(1, Vec::len);
         let (members, departments) = (length("userlist"), length("partylist"));
         assert!(content.members.len() <= members && content.departments.len() <= departments);
@@ -177,7 +178,7 @@ fn body(body: &[u8]) {
             assert!(is_listed || department > u64::from(u32::MAX));
         }
     }
-    if let Ok((userid, fields)) = read::member(json) {
+    if let Ok((userid, fields)) = directory::member(json) {
         assert!(names(&json["userid"], &userid));
         values(&fields);
         member(&userid, &fields);
@@ -266,7 +267,7 @@ fn member(userid: &UserId, fields: &Fields<MemberField>) {
         }
         told.push_str(&format!("<{element}>{}</{element}>", xml::escape(&content)));
     }
-    let again = read::member(&Json::Object(shown));
+    let again = directory::member(&Json::Object(shown));
     assert_eq!(again, Ok((userid.clone(), fields.clone())));
     if tellable {
         let event = format!(

@@ -8,8 +8,8 @@ use base64::engine::general_purpose::STANDARD;
 use wecom_dirsync::daemon::callback::{Endpoint, Received, Refusal};
 use wecom_dirsync::directory::UnixSeconds;
 use wecom_dirsync::directory::text::{decode, is_allowed};
-use wecom_dirsync::wecom::crypt::{Crypt, EncodingAesKey};
-use wecom_dirsync::wecom::envelope::{callback, encrypted_part};
+use wecom_dirsync::wecom::callback::crypt::{Crypt, EncodingAesKey};
+use wecom_dirsync::wecom::callback::envelope::{callback, encrypted_part};
 use wecom_dirsync::wecom::query::{Query, url_encode};
 
 use super::Draw;

@@ -1,6 +1,6 @@
 //! The envelope of an unsigned body: the scanner against the XML parser that it stands in front of.
 
-use wecom_dirsync::wecom::envelope::encrypted_part;
+use wecom_dirsync::wecom::callback::envelope::encrypted_part;
 use xml::ParserConfig;
 use xml::reader::XmlEvent;
 

@@ -1,6 +1,6 @@
 //! The head of a request, as the gate reads it from anybody.
 
-use wecom_dirsync::daemon::gate::{Head, PEER_HEADER, Refusal, Routes, parse_head};
+use wecom_dirsync::gate::{Head, PEER_HEADER, Refusal, Routes, parse_head};
 
 const MAX_BODY: usize = 1000;
 const PEER: &str = "192.0.2.7:81";

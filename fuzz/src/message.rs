@@ -5,8 +5,8 @@ use wecom_dirsync::directory::life::{Saying, timed};
 use wecom_dirsync::directory::{
     DepartmentEvent, Field, Fields, MemberEvent, MemberField, Stamp, Subject, UserId, department,
 };
-use wecom_dirsync::wecom::message::{self, Message};
-use wecom_dirsync::wecom::xml::{self, Element};
+use wecom_dirsync::wecom::callback::message::{self, Message};
+use wecom_dirsync::wecom::callback::xml::{self, Element};
 
 use super::Draw;
 use super::answers::values;

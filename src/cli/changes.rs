@@ -4,7 +4,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::Connection;
+use crate::store::Connection;
 
 use super::{Failure, load};
 use crate::store::epoch::{self, Position};

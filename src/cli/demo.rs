@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rusqlite::Connection;
+use crate::store::Connection;
 
 use super::{Failure, load, print};
 use crate::daemon::{Daemon, is_running};
@@ -15,7 +15,7 @@ use crate::store::open_reader;
 use crate::store::queries::table;
 use crate::text::printable;
 use crate::wecom::api::clock;
-use crate::wecom::crypt::{Crypt, EncodingAesKey};
+use crate::wecom::callback::crypt::{Crypt, EncodingAesKey};
 
 const TOKEN: &str = "QDG6eK";
 const KEY: &str = "jWmYm7qr5nMoAUwZRjGtBxmz3KA1tkAj3ykkR6q2B2C";

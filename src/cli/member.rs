@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use rusqlite::Connection;
+use crate::store::Connection;
 use serde_json::{Map, Value as Json};
 
 use super::{Failure, load, print, shown};

@@ -133,8 +133,8 @@ pub(crate) enum Failure {
     Other(String),
 }
 
-impl From<rusqlite::Error> for Failure {
-    fn from(error: rusqlite::Error) -> Self {
+impl From<crate::store::Error> for Failure {
+    fn from(error: crate::store::Error) -> Self {
         Self::Store(error.into())
     }
 }

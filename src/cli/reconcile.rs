@@ -11,12 +11,12 @@ use serde_json::Value as Json;
 
 use super::{Failure, load, logging, print, print_json};
 use crate::config::{Config, ConfigError};
-use crate::daemon::reconciler::plan::in_words;
+use crate::daemon::api_observer::ApiRecorder;
+use crate::daemon::reconciler::report::in_words;
 use crate::daemon::reconciler::{Engine, PROGRESS, Progress, REPORT, WISH, Wish, compare};
-use crate::daemon::recorder::Recorder;
 use crate::daemon::{client, is_running, knock, lock};
 use crate::directory::comparison::Guard;
-use crate::stop::Stop;
+use crate::shutdown::Shutdown;
 use crate::store::epoch::HighWaterMark;
 use crate::store::file::recognise;
 use crate::store::open::{open_beside, open_in_memory};
@@ -103,7 +103,7 @@ fn here(config: &Config, wish: Wish, shown: &Shown) -> Result<Json, Failure> {
     // No daemon may start in the middle: each would keep its own pace.
     recognise(path)?;
     let lock = if wish.dry_run { None } else { Some(lock(path)?) };
-    let stop = Stop::default();
+    let shutdown = Shutdown::default();
     let (writer, thread) = match &lock {
         Some(lock) => {
             let database = open_writer(path, config.database.mode)?;
@@ -117,13 +117,13 @@ fn here(config: &Config, wish: Wish, shown: &Shown) -> Result<Json, Failure> {
         Err(StoreError::Missing(_)) if wish.dry_run => open_in_memory()?,
         reader => reader?,
     };
-    let client: crate::wecom::api::Client<Recorder> = client(config, &writer, &Arc::default(), &stop)?;
+    let client: crate::wecom::api::Client<ApiRecorder> = client(config, &writer, &Arc::default(), &shutdown)?;
     let tell = |progress: Progress| shown.at(progress.phase, progress.done, progress.of);
     let engine = Engine {
         client: &client,
         reader: &reader,
         writer: (!wish.dry_run).then_some(&writer),
-        stop: &stop,
+        shutdown: &shutdown,
         guard: Guard { percent: config.reconcile.max_delete_percent, allowed: wish.allow_deletes },
         tell: &tell,
     };

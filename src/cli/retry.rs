@@ -2,13 +2,11 @@
 
 use std::path::Path;
 
-use rusqlite::TransactionBehavior;
-
 use super::status::why_not_converting;
 use super::{Failure, load, print};
 use crate::daemon::{is_running, knock};
 use crate::directory::UserId;
-use crate::store::open::open_beside;
+use crate::store::open::{begin, open_beside};
 use crate::store::openids::{make_all_due, make_due};
 use crate::wecom::api::clock;
 
@@ -17,7 +15,7 @@ pub(super) fn retry(path: Option<&Path>, userids: &[String], all: bool) -> Resul
     let userids: Result<Vec<UserId>, _> = userids.iter().map(|text| UserId::parse(text)).collect();
     let userids = userids.map_err(|bad| Failure::Other(bad.to_string()))?;
     let mut connection = open_beside(&config.database.path)?;
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let transaction = begin(&mut connection)?;
     let now = clock();
     let mut refused = Vec::new();
     let due = if all {

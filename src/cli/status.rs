@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use rusqlite::Connection;
+use crate::store::Connection;
 use serde_json::{Value as Json, json};
 
 use super::{Failure, load, print, print_json, shown};
@@ -18,7 +18,7 @@ use crate::store::clashes;
 use crate::store::queries::{Counts, counts, local_time};
 use crate::store::reconciles::{Reconcile, last_reconciles};
 use crate::store::refusals::{RefusalRow, refusals_since};
-use crate::store::state::doubts;
+use crate::store::state::reconcile_request;
 use crate::store::{get_state, open_reader};
 use crate::text::printable;
 use crate::wecom::api::clock;
@@ -195,7 +195,7 @@ struct Comparison {
 }
 
 impl Comparison {
-    fn read(connection: &Connection, config: &Config) -> rusqlite::Result<Self> {
+    fn read(connection: &Connection, config: &Config) -> crate::store::Result<Self> {
         let off = match &config.wecom.contacts_secret {
             None => Some("[wecom] contacts_secret is not set"),
             Some(_) if !config.reconcile.enabled => Some("[reconcile] enabled is no"),
@@ -204,7 +204,7 @@ impl Comparison {
         Ok(Self {
             off,
             last: last_reconciles(connection)?.0,
-            due: doubts(connection)?,
+            due: reconcile_request(connection)?,
             progress: get_state(connection, PROGRESS)?.map(|(_, progress)| progress),
             drift: get_state(connection, DRIFT)?,
         })

@@ -1,7 +1,7 @@
 //! Which proxy leads to WeCom: the configured one, else the environment's.
 
 use super::{Secret, Wecom};
-use crate::wecom::network::{host_of, parse_proxy};
+use crate::wecom::api::network::{host_of, parse_proxy};
 
 /// The environment's variables, in the order in which they are asked; lower case counts as well.
 const VARIABLES: [&str; 3] = ["ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY"];

@@ -16,9 +16,9 @@ use super::{
     AppCallback, CaFile, Callback, Config, ConfigError, Database, Keys, Log, Notify, Openid, Previous, Proxy,
     Reconcile, Retention, Secret, Wecom,
 };
-use crate::wecom::crypt::EncodingAesKey;
-use crate::wecom::network::parse_proxy;
-use crate::wecom::tls::certificates;
+use crate::wecom::api::network::parse_proxy;
+use crate::wecom::api::tls::certificates;
+use crate::wecom::callback::crypt::EncodingAesKey;
 
 /// What of the machine a configuration depends on; given, so that reading it is a function of its input.
 pub struct Surroundings<'a> {

@@ -5,9 +5,9 @@ use sha1::{Digest, Sha1};
 use crate::directory::UnixSeconds;
 use crate::directory::text::decode;
 use crate::store::NewEvent;
-use crate::wecom::crypt::{Crypt, CryptError, SignedText};
-use crate::wecom::envelope::Envelope;
-use crate::wecom::message::{self, Concern};
+use crate::wecom::callback::crypt::{Crypt, CryptError, SignedText};
+use crate::wecom::callback::envelope::Envelope;
+use crate::wecom::callback::message::{self, Concern};
 use crate::wecom::query::{Query, Reading};
 
 /// One callback URL: its path, and the keys that its messages may be encrypted with.
@@ -245,8 +245,8 @@ fn digest(payload: &[u8]) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wecom::crypt::EncodingAesKey;
-    use crate::wecom::envelope::callback;
+    use crate::wecom::callback::crypt::EncodingAesKey;
+    use crate::wecom::callback::envelope::callback;
     use crate::wecom::query::url_encode;
 
     const NOW: UnixSeconds = UnixSeconds(1_700_000_000);

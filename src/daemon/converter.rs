@@ -8,18 +8,20 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use rusqlite::Connection;
+use crate::store::Connection;
 
-use super::doubt::Doubts;
-use super::recorder::Recorder;
+use super::api_observer::ApiRecorder;
+use super::reconciler::triggers::ReconcileTriggers;
 use crate::directory::openid::Backoff;
 use crate::directory::{UnixSeconds, UserId};
-use crate::stop::Stop;
-use crate::store::openids::{Asked, Due, Verdict, about_to_ask, due_members, earliest_due, record_verdict};
+use crate::shutdown::Shutdown;
+use crate::store::openids::{
+    ConversionClaim, ConversionOutcome, Due, claim, due_members, earliest_due, record_conversion,
+};
 use crate::store::{StoreError, Writer};
+use crate::wecom::api::errcode::{Reaction, reaction};
+use crate::wecom::api::rate_limiter::Priority;
 use crate::wecom::api::{Api, Client, NoAnswer, NotSeen, SecretKind, clock};
-use crate::wecom::errcode::{Reaction, reaction};
-use crate::wecom::pace::Urgency;
 
 /// Due members that one look at the database takes.
 const BATCH: usize = 256;
@@ -73,11 +75,11 @@ impl Policy {
 
 /// Wakes the workers for members that an event spoke of.
 pub struct Converter {
-    client: Arc<Client<Recorder>>,
+    client: Arc<Client<ApiRecorder>>,
     writer: Writer,
     policy: Policy,
-    doubts: Arc<Doubts>,
-    stop: Stop,
+    triggers: Arc<ReconcileTriggers>,
+    shutdown: Shutdown,
     work: Mutex<Work>,
     wake: Condvar,
 }
@@ -88,19 +90,19 @@ impl Converter {
     /// # Errors
     /// If a thread cannot be had.
     pub fn start(
-        client: Arc<Client<Recorder>>,
+        client: Arc<Client<ApiRecorder>>,
         writer: Writer,
         reader: Connection,
         policy: Policy,
-        doubts: Arc<Doubts>,
-        stop: Stop,
+        triggers: Arc<ReconcileTriggers>,
+        shutdown: Shutdown,
     ) -> std::io::Result<(Arc<Self>, Vec<JoinHandle<()>>)> {
         let converter = Arc::new(Self {
             client,
             writer,
             policy,
-            doubts,
-            stop,
+            triggers,
+            shutdown,
             work: Mutex::new(Work {
                 urgent: VecDeque::new(),
                 due: VecDeque::new(),
@@ -154,8 +156,8 @@ impl Converter {
     }
 
     fn run(&self) {
-        while let Some((member, asked, urgency)) = self.next() {
-            let outcome = self.convert(&asked, urgency);
+        while let Some((member, asked, priority)) = self.next() {
+            let outcome = self.convert(&asked, priority);
             let mut work = self.lock();
             work.in_flight.remove(&member);
             // The answer may have made it due sooner than anybody else.
@@ -172,10 +174,10 @@ impl Converter {
     }
 
     /// Waits for the next member; `None` when it is time to stop.
-    fn next(&self) -> Option<(UserId, Asked, Urgency)> {
+    fn next(&self) -> Option<(UserId, ConversionClaim, Priority)> {
         let mut work = self.lock();
         loop {
-            if self.stop.given() {
+            if self.shutdown.is_triggered() {
                 return None;
             }
             let now = Instant::now();
@@ -214,20 +216,22 @@ impl Converter {
     }
 
     /// Asks WeCom and writes down what it said.
-    fn convert(&self, asked: &Asked, urgency: Urgency) -> Outcome {
+    fn convert(&self, asked: &ConversionClaim, priority: Priority) -> Outcome {
         let userid = &asked.userid;
-        let verdict = match self.client.convert_to_openid(userid, urgency) {
-            Ok(openid) => Verdict::Openid(openid.what),
+        let verdict = match self.client.convert_to_openid(userid, priority) {
+            Ok(openid) => ConversionOutcome::Openid(openid.what),
             Err(NotSeen::Refused { errcode, errmsg }) if reaction(errcode) == Reaction::Never => {
-                self.doubts.refused_for_good(Instant::now());
-                Verdict::Never { errcode, errmsg }
+                self.triggers.refused_for_good(Instant::now());
+                ConversionOutcome::Never { errcode, errmsg }
             }
-            Err(NotSeen::Refused { errcode, errmsg }) => Verdict::NotYet { errcode: Some(errcode), errmsg },
+            Err(NotSeen::Refused { errcode, errmsg }) => {
+                ConversionOutcome::NotYet { errcode: Some(errcode), errmsg }
+            }
             Err(NotSeen::Unusable { errcode, what }) => {
                 log::warn!(
                     "conversion userid={userid}: {what}; this member is tried again later, the others go on"
                 );
-                Verdict::NotYet { errcode: errcode.filter(|code| *code != 0), errmsg: what }
+                ConversionOutcome::NotYet { errcode: errcode.filter(|code| *code != 0), errmsg: what }
             }
             Err(NotSeen::NoAnswer(NoAnswer::Failed(at, _) | NoAnswer::Later(at))) => {
                 return Outcome::Later(at);
@@ -243,12 +247,12 @@ impl Converter {
 
     /// Writes what WeCom said, however long the database takes: an openid that is known is not asked for
     /// again only because of a lock. False if it no longer counts.
-    fn record(&self, asked: &Asked, verdict: &Verdict) -> bool {
+    fn record(&self, asked: &ConversionClaim, verdict: &ConversionOutcome) -> bool {
         loop {
             let (asked, verdict, backoff, random) =
                 (asked.clone(), verdict.clone(), self.policy.backoff, fastrand::f64());
             let written = self.writer.run(PATIENCE, move |connection| {
-                record_verdict(connection, &asked, &verdict, backoff, clock(), random)
+                record_conversion(connection, &asked, &verdict, backoff, clock(), random)
             });
             match written {
                 Ok(counted) => return counted,
@@ -256,11 +260,11 @@ impl Converter {
                 Err(error) if error.is_of_the_data() => {
                     log::error!("WeCom's answer cannot be stored: {error}");
                     // Else it would be asked again at once, and again.
-                    let _ = self.stop.sleep(Duration::from_secs(60));
+                    let _ = self.shutdown.sleep(Duration::from_secs(60));
                     return true;
                 }
                 Err(_) => {
-                    if self.stop.sleep(Duration::from_secs(1)) {
+                    if self.shutdown.sleep(Duration::from_secs(1)) {
                         return true;
                     }
                 }
@@ -279,33 +283,33 @@ enum Outcome {
     Later(Instant),
 }
 
-fn in_short(verdict: &Verdict) -> String {
+fn in_short(verdict: &ConversionOutcome) -> String {
     match verdict {
-        Verdict::Openid(_) => "openid".into(),
-        Verdict::NotYet { errcode: None, .. } => "unusable".into(),
-        Verdict::NotYet { errcode: Some(errcode), .. } => format!("not yet ({errcode})"),
-        Verdict::Never { errcode, .. } => format!("never ({errcode})"),
+        ConversionOutcome::Openid(_) => "openid".into(),
+        ConversionOutcome::NotYet { errcode: None, .. } => "unusable".into(),
+        ConversionOutcome::NotYet { errcode: Some(errcode), .. } => format!("not yet ({errcode})"),
+        ConversionOutcome::Never { errcode, .. } => format!("never ({errcode})"),
     }
 }
 
 impl Work {
     /// The next member that is (still) due and not being asked about.
-    fn take(&mut self, recheck_before: Option<UnixSeconds>) -> Option<(UserId, Asked, Urgency)> {
+    fn take(&mut self, recheck_before: Option<UnixSeconds>) -> Option<(UserId, ConversionClaim, Priority)> {
         loop {
-            let (member, urgency) = match self.urgent.pop_front() {
-                Some(member) => (member, Urgency::Now),
-                None => (self.due.pop_front()?, Urgency::Conversion),
+            let (member, priority) = match self.urgent.pop_front() {
+                Some(member) => (member, Priority::Now),
+                None => (self.due.pop_front()?, Priority::Conversion),
             };
             // An event that came since has made the answer under way outdated; its thread finds that.
             if self.in_flight.contains(&member) {
                 continue;
             }
-            if urgency == Urgency::Now {
+            if priority == Priority::Now {
                 self.later.remove(&member);
             } else if self.later.contains_key(&member) {
                 continue;
             }
-            if let Some(found) = self.claim(member, urgency, recheck_before) {
+            if let Some(found) = self.claim(member, priority, recheck_before) {
                 return Some(found);
             }
         }
@@ -316,7 +320,7 @@ impl Work {
         &mut self,
         now: Instant,
         recheck_before: Option<UnixSeconds>,
-    ) -> Result<(UserId, Asked, Urgency), Option<Instant>> {
+    ) -> Result<(UserId, ConversionClaim, Priority), Option<Instant>> {
         loop {
             let first =
                 self.later.iter().min_by_key(|(_, at)| **at).map(|(member, at)| (member.clone(), *at));
@@ -326,7 +330,7 @@ impl Work {
             }
             self.later.remove(&member);
             if !self.in_flight.contains(&member)
-                && let Some(found) = self.claim(member, Urgency::Conversion, recheck_before)
+                && let Some(found) = self.claim(member, Priority::Conversion, recheck_before)
             {
                 return Ok(found);
             }
@@ -337,13 +341,13 @@ impl Work {
     fn claim(
         &mut self,
         member: UserId,
-        urgency: Urgency,
+        priority: Priority,
         recheck_before: Option<UnixSeconds>,
-    ) -> Option<(UserId, Asked, Urgency)> {
-        match about_to_ask(&self.reader, &member, recheck_before, clock()) {
+    ) -> Option<(UserId, ConversionClaim, Priority)> {
+        match claim(&self.reader, &member, recheck_before, clock()) {
             Ok(Some(asked)) => {
                 self.in_flight.insert(member.clone());
-                return Some((member, asked, urgency));
+                return Some((member, asked, priority));
             }
             Ok(None) => {}
             Err(error) => log::error!("cannot look up userid={member}: {error}"),
@@ -352,7 +356,7 @@ impl Work {
     }
 
     /// Finds who is due, or when somebody will be.
-    fn look(&mut self, due: Due, look_again: Duration) -> rusqlite::Result<()> {
+    fn look(&mut self, due: Due, look_again: Duration) -> crate::store::Result<()> {
         let now = due.now;
         let found = due_members(&self.reader, due, BATCH + self.in_flight.len() + self.later.len())?;
         let is_free = |member: &UserId| !self.in_flight.contains(member) && !self.later.contains_key(member);

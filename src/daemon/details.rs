@@ -8,22 +8,22 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use rusqlite::Connection;
+use crate::store::Connection;
 use serde_json::json;
 
-use super::recorder::Recorder;
+use super::api_observer::ApiRecorder;
 use crate::directory::UserId;
 use crate::directory::openid::Backoff;
-use crate::stop::Stop;
+use crate::shutdown::Shutdown;
 use crate::store::details::{
-    DetailsAsked, details_due, details_sample, move_details, record_denied, record_details,
+    DetailsClaim, details_due, details_sample, move_details, record_denied, record_details,
 };
 use crate::store::observed::Effect;
 use crate::store::{StoreError, Writer, get_state, set_state};
+use crate::wecom::api::directory::{NotSeen, Seen};
+use crate::wecom::api::errcode::Reason;
+use crate::wecom::api::rate_limiter::Priority;
 use crate::wecom::api::{Client, NoAnswer, SecretKind, clock};
-use crate::wecom::errcode::Reason;
-use crate::wecom::pace::Urgency;
-use crate::wecom::read::{NotSeen, Seen};
 
 /// News that are so fresh are waited for: events often come in pairs, and an answer must be newer than both.
 const SETTLE: Duration = Duration::from_secs(2);
@@ -97,13 +97,13 @@ impl DetailsWorker {
 /// What the worker works with.
 pub struct Details {
     /// To ask WeCom.
-    pub client: Arc<Client<Recorder>>,
+    pub client: Arc<Client<ApiRecorder>>,
     /// To write.
     pub writer: Writer,
     /// To look.
     pub reader: Connection,
     /// Ends it.
-    pub stop: Stop,
+    pub shutdown: Shutdown,
 }
 
 /// Why the round ends.
@@ -125,8 +125,8 @@ impl From<StoreError> for End {
     }
 }
 
-impl From<rusqlite::Error> for End {
-    fn from(error: rusqlite::Error) -> Self {
+impl From<crate::store::Error> for End {
+    fn from(error: crate::store::Error) -> Self {
         StoreError::from(error).into()
     }
 }
@@ -139,17 +139,17 @@ struct Wait {
     /// Earliest time of the next call.
     at: Instant,
     /// The member as it was at the last call. News of the member change it and end the wait.
-    asked: DetailsAsked,
+    asked: DetailsClaim,
     /// Answers that count against the member.
     tries: u32,
 }
 
 impl Waiting {
-    fn tries(&self, asked: &DetailsAsked) -> u32 {
+    fn tries(&self, asked: &DetailsClaim) -> u32 {
         self.0.get(&asked.userid).filter(|wait| wait.asked == *asked).map_or(0, |wait| wait.tries)
     }
 
-    fn put(&mut self, asked: &DetailsAsked, at: Instant, tries: u32) {
+    fn put(&mut self, asked: &DetailsClaim, at: Instant, tries: u32) {
         if self.0.len() >= WAITING {
             // Most of them have been answered, or are gone.
             let now = Instant::now();
@@ -160,12 +160,12 @@ impl Waiting {
         }
     }
 
-    fn remove(&mut self, asked: &DetailsAsked) {
+    fn remove(&mut self, asked: &DetailsClaim) {
         self.0.remove(&asked.userid);
     }
 
     /// The due members whose wait is over or that have none; those without a wait first.
-    fn order(&mut self, due: Vec<DetailsAsked>, now: Instant) -> Vec<DetailsAsked> {
+    fn order(&mut self, due: Vec<DetailsClaim>, now: Instant) -> Vec<DetailsClaim> {
         let (mut first, mut last) = (Vec::new(), Vec::new());
         for asked in due {
             match self.0.get(&asked.userid).filter(|wait| wait.asked == asked) {
@@ -209,7 +209,7 @@ impl Details {
             };
             let signals = worker.wait(wait);
             try_denied = signals.compared;
-            if self.stop.sleep(if signals.woken { SETTLE } else { Duration::ZERO }) {
+            if self.shutdown.sleep(if signals.woken { SETTLE } else { Duration::ZERO }) {
                 return;
             }
         }
@@ -227,7 +227,7 @@ impl Details {
                 break;
             }
             for asked in due {
-                self.ask(&asked, urgency(&asked), waiting)?;
+                self.ask(&asked, priority(&asked), waiting)?;
                 if worker.is_woken() {
                     // Whoever just changed comes first.
                     break;
@@ -238,11 +238,11 @@ impl Details {
     }
 
     /// Asks for one member; what it came to.
-    fn ask(&self, asked: &DetailsAsked, urgency: Urgency, waiting: &mut Waiting) -> Result<Effect, End> {
-        if self.stop.given() {
+    fn ask(&self, asked: &DetailsClaim, priority: Priority, waiting: &mut Waiting) -> Result<Effect, End> {
+        if self.shutdown.is_triggered() {
             return Err(End::Stopped);
         }
-        let answer = self.client.user_get(&asked.userid, SecretKind::App, urgency);
+        let answer = self.client.user_get(&asked.userid, SecretKind::App, priority);
         log::debug!("details userid={} known={}", asked.userid, answer.is_ok());
         match answer {
             Ok(Seen { what: (_, fields), at }) => {
@@ -276,8 +276,8 @@ impl Details {
                 ))
             }
             Err(NotSeen::Refused { errcode, .. }) => {
-                let is_known =
-                    crate::wecom::errcode::reaction(errcode) == crate::wecom::errcode::Reaction::Never;
+                let is_known = crate::wecom::api::errcode::reaction(errcode)
+                    == crate::wecom::api::errcode::Reaction::Never;
                 let tries = waiting.tries(asked) + 1;
                 if is_known || tries >= UNKNOWN_TRIES {
                     waiting.remove(asked);
@@ -350,7 +350,7 @@ impl Details {
         }
         let (asked, mut different) = (sample.len(), 0);
         for member in sample {
-            if !self.ask(&member, Urgency::Details, waiting)?.is_none() {
+            if !self.ask(&member, Priority::Details, waiting)?.is_none() {
                 different += 1;
                 log::warn!("the daily sample found userid={} different; it is repaired", member.userid);
             }
@@ -363,14 +363,14 @@ impl Details {
     /// Writes, however long the database takes: what WeCom answered is not asked for again.
     fn write<T: Send + 'static>(
         &self,
-        work: impl Fn(&Connection) -> rusqlite::Result<T> + Send + Clone + 'static,
+        work: impl Fn(&Connection) -> crate::store::Result<T> + Send + Clone + 'static,
     ) -> Result<T, End> {
         loop {
             match self.writer.run(PATIENCE, work.clone()) {
                 Ok(done) => return Ok(done),
                 Err(StoreError::Closed) => return Err(End::Stopped),
                 Err(error) if error.is_of_the_data() => return Err(error.into()),
-                Err(_) if self.stop.sleep(Duration::from_secs(1)) => return Err(End::Stopped),
+                Err(_) if self.shutdown.sleep(Duration::from_secs(1)) => return Err(End::Stopped),
                 Err(_) => {}
             }
         }
@@ -378,6 +378,6 @@ impl Details {
 }
 
 /// Members that just changed come before those of a company that is new here.
-fn urgency(asked: &DetailsAsked) -> Urgency {
-    if asked.is_named { Urgency::Details } else { Urgency::Fill }
+fn priority(asked: &DetailsClaim) -> Priority {
+    if asked.is_named { Priority::Details } else { Priority::Fill }
 }

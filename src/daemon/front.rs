@@ -4,10 +4,10 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::doubt::Doubts;
-use super::gate::{Observer, Refusal, Refused as ByGate, without_slash};
 use super::metrics::Metrics;
+use super::reconciler::triggers::ReconcileTriggers;
 use super::refusals::{Refusals, Refused};
+use crate::gate::{Observer, Refusal, Refused as ByGate, without_slash};
 use crate::wecom::api::clock;
 
 /// Minimum interval between comparisons because of incomplete requests: a stranger can send such requests without end.
@@ -17,7 +17,7 @@ const UNSURE_APART: Duration = Duration::from_secs(3600);
 pub struct Front {
     refusals: Arc<Refusals>,
     metrics: Arc<Metrics>,
-    doubts: Arc<Doubts>,
+    triggers: Arc<ReconcileTriggers>,
     last_unsure: Mutex<Option<Instant>>,
 }
 
@@ -35,8 +35,8 @@ enum Loss {
 impl Front {
     /// An observer that reports to these.
     #[must_use]
-    pub fn new(refusals: Arc<Refusals>, metrics: Arc<Metrics>, doubts: Arc<Doubts>) -> Self {
-        Self { refusals, metrics, doubts, last_unsure: Mutex::default() }
+    pub fn new(refusals: Arc<Refusals>, metrics: Arc<Metrics>, triggers: Arc<ReconcileTriggers>) -> Self {
+        Self { refusals, metrics, triggers, last_unsure: Mutex::default() }
     }
 
     fn loss(&self, refused: &ByGate) -> Loss {
@@ -70,9 +70,9 @@ impl Observer for Front {
             self.metrics.unavailable.note(Instant::now(), clock());
         }
         match self.loss(refused) {
-            Loss::Likely => self.doubts.raise("a callback had to be refused"),
+            Loss::Likely => self.triggers.request("a callback had to be refused"),
             Loss::Possible if self.is_time(Instant::now()) => {
-                self.doubts.raise("a callback did not arrive completely");
+                self.triggers.request("a callback did not arrive completely");
             }
             Loss::Possible | Loss::No => {}
         }
@@ -93,7 +93,7 @@ impl Observer for Front {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::daemon::gate::Glimpse;
+    use crate::gate::Glimpse;
 
     fn front() -> Front {
         Front::new(Arc::new(Refusals::new(vec!["/callback".into()])), Arc::default(), Arc::default())
@@ -133,9 +133,9 @@ mod tests {
         assert!(front.is_time(now) && !front.is_time(now) && front.is_time(now + UNSURE_APART));
         let timeout = refused(Refusal::Timeout, "POST", "/callback", true);
         front.refused(&timeout);
-        assert_eq!(front.doubts.take(), None);
+        assert_eq!(front.triggers.take(), None);
         front.refused(&refused(Refusal::Deadline, "POST", "/callback", false));
-        assert!(front.doubts.take().is_some());
+        assert!(front.triggers.take().is_some());
         assert_eq!(front.metrics.unavailable.get(Instant::now()).map(|(count, _)| count), Some(1));
     }
 }

@@ -7,10 +7,10 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 
-use super::gate::GateSnapshot;
 use super::hour::LastHour;
+use crate::gate::GateSnapshot;
 use crate::store::Outcome;
-use crate::wecom::errcode::Reason;
+use crate::wecom::api::errcode::Reason;
 
 /// How a callback request was answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -200,7 +200,7 @@ impl Metrics {
 mod tests {
     use super::*;
     use crate::directory::Subject;
-    use crate::wecom::message::read;
+    use crate::wecom::callback::message::read;
 
     #[test]
     fn every_event_that_is_counted_by_name_is_one_that_has_a_meaning() {

@@ -5,23 +5,21 @@
 //! when the one before it has.
 
 pub mod admin;
-pub mod bell;
+pub mod api_observer;
 pub mod callback;
 pub mod clock_reporter;
 pub mod converter;
 pub mod details;
-pub mod doubt;
 pub mod event_clock;
 pub mod front;
-pub mod gate;
 pub mod hour;
 mod lockfile;
+pub mod log_limiter;
 pub mod metrics;
 pub mod reconciler;
-pub mod recorder;
 pub mod refusals;
 pub mod server;
-pub mod throttle;
+pub mod wakeup;
 
 use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
@@ -34,31 +32,31 @@ use serde_json::json;
 
 use crate::config::{Config, Keys, Previous, Secret};
 use crate::directory::openid::Backoff;
-use crate::stop::Stop;
+use crate::gate::{Budget, Gate, Limits, Routes};
+use crate::shutdown::Shutdown;
 use crate::store::epoch::HighWaterMark;
 use crate::store::file::recognise;
 use crate::store::openids::recent_api_calls;
 use crate::store::writer::WriterThread;
 use crate::store::{StoreError, Writer, open_reader, open_writer, set_state, state};
+use crate::wecom::api::network::Network;
 use crate::wecom::api::{Api, Client, SecretKind, Settings, clock};
+use crate::wecom::callback::crypt::{Crypt, EncodingAesKey};
 use crate::wecom::clock::SharedClock;
-use crate::wecom::crypt::{Crypt, EncodingAesKey};
-use crate::wecom::network::Network;
 use crate::wecom::redact::{Redactor, secrets_of_url};
 use admin::{Admin, AdminError, Watched};
+use api_observer::ApiRecorder;
 use callback::Endpoint;
 use clock_reporter::ClockReporter;
 use converter::{Converter, Policy};
 use details::{Details, DetailsWorker};
-use doubt::Doubts;
 use event_clock::EventClock;
 use front::Front;
-use gate::{Budget, Gate, Limits, Routes};
 use lockfile::{Door, Knocks};
 pub use lockfile::{is_running, knock, lock};
 use metrics::Metrics;
 use reconciler::Reconciler;
-use recorder::Recorder;
+use reconciler::triggers::ReconcileTriggers;
 use refusals::Refusals;
 use server::{Server, Threads};
 
@@ -138,7 +136,7 @@ pub struct Daemon {
     writer: Writer,
     writer_thread: WriterThread,
     admin: Option<Admin>,
-    stop: Stop,
+    shutdown: Shutdown,
     _lock: File,
 }
 
@@ -158,23 +156,23 @@ impl Daemon {
         let (writer, writer_thread) = Writer::start_marking(database, Some(mark))?;
         announce(&writer)?;
 
-        let stop = Stop::default();
+        let shutdown = Shutdown::default();
         let metrics = Arc::new(Metrics::default());
-        let doubts = Arc::new(Doubts::default());
-        let client = Arc::new(client(config, &writer, &metrics, &stop)?);
+        let triggers = Arc::new(ReconcileTriggers::default());
+        let client = Arc::new(client(config, &writer, &metrics, &shutdown)?);
         let wecom_clock = client.clock().clone();
         let door = door(&config.database.path);
         let look_again = if door.is_some() { LOOK_AGAIN } else { LOOK_OFTEN };
         let Asking { converter, details, threads: askers } =
-            start_asking(config, client, &writer, &doubts, &stop, look_again)?;
-        let knocks = door.map(|door| listen_at(door, converter.as_ref(), &doubts)).transpose()?;
+            start_asking(config, client, &writer, &triggers, &shutdown, look_again)?;
+        let knocks = door.map(|door| listen_at(door, converter.as_ref(), &triggers)).transpose()?;
 
         let listener = listener(config.callback.listen)?;
         let wanted = Budget { max_connections: CONNECTIONS, max_in_flight: IN_FLIGHT };
         let reserved = RESERVED_DESCRIPTORS + admin_listener.as_ref().map_or(0, |_| admin::DESCRIPTORS);
-        let budget = gate::descriptor_budget(wanted, reserved);
+        let budget = crate::gate::descriptor_budget(wanted, reserved);
         let folder = config.database.path.parent().unwrap_or(Path::new("."));
-        let (http, backend) = gate::private_server(budget.max_in_flight, folder)?;
+        let (http, backend) = crate::gate::private_server(budget.max_in_flight, folder)?;
         let refusals = Arc::new(Refusals::new(endpoints.iter().map(|e| e.path.clone()).collect()));
         let refusals_thread = refusals.start(writer.clone())?;
         let routes = endpoints.iter().fold(Routes::new(), |r, e| r.with_callback(&e.path, &["GET", "POST"]));
@@ -192,7 +190,7 @@ impl Daemon {
             wakers: server::Wakers {
                 converter: converter.as_ref().map(|(converter, _)| Arc::clone(converter)),
                 details: details.clone(),
-                doubts: Arc::clone(&doubts),
+                triggers: Arc::clone(&triggers),
             },
             metrics: Arc::clone(&metrics),
             refusals: Arc::clone(&refusals),
@@ -204,7 +202,7 @@ impl Daemon {
             proxy_protocol: config.callback.proxy_protocol,
             ..Limits::default()
         };
-        let front = Arc::new(Front::new(refusals, Arc::clone(&metrics), doubts));
+        let front = Arc::new(Front::new(refusals, Arc::clone(&metrics), triggers));
         let gate = Gate::start(listener, routes, limits, backend, Some(front))?;
         let compares = config.reconcile.enabled && config.wecom.contacts_secret.is_some();
         let watched =
@@ -224,7 +222,7 @@ impl Daemon {
             writer,
             writer_thread,
             admin,
-            stop,
+            shutdown,
             _lock: lock,
         })
     }
@@ -252,7 +250,7 @@ impl Daemon {
     pub fn stop(self) {
         let deadline = Instant::now() + STOP_WITHIN;
         let left = || deadline.saturating_duration_since(Instant::now());
-        self.stop.give();
+        self.shutdown.trigger();
         if let Some(admin) = self.admin {
             admin.stop(Duration::from_millis(200));
         }
@@ -262,7 +260,7 @@ impl Daemon {
         if let Some((converter, _)) = &self.converter {
             converter.wake_all();
         }
-        self.server.wakers.doubts.bell.ring();
+        self.server.wakers.triggers.wakeup.notify();
         self.gate.stop(left().saturating_sub(Duration::from_millis(500)));
         self.threads.stop(&self.server, left().saturating_sub(Duration::from_millis(300)));
         self.server.refusals.end();
@@ -298,11 +296,11 @@ fn listener(address: SocketAddr) -> Result<TcpListener, StartError> {
         log::info!("listening on the socket that was handed over; [callback] listen is ignored");
         return Ok(listener);
     }
-    gate::bind(address).map_err(|error| StartError::Listen { address, error })
+    crate::gate::bind(address).map_err(|error| StartError::Listen { address, error })
 }
 
 fn admin_listener(address: SocketAddr) -> Result<TcpListener, StartError> {
-    gate::bind(address).map_err(|error| StartError::ListenAdmin { address, error })
+    crate::gate::bind(address).map_err(|error| StartError::ListenAdmin { address, error })
 }
 
 /// The callback URLs and their keys.
@@ -337,14 +335,18 @@ fn door(database: &Path) -> Option<Door> {
     .ok()
 }
 
-fn listen_at(door: Door, converter: Option<&Converters>, doubts: &Arc<Doubts>) -> std::io::Result<Knocks> {
+fn listen_at(
+    door: Door,
+    converter: Option<&Converters>,
+    triggers: &Arc<ReconcileTriggers>,
+) -> std::io::Result<Knocks> {
     let converter = converter.map(|(converter, _)| Arc::clone(converter));
-    let bell = doubts.bell.clone();
+    let wakeup = triggers.wakeup.clone();
     door.listen(move || {
         if let Some(converter) = &converter {
             converter.look();
         }
-        bell.ring();
+        wakeup.notify();
     })
 }
 
@@ -357,10 +359,10 @@ struct Asking {
 
 fn start_asking(
     config: &Config,
-    client: Arc<Client<Recorder>>,
+    client: Arc<Client<ApiRecorder>>,
     writer: &Writer,
-    doubts: &Arc<Doubts>,
-    stop: &Stop,
+    triggers: &Arc<ReconcileTriggers>,
+    shutdown: &Shutdown,
     look_again: Duration,
 ) -> Result<Asking, StartError> {
     let reader = || open_reader(&config.database.path);
@@ -372,13 +374,14 @@ fn start_asking(
             recheck_after: config.openid.recheck_after,
             look_again,
         };
-        let (client, doubts) = (Arc::clone(&client), Arc::clone(doubts));
+        let (client, triggers) = (Arc::clone(&client), Arc::clone(triggers));
         asking.converter =
-            Some(Converter::start(client, writer.clone(), reader()?, policy, doubts, stop.clone())?);
+            Some(Converter::start(client, writer.clone(), reader()?, policy, triggers, shutdown.clone())?);
     }
     if client.has_secret(SecretKind::App) && config.fetch_details {
         let client = Arc::clone(&client);
-        let details = Details { client, writer: writer.clone(), reader: reader()?, stop: stop.clone() };
+        let details =
+            Details { client, writer: writer.clone(), reader: reader()?, shutdown: shutdown.clone() };
         let (worker, thread) = details.start()?;
         asking.details = Some(worker);
         asking.threads.push(thread);
@@ -388,9 +391,9 @@ fn start_asking(
             client,
             writer: writer.clone(),
             reader: reader()?,
-            stop: stop.clone(),
+            shutdown: shutdown.clone(),
             settings: config.reconcile.clone(),
-            doubts: Arc::clone(doubts),
+            triggers: Arc::clone(triggers),
             look_again,
             converter: asking.converter.as_ref().map(|(converter, _)| Arc::clone(converter)),
             details: asking.details.clone(),
@@ -408,8 +411,8 @@ pub fn client(
     config: &Config,
     writer: &Writer,
     metrics: &Arc<Metrics>,
-    stop: &Stop,
-) -> Result<Client<Recorder>, StartError> {
+    shutdown: &Shutdown,
+) -> Result<Client<ApiRecorder>, StartError> {
     let proxy = config.wecom.chosen_proxy(|name| std::env::var(name).ok()).map_err(StartError::Config)?;
     let proxy = proxy.as_ref().map(|proxy| proxy.url.expose());
     let authorities = config.wecom.ca_file.as_ref().map_or_else(Vec::new, |file| file.certificates.clone());
@@ -427,8 +430,8 @@ pub fn client(
         calls_per_minute: config.wecom.calls_per_minute,
         clock: reported_clock(writer),
     };
-    let recorder = Recorder { writer: writer.clone(), metrics: Arc::clone(metrics) };
-    let client = Client::new(settings, recorder, stop.clone());
+    let recorder = ApiRecorder { writer: writer.clone(), metrics: Arc::clone(metrics) };
+    let client = Client::new(settings, recorder, shutdown.clone());
     client.called_before(called_before(writer));
     Ok(client)
 }
@@ -456,8 +459,8 @@ fn announce(writer: &Writer) -> Result<(), StoreError> {
     let myself = json!({"pid": std::process::id(), "version": env!("CARGO_PKG_VERSION")});
     writer.run(Duration::from_secs(4), move |connection| {
         let now = clock();
-        if let Some(reason) = doubt::before_start(connection, now)? {
-            state::doubt(connection, &reason, now)?;
+        if let Some(reason) = reconciler::triggers::before_start(connection, now)? {
+            state::request_reconcile(connection, &reason, now)?;
         }
         // Whoever left a wish for the daemon before this one has gone, or may ask again.
         state::forget_all(connection, reconciler::WISH)?;

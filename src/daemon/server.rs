@@ -16,11 +16,11 @@ use tiny_http::{Header, Method, Request, Response};
 use super::callback::{Endpoint, Received, Refusal};
 use super::converter::Converter;
 use super::details::DetailsWorker;
-use super::doubt::Doubts;
 use super::event_clock::EventClock;
-use super::gate::{self, PEER_HEADER};
 use super::metrics::Metrics;
+use super::reconciler::triggers::ReconcileTriggers;
 use super::refusals::{self, Refusals, Refused};
+use crate::gate::{self, PEER_HEADER};
 use crate::store::{Applied, NewEvent, StoreError, Writer, apply_event, record_invalid};
 use crate::text::printable;
 use crate::wecom::api::clock;
@@ -58,7 +58,7 @@ pub struct Wakers {
     /// For members whose details are due.
     pub details: Option<Arc<DetailsWorker>>,
     /// For events that were refused.
-    pub doubts: Arc<Doubts>,
+    pub triggers: Arc<ReconcileTriggers>,
 }
 
 /// An answer that is ready.
@@ -150,7 +150,7 @@ impl Server {
         if handled.is_err() {
             let refused = client.refused(500, refusals::CRASH, &url);
             self.refusals.note(&refused, &"this program failed on the request");
-            self.wakers.doubts.raise("a callback could not be handled");
+            self.wakers.triggers.request("a callback could not be handled");
         }
     }
 
@@ -265,7 +265,7 @@ fn acknowledge(
         Err(error) => {
             log::debug!("event refused for now {}: {error}", name(event));
             // WeCom's texts disagree on whether it sends a refused event again.
-            wakers.doubts.raise("a callback had to be refused");
+            wakers.triggers.request("a callback had to be refused");
             send(answers, request, 503, b"try again later\n");
         }
     }

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use crate::wecom::crypt::Crypt;
-use crate::wecom::envelope::callback;
+use crate::wecom::callback::crypt::Crypt;
+use crate::wecom::callback::envelope::callback;
 use crate::wecom::query::url_encode;
 
 /// A sender of callbacks to one URL.

@@ -100,7 +100,7 @@ pub fn apply_event(connection: &Connection, event: &NewEvent) -> rusqlite::Resul
     };
     record_event(connection, event, applied.outcome)?;
     if let Some(reason) = event.comparison_due {
-        state::doubt(connection, reason, event.received_at)?;
+        state::request_reconcile(connection, reason, event.received_at)?;
     }
     Ok(applied)
 }
@@ -111,7 +111,7 @@ pub fn apply_event(connection: &Connection, event: &NewEvent) -> rusqlite::Resul
 /// Whatever SQLite says.
 pub fn record_invalid(connection: &Connection, event: &NewEvent) -> rusqlite::Result<Applied> {
     record_event(connection, event, Outcome::Invalid)?;
-    state::doubt(connection, "an event could not be applied", event.received_at)?;
+    state::request_reconcile(connection, "an event could not be applied", event.received_at)?;
     Ok(Applied { outcome: Outcome::Invalid, to_convert: Vec::new(), details_due: false })
 }
 
@@ -237,7 +237,7 @@ fn apply(
             if merged.contradicts_api && deleted {
                 // Only a comparison tells whether the member is gone.
                 let reason = format!("WeCom's API showed userid={userid} after the time of its deletion");
-                state::doubt(connection, &reason, now)?;
+                state::request_reconcile(connection, &reason, now)?;
             }
             merged.took_effect
         }
@@ -384,7 +384,7 @@ fn tell_tag(
 /// A bulk job may have changed much without telling; only comparing with the API shows what.
 fn comparison_due(connection: &Connection, job: &BatchJob, now: UnixSeconds) -> rusqlite::Result<()> {
     if job.changes_the_directory() {
-        state::doubt(connection, &format!("batch job {}", job.job_type), now)?;
+        state::request_reconcile(connection, &format!("batch job {}", job.job_type), now)?;
     }
     Ok(())
 }

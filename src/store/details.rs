@@ -14,7 +14,7 @@ const TRIES: usize = 50;
 
 /// A member as it was when user/get was asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DetailsAsked {
+pub struct DetailsClaim {
     /// Who.
     pub userid: UserId,
     /// Whether an event named it: not merely a listing.
@@ -26,7 +26,7 @@ pub struct DetailsAsked {
 ///
 /// # Errors
 /// Whatever SQLite says.
-pub fn details_due(connection: &Connection, limit: usize) -> rusqlite::Result<Vec<DetailsAsked>> {
+pub fn details_due(connection: &Connection, limit: usize) -> rusqlite::Result<Vec<DetailsClaim>> {
     asked(
         connection,
         "SELECT userid, EXISTS (SELECT 1 FROM events WHERE subject = userid), details_revision FROM members
@@ -44,7 +44,7 @@ pub fn details_sample(
     connection: &Connection,
     limit: usize,
     mut random: impl FnMut(RangeInclusive<i64>) -> i64,
-) -> rusqlite::Result<Vec<DetailsAsked>> {
+) -> rusqlite::Result<Vec<DetailsClaim>> {
     let (first, last): (Option<i64>, Option<i64>) = connection.query_row(
         "SELECT (SELECT min(rowid) FROM members), (SELECT max(rowid) FROM members)",
         [],
@@ -70,13 +70,13 @@ pub fn details_sample(
     Ok(found)
 }
 
-fn asked(connection: &Connection, sql: &str, parameter: i64) -> rusqlite::Result<Vec<DetailsAsked>> {
+fn asked(connection: &Connection, sql: &str, parameter: i64) -> rusqlite::Result<Vec<DetailsClaim>> {
     let mut statement = connection.prepare_cached(sql)?;
     let mut rows = statement.query([parameter])?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
         if let Ok(userid) = UserId::parse(row.get_ref(0)?.as_str()?) {
-            found.push(DetailsAsked { userid, is_named: row.get(1)?, revision: row.get(2)? });
+            found.push(DetailsClaim { userid, is_named: row.get(1)?, revision: row.get(2)? });
         }
     }
     Ok(found)
@@ -89,7 +89,7 @@ fn asked(connection: &Connection, sql: &str, parameter: i64) -> rusqlite::Result
 /// Whatever SQLite says.
 pub fn record_details(
     connection: &Connection,
-    asked: &DetailsAsked,
+    asked: &DetailsClaim,
     fields: &Fields<MemberField>,
     at: UnixSeconds,
     moment: Moment,
@@ -114,7 +114,7 @@ pub fn record_details(
 /// Whatever SQLite says.
 pub fn record_denied(
     connection: &Connection,
-    asked: &DetailsAsked,
+    asked: &DetailsClaim,
     now: UnixSeconds,
 ) -> rusqlite::Result<()> {
     connection

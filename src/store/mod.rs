@@ -26,6 +26,12 @@ pub mod writer;
 pub use apply::{Applied, NewEvent, Outcome, apply_event, record_invalid};
 pub use error::StoreError;
 pub use open::{Opened, open_reader, open_writer};
-pub use openids::{ApiCall, Verdict, due_members, earliest_due, make_due, record_api_call, record_verdict};
+pub use openids::{
+    ApiCall, ConversionOutcome, due_members, earliest_due, make_due, record_api_call, record_conversion,
+};
+pub use rusqlite::{Connection, Error};
 pub use state::{get_state, set_state};
 pub use writer::Writer;
+
+/// The result of a statement; the caller rolls back on an error.
+pub type Result<T> = rusqlite::Result<T>;

@@ -380,8 +380,8 @@ mod tests {
     use crate::directory::openid::Backoff;
     use crate::directory::{Event, MemberEvent, Subject as EventSubject, Value};
     use crate::store::open::open_in_memory;
-    use crate::store::openids::{about_to_ask, record_verdict};
-    use crate::store::{NewEvent, Verdict, apply_event};
+    use crate::store::openids::{claim, record_conversion};
+    use crate::store::{ConversionOutcome, NewEvent, apply_event};
 
     const NOW: UnixSeconds = UnixSeconds(1_790_000_000);
     const AHEAD: i64 = 86_400;
@@ -421,9 +421,9 @@ mod tests {
         apply(&db, 1, ahead(0), MemberEvent::Created(named("former")));
         apply(&db, 2, ahead(1), MemberEvent::Deleted);
         apply(&db, 3, ahead(2), MemberEvent::Created(named("present")));
-        let asked = about_to_ask(&db, &userid(), None, NOW).unwrap().unwrap();
+        let asked = claim(&db, &userid(), None, NOW).unwrap().unwrap();
         let backoff = Backoff { first: std::time::Duration::ZERO, max: std::time::Duration::ZERO };
-        record_verdict(&db, &asked, &Verdict::Openid("o1".into()), backoff, NOW, 0.0).unwrap();
+        record_conversion(&db, &asked, &ConversionOutcome::Openid("o1".into()), backoff, NOW, 0.0).unwrap();
         let changes = value(&db, "SELECT count(*) || '' FROM changes");
 
         let latest = NOW.plus(300);

@@ -5,7 +5,7 @@ use std::ops::Deref;
 use std::path::Path;
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 
 use super::error::StoreError;
 use super::file;
@@ -84,6 +84,14 @@ pub fn open_reader(path: &Path) -> Result<Connection, StoreError> {
 /// [`StoreError`].
 pub fn open_beside(path: &Path) -> Result<Connection, StoreError> {
     open_existing(path, OpenFlags::SQLITE_OPEN_READ_WRITE)
+}
+
+/// Begins a write transaction of a command; dropped without a commit, it is rolled back.
+///
+/// # Errors
+/// If another process holds the lock for too long.
+pub fn begin(connection: &mut Connection) -> rusqlite::Result<Transaction<'_>> {
+    connection.transaction_with_behavior(TransactionBehavior::Immediate)
 }
 
 fn open_existing(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {

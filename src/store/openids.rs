@@ -9,7 +9,7 @@ use crate::directory::{UnixSeconds, UserId};
 
 /// What WeCom said to one conversion.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
+pub enum ConversionOutcome {
     /// The member's openid.
     Openid(String),
     /// Not now (43004, something unknown, or an answer that cannot be used): the member backs off.
@@ -215,10 +215,10 @@ pub fn make_all_due(connection: &Connection, now: UnixSeconds) -> rusqlite::Resu
 ///
 /// # Errors
 /// Whatever SQLite says.
-pub fn record_verdict(
+pub fn record_conversion(
     connection: &Connection,
-    asked: &Asked,
-    verdict: &Verdict,
+    asked: &ConversionClaim,
+    verdict: &ConversionOutcome,
     backoff: Backoff,
     now: UnixSeconds,
     random: f64,
@@ -245,7 +245,7 @@ pub fn record_verdict(
         Ok(())
     };
     match verdict {
-        Verdict::Openid(openid) => {
+        ConversionOutcome::Openid(openid) => {
             connection
                 .prepare_cached(
                     "UPDATE members SET openid = ?2, openid_state = 'converted', openid_attempts = 0,
@@ -261,7 +261,7 @@ pub fn record_verdict(
             }
             clashes::look_for(connection, openid, now)?;
         }
-        Verdict::Never { errcode, errmsg } if old.is_none() => {
+        ConversionOutcome::Never { errcode, errmsg } if old.is_none() => {
             connection
                 .prepare_cached(
                     "UPDATE members SET openid_state = 'failed', openid_attempts = openid_attempts + 1,
@@ -272,15 +272,15 @@ pub fn record_verdict(
         }
         // A converted member keeps the openid that it has, whatever is said when it is asked for again: only
         // another openid is a change.
-        Verdict::NotYet { errcode, errmsg } => back_off(*errcode, errmsg)?,
-        Verdict::Never { errcode, errmsg } => back_off(Some(*errcode), errmsg)?,
+        ConversionOutcome::NotYet { errcode, errmsg } => back_off(*errcode, errmsg)?,
+        ConversionOutcome::Never { errcode, errmsg } => back_off(Some(*errcode), errmsg)?,
     }
     Ok(true)
 }
 
 /// A member as it was when WeCom was asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Asked {
+pub struct ConversionClaim {
     /// Who.
     pub userid: UserId,
     revision: i64,
@@ -293,12 +293,12 @@ pub struct Asked {
 ///
 /// # Errors
 /// Whatever SQLite says.
-pub fn about_to_ask(
+pub fn claim(
     connection: &Connection,
     userid: &UserId,
     recheck_before: Option<UnixSeconds>,
     now: UnixSeconds,
-) -> rusqlite::Result<Option<Asked>> {
+) -> rusqlite::Result<Option<ConversionClaim>> {
     connection
         .prepare_cached(
             "SELECT openid_revision, openid_state = 'converted' AND NOT coalesce(openid_updated_at <= ?2, 0)
@@ -308,7 +308,7 @@ pub fn about_to_ask(
                     OR (openid_state = 'converted' AND (openid_updated_at <= ?2 OR openid_next_attempt_at <= ?3)))",
         )?
         .query_row(params![userid.as_str(), recheck_before.map(|at| at.0), now.0], |row| {
-            Ok(Asked { userid: userid.clone(), revision: row.get(0)?, only_for_clash: row.get(1)? })
+            Ok(ConversionClaim { userid: userid.clone(), revision: row.get(0)?, only_for_clash: row.get(1)? })
         })
         .optional()
 }

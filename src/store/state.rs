@@ -43,7 +43,7 @@ pub fn get_state(connection: &Connection, name: &str) -> rusqlite::Result<Option
 ///
 /// # Errors
 /// Whatever SQLite says.
-pub fn doubt(connection: &Connection, reason: &str, now: UnixSeconds) -> rusqlite::Result<()> {
+pub fn request_reconcile(connection: &Connection, reason: &str, now: UnixSeconds) -> rusqlite::Result<()> {
     let known = get_state(connection, "comparison_due")?;
     let since = known.map_or(now, |(at, why)| since(at, &why));
     set_state(connection, "comparison_due", now, Some(&json!({"reason": reason, "since": since.0})))
@@ -57,7 +57,7 @@ fn since(at: UnixSeconds, why: &Json) -> UnixSeconds {
 ///
 /// # Errors
 /// Whatever SQLite says.
-pub fn doubts(connection: &Connection) -> rusqlite::Result<Option<(UnixSeconds, Json)>> {
+pub fn reconcile_request(connection: &Connection) -> rusqlite::Result<Option<(UnixSeconds, Json)>> {
     Ok(get_state(connection, "comparison_due")?.map(|(at, why)| (since(at, &why), why)))
 }
 
@@ -65,7 +65,7 @@ pub fn doubts(connection: &Connection) -> rusqlite::Result<Option<(UnixSeconds, 
 ///
 /// # Errors
 /// Whatever SQLite says.
-pub fn settle_doubts(connection: &Connection, began: UnixSeconds) -> rusqlite::Result<()> {
+pub fn settle_reconcile_request(connection: &Connection, began: UnixSeconds) -> rusqlite::Result<()> {
     connection.execute("DELETE FROM daemon_state WHERE name = 'comparison_due' AND at < ?1", [began.0])?;
     Ok(())
 }
@@ -120,12 +120,12 @@ mod tests {
     fn doubts_that_go_on_do_not_put_the_comparison_off() {
         let db = open_in_memory().unwrap();
         for at in [100, 103, 106] {
-            doubt(&db, "503", UnixSeconds(at)).unwrap();
+            request_reconcile(&db, "503", UnixSeconds(at)).unwrap();
         }
-        assert_eq!(doubts(&db).unwrap().unwrap().0, UnixSeconds(100));
-        settle_doubts(&db, UnixSeconds(106)).unwrap();
-        assert!(doubts(&db).unwrap().is_some(), "one came after the comparison began");
-        settle_doubts(&db, UnixSeconds(107)).unwrap();
-        assert_eq!(doubts(&db).unwrap(), None);
+        assert_eq!(reconcile_request(&db).unwrap().unwrap().0, UnixSeconds(100));
+        settle_reconcile_request(&db, UnixSeconds(106)).unwrap();
+        assert!(reconcile_request(&db).unwrap().is_some(), "one came after the comparison began");
+        settle_reconcile_request(&db, UnixSeconds(107)).unwrap();
+        assert_eq!(reconcile_request(&db).unwrap(), None);
     }
 }

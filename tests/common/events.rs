@@ -10,7 +10,7 @@ use serde_json::{Map, Value as Json};
 use wecom_dirsync::demo::sender::contact_event;
 use wecom_dirsync::directory::UnixSeconds;
 use wecom_dirsync::store::{NewEvent, apply_event};
-use wecom_dirsync::wecom::message;
+use wecom_dirsync::wecom::callback::message;
 
 pub const CORP: &str = "wx5823bf96d3bd56c7";
 

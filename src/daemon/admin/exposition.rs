@@ -3,15 +3,15 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::store::Connection;
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{TEXT_FORMAT, TextEncoder};
-use rusqlite::Connection;
 
-use crate::daemon::gate::{GateStats, TimesSnapshot};
+use crate::daemon::log_limiter::LogLimiter;
 use crate::daemon::metrics::Metrics;
-use crate::daemon::throttle::Throttle;
 use crate::directory::UnixSeconds;
 use crate::directory::openid::OpenidState;
+use crate::gate::{GateStats, TimesSnapshot};
 use crate::store::monitor::{last_event, last_reconcile, members_by_state, oldest_pending};
 use crate::wecom::api::clock;
 use crate::wecom::clock::SharedClock;
@@ -40,7 +40,7 @@ pub(super) struct Exposition {
     wecom_clock: SharedClock,
     reader: Connection,
     counted: Option<(Instant, Duration, Members)>,
-    complaints: Throttle,
+    complaints: LogLimiter,
 }
 
 impl Exposition {
@@ -50,7 +50,7 @@ impl Exposition {
         wecom_clock: SharedClock,
         reader: Connection,
     ) -> Self {
-        Self { metrics, gate, wecom_clock, reader, counted: None, complaints: Throttle::default() }
+        Self { metrics, gate, wecom_clock, reader, counted: None, complaints: LogLimiter::default() }
     }
 
     /// All metrics as of now.
@@ -120,7 +120,7 @@ impl Exposition {
         ]
     }
 
-    fn directory(&mut self, now: UnixSeconds) -> rusqlite::Result<Vec<MetricFamily>> {
+    fn directory(&mut self, now: UnixSeconds) -> crate::store::Result<Vec<MetricFamily>> {
         let members = self.members()?;
         let waiting = members.oldest_pending.map_or(0, |since| now.since(since).max(0));
         let by_state = members.by_state.into_iter();
@@ -149,7 +149,7 @@ impl Exposition {
         ])
     }
 
-    fn members(&mut self) -> rusqlite::Result<Members> {
+    fn members(&mut self) -> crate::store::Result<Members> {
         if let Some((at, took, members)) = &self.counted
             && at.elapsed() < took.saturating_mul(GOOD_FOR)
         {

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, sync_channel};
 use std::time::{Duration, Instant};
 
-use rusqlite::Connection;
+use crate::store::Connection;
 use serde_json::{Value as Json, json};
 
-use crate::daemon::gate::GateStats;
 use crate::daemon::metrics::Metrics;
+use crate::gate::GateStats;
 use crate::store::queries::local_time;
 use crate::store::reconciles::{ReconcileOutcome, last_reconciles};
 use crate::store::{StoreError, Writer, get_state, set_state};
@@ -149,7 +149,7 @@ fn report(found: Result<(), String>, remarks: &[String]) -> Report {
 }
 
 /// What an operator should know of although callbacks are taken, one line each.
-fn remarks(connection: &Connection) -> rusqlite::Result<Vec<String>> {
+fn remarks(connection: &Connection) -> crate::store::Result<Vec<String>> {
     let mut remarks = pauses(connection)?;
     if let (Some(last), _) = last_reconciles(connection)?
         && !matches!(last.outcome, ReconcileOutcome::Ok | ReconcileOutcome::Running)
@@ -159,7 +159,7 @@ fn remarks(connection: &Connection) -> rusqlite::Result<Vec<String>> {
     Ok(remarks)
 }
 
-fn pauses(connection: &Connection) -> rusqlite::Result<Vec<String>> {
+fn pauses(connection: &Connection) -> crate::store::Result<Vec<String>> {
     let Some((_, Json::Array(all))) = get_state(connection, "pauses")? else { return Ok(Vec::new()) };
     let in_words = |pause: &Json| {
         let word = |key: &str| pause.get(key).and_then(Json::as_str).unwrap_or("").to_owned();
@@ -179,8 +179,8 @@ fn one_line(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::daemon::gate::{self, Gate, Limits, Routes};
     use crate::directory::UnixSeconds;
+    use crate::gate::{self, Gate, Limits, Routes};
     use crate::store::observed::Effect;
     use crate::store::open::open_in_memory;
     use crate::store::reconciles::{begin_reconcile, finish_reconcile};

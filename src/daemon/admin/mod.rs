@@ -14,11 +14,11 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use rusqlite::Connection;
+use crate::store::Connection;
 use tiny_http::{Header, Request, Response};
 
-use super::gate::{self, Gate, GateStats, Limits, Routes};
 use super::metrics::Metrics;
+use crate::gate::{self, Gate, GateStats, Limits, Routes};
 use crate::store::{StoreError, Writer, open_reader};
 use crate::wecom::clock::SharedClock;
 use exposition::Exposition;

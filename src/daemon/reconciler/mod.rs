@@ -1,41 +1,44 @@
-//! Compares the directory with WeCom and repairs it: when it is time, when there are doubts, when somebody asks.
+//! Compares the directory with WeCom and repairs it: when it is time, when there are triggers, when somebody asks.
 //!
 //! One thread, hence one comparison at a time. The command beside the daemon leaves its wish in the database and
 //! waits there for the report.
 
-mod asking;
-mod engine;
-pub mod plan;
-mod repairs;
+mod api_reader;
+pub mod report;
+mod run;
 mod schedule;
+pub mod triggers;
+mod write_batch;
 
 use std::cell::Cell;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use rusqlite::Connection;
+use crate::store::Connection;
 use serde_json::{Value as Json, json};
 
-pub use engine::{Engine, Progress};
-use plan::Report;
+use report::Report;
+pub use run::{Engine, Progress};
 use schedule::Situation;
 
+use super::api_observer::ApiRecorder;
 use super::converter::Converter;
 use super::details::DetailsWorker;
-use super::doubt::Doubts;
-use super::recorder::Recorder;
+use super::reconciler::triggers::ReconcileTriggers;
 use crate::config;
 use crate::directory::comparison::Guard;
-use crate::stop::Stop;
+use crate::shutdown::Shutdown;
 use crate::store::reconciles::{
     ReconcileOutcome, begin_reconcile, finish_reconcile, last_reconciles, retry_failed,
 };
-use crate::store::state::{doubt, doubts, forget_old, settle_doubts, take_first};
+use crate::store::state::{
+    forget_old, reconcile_request, request_reconcile, settle_reconcile_request, take_first,
+};
 use crate::store::{StoreError, Writer, set_state};
-use crate::wecom::api::{Client, Listener, clock};
+use crate::wecom::api::{ApiObserver, Client, clock};
 
-/// It is not looked for wishes and doubts more often than this.
+/// It is not looked for wishes and triggers more often than this.
 const LOOKS_APART: Duration = Duration::from_secs(1);
 /// After trouble with the database.
 const TRY_AGAIN: Duration = Duration::from_secs(2);
@@ -83,17 +86,17 @@ impl Wish {
 /// What makes comparisons.
 pub struct Reconciler {
     /// To ask WeCom.
-    pub client: Arc<Client<Recorder>>,
+    pub client: Arc<Client<ApiRecorder>>,
     /// To repair.
     pub writer: Writer,
     /// To look.
     pub reader: Connection,
     /// Ends it.
-    pub stop: Stop,
+    pub shutdown: Shutdown,
     /// `[reconcile]`
     pub settings: config::Reconcile,
-    /// What may have been missed; its bell is what this thread waits for.
-    pub doubts: Arc<Doubts>,
+    /// What may have been missed; its wakeup is what this thread waits for.
+    pub triggers: Arc<ReconcileTriggers>,
     /// Told of members that may have become due.
     pub converter: Option<Arc<Converter>>,
     /// Told of members that came to light.
@@ -120,18 +123,18 @@ impl Reconciler {
             match self.look(&mut failures, &mut deletions_held) {
                 Ok(wait) => {
                     complained = false;
-                    self.doubts.bell.wait(wait);
+                    self.triggers.wakeup.wait(wait);
                 }
                 Err(StoreError::Closed) => return,
                 Err(error) => {
                     if !std::mem::replace(&mut complained, true) {
                         log::warn!("comparisons are put off: {error}");
                     }
-                    let _ = self.stop.sleep(TRY_AGAIN);
+                    let _ = self.shutdown.sleep(TRY_AGAIN);
                 }
             }
-            // Doubts may come by the thousand.
-            if self.stop.sleep(LOOKS_APART.saturating_sub(looked.elapsed())) {
+            // ReconcileTriggers may come by the thousand.
+            if self.shutdown.sleep(LOOKS_APART.saturating_sub(looked.elapsed())) {
                 return;
             }
         }
@@ -141,13 +144,14 @@ impl Reconciler {
     fn look(&self, failures: &mut u32, deletions_held: &mut bool) -> Result<Duration, StoreError> {
         if *deletions_held && self.client.clock().estimate().contradiction.is_none() {
             *deletions_held = false;
-            self.doubts.raise("the clocks agree again, after deletions were held");
+            self.triggers.request("the clocks agree again, after deletions were held");
         }
-        if let Some(reason) = self.doubts.take() {
+        if let Some(reason) = self.triggers.take() {
             let written = reason.clone();
-            let done = self.writer.run(PATIENCE, move |connection| doubt(connection, &written, clock()));
+            let done =
+                self.writer.run(PATIENCE, move |connection| request_reconcile(connection, &written, clock()));
             if done.is_err() {
-                self.doubts.raise(reason);
+                self.triggers.request(reason);
             }
             done?;
         }
@@ -176,12 +180,12 @@ impl Reconciler {
         }
         let now = clock();
         let (last, done) = last_reconciles(&self.reader)?;
-        let due = doubts(&self.reader)?;
+        let due = reconcile_request(&self.reader)?;
         let situation = Situation {
             last_ended: last.and_then(|last| last.finished_at),
             last_done: done.as_ref().and_then(|done| done.finished_at),
             failures: *failures,
-            doubt_since: due.as_ref().map(|(at, _)| *at),
+            requested_at: due.as_ref().map(|(at, _)| *at),
         };
         let next = schedule::next(situation, self.settings.every, now);
         if next > now {
@@ -217,7 +221,7 @@ impl Reconciler {
             client: &*self.client,
             reader: &self.reader,
             writer: (!wish.dry_run).then_some(&self.writer),
-            stop: &self.stop,
+            shutdown: &self.shutdown,
             guard: Guard { percent: self.settings.max_delete_percent, allowed: wish.allow_deletes },
             tell: &tell,
         };
@@ -257,7 +261,7 @@ impl Reconciler {
 ///
 /// # Errors
 /// [`StoreError`]: it could not be recorded.
-pub fn compare<L: Listener>(engine: &Engine<'_, L>, reason: &str) -> Result<Report, StoreError> {
+pub fn compare<L: ApiObserver>(engine: &Engine<'_, L>, reason: &str) -> Result<Report, StoreError> {
     wait_for_another_second(engine)?;
     let Some(writer) = engine.writer else { return engine.run() };
     let (began, reason) = (clock(), reason.to_owned());
@@ -267,7 +271,7 @@ pub fn compare<L: Listener>(engine: &Engine<'_, L>, reason: &str) -> Result<Repo
     writer.run(PATIENCE, move |connection| {
         finish_reconcile(connection, seq, (outcome, seen, effect), &note, clock())?;
         if outcome.came_to_its_end() {
-            settle_doubts(connection, began)?;
+            settle_reconcile_request(connection, began)?;
         }
         Ok(())
     })?;
@@ -281,11 +285,11 @@ pub fn compare<L: Listener>(engine: &Engine<'_, L>, reason: &str) -> Result<Repo
 
 /// Within one second of WeCom's clock nobody can tell what the last comparison saw from what this one sees: whoever was
 /// seen then would not be missed now.
-fn wait_for_another_second<L: Listener>(engine: &Engine<'_, L>) -> Result<(), StoreError> {
+fn wait_for_another_second<L: ApiObserver>(engine: &Engine<'_, L>) -> Result<(), StoreError> {
     let (last, _) = last_reconciles(engine.reader)?;
     let Some(ended) = last.and_then(|last| last.finished_at) else { return Ok(()) };
     // Their seconds do not begin with ours.
-    while (0..=1).contains(&clock().since(ended)) && !engine.stop.sleep(Duration::from_millis(50)) {}
+    while (0..=1).contains(&clock().since(ended)) && !engine.shutdown.sleep(Duration::from_millis(50)) {}
     Ok(())
 }
 

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use crate::directory::UnixSeconds;
 
-/// Doubts mostly come in numbers: the comparison waits for the first of them to be so old (seconds).
+/// ReconcileTriggers mostly come in numbers: the comparison waits for the first of them to be so old (seconds).
 const GATHER: i64 = 5;
-/// Doubts do not bring comparisons more often than this (seconds).
+/// ReconcileTriggers do not bring comparisons more often than this (seconds).
 const APART: i64 = 60;
 /// A comparison that failed is tried again after this, doubling (seconds) ..
 const FAILED_FIRST: i64 = 60;
@@ -22,8 +22,8 @@ pub(super) struct Situation {
     pub(super) last_done: Option<UnixSeconds>,
     /// How often in a row it failed.
     pub(super) failures: u32,
-    /// Since when there are doubts.
-    pub(super) doubt_since: Option<UnixSeconds>,
+    /// Since when there are triggers.
+    pub(super) requested_at: Option<UnixSeconds>,
 }
 
 /// When to compare next.
@@ -38,7 +38,7 @@ pub(super) fn next(situation: Situation, every: Duration, now: UnixSeconds) -> U
         let wait = FAILED_FIRST.saturating_mul(1 << (situation.failures - 1).min(10)).min(FAILED_MAX);
         return ended.map_or(now, |at| at.plus(wait));
     }
-    match situation.doubt_since {
+    match situation.requested_at {
         Some(since) => {
             let soon = past(since).plus(GATHER);
             regular.min(soon.max(ended.map_or(soon, |at| at.plus(APART))))
@@ -64,14 +64,14 @@ mod tests {
     #[test]
     fn doubts_bring_it_soon_but_not_all_the_time() {
         let long_ago = Some(NOW.plus(-5000));
-        let doubted = Situation {
+        let requested = Situation {
             last_ended: long_ago,
             last_done: long_ago,
-            doubt_since: Some(NOW),
+            requested_at: Some(NOW),
             ..Situation::default()
         };
-        assert_eq!(next(doubted, DAY, NOW), NOW.plus(5));
-        let just_done = Situation { last_ended: Some(NOW), last_done: Some(NOW), ..doubted };
+        assert_eq!(next(requested, DAY, NOW), NOW.plus(5));
+        let just_done = Situation { last_ended: Some(NOW), last_done: Some(NOW), ..requested };
         assert_eq!(next(just_done, DAY, NOW), NOW.plus(60));
     }
 

@@ -3,7 +3,7 @@
 /// A cause, and its remedy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Advice {
-    /// The stable name: of [`crate::daemon::gate::Refusal`], of [`crate::daemon::callback::Refusal`], or
+    /// The stable name: of [`crate::gate::Refusal`], of [`crate::daemon::callback::Refusal`], or
     /// [`super::STORAGE`] or [`super::CRASH`].
     pub cause: &'static str,
     /// The remedy; [`PATHS`] in it stands for the configured callback paths.
@@ -155,7 +155,8 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::daemon::{callback, gate};
+    use crate::daemon::callback;
+    use crate::gate;
 
     #[test]
     fn every_cause_has_one_row_and_every_row_is_a_cause() {

@@ -7,8 +7,8 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use crate::daemon::gate::without_slash;
 use crate::directory::UnixSeconds;
+use crate::gate::without_slash;
 use crate::store::refusals::RefusalRow;
 use crate::text::printable;
 

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::bell::Bell;
+use super::wakeup::Wakeup;
 use crate::store::Writer;
 use crate::store::refusals::record_refusals;
 use crate::wecom::api::clock;
@@ -30,15 +30,15 @@ const PAUSE: Duration = Duration::from_secs(1);
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(15);
 /// For one write.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// The thread waits for its bell in any case.
+/// The thread waits for its wakeup in any case.
 const SLEEP: Duration = Duration::from_secs(24 * 3600);
 
 /// Counts and logs the refusals of all threads.
 pub struct Refusals {
     paths: Vec<String>,
     ledger: Mutex<Ledger>,
-    news: Bell,
-    ends: Bell,
+    news: Wakeup,
+    ends: Wakeup,
     ending: AtomicBool,
 }
 
@@ -47,7 +47,13 @@ impl Refusals {
     #[must_use]
     pub fn new(paths: Vec<String>) -> Self {
         let ledger = Mutex::new(Ledger::new(paths.clone()));
-        Self { paths, ledger, news: Bell::default(), ends: Bell::default(), ending: AtomicBool::new(false) }
+        Self {
+            paths,
+            ledger,
+            news: Wakeup::default(),
+            ends: Wakeup::default(),
+            ending: AtomicBool::new(false),
+        }
     }
 
     /// The configured callback paths.
@@ -59,7 +65,7 @@ impl Refusals {
     /// Counts a refusal, and logs it unless this cause was logged at this path within the last minute.
     pub fn note(&self, refused: &Refused<'_>, why: &dyn std::fmt::Display) {
         let line = self.lock().note(refused, Instant::now(), clock());
-        self.news.ring();
+        self.news.notify();
         let Some(line) = line else { return };
         let forwarded = refused
             .forwarded_for
@@ -94,8 +100,8 @@ impl Refusals {
     /// Lets the thread write what is left and end.
     pub fn end(&self) {
         self.ending.store(true, Ordering::Release);
-        self.news.ring();
-        self.ends.ring();
+        self.news.notify();
+        self.ends.notify();
     }
 
     fn write(&self, writer: &Writer) {

@@ -19,7 +19,7 @@ pub use company::{Company, Department, Mischief, Request, Tag, User};
 pub use faults::Fault;
 use faults::{Planned, Programme};
 
-use crate::stop::Stop;
+use crate::shutdown::Shutdown;
 use crate::wecom::query::url_decode;
 
 /// A call that was received.
@@ -49,7 +49,7 @@ struct State {
 struct Shared {
     state: Mutex<State>,
     called: Condvar,
-    stop: Stop,
+    shutdown: Shutdown,
 }
 
 impl Shared {
@@ -76,12 +76,12 @@ impl StandIn {
     pub fn start() -> io::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let address = listener.local_addr()?;
-        let (state, stop) = (Mutex::default(), Stop::default());
-        let shared = Arc::new(Shared { state, called: Condvar::new(), stop });
+        let (state, shutdown) = (Mutex::default(), Shutdown::default());
+        let shared = Arc::new(Shared { state, called: Condvar::new(), shutdown });
         let for_thread = Arc::clone(&shared);
         let acceptor = std::thread::Builder::new().name("stand-in".into()).spawn(move || {
             for stream in listener.incoming().flatten() {
-                if for_thread.stop.given() {
+                if for_thread.shutdown.is_triggered() {
                     return;
                 }
                 let shared = Arc::clone(&for_thread);
@@ -158,7 +158,7 @@ impl StandIn {
 
 impl Drop for StandIn {
     fn drop(&mut self) {
-        self.shared.stop.give();
+        self.shared.shutdown.trigger();
         // Wakes the acceptor, which then sees the sign.
         let _ = TcpStream::connect(self.address);
         if let Some(acceptor) = self.acceptor.take() {
@@ -199,7 +199,7 @@ fn serve(shared: &Shared, mut stream: TcpStream) -> io::Result<()> {
         };
         match fault {
             Some(Fault::Hang) => {
-                let _ = shared.stop.sleep(Duration::from_secs(600));
+                let _ = shared.shutdown.sleep(Duration::from_secs(600));
                 return Ok(());
             }
             Some(Fault::Reset) => {
@@ -207,7 +207,7 @@ fn serve(shared: &Shared, mut stream: TcpStream) -> io::Result<()> {
                 return Ok(());
             }
             Some(Fault::Delay(time)) => {
-                if shared.stop.sleep(time) {
+                if shared.shutdown.sleep(time) {
                     return Ok(());
                 }
             }
@@ -233,7 +233,7 @@ fn serve(shared: &Shared, mut stream: TcpStream) -> io::Result<()> {
             }
             Some(Fault::HangInBody) => {
                 stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{\"errcode\":")?;
-                let _ = shared.stop.sleep(Duration::from_secs(600));
+                let _ = shared.shutdown.sleep(Duration::from_secs(600));
                 return Ok(());
             }
             Some(Fault::Errcode(_) | Fault::Refusal(..)) | None => {}
@@ -284,7 +284,7 @@ fn read_request(
             Ok(0) => return Ok(None),
             Ok(count) => buffer.extend_from_slice(chunk.get(..count).unwrap_or_default()),
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
-                if shared.stop.given() {
+                if shared.shutdown.is_triggered() {
                     return Ok(None);
                 }
             }

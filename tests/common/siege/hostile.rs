@@ -3,8 +3,8 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use wecom_dirsync::demo::sender::contact_event;
-use wecom_dirsync::wecom::crypt::{Crypt, EncodingAesKey};
-use wecom_dirsync::wecom::envelope::callback;
+use wecom_dirsync::wecom::callback::crypt::{Crypt, EncodingAesKey};
+use wecom_dirsync::wecom::callback::envelope::callback;
 
 use super::{CORP, KEY, TOKEN, crypt};
 

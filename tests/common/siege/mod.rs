@@ -15,7 +15,7 @@ use crate::proc::Figures;
 use crowd::Crowd;
 use hostile::Kind;
 use legitimate::Tally;
-use wecom_dirsync::wecom::crypt::{Crypt, EncodingAesKey};
+use wecom_dirsync::wecom::callback::crypt::{Crypt, EncodingAesKey};
 
 pub const CORP: &str = "wx5823bf96d3bd56c7";
 pub const TOKEN: &str = "QDG6eK";

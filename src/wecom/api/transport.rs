@@ -7,10 +7,10 @@ use serde_json::Value as Json;
 use ureq::unversioned::transport::{ConnectProxyConnector, Connector, SocksConnector, TcpConnector};
 
 use super::answer::Answer;
-use super::clock::SharedClock;
 use super::network::{Failure, Names, Network, explain};
 use super::tls::{Tls, client_config};
 use crate::directory::UnixSeconds;
+use crate::wecom::clock::SharedClock;
 
 /// The longest answer that is read; a page of 10,000 members is under 1 MiB.
 const MAX_ANSWER: u64 = 16 * 1024 * 1024;

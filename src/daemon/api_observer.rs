@@ -9,21 +9,21 @@ use super::metrics::Metrics;
 use crate::store::openids::{ApiCall, record_api_call};
 use crate::store::state::set_state;
 use crate::store::{StoreError, Writer};
-use crate::wecom::api::{Listener, Record, clock};
-use crate::wecom::pauses::{Pause, Scope};
+use crate::wecom::api::circuit_breaker::{Pause, Scope};
+use crate::wecom::api::{ApiObserver, Record, clock};
 
 /// How long a record may wait for the database; it is dropped then.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Writes to the database through the writer.
-pub struct Recorder {
+pub struct ApiRecorder {
     /// Where to.
     pub writer: Writer,
     /// What the admin listener shows.
     pub metrics: Arc<Metrics>,
 }
 
-impl Listener for Recorder {
+impl ApiObserver for ApiRecorder {
     fn called(&self, record: Record) {
         let millis = u64::try_from(record.took.as_millis()).unwrap_or(u64::MAX);
         log::debug!(

@@ -39,7 +39,7 @@ pub use limits::{Budget, Limits, bind, descriptor_budget};
 pub use observer::{Observer, Refused};
 pub use refusal::Refusal;
 pub use routes::Routes;
-pub(in crate::daemon) use routes::without_slash;
+pub(crate) use routes::without_slash;
 pub use stats::{GateSnapshot, GateStats};
 pub use times::TimesSnapshot;
 

@@ -82,6 +82,6 @@ impl Routes {
 }
 
 /// The path without one slash at its end; the root stays.
-pub(in crate::daemon) fn without_slash(path: &str) -> &str {
+pub(crate) fn without_slash(path: &str) -> &str {
     path.strip_suffix('/').filter(|rest| !rest.is_empty()).unwrap_or(path)
 }

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use super::apis::{Api, SecretKind};
+use super::endpoints::{Api, SecretKind};
 use crate::directory::{DepartmentId, TagId, UserId};
 
 /// What a call is about.

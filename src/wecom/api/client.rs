@@ -6,21 +6,21 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value as Json, json};
 
-pub use super::answer::{Answer, Listener, NoAnswer, NotSeen, Record, Seen};
-pub use super::apis::{Api, SecretKind};
-use super::clock::SharedClock;
-pub use super::clock::clock;
+use super::answer::{Answer, ApiObserver, NoAnswer, NotSeen, Record, Seen};
+use super::circuit_breaker::{CircuitBreaker, Scope, Trouble};
+use super::endpoints::{Api, SecretKind};
 use super::errcode::{Reaction, Reason, reaction};
 use super::failures::{Failures, Item, Opens};
 use super::network::{Failure, Network};
-use super::pace::{Pace, Urgency};
-use super::pauses::{Pauses, Scope, Trouble};
-use super::query::url_encode;
-use super::redact::Redactor;
+use super::rate_limiter::{Priority, RateLimiter};
 use super::token::{self, TokenCell};
 use super::transport::Transport;
 use crate::directory::UserId;
-use crate::stop::Stop;
+use crate::shutdown::Shutdown;
+use crate::wecom::clock::SharedClock;
+use crate::wecom::clock::clock;
+use crate::wecom::query::url_encode;
+use crate::wecom::redact::Redactor;
 
 /// What the API client needs to know.
 #[derive(Clone)]
@@ -50,9 +50,9 @@ pub struct Client<L> {
     settings: Settings,
     transport: Transport,
     listener: L,
-    stop: Stop,
-    pace: Mutex<Pace>,
-    pauses: Mutex<Pauses>,
+    shutdown: Shutdown,
+    pace: Mutex<RateLimiter>,
+    pauses: Mutex<CircuitBreaker>,
     failures: Mutex<Failures>,
     tokens: [Mutex<TokenCell>; 2],
     /// Held while WeCom wants calls one at a time.
@@ -67,23 +67,23 @@ pub(super) struct Call<'a> {
     /// What follows the access_token, from `&` on.
     pub(super) query: &'a str,
     pub(super) body: Option<&'a Json>,
-    pub(super) urgency: Urgency,
+    pub(super) priority: Priority,
 }
 
-impl<L: Listener> Client<L> {
+impl<L: ApiObserver> Client<L> {
     /// A client; nothing is called yet.
     #[must_use]
-    pub fn new(settings: Settings, listener: L, stop: Stop) -> Self {
+    pub fn new(settings: Settings, listener: L, shutdown: Shutdown) -> Self {
         Self {
             transport: Transport::new(settings.timeout, settings.network.clone(), settings.clock.clone()),
-            pace: Mutex::new(Pace::new(settings.calls_per_minute, Instant::now())),
+            pace: Mutex::new(RateLimiter::new(settings.calls_per_minute, Instant::now())),
             pauses: Mutex::default(),
             failures: Mutex::default(),
             tokens: Default::default(),
             turn: Mutex::default(),
             settings,
             listener,
-            stop,
+            shutdown,
         }
     }
 
@@ -96,7 +96,7 @@ impl<L: Listener> Client<L> {
     ///
     /// # Errors
     /// [`NotSeen`].
-    pub fn convert_to_openid(&self, userid: &UserId, urgency: Urgency) -> Result<Seen<String>, NotSeen> {
+    pub fn convert_to_openid(&self, userid: &UserId, priority: Priority) -> Result<Seen<String>, NotSeen> {
         let body = json!({"userid": userid.as_str()});
         let call = Call {
             api: Api::ConvertToOpenid,
@@ -104,7 +104,7 @@ impl<L: Listener> Client<L> {
             item: Item::Member(userid.clone()),
             query: "",
             body: Some(&body),
-            urgency,
+            priority,
         };
         self.call(&call, |answer| {
             let openid = answer.json.get("openid").and_then(Json::as_str).map(str::trim).unwrap_or_default();
@@ -167,10 +167,10 @@ impl<L: Listener> Client<L> {
         let mut renewed = false;
         loop {
             self.admit(api, secret)?;
-            let token = self.token(secret, call.urgency).inspect_err(|_| self.not_probed(api, secret))?;
+            let token = self.token(secret, call.priority).inspect_err(|_| self.not_probed(api, secret))?;
             let one_at_a_time = lock(&self.pauses).one_at_a_time();
             let _turn = one_at_a_time.then(|| lock(&self.turn));
-            self.wait_for_pace(api, call.urgency).inspect_err(|_| self.not_probed(api, secret))?;
+            self.wait_for_pace(api, call.priority).inspect_err(|_| self.not_probed(api, secret))?;
             let url = format!(
                 "{}/cgi-bin/{}?access_token={}{}",
                 self.settings.api_base,
@@ -237,7 +237,7 @@ impl<L: Listener> Client<L> {
     }
 
     fn admit(&self, api: Api, secret: SecretKind) -> Result<(), NotSeen> {
-        if self.stop.given() {
+        if self.shutdown.is_triggered() {
             return Err(NotSeen::NoAnswer(NoAnswer::Stopped));
         }
         if self.secret(secret).is_none() {
@@ -250,27 +250,27 @@ impl<L: Listener> Client<L> {
         lock(&self.pauses).not_probed(api, secret, Instant::now());
     }
 
-    fn wait_for_pace(&self, api: Api, urgency: Urgency) -> Result<(), NotSeen> {
+    fn wait_for_pace(&self, api: Api, priority: Priority) -> Result<(), NotSeen> {
         loop {
-            let taken = lock(&self.pace).take(Instant::now(), api, urgency);
+            let taken = lock(&self.pace).take(Instant::now(), api, priority);
             let Err(wait) = taken else { return Ok(()) };
-            if urgency == Urgency::Fill && api != Api::GetToken {
+            if priority == Priority::Fill && api != Api::GetToken {
                 return Err(NotSeen::NoAnswer(NoAnswer::Crowded(wait)));
             }
-            if self.stop.sleep(wait) {
+            if self.shutdown.sleep(wait) {
                 return Err(NotSeen::NoAnswer(NoAnswer::Stopped));
             }
         }
     }
 
     /// The secret's token. The first caller fetches it while the others wait. A failure pauses all calls with the secret.
-    fn token(&self, secret: SecretKind, urgency: Urgency) -> Result<String, NotSeen> {
+    fn token(&self, secret: SecretKind, priority: Priority) -> Result<String, NotSeen> {
         let mut cell = lock(self.token_cell(secret));
         if let Some(token) = cell.fresh(Instant::now()) {
             return Ok(token.text.clone());
         }
         let api = Api::GetToken;
-        if self.stop.given() {
+        if self.shutdown.is_triggered() {
             return Err(NotSeen::NoAnswer(NoAnswer::Stopped));
         }
         // Whoever held the lock before may have failed for all of us.
@@ -281,7 +281,7 @@ impl<L: Listener> Client<L> {
             let reason = Reason::Unknown;
             return Err(trouble(&Trouble { reason, errcode: None, errmsg, advice: None, scope: None }));
         }
-        self.wait_for_pace(api, urgency)?;
+        self.wait_for_pace(api, priority)?;
         let Some(corp_secret) = self.secret(secret) else {
             return Err(NotSeen::NoAnswer(NoAnswer::NoSecret));
         };

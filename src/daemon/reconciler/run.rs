@@ -7,20 +7,20 @@ mod tags;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 
-use rusqlite::Connection;
+use crate::store::Connection;
 
-use super::asking::{Ask, End, Refusal};
-use super::plan::{Plan, Report};
-use super::repairs::{Repairs, Target};
+use super::api_reader::{Ask, End, Refusal};
+use super::report::{Plan, Report};
+use super::write_batch::{Repairs, Target};
 use crate::directory::comparison::{self, Deletions, Guard, MemberDifference};
 use crate::directory::listing::{Flaw, Listing, Members};
 use crate::directory::{Fields, MemberField, UnixSeconds, UserId, Value};
-use crate::stop::Stop;
+use crate::shutdown::Shutdown;
 use crate::store::observed::{Observation, Since, ahead_of};
 use crate::store::reconciles::{ReconcileOutcome, count_members, known_members};
 use crate::store::{StoreError, Writer};
-use crate::wecom::api::{Client, Listener, clock};
-use crate::wecom::read::{PAGE, Skipped};
+use crate::wecom::api::directory::{PAGE, Skipped};
+use crate::wecom::api::{ApiObserver, Client, clock};
 
 /// Known members that are compared at a time.
 const RUN: usize = 2000;
@@ -47,14 +47,14 @@ pub struct Engine<'a, L> {
     /// To repair it; none: a dry run.
     pub writer: Option<&'a Writer>,
     /// Ends it.
-    pub stop: &'a Stop,
+    pub shutdown: &'a Shutdown,
     /// How many deletions are believed.
     pub guard: Guard,
     /// Hears how far it is.
     pub tell: &'a dyn Fn(Progress),
 }
 
-impl<L: Listener> Engine<'_, L> {
+impl<L: ApiObserver> Engine<'_, L> {
     /// Compares and repairs.
     ///
     /// # Errors
@@ -65,8 +65,8 @@ impl<L: Listener> Engine<'_, L> {
         let target = self.writer.map(|writer| Target { writer, clock, since });
         let mut run = Run {
             engine: self,
-            ask: Ask { client: self.client, stop: self.stop },
-            repairs: Repairs::new(target, self.stop),
+            ask: Ask { client: self.client, shutdown: self.shutdown },
+            repairs: Repairs::new(target, self.shutdown),
             since,
             deletions_held: false,
             plan: Plan::default(),
@@ -150,7 +150,7 @@ impl<T> Missing<T> {
     }
 }
 
-impl<L: Listener> Run<'_, L> {
+impl<L: ApiObserver> Run<'_, L> {
     fn all(&mut self) -> Result<ReconcileOutcome, End> {
         let structure = self.department_structure()?;
         let (listed, flaw) = match self.listing()? {

@@ -3,9 +3,9 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use rusqlite::Connection;
+use crate::store::Connection;
 
-use super::bell::Bell;
+use crate::daemon::wakeup::Wakeup;
 use crate::directory::UnixSeconds;
 use crate::store::get_state;
 
@@ -25,19 +25,19 @@ struct State {
     last_wave: Option<Instant>,
 }
 
-/// Doubts that are not in the database yet: the database itself may be what fails.
+/// ReconcileTriggers that are not in the database yet: the database itself may be what fails.
 #[derive(Default)]
-pub struct Doubts {
+pub struct ReconcileTriggers {
     state: Mutex<State>,
     /// Rung for a new one.
-    pub bell: Bell,
+    pub wakeup: Wakeup,
 }
 
-impl Doubts {
+impl ReconcileTriggers {
     /// Something may have been missed.
-    pub fn raise(&self, reason: impl Into<String>) {
+    pub fn request(&self, reason: impl Into<String>) {
         self.lock().reason.get_or_insert_with(|| reason.into());
-        self.bell.ring();
+        self.wakeup.notify();
     }
 
     /// Takes what there is, to write it down.
@@ -57,7 +57,7 @@ impl Doubts {
         if state.refusals >= WAVE && !state.last_wave.is_some_and(lately) {
             state.last_wave = Some(now);
             drop(state);
-            self.raise("WeCom does not know many members");
+            self.request("WeCom does not know many members");
         }
     }
 
@@ -70,7 +70,7 @@ impl Doubts {
 ///
 /// # Errors
 /// Whatever SQLite says.
-pub fn before_start(connection: &Connection, now: UnixSeconds) -> rusqlite::Result<Option<String>> {
+pub fn before_start(connection: &Connection, now: UnixSeconds) -> crate::store::Result<Option<String>> {
     if get_state(connection, "daemon")?.is_some() {
         return Ok(Some("the daemon ended without notice".into()));
     }
@@ -86,33 +86,33 @@ mod tests {
 
     #[test]
     fn a_wave_of_refusals_is_a_doubt_once_a_day() {
-        let (doubts, now) = (Doubts::default(), Instant::now());
+        let (triggers, now) = (ReconcileTriggers::default(), Instant::now());
         for _ in 0..4 {
-            doubts.refused_for_good(now);
+            triggers.refused_for_good(now);
         }
-        assert_eq!(doubts.take(), None);
-        doubts.refused_for_good(now + WAVE_WITHIN * 2);
-        assert_eq!(doubts.take(), None, "too long ago to be one wave");
+        assert_eq!(triggers.take(), None);
+        triggers.refused_for_good(now + WAVE_WITHIN * 2);
+        assert_eq!(triggers.take(), None, "too long ago to be one wave");
         for _ in 0..20 {
-            doubts.refused_for_good(now + WAVE_WITHIN * 2);
+            triggers.refused_for_good(now + WAVE_WITHIN * 2);
         }
-        assert!(doubts.take().is_some());
+        assert!(triggers.take().is_some());
         for _ in 0..20 {
-            doubts.refused_for_good(now + WAVE_WITHIN * 4);
+            triggers.refused_for_good(now + WAVE_WITHIN * 4);
         }
-        assert_eq!(doubts.take(), None);
+        assert_eq!(triggers.take(), None);
         for _ in 0..20 {
-            doubts.refused_for_good(now + WAVE_WITHIN * 2 + WAVES_APART);
+            triggers.refused_for_good(now + WAVE_WITHIN * 2 + WAVES_APART);
         }
-        assert!(doubts.take().is_some());
+        assert!(triggers.take().is_some());
     }
 
     #[test]
     fn the_first_reason_stays_until_it_is_taken() {
-        let doubts = Doubts::default();
-        doubts.raise("a");
-        doubts.raise("b");
-        assert_eq!(doubts.take().as_deref(), Some("a"));
-        assert_eq!(doubts.take(), None);
+        let triggers = ReconcileTriggers::default();
+        triggers.request("a");
+        triggers.request("b");
+        assert_eq!(triggers.take().as_deref(), Some("a"));
+        assert_eq!(triggers.take(), None);
     }
 }

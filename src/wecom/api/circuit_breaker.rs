@@ -1,11 +1,11 @@
-//! Pauses: what nobody is to call now, because it is not a member's problem.
+//! CircuitBreaker: what nobody is to call now, because it is not a member's problem.
 //!
 //! In memory only: after a restart everything is tried again, as an operator who has just mended
 //! something would expect. Pure: the time is given.
 
 use std::time::{Duration, Instant};
 
-use super::apis::{Api, SecretKind};
+use super::endpoints::{Api, SecretKind};
 use super::errcode::Reason;
 use crate::directory::UnixSeconds;
 
@@ -69,7 +69,7 @@ pub struct Pause {
 
 /// All pauses.
 #[derive(Debug, Default)]
-pub struct Pauses(Vec<Pause>);
+pub struct CircuitBreaker(Vec<Pause>);
 
 /// Trouble, as a call met it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,7 +106,7 @@ impl Pause {
     }
 }
 
-impl Pauses {
+impl CircuitBreaker {
     /// Whether this call may be made now. After a pause's time one call is let through, to see.
     ///
     /// # Errors
@@ -253,7 +253,7 @@ mod tests {
     #[test]
     fn a_pause_is_told_once_holds_all_back_and_lets_one_call_try_when_it_is_time() {
         let now = Instant::now();
-        let mut pauses = Pauses::default();
+        let mut pauses = CircuitBreaker::default();
         assert!(pauses.begin(CALL, &trouble(Reason::Address), (now, CLOCK)).is_some());
         assert!(pauses.begin(CALL, &trouble(Reason::Address), (now, CLOCK)).is_none());
         assert!(pauses.admit(Api::UserGet, SecretKind::App, now).is_err());
@@ -269,7 +269,7 @@ mod tests {
     #[test]
     fn whoever_waits_for_a_probe_asks_again_soon() {
         let now = Instant::now();
-        let mut pauses = Pauses::default();
+        let mut pauses = CircuitBreaker::default();
         pauses.begin(CALL, &trouble(Reason::Network), (now, CLOCK));
         let later = now + Duration::from_secs(1);
         assert!(pauses.admit(CALL.0, CALL.1, later).is_ok());
@@ -282,7 +282,7 @@ mod tests {
     #[test]
     fn a_pause_grows_while_the_trouble_lasts_and_is_not_told_again() {
         let mut now = Instant::now();
-        let mut pauses = Pauses::default();
+        let mut pauses = CircuitBreaker::default();
         let mut waits = Vec::new();
         for _ in 0..6 {
             pauses.begin(CALL, &trouble(Reason::Address), (now, CLOCK));
@@ -297,7 +297,7 @@ mod tests {
     #[test]
     fn a_probe_that_needs_a_token_first_does_not_stand_in_its_own_way() {
         let now = Instant::now();
-        let mut pauses = Pauses::default();
+        let mut pauses = CircuitBreaker::default();
         pauses.begin(CALL, &trouble(Reason::Address), (now, CLOCK));
         let later = now + Duration::from_secs(61);
         assert!(pauses.admit(CALL.0, CALL.1, later).is_ok());
@@ -313,7 +313,7 @@ mod tests {
     fn without_a_token_everything_with_that_secret_waits() {
         let now = Instant::now();
         for reason in [Reason::Quota, Reason::Permission, Reason::Unknown, Reason::Secret] {
-            let mut pauses = Pauses::default();
+            let mut pauses = CircuitBreaker::default();
             pauses.begin((Api::GetToken, SecretKind::App), &trouble(reason), (now, CLOCK));
             assert!(pauses.blocked_until(CALL.0, CALL.1, now).is_some(), "{reason:?}");
             assert!(pauses.blocked_until(Api::UserListId, SecretKind::Contacts, now).is_none(), "{reason:?}");
@@ -323,7 +323,7 @@ mod tests {
     #[test]
     fn a_call_that_was_under_way_does_not_end_a_pause() {
         let now = Instant::now();
-        let mut pauses = Pauses::default();
+        let mut pauses = CircuitBreaker::default();
         pauses.begin(CALL, &trouble(Reason::Quota), (now, CLOCK));
         assert!(pauses.over(CALL.0, CALL.1).is_empty());
         assert!(pauses.admit(CALL.0, CALL.1, now).is_err());

@@ -2,15 +2,15 @@
 
 use std::collections::BTreeSet;
 
-use super::super::asking::End;
+use super::super::api_reader::End;
 use super::{Missing, Run};
 use crate::directory::{DepartmentField, DepartmentId, Fields, UnixSeconds, comparison};
 use crate::store::observed::Observation;
 use crate::store::reconciles::known_departments;
-use crate::wecom::api::{Listener, SecretKind};
-use crate::wecom::read::{DepartmentList, Departments, Seen};
+use crate::wecom::api::directory::{DepartmentList, Departments, Seen};
+use crate::wecom::api::{ApiObserver, SecretKind};
 
-impl<L: Listener> Run<'_, L> {
+impl<L: ApiObserver> Run<'_, L> {
     /// All departments, and the time of the listing; `None` if WeCom does not show them.
     pub(super) fn department_structure(&mut self) -> Result<Option<Seen<Departments>>, End> {
         self.tell("departments", 0, None);

@@ -1,15 +1,15 @@
 //! Tags, and who and what is in each.
 
-use super::super::asking::End;
+use super::super::api_reader::End;
 use super::{Missing, Run, TAGS_NAMED};
 use crate::directory::comparison::SetDifference;
 use crate::directory::{TagId, UnixSeconds};
 use crate::store::observed::Observation;
 use crate::store::reconciles::{known_tag_content, known_tags};
-use crate::wecom::api::{Listener, SecretKind};
-use crate::wecom::read::{Seen, TagContent};
+use crate::wecom::api::directory::{Seen, TagContent};
+use crate::wecom::api::{ApiObserver, SecretKind};
 
-impl<L: Listener> Run<'_, L> {
+impl<L: ApiObserver> Run<'_, L> {
     /// Tags, and who and what is in each.
     pub(super) fn tags(&mut self) -> Result<Missing<TagId>, End> {
         self.tell("tags", 0, None);

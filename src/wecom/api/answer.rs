@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value as Json;
 
-use super::apis::Api;
+use super::circuit_breaker::Pause;
+use super::endpoints::Api;
 use super::errcode::Reason;
 use super::json;
-use super::pauses::Pause;
 use crate::directory::{UnixSeconds, UserId};
 
 /// An answer that can be understood.
@@ -84,7 +84,7 @@ pub enum NoAnswer {
     Failed(Instant, Reason),
     /// WeCom is busy with this item: try it again then, others at once.
     Later(Instant),
-    /// Others go first; only for [`Urgency::Fill`](super::pace::Urgency), whose caller may have something better to ask.
+    /// Others go first; only for [`Priority::Fill`](super::rate_limiter::Priority), whose caller may have something better to ask.
     Crowded(Duration),
     /// The daemon is ending.
     Stopped,
@@ -108,7 +108,7 @@ pub struct Record {
 }
 
 /// Is called for each API call and each change of the pauses.
-pub trait Listener: Send + Sync {
+pub trait ApiObserver: Send + Sync {
     /// A call was made.
     fn called(&self, record: Record);
     /// A pause began (true) or ended.

@@ -3,14 +3,14 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use super::repairs::Stopped;
+use super::write_batch::Stopped;
 use crate::directory::UserId;
-use crate::stop::Stop;
+use crate::shutdown::Shutdown;
 use crate::store::StoreError;
-use crate::wecom::api::{Client, Listener, NoAnswer, SecretKind};
-use crate::wecom::errcode::{Reason, is_unknown_member};
-use crate::wecom::pace::Urgency;
-use crate::wecom::read::{NotSeen, Seen};
+use crate::wecom::api::directory::{NotSeen, Seen};
+use crate::wecom::api::errcode::{Reason, is_unknown_member};
+use crate::wecom::api::rate_limiter::Priority;
+use crate::wecom::api::{ApiObserver, Client, NoAnswer, SecretKind};
 
 /// Tries of one question whose answers cannot be used.
 const TRIES: u32 = 3;
@@ -38,8 +38,8 @@ impl From<Stopped> for End {
     }
 }
 
-impl From<rusqlite::Error> for End {
-    fn from(error: rusqlite::Error) -> Self {
+impl From<crate::store::Error> for End {
+    fn from(error: crate::store::Error) -> Self {
         Self::Failed(StoreError::from(error).to_string())
     }
 }
@@ -72,10 +72,10 @@ pub(super) enum Existence {
 /// Asks.
 pub(super) struct Ask<'a, L> {
     pub(super) client: &'a Client<L>,
-    pub(super) stop: &'a Stop,
+    pub(super) shutdown: &'a Shutdown,
 }
 
-impl<L: Listener> Ask<'_, L> {
+impl<L: ApiObserver> Ask<'_, L> {
     /// Asks until there is an answer, or it is clear that there will be none.
     pub(super) fn about<T>(
         &self,
@@ -91,7 +91,7 @@ impl<L: Listener> Ask<'_, L> {
                 }
                 Err(NotSeen::NoAnswer(NoAnswer::Stopped)) => return Err(End::Stopped),
                 Err(NotSeen::NoAnswer(NoAnswer::Crowded(wait))) => {
-                    if self.stop.sleep(wait) {
+                    if self.shutdown.sleep(wait) {
                         return Err(End::Stopped);
                     }
                     continue;
@@ -110,13 +110,13 @@ impl<L: Listener> Ask<'_, L> {
                             is_for_all: false,
                         }));
                     }
-                    if self.stop.sleep(TRY_AGAIN * (1 << (tries - 1))) {
+                    if self.shutdown.sleep(TRY_AGAIN * (1 << (tries - 1))) {
                         return Err(End::Stopped);
                     }
                     continue;
                 }
                 Err(NotSeen::NoAnswer(NoAnswer::Later(until))) => {
-                    if self.stop.sleep(until.saturating_duration_since(Instant::now())) {
+                    if self.shutdown.sleep(until.saturating_duration_since(Instant::now())) {
                         return Err(End::Stopped);
                     }
                     continue;
@@ -145,7 +145,7 @@ impl<L: Listener> Ask<'_, L> {
                 _ => return Err(self.failed(reason)),
             }
             let wait = until.saturating_duration_since(Instant::now());
-            if self.stop.sleep(wait.clamp(Duration::from_millis(10), LOOK_AGAIN)) {
+            if self.shutdown.sleep(wait.clamp(Duration::from_millis(10), LOOK_AGAIN)) {
                 return Err(End::Stopped);
             }
         }
@@ -166,7 +166,7 @@ impl<L: Listener> Ask<'_, L> {
             if !self.client.has_secret(secret) {
                 continue;
             }
-            match self.about(|| self.client.user_get(userid, secret, Urgency::Reconcile))? {
+            match self.about(|| self.client.user_get(userid, secret, Priority::Reconcile))? {
                 Ok(_) => return Ok(Existence::There),
                 Err(refusal) if refusal.errcode.is_some_and(is_unknown_member) => is_unknown = true,
                 Err(refusal) => {

@@ -4,7 +4,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use super::apis::Api;
+use super::endpoints::Api;
 
 /// A minute as WeCom counts it, with a second to spare for what the network delays.
 const WINDOW: Duration = Duration::from_secs(61);
@@ -15,7 +15,7 @@ const API_PER_HOUR: usize = 120_000;
 
 /// For what a call is made: who goes first when calls are short.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Urgency {
+pub enum Priority {
     /// Something has just happened that this call is about; goes before all others.
     Now,
     /// Conversions that are due. These three share fairly.
@@ -28,7 +28,7 @@ pub enum Urgency {
     Fill,
 }
 
-impl Urgency {
+impl Priority {
     /// Its place among those who share fairly.
     fn share(self) -> Option<usize> {
         match self {
@@ -49,7 +49,7 @@ struct Share {
 
 /// The limiter of all API calls together.
 #[derive(Debug)]
-pub struct Pace {
+pub struct RateLimiter {
     per_minute: usize,
     /// Calls of the last window, oldest first.
     calls: VecDeque<(Instant, Api)>,
@@ -61,7 +61,7 @@ pub struct Pace {
     shares: [Share; 3],
 }
 
-impl Pace {
+impl RateLimiter {
     /// At most `per_minute` calls (1 at least) in any minute.
     #[must_use]
     pub fn new(per_minute: u32, now: Instant) -> Self {
@@ -91,7 +91,7 @@ impl Pace {
     ///
     /// # Errors
     /// How long to wait before asking again, if it may not be made now.
-    pub fn take(&mut self, now: Instant, api: Api, urgency: Urgency) -> Result<(), Duration> {
+    pub fn take(&mut self, now: Instant, api: Api, priority: Priority) -> Result<(), Duration> {
         while let Some((call, of)) = self.calls.front().copied()
             && now.saturating_duration_since(call) >= WINDOW
         {
@@ -103,7 +103,7 @@ impl Pace {
         };
         if self.calls.len() >= self.per_minute {
             let wait = until_free(self.calls.front());
-            return Err(self.wants(urgency, now, wait));
+            return Err(self.wants(priority, now, wait));
         }
         // That one API is used up is no reason for others to leave anything to whoever wants it.
         let of_api = self.per_api.entry(api).or_default();
@@ -118,21 +118,21 @@ impl Pace {
         let passed = now.saturating_duration_since(self.since).as_secs_f64();
         self.ready = (self.ready + passed * per_second).min(self.burst);
         self.since = now;
-        let needed = match urgency {
-            Urgency::Now => 1.0,
+        let needed = match priority {
+            Priority::Now => 1.0,
             // Leaves a reserve for what is urgent.
             _ => 1.0_f64.max(self.burst / 2.0),
         };
         // A whole call's worth may be missing a rounding error.
         if self.ready + 1e-9 < needed {
             let wait = Duration::from_secs_f64((needed - self.ready) / per_second);
-            return Err(self.wants(urgency, now, wait.max(Duration::from_millis(1))));
+            return Err(self.wants(priority, now, wait.max(Duration::from_millis(1))));
         }
-        if self.others_first(urgency, now) {
+        if self.others_first(priority, now) {
             let wait = Duration::from_secs_f64((1.0 / per_second).clamp(0.001, 1.0));
-            return Err(self.wants(urgency, now, wait));
+            return Err(self.wants(priority, now, wait));
         }
-        if let Some(share) = urgency.share() {
+        if let Some(share) = priority.share() {
             self.shares[share].served += 1.0;
         }
         self.ready -= 1.0;
@@ -142,8 +142,8 @@ impl Pace {
     }
 
     /// Remembers who has to wait, so that others leave it its share.
-    fn wants(&mut self, urgency: Urgency, now: Instant, wait: Duration) -> Duration {
-        let Some(share) = urgency.share() else { return wait };
+    fn wants(&mut self, priority: Priority, now: Instant, wait: Duration) -> Duration {
+        let Some(share) = priority.share() else { return wait };
         if self.shares[share].wants_until < now {
             // Whoever wanted nothing for a while has nothing to catch up on.
             let active = self.shares.iter().filter(|other| other.wants_until >= now);
@@ -156,12 +156,12 @@ impl Pace {
         wait
     }
 
-    fn others_first(&self, urgency: Urgency, now: Instant) -> bool {
+    fn others_first(&self, priority: Priority, now: Instant) -> bool {
         let mut wanting = self.shares.iter().enumerate().filter(|(_, share)| share.wants_until > now);
-        match urgency {
-            Urgency::Now => false,
-            Urgency::Fill => wanting.next().is_some(),
-            _ => urgency.share().is_some_and(|own| {
+        match priority {
+            Priority::Now => false,
+            Priority::Fill => wanting.next().is_some(),
+            _ => priority.share().is_some_and(|own| {
                 wanting.any(|(other, share)| other != own && share.served + 1.0 <= self.shares[own].served)
             }),
         }
@@ -214,10 +214,10 @@ mod tests {
     const API: Api = Api::ConvertToOpenid;
 
     /// Calls as fast as it may for `seconds`; when each was made, in milliseconds.
-    fn run(pace: &mut Pace, start: Instant, seconds: u64, urgency: Urgency) -> Vec<u128> {
+    fn run(pace: &mut RateLimiter, start: Instant, seconds: u64, priority: Priority) -> Vec<u128> {
         let (mut now, mut made) = (start, Vec::new());
         while now < start + Duration::from_secs(seconds) {
-            match pace.take(now, API, urgency) {
+            match pace.take(now, API, priority) {
                 Ok(()) => made.push(now.duration_since(start).as_millis()),
                 Err(wait) => now += wait,
             }
@@ -229,7 +229,7 @@ mod tests {
         #[test]
         fn no_minute_ever_has_more_calls_than_allowed(per_minute in 1u32..400) {
             let start = Instant::now();
-            let made = run(&mut Pace::new(per_minute, start), start, 300, Urgency::Now);
+            let made = run(&mut RateLimiter::new(per_minute, start), start, 300, Priority::Now);
             let limit = usize::try_from(per_minute).unwrap();
             for (i, first) in made.iter().enumerate() {
                 let within = made[i..].iter().take_while(|t| **t < first + 60_000).count();
@@ -242,26 +242,26 @@ mod tests {
     #[test]
     fn calls_of_a_run_before_count_until_they_are_a_minute_old() {
         let start = Instant::now() + WINDOW;
-        let mut pace = Pace::new(20, start);
+        let mut pace = RateLimiter::new(20, start);
         pace.called_before([(API, WINDOW), (API, Duration::from_secs(31))], start);
         pace.called_before((0..19).map(|_| (API, Duration::from_secs(1))), start);
-        assert_eq!(pace.take(start, API, Urgency::Now), Err(Duration::from_secs(30)));
-        assert_eq!(pace.take(start + Duration::from_secs(30), API, Urgency::Now), Ok(()));
+        assert_eq!(pace.take(start, API, Priority::Now), Err(Duration::from_secs(30)));
+        assert_eq!(pace.take(start + Duration::from_secs(30), API, Priority::Now), Ok(()));
     }
 
     #[test]
     fn what_can_wait_leaves_a_reserve_for_what_is_urgent() {
         let start = Instant::now();
-        let mut pace = Pace::new(600, start);
-        while pace.take(start, API, Urgency::Conversion).is_ok() {}
-        let urgent = (0..100).filter(|_| pace.take(start, API, Urgency::Now).is_ok()).count();
+        let mut pace = RateLimiter::new(600, start);
+        while pace.take(start, API, Priority::Conversion).is_ok() {}
+        let urgent = (0..100).filter(|_| pace.take(start, API, Priority::Now).is_ok()).count();
         assert!((25..=30).contains(&urgent), "{urgent}");
     }
 
     /// Several callers, each asking again when it is told to; how many calls each made.
-    fn compete(per_minute: u32, seconds: u64, callers: &[Urgency]) -> Vec<usize> {
+    fn compete(per_minute: u32, seconds: u64, callers: &[Priority]) -> Vec<usize> {
         let start = Instant::now();
-        let mut pace = Pace::new(per_minute, start);
+        let mut pace = RateLimiter::new(per_minute, start);
         let mut next: Vec<Instant> = callers.iter().map(|_| start).collect();
         let mut made = vec![0; callers.len()];
         loop {
@@ -284,7 +284,7 @@ mod tests {
 
     #[test]
     fn those_who_share_get_the_same_however_many_threads_they_have() {
-        use Urgency::{Conversion, Details, Fill, Reconcile};
+        use Priority::{Conversion, Details, Fill, Reconcile};
         for per_minute in [60, 600, 5000] {
             let made =
                 compete(per_minute, 600, &[Conversion, Conversion, Conversion, Details, Reconcile, Fill]);
@@ -301,8 +301,8 @@ mod tests {
 
     #[test]
     fn alone_anybody_may_use_everything() {
-        for urgency in [Urgency::Reconcile, Urgency::Fill] {
-            let made = compete(600, 600, &[urgency]);
+        for priority in [Priority::Reconcile, Priority::Fill] {
+            let made = compete(600, 600, &[priority]);
             assert!(made[0] > 5500, "{made:?}");
         }
     }
@@ -310,13 +310,13 @@ mod tests {
     #[test]
     fn one_api_stays_below_wecoms_hourly_limit_and_others_go_on() {
         let start = Instant::now();
-        let mut pace = Pace::new(20_000, start);
-        let made = run(&mut pace, start, 3600, Urgency::Now);
+        let mut pace = RateLimiter::new(20_000, start);
+        let made = run(&mut pace, start, 3600, Priority::Now);
         assert!(made.len() <= API_PER_HOUR, "{}", made.len());
         let first = made.iter().take_while(|at| **at < 60_000).count();
         assert!(first <= API_PER_MINUTE, "{first}");
         let later = start + Duration::from_secs(3600);
-        assert!(pace.take(later, API, Urgency::Now).is_err());
-        assert!(pace.take(later, Api::UserGet, Urgency::Now).is_ok());
+        assert!(pace.take(later, API, Priority::Now).is_err());
+        assert!(pace.take(later, Api::UserGet, Priority::Now).is_ok());
     }
 }

@@ -6,15 +6,17 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value as Json, json};
 
-use super::api::{Answer, Api, Call, Client, Listener, SecretKind};
-pub use super::api::{NotSeen, Seen};
+use super::answer::{Answer, ApiObserver};
+pub use super::answer::{NotSeen, Seen};
+use super::client::{Call, Client};
+use super::endpoints::{Api, SecretKind};
 use super::failures::Item;
 use super::json::{integer, shown};
-use super::pace::Urgency;
-use super::query::url_encode;
+use super::rate_limiter::Priority;
 use crate::directory::attributes::normal_attributes;
 use crate::directory::text::{self, json_text, normal};
 use crate::directory::{DepartmentField, DepartmentId, Field, Fields, MemberField, TagId, UserId, Value};
+use crate::wecom::query::url_encode;
 
 /// Members asked for in one page; WeCom's largest (doc 96067).
 pub const PAGE: u32 = 10_000;
@@ -119,7 +121,7 @@ pub struct TagContent {
     pub skipped: Skipped,
 }
 
-impl<L: Listener> Client<L> {
+impl<L: ApiObserver> Client<L> {
     /// A call of the comparison.
     fn read<T>(
         &self,
@@ -128,7 +130,7 @@ impl<L: Listener> Client<L> {
         (query, body): (&str, Option<&Json>),
         parse: impl Fn(&Json) -> Result<T, String>,
     ) -> Result<Seen<T>, NotSeen> {
-        let call = Call { api, secret, item, query, body, urgency: Urgency::Reconcile };
+        let call = Call { api, secret, item, query, body, priority: Priority::Reconcile };
         self.call(&call, |answer: &Answer| parse(&answer.json))
     }
 
@@ -158,11 +160,11 @@ impl<L: Listener> Client<L> {
         &self,
         userid: &UserId,
         secret: SecretKind,
-        urgency: Urgency,
+        priority: Priority,
     ) -> Result<Seen<(UserId, Fields<MemberField>)>, NotSeen> {
         let query = format!("&userid={}", url_encode(userid.as_str()));
         let item = Item::Member(userid.clone());
-        let call = Call { api: Api::UserGet, secret, item, query: &query, body: None, urgency };
+        let call = Call { api: Api::UserGet, secret, item, query: &query, body: None, priority };
         self.call(&call, |answer| {
             let found = member(&answer.json)?;
             if found.0 == *userid {

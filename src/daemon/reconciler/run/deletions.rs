@@ -1,13 +1,13 @@
 //! Deletions: only what is surely gone, never too much, and none while clocks contradict each other.
 
-use super::super::asking::{End, Existence};
+use super::super::api_reader::{End, Existence};
 use super::{Missing, Run};
 use crate::directory::comparison::{Deletions, Inquiry};
 use crate::directory::{DepartmentId, TagId, UserId};
 use crate::store::observed::Observation;
-use crate::wecom::api::Listener;
+use crate::wecom::api::ApiObserver;
 
-impl<L: Listener> Run<'_, L> {
+impl<L: ApiObserver> Run<'_, L> {
     /// Deletes what is surely gone, if it is not too much; whether it was.
     pub(super) fn delete(
         &mut self,

@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
 use crate::directory::UnixSeconds;
-use crate::stop::Stop;
+use crate::shutdown::Shutdown;
 use crate::store::observed::{Effect, Observation, Since, observe};
 use crate::store::{StoreError, Writer};
 use crate::wecom::clock::SharedClock;
@@ -41,7 +41,7 @@ pub(super) struct Target<'a> {
 /// Hands observations to the writer, one batch ahead of what is committed.
 pub(super) struct Repairs<'a> {
     target: Option<Target<'a>>,
-    stop: &'a Stop,
+    shutdown: &'a Shutdown,
     batch: Vec<(Observation, UnixSeconds)>,
     under_way: Option<(Batch, Receiver<Written>)>,
     done: Done,
@@ -49,8 +49,8 @@ pub(super) struct Repairs<'a> {
 
 impl<'a> Repairs<'a> {
     /// Without a target nothing is written.
-    pub(super) fn new(target: Option<Target<'a>>, stop: &'a Stop) -> Self {
-        Self { target, stop, batch: Vec::new(), under_way: None, done: Done::default() }
+    pub(super) fn new(target: Option<Target<'a>>, shutdown: &'a Shutdown) -> Self {
+        Self { target, shutdown, batch: Vec::new(), under_way: None, done: Done::default() }
     }
 
     /// What was observed at `at` on WeCom's clock.
@@ -119,7 +119,7 @@ impl<'a> Repairs<'a> {
                     return Ok(());
                 }
                 // The writer tells the operator; what was found does not go stale so soon.
-                Err(_) if self.stop.sleep(Duration::from_secs(1)) => return Err(Stopped),
+                Err(_) if self.shutdown.sleep(Duration::from_secs(1)) => return Err(Stopped),
                 Err(_) => written = submit(target, &batch),
             }
         }

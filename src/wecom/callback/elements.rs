@@ -286,7 +286,7 @@ fn as_json(element: &Element) -> Json {
 mod tests {
     use super::*;
     use crate::directory::UnixSeconds;
-    use crate::wecom::message::{Message, read};
+    use crate::wecom::callback::message::{Message, read};
     use serde_json::json;
 
     fn contact(inner: &str) -> Message {

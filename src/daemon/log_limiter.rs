@@ -7,9 +7,9 @@ const QUIET: Duration = Duration::from_secs(60);
 
 /// One kind of log line.
 #[derive(Debug, Default)]
-pub struct Throttle(Mutex<(Option<Instant>, u64)>);
+pub struct LogLimiter(Mutex<(Option<Instant>, u64)>);
 
-impl Throttle {
+impl LogLimiter {
     /// Whether to tell now; if so, how many were kept back since the last.
     pub fn tell(&self, now: Instant) -> Option<u64> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -29,7 +29,7 @@ mod tests {
 
     #[test]
     fn the_first_is_told_and_the_rest_are_counted() {
-        let throttle = Throttle::default();
+        let throttle = LogLimiter::default();
         let now = Instant::now();
         assert_eq!(throttle.tell(now), Some(0));
         assert_eq!(throttle.tell(now), None);

@@ -18,7 +18,7 @@ use sha1::{Digest, Sha1};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq, ConstantTimeGreater, ConstantTimeLess};
 
 use super::envelope;
-pub use super::query::Signed;
+pub use crate::wecom::query::Signed;
 
 /// Length of the AES key in bytes.
 const KEY_LEN: usize = 32;

@@ -6,11 +6,11 @@ use std::time::Duration;
 /// For one thread that waits; cheap to clone for those who ring. A ring that nobody waits for is kept for the
 /// next wait.
 #[derive(Debug, Clone, Default)]
-pub struct Bell(Arc<(Mutex<bool>, Condvar)>);
+pub struct Wakeup(Arc<(Mutex<bool>, Condvar)>);
 
-impl Bell {
+impl Wakeup {
     /// Ends the wait.
-    pub fn ring(&self) {
+    pub fn notify(&self) {
         *self.0.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
         self.0.1.notify_all();
     }

@@ -1,0 +1,8 @@
+//! Callbacks: signature and encryption, the XML envelope, and the events inside.
+
+pub mod crypt;
+mod elements;
+pub mod envelope;
+pub mod message;
+mod repair;
+pub mod xml;
