@@ -181,7 +181,7 @@ mod tests {
     use super::*;
     use crate::directory::UnixSeconds;
     use crate::gate::{self, Gate, Limits, Routes};
-    use crate::store::observed::Effect;
+    use crate::store::observations::Effect;
     use crate::store::open::open_in_memory;
     use crate::store::reconciles::{begin_reconcile, finish_reconcile};
 

@@ -419,7 +419,7 @@ pub fn member(json: &Json) -> Result<(UserId, Fields<MemberField>), String> {
 /// A number, in quotes or not, as gender; an empty text empties it, as an event's empty element does.
 fn number(json: &Json) -> Option<Value> {
     if json.as_str().is_some_and(|text| text.trim().is_empty()) {
-        return Some(Value::Emptied);
+        return Some(Value::Cleared);
     }
     id(json).map(|number| Value::Int(number.into()))
 }
@@ -463,7 +463,7 @@ mod tests {
         let expected = Fields::from([
             (MemberField::Name, Value::text("张三")),
             (MemberField::Department, Value::Ids(vec![1, 2])),
-            (MemberField::Position, Value::Emptied),
+            (MemberField::Position, Value::Cleared),
             (MemberField::Gender, Value::Int(1)),
             (MemberField::Status, Value::Int(1)),
             (MemberField::LeaderOf, Value::Ids(vec![1])),
