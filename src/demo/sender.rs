@@ -56,7 +56,7 @@ impl Sender {
     }
 
     fn signed(&self, encrypted: &str) -> String {
-        let (timestamp, nonce) = (crate::wecom::api::clock().0.to_string(), fastrand::u32(..).to_string());
+        let (timestamp, nonce) = (crate::unix_time::unix_now().0.to_string(), fastrand::u32(..).to_string());
         let signature = self.crypt.sign(&timestamp, &nonce, encrypted);
         format!("{}?msg_signature={signature}&timestamp={timestamp}&nonce={nonce}", self.url)
     }

@@ -1,17 +1,11 @@
 //! The estimate of WeCom's clock that all threads share; see [`crate::directory::clock`].
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use crate::directory::UnixSeconds;
 use crate::directory::clock::{Estimate, LocalTime, Moment, Stamped, WecomClock};
-
-/// This machine's clock.
-#[must_use]
-pub fn clock() -> UnixSeconds {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    UnixSeconds(i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
-}
+use crate::unix_time::unix_now;
 
 /// Called with the estimate after each reading of a time source.
 type Observer = Box<dyn Fn(Estimate) + Send + Sync>;
@@ -49,7 +43,7 @@ impl SharedClock {
     /// What the store needs to know of the time.
     #[must_use]
     pub fn moment(&self) -> Moment {
-        Moment { local: clock(), latest: self.estimate().latest() }
+        Moment { local: unix_now(), latest: self.estimate().latest() }
     }
 
     /// Stamps an event that arrives now; see [`WecomClock::stamp_event`].
@@ -72,6 +66,6 @@ impl SharedClock {
 
     fn with<T>(&self, work: impl FnOnce(&mut WecomClock, LocalTime) -> T) -> T {
         let mut shared = self.0.clock.lock().unwrap_or_else(PoisonError::into_inner);
-        work(&mut shared, LocalTime { wall: clock(), uptime: self.0.started.elapsed() })
+        work(&mut shared, LocalTime { wall: unix_now(), uptime: self.0.started.elapsed() })
     }
 }

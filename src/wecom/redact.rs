@@ -42,6 +42,16 @@ impl Redactor {
         Self { secrets: Arc::new(secrets), tokens: Arc::default() }
     }
 
+    /// A redactor with more secrets and the same tokens.
+    #[must_use]
+    pub fn with(self, more: impl IntoIterator<Item = String>) -> Self {
+        let mut secrets: Vec<String> =
+            self.secrets.iter().cloned().chain(more).filter(|s| !s.is_empty()).collect();
+        secrets.sort();
+        secrets.dedup();
+        Self { secrets: Arc::new(secrets), ..self }
+    }
+
     /// Redacts an access token, too, from now on.
     pub fn add_token(&self, token: &str) {
         let mut tokens = self.tokens.write().unwrap_or_else(PoisonError::into_inner);

@@ -45,7 +45,7 @@ pub struct Tag {
 
 /// How the listing of members is wrong. Pages count from 1.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Mischief {
+pub enum ListingFault {
     /// This page is empty, and leads on.
     EmptyPage(usize),
     /// This page is empty, and said to be the last.
@@ -84,7 +84,7 @@ pub struct Company {
     /// Rows of user/list_id in a page at most.
     pub page: usize,
     /// How the listing is wrong.
-    pub mischief: Option<Mischief>,
+    pub listing_fault: Option<ListingFault>,
     pages_given: usize,
     users: BTreeMap<String, User>,
     /// Tokens given out, and the secret that each is for.
@@ -106,7 +106,7 @@ impl Default for Company {
             tags: BTreeMap::new(),
             forbidden: HashMap::new(),
             page: 10_000,
-            mischief: None,
+            listing_fault: None,
             pages_given: 0,
             users: BTreeMap::new(),
             tokens: HashMap::new(),
@@ -276,11 +276,11 @@ impl Company {
     fn list_id(&mut self, request: &Request) -> Json {
         let cursor = request.body.get("cursor").and_then(Json::as_str).unwrap_or("").to_owned();
         self.pages_given = if cursor.is_empty() { 1 } else { self.pages_given + 1 };
-        let (this, mischief) = (self.pages_given, self.mischief.clone());
+        let (this, listing_fault) = (self.pages_given, self.listing_fault.clone());
         let limit = request.body.get("limit").and_then(Json::as_u64).unwrap_or(10_000).clamp(1, 10_000);
         let limit = usize::try_from(limit).unwrap_or(10_000).min(self.page);
-        let from = match (&mischief, cursor.split_once('|')) {
-            (Some(Mischief::SamePage(page)), Some((before, _))) if *page == this => before.to_owned(),
+        let from = match (&listing_fault, cursor.split_once('|')) {
+            (Some(ListingFault::SamePage(page)), Some((before, _))) if *page == this => before.to_owned(),
             (_, Some((_, from))) => from.to_owned(),
             (_, None) => String::new(),
         };
@@ -295,15 +295,15 @@ impl Company {
             let of_user = user.departments.iter().map(|id| json!({"userid": user.userid, "department": id}));
             rows.extend(of_user);
         }
-        match mischief {
-            Some(Mischief::EmptyPage(page)) if page == this => rows.clear(),
-            Some(Mischief::EndsEmpty(page)) if page == this => {
+        match listing_fault {
+            Some(ListingFault::EmptyPage(page)) if page == this => rows.clear(),
+            Some(ListingFault::EndsEmpty(page)) if page == this => {
                 rows.clear();
                 next.clear();
             }
-            Some(Mischief::EndsEarly(page)) if page == this => next.clear(),
-            Some(Mischief::SameCursor(page)) if this >= page && this > 1 => next = cursor,
-            Some(Mischief::BreaksOff(page, errcode)) if this >= page => return error(errcode, "planned"),
+            Some(ListingFault::EndsEarly(page)) if page == this => next.clear(),
+            Some(ListingFault::SameCursor(page)) if this >= page && this > 1 => next = cursor,
+            Some(ListingFault::BreaksOff(page, errcode)) if this >= page => return error(errcode, "planned"),
             _ => {}
         }
         json!({"errcode": 0, "errmsg": "ok", "next_cursor": next, "dept_user": rows})

@@ -47,9 +47,9 @@ pub(super) struct Planned {
 
 /// The faults to come, in order.
 #[derive(Debug, Default)]
-pub(super) struct Programme(Vec<Planned>);
+pub(super) struct FaultPlan(Vec<Planned>);
 
-impl Programme {
+impl FaultPlan {
     pub(super) fn plan(&mut self, planned: Planned) {
         self.0.push(planned);
     }

@@ -15,9 +15,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::Value as Json;
 
-pub use company::{Company, Department, Mischief, Request, Tag, User};
+pub use company::{Company, Department, ListingFault, Request, Tag, User};
 pub use faults::Fault;
-use faults::{Planned, Programme};
+use faults::{FaultPlan, Planned};
 
 use crate::shutdown::Shutdown;
 use crate::wecom::query::url_decode;
@@ -40,7 +40,7 @@ pub struct Call {
 #[derive(Default)]
 struct State {
     company: Company,
-    programme: Programme,
+    faults: FaultPlan,
     calls: Vec<Call>,
     /// Seconds that the Date header is off.
     date_shift: i64,
@@ -109,13 +109,13 @@ impl StandIn {
     /// The next `times` calls of `api` (such as `user/get`; `None`: of any) meet this fault.
     pub fn fail(&self, api: Option<&str>, fault: Fault, times: usize) {
         let planned = Planned { api: api.map(str::to_owned), userid: None, fault, times };
-        self.shared.lock().programme.plan(planned);
+        self.shared.lock().faults.plan(planned);
     }
 
     /// Every call of `api` (`None`: of any) that is about this member meets this fault.
     pub fn fail_for(&self, api: Option<&str>, userid: &str, fault: Fault) {
         let (api, userid) = (api.map(str::to_owned), Some(userid.to_owned()));
-        self.shared.lock().programme.plan(Planned { api, userid, fault, times: usize::MAX });
+        self.shared.lock().faults.plan(Planned { api, userid, fault, times: usize::MAX });
     }
 
     /// The Date header of all answers is so many seconds off from now on.
@@ -125,7 +125,7 @@ impl StandIn {
 
     /// No more faults.
     pub fn mend(&self) {
-        self.shared.lock().programme.clear();
+        self.shared.lock().faults.clear();
     }
 
     /// All calls so far.
@@ -177,7 +177,7 @@ fn serve(shared: &Shared, mut stream: TcpStream) -> io::Result<()> {
         let Some(request) = read_request(shared, &mut stream, &mut buffer)? else { return Ok(()) };
         let (fault, answer) = {
             let mut state = shared.lock();
-            let fault = state.programme.next(&request.api, request.userid().as_deref());
+            let fault = state.faults.next(&request.api, request.userid().as_deref());
             let answer = match &fault {
                 Some(Fault::Errcode(errcode)) => Some(company::error(*errcode, "planned")),
                 Some(Fault::Refusal(errcode, errmsg)) => {
