@@ -110,12 +110,11 @@ impl std::fmt::Display for Refusal {
 impl From<CryptError> for Refusal {
     fn from(error: CryptError) -> Self {
         match error {
-            CryptError::Xml => Self::Envelope,
             CryptError::Signature => Self::Signature,
             CryptError::ReceiveId => Self::ReceiveId,
             CryptError::Base64 => Self::Base64,
             CryptError::Buffer => Self::Length,
-            CryptError::Decrypt | CryptError::AesKey | CryptError::Encrypt => Self::Decryption,
+            CryptError::Decrypt => Self::Decryption,
         }
     }
 }
@@ -204,7 +203,7 @@ impl Endpoint {
         for key in &self.keys {
             // Of several errors the one of the latest check tells most.
             match key.open(&texts) {
-                Err(error) if opened.as_ref().is_err_and(|known| error.stage() > known.stage()) => {
+                Err(error) if opened.as_ref().is_err_and(|known| error > *known) => {
                     opened = Err(error);
                 }
                 Ok(message) if opened.is_err() => opened = Ok(message),

@@ -52,7 +52,7 @@ impl Sender {
     fn encrypt(&self, text: &str) -> Result<String, String> {
         let mut random = [0; 16];
         getrandom::fill(&mut random).map_err(|error| error.to_string())?;
-        self.crypt.encrypt(text.as_bytes(), random).map_err(|error| error.to_string())
+        self.crypt.encrypt(text.as_bytes(), random).ok_or_else(|| "the message is longer than 4 GiB".into())
     }
 
     fn signed(&self, encrypted: &str) -> String {

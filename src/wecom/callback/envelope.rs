@@ -189,12 +189,6 @@ fn is_name(tag: &[u8]) -> bool {
     first && tag.iter().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(byte))
 }
 
-/// The text of Encrypt in a POST's body; `None` if it is no envelope.
-#[must_use]
-pub fn encrypted_part(body: &[u8]) -> Option<String> {
-    Envelope::scan(body).map(|envelope| envelope.encrypt.into_owned())
-}
-
 /// The body of a POST, as WeCom sends it.
 #[must_use]
 pub fn callback(to_user_name: &str, encrypted: &str, agent_id: &str) -> String {
@@ -205,24 +199,13 @@ pub fn callback(to_user_name: &str, encrypted: &str, agent_id: &str) -> String {
     )
 }
 
-/// The XML of an encrypted reply (doc 90968, EncryptMsg).
-#[must_use]
-pub fn reply(encrypted: &str, signature: &str, timestamp: &str, nonce: &str) -> String {
-    let nonce = xml::escape(nonce);
-    let timestamp = xml::escape(timestamp);
-    format!(
-        "<xml><Encrypt><![CDATA[{encrypted}]]></Encrypt><MsgSignature><![CDATA[{signature}]]></MsgSignature>\
-         <TimeStamp>{timestamp}</TimeStamp><Nonce>{nonce}</Nonce></xml>"
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::time::{Duration, Instant};
 
-    fn encrypt(body: &str) -> Option<String> {
-        encrypted_part(body.as_bytes())
+    fn encrypt(body: &str) -> Option<Cow<'_, str>> {
+        Envelope::scan(body.as_bytes()).map(|envelope| envelope.encrypt)
     }
 
     #[test]
@@ -292,7 +275,7 @@ mod tests {
         for bad in bad {
             assert_eq!(encrypt(bad), None, "{bad}");
         }
-        assert_eq!(encrypted_part(b"<xml><Encrypt>\xff</Encrypt></xml>"), None);
+        assert_eq!(Envelope::scan(b"<xml><Encrypt>\xff</Encrypt></xml>"), None);
         let deep =
             |n: usize| format!("<xml>{}{}<Encrypt>a</Encrypt></xml>", "<a>".repeat(n), "</a>".repeat(n));
         assert!(encrypt(&deep(7)).is_some() && encrypt(&deep(8)).is_none());
@@ -314,7 +297,7 @@ mod tests {
         ];
         for body in bodies {
             let begun = Instant::now();
-            let _ = encrypted_part(body.as_bytes());
+            let _ = encrypt(&body);
             assert!(begun.elapsed() < Duration::from_millis(100), "{:?}: {}..", begun.elapsed(), &body[..40]);
         }
     }
