@@ -147,7 +147,7 @@ mod commit {
             digest: hasher.finish().cast_signed(),
             meaning: read.meaning.ok(),
             latest: None,
-            comparison_due: read.missed,
+            comparison_due: read.reconcile_reason,
         }
     }
 

@@ -179,9 +179,9 @@ impl Endpoint {
             digest: digest(bytes),
             meaning,
             latest: None,
-            comparison_due: message.missed,
+            comparison_due: message.reconcile_reason,
         };
-        Received { event, complaint, passed_over: message.passed_over }
+        Received { event, complaint, passed_over: message.skipped }
     }
 
     /// Opens with the first key that fits; while keys are being changed, each may. Every key does its work, so
