@@ -8,7 +8,7 @@ use crate::store::NewEvent;
 use crate::wecom::callback::crypt::{Crypt, CryptError, SignedText};
 use crate::wecom::callback::envelope::Envelope;
 use crate::wecom::callback::message::{self, Concern};
-use crate::wecom::query::{Query, Reading};
+use crate::wecom::query::Query;
 
 /// One callback URL: its path, and the keys that its messages may be encrypted with.
 #[derive(Debug, Clone)]
@@ -188,8 +188,8 @@ impl Endpoint {
     /// that the time does not tell which of them failed at what.
     fn open<'a>(
         &self,
-        readings: &'a [Reading],
-        encrypted: impl Fn(&'a Reading) -> &'a str,
+        readings: &'a [Query],
+        encrypted: impl Fn(&'a Query) -> &'a str,
     ) -> Result<Vec<u8>, Refusal> {
         let texts = readings.iter().filter_map(|reading| {
             let signed = reading.signed()?;
@@ -214,7 +214,7 @@ impl Endpoint {
     }
 }
 
-fn readings(query: &str) -> Result<Vec<Reading>, Refusal> {
+fn readings(query: &str) -> Result<Vec<Query>, Refusal> {
     let readings = Query::parse(query).ok_or(Refusal::Query)?.readings();
     if readings.iter().all(|reading| reading.signed().is_none()) {
         return Err(Refusal::Parameters);
