@@ -34,8 +34,7 @@ fn event(userid: &str, create_time: i64) -> String {
 
 mod crypto {
     use super::*;
-    use wecom_dirsync::wecom::callback::crypt::Signed;
-    use wecom_dirsync::wecom::callback::envelope;
+    use wecom_dirsync::wecom::callback::crypt::{Signed, SignedText};
 
     const MESSAGE: [u8; 2048] = [b'x'; 2048];
     const TIMESTAMP: &str = "1700000000";
@@ -43,30 +42,31 @@ mod crypto {
     #[divan::bench]
     fn encrypt_2_kib(bencher: Bencher) {
         let crypt = crypt();
-        bencher.bench(|| crypt.encrypt_message(&MESSAGE, TIMESTAMP, "n", [7; 16]));
+        bencher.bench(|| crypt.encrypt(&MESSAGE, [7; 16]));
     }
 
-    /// Signature, decryption and receive_id; the envelope is taken apart under `parse`.
+    /// Signature, decryption and receive_id; the envelope is measured under `parse`.
     #[divan::bench]
     fn check_and_decrypt_2_kib(bencher: Bencher) {
         let crypt = crypt();
-        let reply = crypt.encrypt_message(&MESSAGE, TIMESTAMP, "n", [7; 16]).unwrap();
-        let encrypted = envelope::encrypted_part(reply.as_bytes()).unwrap();
+        let encrypted = crypt.encrypt(&MESSAGE, [7; 16]).unwrap();
         let signature = crypt.sign(TIMESTAMP, "n", &encrypted);
         let signed = Signed { signature: &signature, timestamp: TIMESTAMP, nonce: "n" };
-        bencher.bench(|| crypt.verify_url(signed, &encrypted).unwrap());
+        let text = SignedText { signed, encrypted: &encrypted };
+        bencher.bench(|| crypt.open(&[text]).unwrap());
     }
 }
 
 mod parse {
     use super::*;
-    use wecom_dirsync::wecom::callback::{envelope, message};
+    use wecom_dirsync::wecom::callback::envelope::{Envelope, callback};
+    use wecom_dirsync::wecom::callback::message;
 
     #[divan::bench]
     fn envelope_of_an_event(bencher: Bencher) {
         let encrypted = crypt().encrypt(event("zhangsan", 1).as_bytes(), [7; 16]).unwrap();
-        let body = envelope::callback(CORP, &encrypted, "");
-        bencher.bench(|| envelope::encrypted_part(body.as_bytes()).unwrap());
+        let body = callback(CORP, &encrypted, "");
+        bencher.bench(|| Envelope::scan(body.as_bytes()).is_some());
     }
 
     #[divan::bench]
@@ -149,7 +149,7 @@ mod commit {
             digest: hasher.finish().cast_signed(),
             meaning: read.meaning.ok(),
             latest: None,
-            comparison_due: read.missed,
+            comparison_due: read.reconcile_reason,
         }
     }
 

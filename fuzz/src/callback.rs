@@ -9,7 +9,7 @@ use wecom_dirsync::daemon::callback::{Endpoint, Received, Refusal};
 use wecom_dirsync::directory::UnixSeconds;
 use wecom_dirsync::directory::text::{decode, is_allowed};
 use wecom_dirsync::wecom::callback::crypt::{Crypt, EncodingAesKey};
-use wecom_dirsync::wecom::callback::envelope::{callback, encrypted_part};
+use wecom_dirsync::wecom::callback::envelope::{Envelope, callback};
 use wecom_dirsync::wecom::query::{Query, url_encode};
 
 use super::Draw;
@@ -77,7 +77,7 @@ fn anything(endpoint: &Endpoint, query: &[u8], body: &[u8]) {
     }
     match endpoint.receive(&query, body, CORP, NOW) {
         Ok(received) => {
-            genuine(Some(&encrypted_part(body).unwrap()));
+            genuine(Some(&Envelope::scan(body).unwrap().encrypt));
             assert!(received.event.payload.len() < 3 * body.len());
         }
         Err(refusal) => refused(&refusal),
@@ -186,7 +186,7 @@ fn spoiled(endpoint: &Endpoint, keys: &Crypt, draw: &mut Draw<'_>) {
         // What is not signed: the tags around Encrypt, and in hex digits a letter's size.
         Ok(received) => {
             assert_eq!(received.event.payload.as_bytes(), message);
-            assert_eq!(encrypted_part(body.as_bytes()).as_ref(), Some(&encrypted));
+            assert_eq!(Envelope::scan(body.as_bytes()).unwrap().encrypt, encrypted);
         }
         Err(refusal) => refused(&refusal),
     }

@@ -167,8 +167,8 @@ fn sensible(message: &Message) {
     }
     assert!(message.create_time.is_none_or(|at| at.0 >= 0));
     // These go into log lines.
-    assert!(message.passed_over.len() <= 9);
-    let lines = message.passed_over.iter().map(|line| (line, 100));
+    assert!(message.skipped.len() <= 9);
+    let lines = message.skipped.iter().map(|line| (line, 100));
     for (line, most) in lines.chain(message.meaning.as_ref().err().map(|line| (line, 1000))) {
         assert!(line.chars().count() <= most, "{} characters: {line}", line.chars().count());
         assert!(!line.chars().any(char::is_control), "{line:?}");

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::store::Connection;
+use crate::unix_time::unix_now;
 
 use super::{Failure, load, print};
 use crate::daemon::{Daemon, is_running};
@@ -14,7 +15,6 @@ use crate::demo::standin::{Company, StandIn};
 use crate::store::open_reader;
 use crate::store::queries::table;
 use crate::text::printable;
-use crate::wecom::api::clock;
 use crate::wecom::callback::crypt::{Crypt, EncodingAesKey};
 
 const TOKEN: &str = "QDG6eK";
@@ -143,7 +143,7 @@ impl Stage {
     }
 
     fn event(&self, change_type: &str, inner: &str) -> Result<(), Failure> {
-        let event = contact_event(&self.corp_id, clock().0, change_type, inner);
+        let event = contact_event(&self.corp_id, unix_now().0, change_type, inner);
         let begun = Instant::now();
         let (status, body) = self.sender.send(&event).map_err(Failure::Other)?;
         let took = begun.elapsed().as_secs_f64() * 1000.0;

@@ -22,7 +22,7 @@ use crate::store::file::recognise;
 use crate::store::open::{open_beside, open_in_memory};
 use crate::store::state::take_first;
 use crate::store::{StoreError, Writer, get_state, open_reader, open_writer, set_state};
-use crate::wecom::api::clock;
+use crate::unix_time::unix_now;
 
 /// How often it is looked for the daemon's report.
 const LOOK: Duration = Duration::from_millis(200);
@@ -63,14 +63,14 @@ pub(super) fn reconcile(path: Option<&Path>, wish: Wish, as_json: bool) -> Resul
 fn by_the_daemon(config: &Config, wish: Wish, shown: &Shown) -> Result<Json, Failure> {
     let beside = open_beside(&config.database.path)?;
     let id = format!("{:016x}", fastrand::u64(..));
-    set_state(&beside, &format!("{WISH}{id}"), clock(), Some(&wish.to_json()))?;
+    set_state(&beside, &format!("{WISH}{id}"), unix_now(), Some(&wish.to_json()))?;
     knock(&config.database.path);
     shown.line("asked the running daemon");
     let report = format!("{REPORT}{id}");
     let mut sign = Instant::now();
     let give_up = |what: &str| {
         // Nobody waits for it any more; it must not be granted later.
-        set_state(&beside, &format!("{WISH}{id}"), clock(), None)?;
+        set_state(&beside, &format!("{WISH}{id}"), unix_now(), None)?;
         Err(Failure::Other(what.into()))
     };
     loop {
@@ -107,7 +107,7 @@ fn here(config: &Config, wish: Wish, shown: &Shown) -> Result<Json, Failure> {
     let (writer, thread) = match &lock {
         Some(lock) => {
             let database = open_writer(path, config.database.mode)?;
-            let mark = HighWaterMark::open(&database, lock.try_clone()?, clock(), fastrand::u64(..))?;
+            let mark = HighWaterMark::open(&database, lock.try_clone()?, unix_now(), fastrand::u64(..))?;
             Writer::start_marking(database, Some(mark))?
         }
         // What the client records of its calls goes nowhere.

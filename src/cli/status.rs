@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 use crate::store::Connection;
+use crate::unix_time::unix_now;
 use serde_json::{Value as Json, json};
 
 use super::{Failure, load, print, print_json, shown};
@@ -21,7 +22,6 @@ use crate::store::refusals::{RefusalRow, refusals_since};
 use crate::store::state::reconcile_request;
 use crate::store::{get_state, open_reader};
 use crate::text::printable;
-use crate::wecom::api::clock;
 
 /// Refusals that are shown to a person (seconds).
 const DAY: i64 = 86_400;
@@ -29,7 +29,7 @@ const DAY: i64 = 86_400;
 pub(super) fn status(path: Option<&Path>, as_json: bool) -> Result<(), Failure> {
     let config = load(path)?;
     let connection = open_reader(&config.database.path)?;
-    let now = clock();
+    let now = unix_now();
     // One transaction: all figures are of the same moment.
     let connection = connection.unchecked_transaction()?;
     let counts = counts(&connection, now)?;

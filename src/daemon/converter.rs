@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::store::Connection;
+use crate::unix_time::unix_now;
 
 use super::api_observer::ApiRecorder;
 use super::reconciler::triggers::ReconcileTriggers;
@@ -22,7 +23,7 @@ use crate::store::openids::{
 use crate::store::{StoreError, Writer};
 use crate::wecom::api::errcode::{Reaction, reaction};
 use crate::wecom::api::rate_limiter::Priority;
-use crate::wecom::api::{Api, Client, NoAnswer, NotSeen, SecretKind, clock};
+use crate::wecom::api::{Api, ApiError, Client, NoAnswer, SecretKind};
 
 /// Due members that one look at the database takes.
 const BATCH: usize = 256;
@@ -186,7 +187,7 @@ impl Converter {
             let wait_until = match paused {
                 Some(until) => until.min(now + LOOK_WHEN_HINDERED),
                 None => {
-                    let due = self.policy.due(clock());
+                    let due = self.policy.due(unix_now());
                     if let Some(found) = work.take(due.recheck_before) {
                         return Some(found);
                     }
@@ -221,26 +222,26 @@ impl Converter {
         let userid = &asked.userid;
         let began = Instant::now();
         let verdict = match self.client.convert_to_openid(userid, priority) {
-            Ok(openid) => ConversionOutcome::Openid(openid.what),
-            Err(NotSeen::Refused { errcode, errmsg }) if reaction(errcode) == Reaction::Never => {
+            Ok(openid) => ConversionOutcome::Openid(openid.value),
+            Err(ApiError::Refused { errcode, errmsg }) if reaction(errcode) == Reaction::Never => {
                 self.triggers.refused_for_good(Instant::now());
                 ConversionOutcome::Never { errcode, errmsg }
             }
-            Err(NotSeen::Refused { errcode, errmsg }) => {
+            Err(ApiError::Refused { errcode, errmsg }) => {
                 ConversionOutcome::NotYet { errcode: Some(errcode), errmsg }
             }
-            Err(NotSeen::Unusable { errcode, what }) => {
+            Err(ApiError::Unusable { errcode, what }) => {
                 log::warn!(
                     "conversion userid={userid}: {what}; this member is tried again later, the others go on"
                 );
                 ConversionOutcome::NotYet { errcode: errcode.filter(|code| *code != 0), errmsg: what }
             }
-            Err(NotSeen::NoAnswer(NoAnswer::Failed(at, _) | NoAnswer::Later(at))) => {
+            Err(ApiError::NoAnswer(NoAnswer::Failed(at, _) | NoAnswer::Later(at))) => {
                 return Outcome::Later(at);
             }
             // Not this member's fault: it stays as it is, and is due.
-            Err(NotSeen::NoAnswer(
-                NoAnswer::Paused(..) | NoAnswer::Crowded(_) | NoAnswer::Stopped | NoAnswer::NoSecret,
+            Err(ApiError::NoAnswer(
+                NoAnswer::Paused(..) | NoAnswer::RateLimited(_) | NoAnswer::Stopped | NoAnswer::NoSecret,
             )) => return Outcome::Settled,
         };
         log::debug!("conversion userid={userid} verdict={}", in_short(&verdict));
@@ -357,7 +358,7 @@ impl Work {
         priority: Priority,
         recheck_before: Option<UnixSeconds>,
     ) -> Option<(UserId, ConversionClaim, Priority)> {
-        match claim(&self.reader, &member, recheck_before, clock()) {
+        match claim(&self.reader, &member, recheck_before, unix_now()) {
             Ok(Some(asked)) => {
                 self.in_flight.insert(member.clone());
                 return Some((member, asked, priority));

@@ -8,7 +8,7 @@ use super::metrics::Metrics;
 use super::reconciler::triggers::ReconcileTriggers;
 use super::refusals::{Refusals, Refused};
 use crate::gate::{Observer, Refusal, Refused as ByGate, without_slash};
-use crate::wecom::api::clock;
+use crate::unix_time::unix_now;
 
 /// Minimum interval between comparisons because of incomplete requests: a stranger can send such requests without end.
 const UNSURE_APART: Duration = Duration::from_secs(3600);
@@ -67,7 +67,7 @@ impl Observer for Front {
     fn refused(&self, refused: &ByGate) {
         let (status, _) = refused.refusal.status();
         if status == 503 {
-            self.metrics.unavailable.note(Instant::now(), clock());
+            self.metrics.unavailable.note(Instant::now(), unix_now());
         }
         match self.loss(refused) {
             Loss::Likely => self.triggers.request("a callback had to be refused"),

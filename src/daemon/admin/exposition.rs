@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::store::Connection;
+use crate::unix_time::unix_now;
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{TEXT_FORMAT, TextEncoder};
 
@@ -13,7 +14,6 @@ use crate::directory::UnixSeconds;
 use crate::directory::openid::OpenidState;
 use crate::gate::{GateStats, TimesSnapshot};
 use crate::store::monitor::{last_event, last_reconcile, members_by_state, oldest_pending};
-use crate::wecom::api::clock;
 use crate::wecom::clock::SharedClock;
 
 /// The media type of what is answered.
@@ -56,7 +56,7 @@ impl Exposition {
     /// All metrics as of now.
     pub(super) fn text(&mut self) -> prometheus::Result<String> {
         let mut families = self.counters();
-        match self.directory(clock()) {
+        match self.directory(unix_now()) {
             Ok(directory) => families.extend(directory),
             // What is not known is left out: an old figure would look like a good one.
             Err(error) => {

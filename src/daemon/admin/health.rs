@@ -6,6 +6,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, sync_channel};
 use std::time::{Duration, Instant};
 
 use crate::store::Connection;
+use crate::unix_time::unix_now;
 use serde_json::{Value as Json, json};
 
 use crate::daemon::metrics::Metrics;
@@ -13,7 +14,6 @@ use crate::gate::GateStats;
 use crate::store::queries::local_time;
 use crate::store::reconciles::{ReconcileOutcome, last_reconciles};
 use crate::store::{StoreError, Writer, get_state, set_state};
-use crate::wecom::api::clock;
 
 /// A commit that takes longer counts as failed.
 const COMMIT_WITHIN: Duration = Duration::from_secs(2);
@@ -128,7 +128,7 @@ impl Health {
         let mark = json!(fastrand::u64(..));
         self.writer.submit(
             Instant::now() + COMMIT_WITHIN,
-            move |connection| set_state(connection, "probe", clock(), Some(&mark)),
+            move |connection| set_state(connection, "probe", unix_now(), Some(&mark)),
             move |result| {
                 let _ = sender.send(result);
             },

@@ -8,6 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 
 use crate::store::Connection;
+use crate::unix_time::unix_now;
 
 use super::api_reader::{Ask, End, Refusal};
 use super::report::{Plan, Report};
@@ -21,7 +22,7 @@ use crate::store::observations::{Observation, Since, ahead_of};
 use crate::store::reconciles::{ReconcileOutcome, count_members, known_members};
 use crate::store::{StoreError, Writer};
 use crate::wecom::api::directory::{PAGE, Skipped};
-use crate::wecom::api::{ApiObserver, Client, clock};
+use crate::wecom::api::{ApiObserver, Client};
 
 /// Known members that are compared at a time.
 const RUN: usize = 2000;
@@ -61,7 +62,7 @@ impl<L: ApiObserver> Engine<'_, L> {
     /// # Errors
     /// The database cannot be read.
     pub fn run(&self) -> Result<Report, StoreError> {
-        let since = Since::now(self.reader, clock())?;
+        let since = Since::now(self.reader, unix_now())?;
         let clock = self.client.clock();
         let target = self.writer.map(|writer| Target { writer, clock, since });
         let mut run = Run {
@@ -311,7 +312,7 @@ impl<L: ApiObserver> Run<'_, L> {
             if began.is_none() {
                 began = Some(self.stamp(seen.at));
             }
-            let page = seen.what;
+            let page = seen.value;
             if page.rows.is_empty() && !page.nameless.is_empty() {
                 listing.flawed(Flaw::NotUserids);
             }

@@ -1,19 +1,19 @@
-//! The names of what is called, and with which secret.
+//! The APIs that the client calls, and the secrets that it calls them with.
 
 macro_rules! apis {
     ($($(#[$doc:meta])* $variant:ident $path:literal,)*) => {
-        /// An API that this program calls.
+        /// An API of WeCom that the client calls.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum Api { $($(#[$doc])* $variant,)* }
 
         impl Api {
-            /// The path below `/cgi-bin/`.
+            /// The path below `/cgi-bin/`, such as `user/get`.
             #[must_use]
             pub fn path(self) -> &'static str {
                 match self { $(Self::$variant => $path,)* }
             }
 
-            /// The API of this path.
+            /// Inverse of [`Api::path`]; `None` for other paths.
             #[must_use]
             pub fn of_path(path: &str) -> Option<Self> {
                 match path { $($path => Some(Self::$variant),)* _ => None }
@@ -43,17 +43,17 @@ apis! {
     TagGet "tag/get",
 }
 
-/// Which of the configured secrets a call is made with.
+/// The configured secret that a call uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum SecretKind {
-    /// app_secret: of an app whose visible range covers the members.
+    /// app_secret, of an app whose visible range covers the members.
     App,
-    /// contacts_secret: of contacts sync (通讯录同步).
+    /// contacts_secret, of contacts sync (通讯录同步).
     Contacts,
 }
 
 impl SecretKind {
-    /// The configuration's key.
+    /// Its key in the section `[wecom]`.
     #[must_use]
     pub fn key(self) -> &'static str {
         match self {

@@ -6,7 +6,8 @@ use crate::directory::comparison::SetDifference;
 use crate::directory::{TagId, UnixSeconds};
 use crate::store::observations::Observation;
 use crate::store::reconciles::{known_tag_content, known_tags};
-use crate::wecom::api::directory::{Seen, TagContent};
+use crate::wecom::api::Dated;
+use crate::wecom::api::directory::TagContent;
 use crate::wecom::api::{ApiObserver, SecretKind};
 
 impl<L: ApiObserver> Run<'_, L> {
@@ -19,7 +20,7 @@ impl<L: ApiObserver> Run<'_, L> {
         if listed.is_err() && client.has_secret(SecretKind::App) {
             (secret, listed) = (SecretKind::App, self.ask.about(|| client.tags(SecretKind::App))?);
         }
-        let Seen { what: listed, at } = match listed {
+        let Dated { value: listed, at } = match listed {
             Ok(seen) => seen,
             Err(refusal) => {
                 self.partly("tags are not compared", &refusal);
@@ -82,7 +83,7 @@ impl<L: ApiObserver> Run<'_, L> {
     fn tag(
         &mut self,
         tag: TagId,
-        Seen { what: content, at }: Seen<TagContent>,
+        Dated { value: content, at }: Dated<TagContent>,
         sees_all: bool,
         was_known: bool,
     ) -> Result<(), End> {
