@@ -10,8 +10,8 @@ pub(super) fn check(path: Option<&Path>) -> Result<(), Failure> {
     let config = load(path)?;
     let file = config.file.display().to_string();
     let mut text = format!("# {}: the configuration is valid; this is what holds\n", printable(&file));
-    for remark in config.remarks() {
-        text.push_str(&format!("# note: {}\n", printable(&remark)));
+    for warning in config.warnings() {
+        text.push_str(&format!("# note: {}\n", printable(&warning)));
     }
     text.push('\n');
     for line in render(&config).lines() {

@@ -164,10 +164,20 @@ impl Failure {
     }
 }
 
-/// Runs the command that the arguments name. Usage errors end the process with 2, as clap does.
+/// The arguments, parsed. Help and usage errors end the process with 0 and 2.
+fn arguments() -> Cli {
+    Cli::try_parse().unwrap_or_else(|error| {
+        // An error repeats arguments: they are parsed again with control characters escaped, which fails alike.
+        let printable =
+            std::env::args_os().map(|argument| printable(&argument.to_string_lossy()).into_owned());
+        Cli::try_parse_from(printable).err().unwrap_or(error).exit()
+    })
+}
+
+/// Runs the command that the arguments name.
 #[must_use]
 pub fn main() -> ExitCode {
-    let done = match Cli::parse().command {
+    let done = match arguments().command {
         Command::Run(file) => run::run(file.config.as_deref()),
         Command::Check(file) => check::check(file.config.as_deref()),
         Command::Status { config, json } => status::status(config.config.as_deref(), json),

@@ -14,8 +14,8 @@ pub(super) fn run(path: Option<&Path>) -> Result<(), Failure> {
     logging::tell_panics();
     // Before any thread: a signal from now on is one to stop.
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
-    for remark in config.remarks() {
-        log::warn!("{remark}");
+    for warning in config.warnings() {
+        log::warn!("{warning}");
     }
     let daemon = Daemon::start(&config)?;
     log::info!(

@@ -1,4 +1,4 @@
-//! What an operator is told of a configuration.
+//! Which configurations are accepted, and what their errors and `check` print.
 
 use std::collections::HashMap;
 
@@ -49,8 +49,8 @@ fn errors_name_file_line_key_and_remedy() {
         ("[opneid]\nenabled = yes", "sync.ini:6: there is no section [opneid]; did you mean [openid]?"),
         ("[openid]\nthreads = 4", "sync.ini:7: [openid] has no key threads; it belongs to [callback]"),
         ("threads = 0", "[callback] threads: \"0\" is not a number from 1 to 256"),
-        ("threads = 4 # four", "comments stand on lines of their own"),
-        ("threads = 4\nthreads = 5", "sync.ini:7: [callback] threads stands on line 6 already"),
+        ("threads = 4 # four", "a comment needs a line of its own"),
+        ("threads = 4\nthreads = 5", "sync.ini:7: [callback] threads: duplicate key: already set on line 6"),
         ("[openid]\nretry_first = 1w", "is not a duration such as 30s, 5m, 24h or 7d"),
         ("[openid]\nretry_first = 2h\nretry_max = 1h", "retry_first is longer than retry_max"),
         ("max_body = 1GiB", "is not a size such as 64KiB or 1MiB"),
@@ -62,12 +62,16 @@ fn errors_name_file_line_key_and_remedy() {
         ("probe_path = /callback/", "sync.ini:6: [callback] probe_path: /callback is the path of a callback"),
         ("proxy_protocol = v2", "[callback] proxy_protocol: \"v2\" is neither yes nor no"),
         ("[callback.app]\ntoken = T2", "[callback.app] path is missing"),
-        ("token_file = nowhere", "token is given on line 4 too"),
+        ("token_file = nowhere", "[callback] token_file: token is set on line 4 too"),
         ("[log]\n[openidd]", "sync.ini:7: there is no section [openidd]; did you mean [openid]?"),
         ("[callback.app]", "[callback.app] path is missing"),
         (
             "[notify]\nrobot_webhook = x # y",
-            "has blanks in it, which WeCom's never have; comments stand on lines of their own",
+            "contains blanks, which WeCom's secrets never do; a comment needs a line of its own",
+        ),
+        (
+            "[openid]\nthreds = 4",
+            "[openid] has no key threds; did you mean threads, which belongs to [callback]?",
         ),
         ("[wecom.x]\na = 1", "there is no section [wecom.x]; did you mean [wecom]?"),
         ("[database]\nmode = 644x", "is not an octal file mode"),
@@ -82,7 +86,7 @@ fn errors_name_file_line_key_and_remedy() {
 }
 
 #[test]
-fn what_is_missing_is_named_and_all_is_told_at_once() {
+fn missing_keys_are_named_and_all_errors_are_listed() {
     let errors = parse("[callback]\nthreads = x\n").map(|_| ()).unwrap_err();
     for expected in ["[wecom] corp_id is missing", "[callback] token is missing", "threads"] {
         assert!(errors.iter().any(|e| e.contains(expected)), "{expected}: {errors:?}");
@@ -134,7 +138,7 @@ fn what_check_prints_is_a_configuration_again() {
 }
 
 #[test]
-fn what_stands_in_quotes_stays_so_in_what_check_prints() {
+fn check_prints_quotes_and_blanks_so_that_they_are_kept() {
     for value in ["\" x \"", "\"\"a\"\"", "\"x\\\"", "\""] {
         let config = parse(&good(&format!("[notify]\non_change_command = {value}"))).unwrap();
         let shown = render(&config);
@@ -171,13 +175,13 @@ proptest! {
 }
 
 #[test]
-fn an_admin_listener_that_others_can_reach_deserves_a_word() {
-    let said = |listen: &str| {
+fn an_admin_listener_that_other_hosts_can_reach_is_warned_of() {
+    let warns = |listen: &str| {
         let config = parse(&good(&format!("[admin]\nlisten = {listen}"))).unwrap();
-        config.remarks().iter().any(|remark| remark.contains("[admin] listen"))
+        config.warnings().iter().any(|warning| warning.contains("[admin] listen"))
     };
-    assert!(said("0.0.0.0:9180"));
-    assert!(!said("127.0.0.1:9180") && !said(""));
+    assert!(warns("0.0.0.0:9180"));
+    assert!(!warns("127.0.0.1:9180") && !warns(""));
 }
 
 #[test]
@@ -187,7 +191,7 @@ fn a_slash_at_the_end_of_a_path_makes_no_difference() {
         assert_eq!(config.callback.path, path, "{given}");
     }
     let app = format!("[callback.app]\npath = /callback/\ntoken = T2\nencoding_aes_key = {KEY}\n");
-    assert!(parse(&good(&app)).unwrap_err()[0].contains("must be another one"));
+    assert!(parse(&good(&app)).unwrap_err()[0].contains("must differ"));
     let app = app.replace("/callback/", "/app/");
     let wrong = parse(&good(&format!("probe_path = /app\n{app}"))).unwrap_err();
     assert!(wrong[0].contains("/app is the path of a callback"), "{wrong:?}");
@@ -224,9 +228,76 @@ fn an_app_has_its_own_receive_id_and_former_keys() {
 }
 
 #[test]
-fn a_password_in_a_url_is_not_shown() {
-    let text =
-        good("").replace("corp_id = ww1", "corp_id = ww1\napi_base = http://user:hush@host.example/x y");
-    let errors = parse(&text).map(|_| ()).unwrap_err();
-    assert!(errors[0].contains("[redacted]@host.example") && !errors[0].contains("hush"), "{errors:?}");
+fn secrets_in_urls_are_neither_in_errors_nor_in_what_check_prints() {
+    for api_base in [
+        "http://user:hush@host.example/x y",
+        "https://host.example/?access_token=hush",
+        "user:hush@host.example",
+    ] {
+        let text = good("").replace("corp_id = ww1", &format!("corp_id = ww1\napi_base = {api_base}"));
+        let errors = parse(&text).map(|_| ()).unwrap_err();
+        assert!(errors[0].contains("***") && errors[0].contains("host.example"), "{errors:?}");
+        assert!(!errors[0].contains("hush"), "{errors:?}");
+    }
+    let notify = "[notify]\nheartbeat_url = https://user:hush@h.example/x?key=hush\nrobot_webhook = https://h/send?key=hush";
+    let text = good(notify).replace("ww1\n", "ww1\nproxy = http://user:hush@proxy.example:3128\n");
+    let config = parse(&text).unwrap();
+    let shown = render(&config);
+    for line in
+        ["proxy = http://user:***@proxy.example:3128", "heartbeat_url = https://user:***@h.example/x?key=***"]
+    {
+        assert!(shown.lines().any(|shown| shown == line), "{line}: {shown}");
+    }
+    assert!(!format!("{config:?}{shown}{:?}", config.warnings()).contains("hush"), "{shown}");
+    assert!(
+        config.secrets().iter().filter(|secret| *secret == "hush").count() >= 3,
+        "all three are redacted elsewhere"
+    );
+    let errors = parse(&text.replace(":hush@proxy", ":***@proxy")).map(|_| ()).unwrap_err();
+    assert!(errors[0].contains("[wecom] proxy: has *** where"), "{errors:?}");
+}
+
+#[test]
+fn a_line_that_is_no_setting_is_named_by_its_number_only() {
+    let first = |text: &str| parse(text).map(|_| ()).unwrap_err().join("\n");
+    let key = &KEY[..20];
+    for (text, place) in [
+        (format!("{key}={key} = 1\n{}", good("")), "sync.ini:1: key = value before the first [section]"),
+        (
+            good(&format!("{key}={key} = 1")),
+            "sync.ini:6: [callback] has no key of this name; it has listen, path",
+        ),
+        (good(&format!("{key}=\n{key}=")), "sync.ini:7: duplicate key: already set on line 6"),
+        (
+            good(&format!("[{key}]\na = 1")),
+            "sync.ini:6: there is no section of this name; there are [wecom], [callback]",
+        ),
+        (good(&format!("[{key}]\n[{key}]")), "sync.ini:7: duplicate section: it begins on line 6"),
+        (good(key), "sync.ini:6: this is neither [section] nor key = value"),
+    ] {
+        let errors = first(&text);
+        assert!(errors.contains(place) && !errors.contains(key), "{text}: {errors}");
+    }
+}
+
+#[test]
+fn quotes_around_a_value_follow_one_rule_in_the_ini_and_in_a_file() {
+    for (value, accepted) in [
+        ("\"hush\"", true),
+        ("\" hush \"", true),
+        ("\"\"hush\"\"", false),
+        ("'hush'", false),
+        ("\"hush", false),
+    ] {
+        let surroundings = Surroundings {
+            credentials_directory: None,
+            read_file: Box::new(move |_| Ok(format!("\u{feff}{value}\r\n"))),
+        };
+        for line in [format!("app_secret = {value}"), "app_secret_file = s".into()] {
+            let text = format!("\u{feff}{}", good("").replace("ww1\n", &format!("ww1\n{line}\n")));
+            let config = Config::parse(&text, Path::new("/etc/w/sync.ini"), &surroundings);
+            let secret = config.map(|config| config.wecom.app_secret.unwrap().expose().to_owned());
+            assert_eq!(secret.is_ok_and(|secret| secret == "hush"), accepted, "{line} {value}");
+        }
+    }
 }

@@ -1,9 +1,9 @@
-//! Reading and writing the values of settings.
+//! Values of settings: text to types, and back to the shortest text. An error completes "KEY: "VALUE" ..".
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// `30s 5m 24h 7d`; 0 needs no unit.
+/// `30s`, `5m`, `24h`, `7d` or `0`. Not by humantime: it accepts months, `1w` and `1h 30m` as well.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     const HOW: &str = "is not a duration such as 30s, 5m, 24h or 7d";
     if text == "0" {
@@ -20,8 +20,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     number.checked_mul(unit).map(Duration::from_secs).ok_or_else(|| HOW.into())
 }
 
-/// The shortest text that [`duration`] reads as this.
-pub(super) fn show_duration(duration: Duration) -> String {
+pub(super) fn show_duration(duration: &Duration) -> String {
     let seconds = duration.as_secs();
     for (unit, name) in [(86_400, 'd'), (3600, 'h'), (60, 'm')] {
         if seconds > 0 && seconds.is_multiple_of(unit) {
@@ -31,7 +30,7 @@ pub(super) fn show_duration(duration: Duration) -> String {
     if seconds == 0 { "0".into() } else { format!("{seconds}s") }
 }
 
-/// `64KiB 1MiB`, or plain bytes.
+/// `64KiB`, `1MiB` or a number of bytes.
 pub(super) fn size(text: &str) -> Result<u64, String> {
     const HOW: &str = "is not a size such as 64KiB or 1MiB";
     let (number, unit) = match (text.strip_suffix("KiB"), text.strip_suffix("MiB")) {
@@ -43,8 +42,7 @@ pub(super) fn size(text: &str) -> Result<u64, String> {
     number.checked_mul(unit).ok_or_else(|| HOW.into())
 }
 
-/// The shortest text that [`size`] reads as this.
-pub(super) fn show_size(bytes: u64) -> String {
+pub(super) fn show_size(&bytes: &u64) -> String {
     for (unit, name) in [(1024 * 1024, "MiB"), (1024, "KiB")] {
         if bytes > 0 && bytes.is_multiple_of(unit) {
             return format!("{}{name}", bytes / unit);
@@ -61,25 +59,25 @@ pub(super) fn boolean(text: &str) -> Result<bool, String> {
     }
 }
 
-/// `127.0.0.1:8080`, `[::]:8080`, `localhost:8080`.
+/// An IP address or `localhost`, with a port.
 pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
     if let Ok(address) = text.parse() {
         return Ok(address);
     }
-    // Only a port may follow: nothing is looked up while a configuration is read.
+    // No other name: reading a configuration resolves none.
     let port = text.strip_prefix("localhost:").and_then(|port| port.parse().ok());
     let local = port.map(|port: u16| SocketAddr::from(([127, 0, 0, 1], port)));
     local.ok_or_else(|| "is not an address and port such as 127.0.0.1:8080".into())
 }
 
-/// `0640`
+/// An octal mode with which the owner can read and write.
 pub(super) fn file_mode(text: &str) -> Result<u32, String> {
     const HOW: &str = "is not an octal file mode such as 0600 or 0640 that lets the owner read and write";
     let mode = u32::from_str_radix(text, 8).map_err(|_| HOW.to_owned())?;
     if mode <= 0o777 && mode & 0o600 == 0o600 { Ok(mode) } else { Err(HOW.into()) }
 }
 
-/// `https://qyapi.weixin.qq.com`; without a slash at the end.
+/// `https://HOST[:PORT][/PATH]` or `http://`, without credentials, query and slash at the end.
 pub(super) fn base_url(text: &str) -> Result<String, String> {
     let host = text
         .strip_prefix("https://")
@@ -95,20 +93,14 @@ pub(super) fn base_url(text: &str) -> Result<String, String> {
     }
 }
 
-/// Letters that must be inserted, deleted or replaced to turn one text into the other.
-pub(super) fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, ca) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, cb) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(ca != *cb);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
-        }
+/// `/callback`; a slash at the end is removed.
+pub(super) fn url_path(text: &str) -> Result<String, String> {
+    let fits = text.starts_with('/') && text.bytes().all(|b| b.is_ascii_graphic() && !b"?#%".contains(&b));
+    if !fits {
+        return Err("is not a path such as /callback".into());
     }
-    row[b.len()]
+    let path = text.trim_end_matches('/');
+    Ok(if path.is_empty() { "/" } else { path }.to_owned())
 }
 
 #[cfg(test)]
@@ -118,11 +110,11 @@ mod tests {
     #[test]
     fn durations_and_sizes_read_back() {
         for text in ["0", "30s", "5m", "24h", "7d", "90s"] {
-            let shown = show_duration(duration(text).unwrap());
+            let shown = show_duration(&duration(text).unwrap());
             assert_eq!(duration(&shown), duration(text), "{text}");
         }
         for text in ["64KiB", "1MiB", "1000"] {
-            assert_eq!(show_size(size(text).unwrap()), text);
+            assert_eq!(show_size(&size(text).unwrap()), text);
         }
         for bad in ["", "5", "m", "-5m", "5w", "1.5h", "99999999999999999999d", "5张"] {
             assert!(duration(bad).is_err(), "{bad}");
@@ -147,12 +139,5 @@ mod tests {
         assert!(
             base_url("x.y").is_err() && base_url("https://").is_err() && base_url("https://a@b").is_err()
         );
-    }
-
-    #[test]
-    fn distance_counts_edits() {
-        assert_eq!(distance("listen", "lisen"), 1);
-        assert_eq!(distance("", "abc"), 3);
-        assert_eq!(distance("kitten", "sitting"), 3);
     }
 }
