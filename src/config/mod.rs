@@ -1,18 +1,18 @@
 //! The configuration: INI text to typed settings, with errors that name file, line and key.
 //!
 //! `ini` parses lines, `reader` takes one key at a time, `sections` states all keys, `values` and `credential` their
-//! forms, `render` prints the result for `check`, and `warnings` what is valid but risky.
+//! forms, and `warnings` what is valid but risky.
 
 mod credential;
 mod ini;
 mod proxy;
 mod reader;
-mod render;
 mod secret;
 mod sections;
 mod values;
 mod warnings;
 
+use std::fmt::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -23,7 +23,6 @@ use crate::wecom::redact::secrets_of_url;
 
 pub(crate) use proxy::Proxy;
 pub use reader::Surroundings;
-pub use render::render;
 pub use secret::Secret;
 
 /// Where the configuration is looked for, in this order, without `-c FILE`.
@@ -44,12 +43,8 @@ pub struct Config {
     /// Whether `user/get` may be called.
     pub(crate) fetch_details: bool,
     pub(crate) reconcile: Reconcile,
-    #[allow(dead_code, reason = "checked, but without effect in this version")]
-    pub(crate) retention: Retention,
     /// `None`: no admin listener.
     pub(crate) admin_listen: Option<SocketAddr>,
-    #[allow(dead_code, reason = "checked, but without effect in this version")]
-    pub(crate) notify: Notify,
     pub(crate) log: Log,
     /// Section, key and printed value of every setting; `None`: a secret that is not set.
     effective: Vec<(&'static str, &'static str, Option<String>)>,
@@ -149,24 +144,6 @@ pub struct Reconcile {
 }
 
 #[derive(Debug, Clone)]
-#[allow(dead_code, reason = "checked, but without effect in this version")]
-pub(crate) struct Retention {
-    pub(crate) events: Duration,
-    pub(crate) changes: Duration,
-    pub(crate) deleted_members: Duration,
-}
-
-#[derive(Debug, Clone)]
-#[allow(dead_code, reason = "checked, but without effect in this version")]
-pub(crate) struct Notify {
-    pub(crate) on_change_command: Option<String>,
-    pub(crate) robot_webhook: Option<Secret>,
-    /// May contain a password or key.
-    pub(crate) heartbeat_url: Option<Secret>,
-    pub(crate) heartbeat_every: Duration,
-}
-
-#[derive(Debug, Clone)]
 pub(crate) struct Log {
     pub(crate) level: LevelFilter,
     /// `None`: standard error.
@@ -176,7 +153,7 @@ pub(crate) struct Log {
 #[derive(Debug, Clone)]
 struct StoredSecret {
     section: &'static str,
-    key: String,
+    key: &'static str,
     /// The INI, or the file that KEY_file names.
     file: PathBuf,
     value: Secret,
@@ -223,6 +200,33 @@ impl Config {
     pub fn secret(&self, section: &str, key: &str) -> Option<&Secret> {
         self.secrets.iter().find(|s| s.section == section && s.key == key).map(|s| &s.value)
     }
+}
+
+/// The effective configuration, defaults included, as INI text that parses to the same settings once the redacted
+/// secrets are put back.
+#[must_use]
+pub fn render(config: &Config) -> String {
+    let mut text = String::new();
+    let mut current = "";
+    for (section, key, value) in &config.effective {
+        if current != *section {
+            let gap = if current.is_empty() { "" } else { "\n" };
+            let _ = writeln!(text, "{gap}[{section}]");
+            current = section;
+        }
+        let line = match value {
+            Some(value) => format!("{key} = {}", quoted(value)),
+            None => format!("# {key} is not set"),
+        };
+        let _ = writeln!(text, "{}", line.trim_end());
+    }
+    text
+}
+
+/// Quotes a value whose own quotes or blanks the parser would strip.
+fn quoted(value: &str) -> String {
+    let in_quotes = value.len() > 1 && value.starts_with('"') && value.ends_with('"');
+    if in_quotes || value.trim() != value { format!("\"{value}\"") } else { value.to_owned() }
 }
 
 #[cfg(test)]

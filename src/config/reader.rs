@@ -3,12 +3,15 @@
 //! [`super::sections`] states which keys there are. A key that nothing has taken at the end is unknown.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use strsim::levenshtein;
+
 use super::credential::{self, MAX_FILE};
-use super::ini::{self, Entry, Ini};
+use super::ini::{self, Entry};
 use super::secret::redact_url;
 use super::values::{self, show_duration};
 use super::{Config, ConfigError, Secret, StoredSecret};
@@ -56,58 +59,60 @@ impl Config {
     pub fn parse(text: &str, file: &Path, surroundings: &Surroundings<'_>) -> Result<Self, ConfigError> {
         let mut reader = Reader::new(text, file, surroundings);
         let config = reader.config();
-        reader.unknown();
-        match config {
-            Some(config) if reader.errors.is_empty() => Ok(config),
-            _ => {
-                reader.errors.sort();
-                Err(ConfigError(reader.errors.into_iter().map(|(_, text)| text).collect()))
-            }
+        reader.report_unknown();
+        reader.report_duplicates();
+        if reader.errors.is_empty() {
+            return Ok(config);
         }
+        reader.errors.sort();
+        Err(ConfigError(reader.errors.into_iter().map(|(_, text)| text).collect()))
     }
 }
+
+type Key = &'static str;
+/// An error completes "KEY: "VALUE" ..".
+pub(super) type Parsed<T> = Result<T, String>;
 
 pub(super) struct Reader<'a> {
     pub(super) file: &'a Path,
     pub(super) surroundings: &'a Surroundings<'a>,
     /// The section of the keys that are read now.
-    pub(super) section: &'static str,
+    pub(super) section: Key,
     entries: BTreeMap<(String, String), Entry>,
     /// Entries whose key occurred before, with the line of the first.
     duplicates: Vec<(Entry, usize)>,
-    sections: Vec<(String, usize)>,
+    pub(super) sections: Vec<(String, usize)>,
     /// Section, key and line of every key that was taken; line 0: not set.
-    known: Vec<(&'static str, String, usize)>,
+    known: Vec<(Key, String, usize)>,
     pub(super) errors: Vec<(usize, String)>,
     /// Section, key and printed value of every setting; `None`: a secret that is not set.
-    pub(super) effective: Vec<(&'static str, &'static str, Option<String>)>,
+    pub(super) effective: Vec<(Key, Key, Option<String>)>,
     pub(super) secrets: Vec<StoredSecret>,
 }
 
 impl<'a> Reader<'a> {
     fn new(text: &str, file: &'a Path, surroundings: &'a Surroundings<'a>) -> Self {
-        let Ini { entries: all, sections, errors } = ini::read(text);
-        let (mut entries, mut duplicates) = (BTreeMap::<_, Entry>::new(), Vec::new());
-        for entry in all {
-            let name = (entry.section.clone(), entry.key.clone());
-            match entries.get(&name) {
-                Some(first) => duplicates.push((entry, first.line)),
-                None => drop(entries.insert(name, entry)),
-            }
-        }
+        let ini = ini::read(text);
         let mut reader = Self {
             file,
             surroundings,
             section: "",
-            entries,
-            duplicates,
-            sections,
+            entries: BTreeMap::new(),
+            duplicates: Vec::new(),
+            sections: ini.sections,
             known: Vec::new(),
             errors: Vec::new(),
             effective: Vec::new(),
             secrets: Vec::new(),
         };
-        for (line, what) in errors {
+        for entry in ini.entries {
+            let name = (entry.section.clone(), entry.key.clone());
+            match reader.entries.get(&name) {
+                Some(first) => reader.duplicates.push((entry, first.line)),
+                None => drop(reader.entries.insert(name, entry)),
+            }
+        }
+        for (line, what) in ini.errors {
             reader.error(line, &what);
         }
         reader
@@ -128,11 +133,7 @@ impl<'a> Reader<'a> {
         self.error(0, &format!("[{}] {key} is missing: {remedy}", self.section));
     }
 
-    pub(super) fn has_section(&self, section: &str) -> bool {
-        self.sections.iter().any(|(name, _)| name == section)
-    }
-
-    pub(super) fn take(&mut self, key: &str) -> Option<Entry> {
+    fn take(&mut self, key: &str) -> Option<Entry> {
         let entry = self.entries.remove(&(self.section.to_owned(), key.to_owned()));
         self.known.push((self.section, key.to_owned(), entry.as_ref().map_or(0, |entry| entry.line)));
         entry
@@ -143,16 +144,16 @@ impl<'a> Reader<'a> {
         self.known.iter().find(|(of, name, _)| *of == section && name == key).map_or(0, |(.., line)| *line)
     }
 
-    pub(super) fn shows(&mut self, key: &'static str, value: impl std::fmt::Display) {
-        self.effective.push((self.section, key, Some(value.to_string())));
+    pub(super) fn show(&mut self, key: Key, value: impl Into<Option<String>>) {
+        self.effective.push((self.section, key, value.into()));
     }
 
     /// The setting, or `default` if it is not set or wrong. `show` prints it so that `parse` reads it back.
     pub(super) fn value<T>(
         &mut self,
-        key: &'static str,
+        key: Key,
         default: T,
-        parse: impl Fn(&str) -> Result<T, String>,
+        parse: impl Fn(&str) -> Parsed<T>,
         show: impl Fn(&T) -> String,
     ) -> T {
         let value = match self.take(key) {
@@ -165,147 +166,115 @@ impl<'a> Reader<'a> {
                 default
             }),
         };
-        self.shows(key, show(&value));
+        self.show(key, show(&value));
         value
     }
 
-    /// A setting whose printed form is that of its type.
-    pub(super) fn plain<T: std::fmt::Display>(
-        &mut self,
-        key: &'static str,
-        default: T,
-        parse: impl Fn(&str) -> Result<T, String>,
-    ) -> T {
+    /// A setting that is printed as its type prints itself.
+    pub(super) fn plain<T: Display>(&mut self, key: Key, default: T, parse: impl Fn(&str) -> Parsed<T>) -> T {
         self.value(key, default, parse, T::to_string)
     }
 
-    pub(super) fn number(&mut self, key: &'static str, default: u32, range: RangeInclusive<u32>) -> u32 {
-        self.plain(key, default, |text| match text.parse() {
-            Ok(number) if range.contains(&number) => Ok(number),
-            _ => Err(format!("is not a number from {} to {}", range.start(), range.end())),
+    /// `None` if it is empty.
+    pub(super) fn optional<T: Display>(
+        &mut self,
+        key: Key,
+        default: Option<T>,
+        parse: impl Fn(&str) -> Parsed<T>,
+    ) -> Option<T> {
+        let parse = |text: &str| if text.is_empty() { Ok(None) } else { parse(text).map(Some) };
+        self.value(key, default, parse, |value| value.as_ref().map_or_else(String::new, T::to_string))
+    }
+
+    pub(super) fn number(&mut self, key: Key, default: u32, range: RangeInclusive<u32>) -> u32 {
+        self.plain(key, default, |text| {
+            let number = text.parse().ok().filter(|number| range.contains(number));
+            number.ok_or_else(|| format!("is not a number from {} to {}", range.start(), range.end()))
         })
     }
 
-    pub(super) fn count(&mut self, key: &'static str, default: u32, range: RangeInclusive<u32>) -> usize {
+    pub(super) fn count(&mut self, key: Key, default: u32, range: RangeInclusive<u32>) -> usize {
         usize::try_from(self.number(key, default, range)).unwrap_or(1)
     }
 
-    pub(super) fn yes_no(&mut self, key: &'static str, default: bool) -> bool {
-        let show = |yes: &bool| if *yes { "yes".into() } else { "no".into() };
-        self.value(key, default, values::boolean, show)
+    pub(super) fn yes_no(&mut self, key: Key, default: bool) -> bool {
+        self.value(key, default, values::boolean, |yes| if *yes { "yes".into() } else { "no".into() })
     }
 
     pub(super) fn duration(
         &mut self,
-        key: &'static str,
+        key: Key,
         default: Duration,
         range: RangeInclusive<Duration>,
     ) -> Duration {
-        let parse = |text: &str| match values::duration(text)? {
-            duration if range.contains(&duration) => Ok(duration),
-            _ => {
-                Err(format!("is not from {} to {}", show_duration(range.start()), show_duration(range.end())))
-            }
+        let parse = |text: &str| {
+            let duration = Some(values::duration(text)?).filter(|duration| range.contains(duration));
+            let [min, max] = [range.start(), range.end()].map(show_duration);
+            duration.ok_or_else(|| format!("is not from {min} to {max}"))
         };
         self.value(key, default, parse, show_duration)
     }
 
-    /// `None` if it is not set or empty.
-    pub(super) fn optional<T>(
-        &mut self,
-        key: &'static str,
-        parse: impl Fn(&str) -> Result<T, String>,
-        show: impl Fn(&T) -> String,
-    ) -> Option<T> {
-        let parse = |text: &str| if text.is_empty() { Ok(None) } else { parse(text).map(Some) };
-        self.value(key, None, parse, |value| value.as_ref().map_or_else(String::new, &show))
-    }
-
-    pub(super) fn path(&mut self, key: &'static str, default: Option<&str>) -> Option<PathBuf> {
+    /// A path, relative to the INI file's folder; an empty one is the default, which may be empty itself.
+    pub(super) fn path(&mut self, key: Key, default: &str) -> PathBuf {
         let folder = self.folder();
-        let parse = |text: &str| match Some(text).filter(|text| !text.is_empty()).or(default) {
-            Some(path) => Ok(Some(folder.join(path))),
-            None => Ok(None),
+        let resolve = |text: &str| match [text, default].into_iter().find(|path| !path.is_empty()) {
+            Some(path) => folder.join(path),
+            None => PathBuf::new(),
         };
-        let show =
-            |path: &Option<PathBuf>| path.as_ref().map_or_else(String::new, |p| p.display().to_string());
-        self.value(key, default.map(|path| folder.join(path)), parse, show)
+        self.value(key, resolve(""), |text| Ok(resolve(text)), |path| path.display().to_string())
     }
 
-    /// Relative paths resolve from the INI file's folder.
-    pub(super) fn folder(&self) -> &'a Path {
+    fn folder(&self) -> &'a Path {
         self.file.parent().unwrap_or(Path::new(""))
     }
 
-    /// A URL that may contain secrets; it is printed without them.
-    pub(super) fn secret_url(&mut self, key: &'static str) -> Option<Secret> {
-        let text = self.optional(key, |text| Ok(text.to_owned()), |url| redact_url(url))?;
-        Some(self.keep(key, self.file.to_owned(), text))
-    }
-
     /// A secret, given as KEY or by KEY_file. An error never contains its value.
-    pub(super) fn secret(
-        &mut self,
-        key: &'static str,
-        check: impl Fn(&str) -> Result<(), String>,
-    ) -> Option<Secret> {
+    pub(super) fn secret(&mut self, key: Key, check: fn(&str) -> Parsed<()>) -> Option<Secret> {
         let found = self.optional_secret(key, check);
         if found.is_none() {
-            self.effective.push((self.section, key, None));
+            self.show(key, None);
         }
         found
     }
 
-    /// As [`Self::secret`], but not printed at all where it is not set.
-    pub(super) fn optional_secret(
-        &mut self,
-        key: &'static str,
-        check: impl Fn(&str) -> Result<(), String>,
-    ) -> Option<Secret> {
+    /// As [`Self::secret`], but `check` prints nothing where it is not set.
+    pub(super) fn optional_secret(&mut self, key: Key, check: fn(&str) -> Parsed<()>) -> Option<Secret> {
         let (text, line, file) = self.secret_text(key)?;
         if let Err(what) = credential::validate(&text).map_err(str::to_owned).and_then(|()| check(&text)) {
             self.error_of(line, key, &what);
             return None;
         }
-        self.shows(key, "[redacted]");
+        self.show(key, "[redacted]".to_owned());
         Some(self.keep(key, file, text))
     }
 
-    pub(super) fn keep(&mut self, key: &str, file: PathBuf, text: String) -> Secret {
+    pub(super) fn keep(&mut self, key: Key, file: PathBuf, text: String) -> Secret {
         let value = Secret::new(text);
-        self.secrets.push(StoredSecret {
-            section: self.section,
-            key: key.into(),
-            file,
-            value: value.clone(),
-        });
+        self.secrets.push(StoredSecret { section: self.section, key, file, value: value.clone() });
         value
     }
 
     /// The text of a secret, the line that names it, and the file that contains it.
     pub(super) fn secret_text(&mut self, key: &str) -> Option<(String, usize, PathBuf)> {
         let key_file = format!("{key}_file");
-        match (self.take(key), self.take(&key_file)) {
-            (Some(entry), Some(file)) => {
-                let what = format!("{key} is set on line {} too; keep one of them", entry.line);
-                self.error_of(file.line, &key_file, &what);
+        let (direct, by_file) = (self.take(key), self.take(&key_file));
+        if let (Some(direct), Some(by_file)) = (&direct, &by_file) {
+            let what = format!("{key} is set on line {} too; keep one of them", direct.line);
+            self.error_of(by_file.line, &key_file, &what);
+            return None;
+        }
+        if let Some(Entry { value, line, .. }) = direct {
+            return Some((credential::trim(&value).to_owned(), line, self.file.to_owned()));
+        }
+        let Entry { value, line, .. } = by_file?;
+        let path = self.secret_path(&value);
+        match (self.surroundings.read_file)(&path) {
+            Ok(text) => Some((credential::of_file(&text).to_owned(), line, path)),
+            Err(error) => {
+                self.error_of(line, &key_file, &format!("{} cannot be read: {error}", path.display()));
                 None
             }
-            (Some(entry), None) => {
-                Some((credential::trim(&entry.value).to_owned(), entry.line, self.file.to_owned()))
-            }
-            (None, Some(entry)) => {
-                let path = self.secret_path(&entry.value);
-                match (self.surroundings.read_file)(&path) {
-                    Ok(text) => Some((credential::of_file(&text).to_owned(), entry.line, path)),
-                    Err(error) => {
-                        let what = format!("{} cannot be read: {error}", path.display());
-                        self.error_of(entry.line, &key_file, &what);
-                        None
-                    }
-                }
-            }
-            (None, None) => None,
         }
     }
 
@@ -319,60 +288,57 @@ impl<'a> Reader<'a> {
 
     /// Reports sections and keys that nothing has taken. A name is printed only if it is close to a known one, because
     /// a line that is no setting may be a part of a secret.
-    fn unknown(&mut self) {
-        let known = std::mem::take(&mut self.known);
-        let names = || known.iter().map(|(section, ..)| *section);
-        for (section, line) in std::mem::take(&mut self.sections) {
-            if names().any(|name| name == section) {
-                continue;
-            }
-            let what = match closest(&section, names()) {
-                Some(name) => format!("there is no section [{section}]; did you mean [{name}]?"),
-                None => format!("there is no section of this name; there are {}", listed(names(), "[", "]")),
-            };
-            self.error(line, &what);
-            self.entries.retain(|(of, _), _| *of != section);
-        }
-        for entry in std::mem::take(&mut self.entries).into_values() {
-            let Entry { section, key, line, .. } = entry;
-            let here = || known.iter().filter(|(of, ..)| *of == section).map(|(_, key, _)| key.as_str());
-            let elsewhere = closest(&key, known.iter().map(|(_, key, _)| key.as_str()));
-            let owner = elsewhere.and_then(|name| known.iter().find(|(_, key, _)| key == name));
-            let what = match (closest(&key, here()), owner) {
-                (_, Some((of, name, _))) if *name == key => {
-                    format!("[{section}] has no key {key}; it belongs to [{of}]")
-                }
-                (Some(name), _) => format!("[{section}] has no key {key}; did you mean {name}?"),
-                (_, Some((of, name, _))) => {
-                    format!("[{section}] has no key {key}; did you mean {name}, which belongs to [{of}]?")
+    fn report_unknown(&mut self) {
+        let known = self.known.clone();
+        for (name, line) in std::mem::take(&mut self.sections) {
+            let nearest = known.iter().map(|(section, ..)| (levenshtein(section, &name), section)).min();
+            let what = match nearest {
+                None | Some((0, _)) => continue,
+                Some((edits, section)) if is_typo(edits, section) => {
+                    format!("there is no section [{name}]; did you mean [{section}]?")
                 }
                 _ => {
-                    let keys = listed(here().filter(|key| !key.ends_with("_file")), "", "");
-                    format!("[{section}] has no key of this name; it has {keys}")
+                    let mut names: Vec<_> =
+                        known.iter().map(|(section, ..)| format!("[{section}]")).collect();
+                    names.dedup();
+                    format!("there is no section of this name; there are {}", names.join(", "))
                 }
             };
             self.error(line, &what);
+            self.entries.retain(|(section, _), _| *section != name);
         }
+        for Entry { section, key, line, .. } in std::mem::take(&mut self.entries).into_values() {
+            let nearest =
+                known.iter().map(|(of, name, _)| (levenshtein(name, &key), *of != section, of, name));
+            let what = match nearest.min() {
+                Some((edits, false, _, name)) if is_typo(edits, name) => {
+                    format!("has no key {key}; did you mean {name}?")
+                }
+                Some((edits, true, of, name)) if is_typo(edits, name) => {
+                    format!("has no key {key}; did you mean [{of}] {name}?")
+                }
+                _ => {
+                    let here =
+                        known.iter().filter(|(of, name, _)| *of == section && !name.ends_with("_file"));
+                    let names: Vec<_> = here.map(|(_, name, _)| name.as_str()).collect();
+                    format!("has no key of this name; it has {}", names.join(", "))
+                }
+            };
+            self.error(line, &format!("[{section}] {what}"));
+        }
+    }
+
+    fn report_duplicates(&mut self) {
         for (Entry { section, key, line, .. }, first) in std::mem::take(&mut self.duplicates) {
-            let is_known = known.iter().any(|(of, name, _)| *of == section && *name == key);
-            let name = if is_known { format!("[{section}] {key}: ") } else { String::new() };
-            self.error(
-                line,
-                &format!("{name}duplicate key: already set on line {first}; delete one of them"),
-            );
+            let known = self.known.iter().any(|(of, name, _)| *of == section && *name == key);
+            let name = if known { format!("[{section}] {key}: ") } else { String::new() };
+            let what = format!("{name}duplicate key: already set on line {first}; delete one of them");
+            self.error(line, &what);
         }
     }
 }
 
-/// The known name with the fewest edits, if so few that a typing error explains them.
-fn closest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let nearest =
-        known.map(|known| (strsim::levenshtein(name, known), known)).min_by_key(|(edits, _)| *edits);
-    nearest.filter(|(edits, known)| *edits <= 1 + known.len() / 3).map(|(_, known)| known)
-}
-
-fn listed<'a>(names: impl Iterator<Item = &'a str>, before: &str, after: &str) -> String {
-    let mut names: Vec<_> = names.map(|name| format!("{before}{name}{after}")).collect();
-    names.dedup();
-    names.join(", ")
+/// Whether so few edits make a known name that a typing error explains them.
+fn is_typo(edits: usize, known: &str) -> bool {
+    edits <= 1 + known.len() / 3
 }

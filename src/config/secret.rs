@@ -6,7 +6,7 @@ use std::fmt;
 const MASK: &str = "***";
 
 /// A secret text. `Debug` and `Display` print `[redacted]`, so that no log line or error shows it by accident.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct Secret(String);
 
 impl Secret {

@@ -1,6 +1,5 @@
 //! Every section and key of the contract, with its default and range. The order is that in which `check` prints them.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use log::LevelFilter;
@@ -9,8 +8,7 @@ use super::reader::Reader;
 use super::secret::{redact_url, redact_urls};
 use super::values;
 use super::{
-    AppCallback, Callback, Config, Database, Keys, Log, Notify, Openid, Previous, Proxy, Reconcile,
-    Retention, Wecom, credential,
+    AppCallback, Callback, Config, Database, Keys, Log, Openid, Previous, Proxy, Reconcile, Wecom, credential,
 };
 use crate::wecom::api::network::parse_proxy;
 use crate::wecom::api::tls::certificates;
@@ -22,29 +20,23 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 const YEAR: Duration = Duration::from_secs(366 * 24 * 3600);
 
 impl Reader<'_> {
-    /// `None` if a callback's keys are missing or wrong; other errors leave a default in place.
-    pub(super) fn config(&mut self) -> Option<Config> {
+    /// Wherever it records an error, a default or an empty value stands in the result.
+    pub(super) fn config(&mut self) -> Config {
         let wecom = self.wecom();
         let callback = self.callback(&wecom.corp_id);
         let app_callback = self.app_callback(&wecom.corp_id);
-        self.check_paths(callback.as_ref(), app_callback.as_ref());
+        self.check_paths(&callback, app_callback.as_ref());
         self.section = "database";
         let database = Database {
-            path: self.path("path", Some("directory.db")).unwrap_or_default(),
+            path: self.path("path", "directory.db"),
             mode: self.value("mode", 0o600, values::file_mode, |mode| format!("{mode:04o}")),
         };
         let openid = self.openid();
         self.section = "details";
-        let fetch_details = self.value(
-            "fetch",
-            true,
-            |text| match text {
-                "auto" => Ok(true),
-                "never" => Ok(false),
-                _ => Err("is neither auto nor never".into()),
-            },
-            |fetch| if *fetch { "auto".into() } else { "never".into() },
-        );
+        let fetch = self.plain("fetch", "auto".to_owned(), |text| match text {
+            "auto" | "never" => Ok(text.to_owned()),
+            _ => Err("is neither auto nor never".into()),
+        });
         self.section = "reconcile";
         let reconcile = Reconcile {
             enabled: self.yes_no("enabled", true),
@@ -52,70 +44,48 @@ impl Reader<'_> {
             max_delete_percent: self.number("max_delete_percent", 5, 0..=100),
         };
         self.section = "retention";
-        let retention = Retention {
-            events: self.duration("events", DAY * 30, DAY..=YEAR * 100),
-            changes: self.duration("changes", DAY * 90, DAY..=YEAR * 100),
-            deleted_members: self.duration("deleted_members", DAY * 365, DAY..=YEAR * 100),
-        };
+        for (key, days) in [("events", 30), ("changes", 90), ("deleted_members", 365)] {
+            self.duration(key, DAY * days, DAY..=YEAR * 100);
+        }
         self.section = "admin";
-        let admin_default: SocketAddr = ([127, 0, 0, 1], 9180).into();
-        let admin_listen = self.value(
-            "listen",
-            Some(admin_default),
-            |text| if text.is_empty() { Ok(None) } else { values::address(text).map(Some) },
-            |address| address.map_or_else(String::new, |address| address.to_string()),
-        );
-        self.section = "notify";
-        let notify = Notify {
-            on_change_command: self.optional(
-                "on_change_command",
-                |text| Ok(text.to_owned()),
-                |text| redact_urls(text),
-            ),
-            robot_webhook: self.secret("robot_webhook", |_| Ok(())),
-            heartbeat_url: self.secret_url("heartbeat_url"),
-            heartbeat_every: self.duration("heartbeat_every", MINUTE, SECOND..=DAY),
-        };
+        let admin_listen = self.optional("listen", Some(([127, 0, 0, 1], 9180).into()), values::address);
+        self.notify();
         self.section = "log";
+        let none_of = |_| "is none of off, error, warn, info, debug, trace".to_owned();
+        let level = |text: &str| text.parse().map_err(none_of);
         let log = Log {
-            level: self.value(
-                "level",
-                LevelFilter::Info,
-                |text| text.parse().map_err(|_| "is none of off, error, warn, info, debug, trace".into()),
-                |level| level.as_str().to_ascii_lowercase(),
-            ),
-            file: self.path("file", None),
+            level: self.value("level", LevelFilter::Info, level, |level| level.as_str().to_ascii_lowercase()),
+            file: Some(self.path("file", "")).filter(|path| !path.as_os_str().is_empty()),
         };
-        Some(Config {
+        Config {
             file: self.file.to_owned(),
             wecom,
-            callback: callback?,
+            callback,
             app_callback,
             database,
             openid,
-            fetch_details,
+            fetch_details: fetch == "auto",
             reconcile,
-            retention,
             admin_listen,
-            notify,
             log,
             effective: std::mem::take(&mut self.effective),
             secrets: std::mem::take(&mut self.secrets),
-        })
+        }
     }
 
     fn wecom(&mut self) -> Wecom {
         self.section = "wecom";
-        let errors = self.errors.len();
         let corp_id = self.plain("corp_id", String::new(), |text| {
-            if !text.is_empty() && credential::is_placeholder(text) {
+            let fits = |b| u8::is_ascii_alphanumeric(&b) || b == b'_' || b == b'-';
+            if text.is_empty() || !text.bytes().all(fits) {
+                return Err("is not a corp id (企业ID)".into());
+            }
+            if credential::is_placeholder(text) {
                 return Err("is a placeholder; copy 企业ID from 我的企业 in the admin console".into());
             }
-            let fits =
-                !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
-            if fits { Ok(text.to_owned()) } else { Err("is not a corp id (企业ID)".into()) }
+            Ok(text.to_owned())
         });
-        if corp_id.is_empty() && self.errors.len() == errors {
+        if self.line_of("wecom", "corp_id") == 0 {
             self.missing("corp_id", "copy 企业ID from 我的企业 in the admin console");
         }
         let contacts_secret = self.secret("contacts_secret", |_| Ok(()));
@@ -139,7 +109,10 @@ impl Reader<'_> {
     }
 
     fn ca_file(&mut self) -> Vec<Vec<u8>> {
-        let Some(path) = self.path("ca_file", None) else { return Vec::new() };
+        let path = self.path("ca_file", "");
+        if path.as_os_str().is_empty() {
+            return Vec::new();
+        }
         let certificates = match (self.surroundings.read_file)(&path) {
             Ok(pem) => certificates(&pem),
             Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
@@ -156,55 +129,47 @@ impl Reader<'_> {
 
     fn proxy(&mut self) -> Proxy {
         let found = self.secret_text("proxy").filter(|(text, ..)| !text.is_empty());
-        let shown = found.as_ref().map_or_else(String::new, |(text, ..)| redact_url(text));
-        self.shows("proxy", shown);
+        self.show("proxy", found.as_ref().map_or_else(String::new, |(text, ..)| redact_url(text)));
         let Some((text, line, file)) = found else { return Proxy::Environment };
         if text == "none" {
             return Proxy::Direct;
         }
-        if let Err(what) = parse_proxy(&text) {
+        let masked = "has *** where `check` replaced a password; write the password itself";
+        let masked = if text.contains(":***@") { Err(masked.into()) } else { Ok(()) };
+        if let Err(what) = parse_proxy(&text).map(|_| ()).and(masked) {
             self.error_of(line, "proxy", &what);
-        } else if text.contains(":***@") {
-            self.error_of(
-                line,
-                "proxy",
-                "has *** where `check` replaced a password; write the password itself",
-            );
         }
         Proxy::Url(self.keep("proxy", file, text))
     }
 
-    fn callback(&mut self, corp_id: &str) -> Option<Callback> {
+    fn callback(&mut self, corp_id: &str) -> Callback {
         self.section = "callback";
-        let listen = self.plain("listen", ([127, 0, 0, 1], 8080).into(), values::address);
-        let path = self.plain("path", "/callback".into(), values::url_path);
+        let size = |text: &str| match values::size(text)? {
+            size @ 0x400..=0x0100_0000 => Ok(size),
+            _ => Err("is not from 1KiB to 16MiB".into()),
+        };
+        Callback {
+            listen: self.plain("listen", ([127, 0, 0, 1], 8080).into(), values::address),
+            path: self.plain("path", "/callback".into(), values::url_path),
+            keys: self.keys(),
+            previous: self.previous(),
+            threads: self.count("threads", 4, 1..=256),
+            max_body: self.value("max_body", 256 * 1024, size, values::show_size),
+            receive_id: self.receive_id(corp_id),
+            probe_path: self.optional("probe_path", None, values::url_path),
+            proxy_protocol: self.yes_no("proxy_protocol", false),
+        }
+    }
+
+    fn app_callback(&mut self, corp_id: &str) -> Option<AppCallback> {
+        self.sections.iter().find(|(name, _)| name == "callback.app")?;
+        self.section = "callback.app";
+        let path = self.plain("path", String::new(), values::url_path);
+        if path.is_empty() {
+            self.missing("path", "the path of the app's own callback URL, such as /app");
+        }
         let (keys, previous) = (self.keys(), self.previous());
-        let threads = self.count("threads", 4, 1..=256);
-        let max_body = self.value(
-            "max_body",
-            256 * 1024,
-            |text| match values::size(text)? {
-                size @ 0x400..=0x0100_0000 => Ok(size),
-                _ => Err("is not from 1KiB to 16MiB".into()),
-            },
-            values::show_size,
-        );
-        let receive_id = self.receive_id(corp_id);
-        let probe_path = self.optional("probe_path", values::url_path, String::clone);
-        let proxy_protocol = self.yes_no("proxy_protocol", false);
-        let max_body = usize::try_from(max_body).unwrap_or(usize::MAX);
-        let keys = keys?;
-        Some(Callback {
-            listen,
-            path,
-            keys,
-            previous,
-            threads,
-            max_body,
-            receive_id,
-            probe_path,
-            proxy_protocol,
-        })
+        Some(AppCallback { path, keys, previous, receive_id: self.receive_id(corp_id) })
     }
 
     fn receive_id(&mut self, corp_id: &str) -> String {
@@ -212,37 +177,20 @@ impl Reader<'_> {
         self.plain("receive_id", corp_id.to_owned(), parse)
     }
 
-    fn app_callback(&mut self, corp_id: &str) -> Option<AppCallback> {
-        if !self.has_section("callback.app") {
-            return None;
-        }
-        self.section = "callback.app";
-        let path = self.plain("path", String::new(), values::url_path);
-        if path.is_empty() {
-            self.missing("path", "the path of the app's own callback URL, such as /app");
-        }
-        let (keys, previous) = (self.keys(), self.previous());
-        let receive_id = self.receive_id(corp_id);
-        Some(AppCallback { path, keys: keys?, previous, receive_id })
-    }
-
-    fn check_paths(&mut self, callback: Option<&Callback>, app: Option<&AppCallback>) {
-        let Some(callback) = callback else { return };
+    fn check_paths(&mut self, callback: &Callback, app: Option<&AppCallback>) {
         if app.is_some_and(|app| app.path == callback.path) {
             self.error(0, "[callback.app] path: must differ from that of [callback]");
         }
         if let Some(probe) = &callback.probe_path
             && (callback.path == *probe || app.is_some_and(|app| app.path == *probe))
         {
-            let what = format!(
-                "[callback] probe_path: {probe} is the path of a callback; choose another, such as /ping"
-            );
-            let line = self.line_of("callback", "probe_path");
-            self.error(line, &what);
+            let what =
+                format!("probe_path: {probe} is the path of a callback; choose another, such as /ping");
+            self.error(self.line_of("callback", "probe_path"), &format!("[callback] {what}"));
         }
     }
 
-    fn keys(&mut self) -> Option<Keys> {
+    fn keys(&mut self) -> Keys {
         let errors = self.errors.len();
         let token = self.secret("token", is_token);
         let encoding_aes_key = self.secret("encoding_aes_key", is_aes_key);
@@ -250,7 +198,7 @@ impl Reader<'_> {
             let key = if token.is_none() { "token" } else { "encoding_aes_key" };
             self.missing(key, "copy it from where the callback URL is set in the admin console");
         }
-        Some(Keys { token: token?, encoding_aes_key: encoding_aes_key? })
+        Keys { token: token.unwrap_or_default(), encoding_aes_key: encoding_aes_key.unwrap_or_default() }
     }
 
     fn previous(&mut self) -> Previous {
@@ -274,15 +222,24 @@ impl Reader<'_> {
         }
         openid
     }
+
+    /// Only checks `[notify]`: its settings have no effect in this version.
+    fn notify(&mut self) {
+        self.section = "notify";
+        let any = |text: &str| Ok(text.to_owned());
+        self.value("on_change_command", String::new(), any, |text| redact_urls(text));
+        self.secret("robot_webhook", |_| Ok(()));
+        let url = self.value("heartbeat_url", String::new(), any, |text| redact_url(text));
+        if !url.is_empty() {
+            self.keep("heartbeat_url", self.file.to_owned(), url);
+        }
+        self.duration("heartbeat_every", MINUTE, SECOND..=DAY);
+    }
 }
 
 fn is_token(text: &str) -> Result<(), String> {
     let fits = (1..=32).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric());
-    if fits {
-        Ok(())
-    } else {
-        Err("is not 1 to 32 letters and digits; copy it again from the console".into())
-    }
+    fits.then_some(()).ok_or("is not 1 to 32 letters and digits; copy it again from the console".into())
 }
 
 fn is_aes_key(text: &str) -> Result<(), String> {

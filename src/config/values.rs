@@ -31,18 +31,18 @@ pub(super) fn show_duration(duration: &Duration) -> String {
 }
 
 /// `64KiB`, `1MiB` or a number of bytes.
-pub(super) fn size(text: &str) -> Result<u64, String> {
+pub(super) fn size(text: &str) -> Result<usize, String> {
     const HOW: &str = "is not a size such as 64KiB or 1MiB";
     let (number, unit) = match (text.strip_suffix("KiB"), text.strip_suffix("MiB")) {
         (Some(number), _) => (number, 1024),
         (_, Some(number)) => (number, 1024 * 1024),
         _ => (text, 1),
     };
-    let number: u64 = number.trim().parse().map_err(|_| HOW.to_owned())?;
+    let number: usize = number.trim().parse().map_err(|_| HOW.to_owned())?;
     number.checked_mul(unit).ok_or_else(|| HOW.into())
 }
 
-pub(super) fn show_size(&bytes: &u64) -> String {
+pub(super) fn show_size(&bytes: &usize) -> String {
     for (unit, name) in [(1024 * 1024, "MiB"), (1024, "KiB")] {
         if bytes > 0 && bytes.is_multiple_of(unit) {
             return format!("{}{name}", bytes / unit);
