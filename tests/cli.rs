@@ -141,7 +141,7 @@ fn what_fails_otherwise_is_1_and_says_what_to_do() {
     lab.start();
     let output = lab.command(&["member", "nobody"]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(text(&output.stderr).contains("nothing is known of nobody"), "{output:?}");
+    assert!(text(&output.stderr).contains("nobody: the database has no such member"), "{output:?}");
     let second = lab.command(&["run"]);
     assert_eq!(second.status.code(), Some(1));
     assert!(text(&second.stderr).contains("another wecom-dirsync works with this database"), "{second:?}");
@@ -221,7 +221,7 @@ fn status_counts_and_says_whether_the_daemon_runs() {
 }
 
 #[test]
-fn member_tells_the_story_in_order() {
+fn member_shows_the_history_in_order() {
     let lab = Lab::plain();
     lab.hire("ZhangSan");
     lab.wait_for("SELECT openid_errcode FROM members", "43004");
@@ -234,7 +234,7 @@ fn member_tells_the_story_in_order() {
         "formerly zhangsan",
         "张三",
         "pending",
-        "story",
+        "history",
         "create_user: applied",
         "created",
         "update_user: applied",
@@ -242,7 +242,7 @@ fn member_tells_the_story_in_order() {
     ] {
         let found = shown[from..].find(part);
         assert!(found.is_some(), "{part} is not there, or not in its place:\n{shown}");
-        if part == "story" {
+        if part == "history" {
             from += found.unwrap();
         }
     }
@@ -397,7 +397,7 @@ fn the_database_is_private_and_its_mode_is_the_configured_one() {
 }
 
 #[test]
-fn the_demo_tells_its_story_and_leaves_the_database() {
+fn the_demo_prints_each_step_and_leaves_the_database() {
     let folder = tempfile::tempdir().unwrap();
     // A proxy in the environment does not come between the demo and itself.
     let mut command = Command::new(binary());

@@ -8,11 +8,8 @@ pub(super) const MAX_FILE: u64 = 64 * 1024;
 
 /// The text of a file that must be UTF-8. An error states the encoding, never the content.
 pub(super) fn decode(bytes: Vec<u8>) -> Result<String, &'static str> {
-    if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
-        return Err("is UTF-16; save it as UTF-8 in the editor");
-    }
-    if bytes.contains(&0) {
-        return Err("is binary or UTF-16; save it as text in UTF-8");
+    if bytes.contains(&0) || bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
+        return Err("is UTF-16 or binary; save it as UTF-8 in the editor");
     }
     String::from_utf8(bytes).map_err(|_| "is not UTF-8; save it as UTF-8 (not GBK) in the editor")
 }

@@ -202,8 +202,8 @@ impl Config {
     }
 }
 
-/// The effective configuration, defaults included, as INI text that parses to the same settings once the redacted
-/// secrets are put back.
+/// The effective configuration as INI text, defaults included. It parses to the same settings once the redacted secrets
+/// are put back.
 #[must_use]
 pub fn render(config: &Config) -> String {
     let mut text = String::new();

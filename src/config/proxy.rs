@@ -63,27 +63,16 @@ fn is_exception(url: &str, exceptions: &str) -> bool {
         _ => (authority.as_str(), if url.starts_with("https://") { "443" } else { "80" }),
     };
     let host = host.trim_matches(['[', ']']);
-    exceptions
-        .split([',', ' '])
-        .map(|entry| entry.trim().to_ascii_lowercase())
-        .filter(|entry| !entry.is_empty())
-        .any(|entry| {
-            if entry == "*" {
-                return true;
-            }
-            let entry = match entry.rsplit_once(':') {
-                Some((name, of)) if !name.is_empty() && !name.ends_with(':') && !name.contains(':') => {
-                    if of != port {
-                        return false;
-                    }
-                    name.to_owned()
-                }
-                _ => entry,
-            };
-            let name = entry.trim_start_matches('*').trim_start_matches('.').trim_matches(['[', ']']);
-            let is_below = host.strip_suffix(name).is_some_and(|before| before.ends_with('.'));
-            !name.is_empty() && (host == name || is_below)
-        })
+    let exempts = |entry: &str| {
+        let (name, of_port) = match entry.rsplit_once(':') {
+            Some((name, of_port)) if !name.is_empty() && !name.contains(':') => (name, of_port),
+            _ => (entry, port),
+        };
+        let name = name.trim_start_matches('*').trim_start_matches('.').trim_matches(['[', ']']);
+        let is_below = host.strip_suffix(name).is_some_and(|before| before.ends_with('.'));
+        entry == "*" || (of_port == port && !name.is_empty() && (host == name || is_below))
+    };
+    exceptions.to_ascii_lowercase().split([',', ' ']).map(str::trim).any(exempts)
 }
 
 #[cfg(test)]
@@ -98,7 +87,7 @@ mod tests {
         {
             assert!(is_exception(url, yes), "{yes}");
         }
-        for no in ["", ",", "q.com", "qq.com:80", "x.qq.com", "com.cn", "."] {
+        for no in ["", ",", "*:443", "q.com", "qq.com:80", "x.qq.com", "com.cn", "."] {
             assert!(!is_exception(url, no), "{no}");
         }
         assert!(is_exception("http://127.0.0.1:8080/x", "localhost,127.0.0.1"));

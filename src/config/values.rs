@@ -3,52 +3,38 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+const DURATIONS: [(&str, u64); 4] = [("d", 86_400), ("h", 3600), ("m", 60), ("s", 1)];
+const SIZES: [(&str, u64); 3] = [("MiB", 1024 * 1024), ("KiB", 1024), ("", 1)];
+
+fn scaled(text: &str, units: &[(&str, u64)]) -> Option<u64> {
+    let number = |unit| text.strip_suffix(unit).and_then(|number| number.trim().parse::<u64>().ok());
+    units.iter().find_map(|(unit, scale)| number(*unit)?.checked_mul(*scale))
+}
+
+/// With the largest unit that divides it.
+fn show_scaled(value: u64, units: &[(&str, u64)]) -> String {
+    let divides = |(_, scale): &&(&str, u64)| value > 0 && value.is_multiple_of(*scale);
+    units.iter().find(divides).map_or("0".into(), |(unit, scale)| format!("{}{unit}", value / scale))
+}
+
 /// `30s`, `5m`, `24h`, `7d` or `0`. Not by humantime: it accepts months, `1w` and `1h 30m` as well.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
-    const HOW: &str = "is not a duration such as 30s, 5m, 24h or 7d";
-    if text == "0" {
-        return Ok(Duration::ZERO);
-    }
-    let unit = match text.chars().last() {
-        Some('s') => 1,
-        Some('m') => 60,
-        Some('h') => 3600,
-        Some('d') => 86_400,
-        _ => return Err(HOW.into()),
-    };
-    let number: u64 = text[..text.len() - 1].trim().parse().map_err(|_| HOW.to_owned())?;
-    number.checked_mul(unit).map(Duration::from_secs).ok_or_else(|| HOW.into())
+    let seconds = if text == "0" { Some(0) } else { scaled(text, &DURATIONS) };
+    seconds.map(Duration::from_secs).ok_or_else(|| "is not a duration such as 30s, 5m, 24h or 7d".into())
 }
 
 pub(super) fn show_duration(duration: &Duration) -> String {
-    let seconds = duration.as_secs();
-    for (unit, name) in [(86_400, 'd'), (3600, 'h'), (60, 'm')] {
-        if seconds > 0 && seconds.is_multiple_of(unit) {
-            return format!("{}{name}", seconds / unit);
-        }
-    }
-    if seconds == 0 { "0".into() } else { format!("{seconds}s") }
+    show_scaled(duration.as_secs(), &DURATIONS)
 }
 
 /// `64KiB`, `1MiB` or a number of bytes.
 pub(super) fn size(text: &str) -> Result<usize, String> {
-    const HOW: &str = "is not a size such as 64KiB or 1MiB";
-    let (number, unit) = match (text.strip_suffix("KiB"), text.strip_suffix("MiB")) {
-        (Some(number), _) => (number, 1024),
-        (_, Some(number)) => (number, 1024 * 1024),
-        _ => (text, 1),
-    };
-    let number: usize = number.trim().parse().map_err(|_| HOW.to_owned())?;
-    number.checked_mul(unit).ok_or_else(|| HOW.into())
+    let bytes = scaled(text, &SIZES).and_then(|bytes| usize::try_from(bytes).ok());
+    bytes.ok_or_else(|| "is not a size such as 64KiB or 1MiB".into())
 }
 
-pub(super) fn show_size(&bytes: &usize) -> String {
-    for (unit, name) in [(1024 * 1024, "MiB"), (1024, "KiB")] {
-        if bytes > 0 && bytes.is_multiple_of(unit) {
-            return format!("{}{name}", bytes / unit);
-        }
-    }
-    bytes.to_string()
+pub(super) fn show_size(bytes: &usize) -> String {
+    show_scaled(u64::try_from(*bytes).unwrap_or(u64::MAX), &SIZES)
 }
 
 pub(super) fn boolean(text: &str) -> Result<bool, String> {
@@ -59,15 +45,10 @@ pub(super) fn boolean(text: &str) -> Result<bool, String> {
     }
 }
 
-/// An IP address or `localhost`, with a port.
+/// An IP address or `localhost`, with a port. No other name, because reading a configuration resolves none.
 pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
-    if let Ok(address) = text.parse() {
-        return Ok(address);
-    }
-    // No other name: reading a configuration resolves none.
-    let port = text.strip_prefix("localhost:").and_then(|port| port.parse().ok());
-    let local = port.map(|port: u16| SocketAddr::from(([127, 0, 0, 1], port)));
-    local.ok_or_else(|| "is not an address and port such as 127.0.0.1:8080".into())
+    let address = text.replacen("localhost:", "127.0.0.1:", 1).parse();
+    address.map_err(|_| "is not an address and port such as 127.0.0.1:8080".into())
 }
 
 /// An octal mode with which the owner can read and write.
@@ -79,28 +60,18 @@ pub(super) fn file_mode(text: &str) -> Result<u32, String> {
 
 /// `https://HOST[:PORT][/PATH]` or `http://`, without credentials, query and slash at the end.
 pub(super) fn base_url(text: &str) -> Result<String, String> {
-    let host = text
-        .strip_prefix("https://")
-        .or_else(|| text.strip_prefix("http://"))
-        .map(|h| h.trim_end_matches('/'));
-    match host {
-        Some(host)
-            if !host.is_empty() && host.bytes().all(|b| b.is_ascii_graphic() && !b"?#@".contains(&b)) =>
-        {
-            Ok(text.trim_end_matches('/').to_owned())
-        }
-        _ => Err("is not a URL such as https://qyapi.weixin.qq.com".into()),
-    }
+    let text = text.trim_end_matches('/');
+    let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://")).unwrap_or("");
+    let fits = !host.is_empty() && host.bytes().all(|b| b.is_ascii_graphic() && !b"?#@".contains(&b));
+    fits.then(|| text.to_owned()).ok_or_else(|| "is not a URL such as https://qyapi.weixin.qq.com".into())
 }
 
 /// `/callback`; a slash at the end is removed.
 pub(super) fn url_path(text: &str) -> Result<String, String> {
     let fits = text.starts_with('/') && text.bytes().all(|b| b.is_ascii_graphic() && !b"?#%".contains(&b));
-    if !fits {
-        return Err("is not a path such as /callback".into());
-    }
     let path = text.trim_end_matches('/');
-    Ok(if path.is_empty() { "/" } else { path }.to_owned())
+    let path = if path.is_empty() { "/" } else { path };
+    fits.then(|| path.to_owned()).ok_or_else(|| "is not a path such as /callback".into())
 }
 
 #[cfg(test)]
