@@ -53,7 +53,7 @@ enum Command {
     Status {
         #[command(flatten)]
         config: ConfigFile,
-        /// Print one JSON object
+        /// Print the result as one JSON object
         #[arg(long)]
         json: bool,
     },
@@ -85,7 +85,7 @@ enum Command {
         /// Allow N deletions, the number that a blocked comparison printed
         #[arg(long, value_name = "N")]
         allow_deletes: Option<usize>,
-        /// Print one JSON object
+        /// Print the result as one JSON object
         #[arg(long)]
         json: bool,
     },
@@ -104,7 +104,7 @@ enum Command {
     Export {
         #[command(flatten)]
         config: ConfigFile,
-        /// Format of the output
+        /// Format, for a spreadsheet or for programs
         #[arg(long, value_enum)]
         format: export::Format,
     },

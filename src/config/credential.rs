@@ -30,7 +30,7 @@ pub(super) fn validate(secret: &str) -> Result<(), &'static str> {
     Err(if secret.is_empty() {
         "is empty; fill it in, or delete the line"
     } else if is_placeholder(secret) {
-        "is a placeholder or a word that anybody guesses; replace it with the value from the admin console"
+        "is a placeholder or a value that anybody guesses; replace it with the value from the admin console"
     } else if has(is_quote) {
         "contains quotes; only one pair of double quotes around the whole value is accepted"
     } else if has(is_invisible) {
@@ -75,9 +75,9 @@ pub(super) fn is_placeholder(value: &str) -> bool {
     let is_yours = plain.starts_with("your")
         && (value.len() != 43 || value.get(4..).is_some_and(|rest| rest.starts_with(['_', '-'])));
     let lower = value.to_lowercase();
-    let mut words = lower.split(|c: char| !c.is_alphabetic());
-    let is_example = words.clone().any(|word| EXAMPLE.contains(&word))
-        && words.all(|word| EXAMPLE.contains(&word) || FILLING.contains(&word));
+    let mut parts = lower.split(|c: char| !c.is_alphabetic());
+    let is_example = parts.clone().any(|part| EXAMPLE.contains(&part))
+        && parts.all(|part| EXAMPLE.contains(&part) || FILLING.contains(&part));
     is_filler
         || begins_as_filler
         || is_yours
@@ -85,9 +85,9 @@ pub(super) fn is_placeholder(value: &str) -> bool {
         || is_counting(value)
         || value.contains(['<', '>', '{', '}'])
         || value.starts_with(['$', '%'])
-        || CHINESE.iter().any(|word| value.contains(word))
+        || CHINESE.iter().any(|filler| value.contains(filler))
         || WHOLE.contains(&plain.as_str())
-        || (value.len() != 43 && ANYWHERE.iter().any(|word| plain.contains(word)))
+        || (value.len() != 43 && ANYWHERE.iter().any(|filler| plain.contains(filler)))
         || (plain.starts_with("ww") && plain.len() > 4 && plain[2..].bytes().all(|b| b == b'x'))
 }
 

@@ -8,7 +8,7 @@ pub(super) struct Entry {
     pub(super) key: String,
     /// Without surrounding blanks and one pair of double quotes.
     pub(super) value: String,
-    /// Counted from 1.
+    /// The line number, counted from 1.
     pub(super) line: usize,
 }
 

@@ -28,7 +28,7 @@ pub use secret::Secret;
 /// Where the configuration is looked for, in this order, without `-c FILE`.
 const PLACES: [&str; 2] = ["sync.ini", "/etc/wecom-dirsync/sync.ini"];
 
-/// Longest configuration, in bytes.
+/// Length of the longest accepted INI, in bytes.
 const MAX_INI: u64 = 1024 * 1024;
 
 /// All settings of one INI file: defaults filled in, paths resolved, secrets read from their files.
@@ -43,7 +43,7 @@ pub struct Config {
     /// Whether `user/get` may be called.
     pub(crate) fetch_details: bool,
     pub(crate) reconcile: Reconcile,
-    /// `None`: no admin listener.
+    /// `None`: the admin listener is off.
     pub(crate) admin_listen: Option<SocketAddr>,
     pub(crate) log: Log,
     /// Section, key and printed value of every setting; `None`: a secret that is not set.
@@ -61,7 +61,7 @@ pub(crate) struct Wecom {
     /// Certificate authorities of `ca_file`, in DER.
     pub(crate) authorities: Vec<Vec<u8>>,
     pub(crate) proxy: Proxy,
-    /// Of one API call.
+    /// Upper limit for one API call.
     pub(crate) timeout: Duration,
     pub(crate) calls_per_minute: u32,
 }
@@ -69,7 +69,7 @@ pub(crate) struct Wecom {
 #[derive(Debug, Clone)]
 pub(crate) struct Keys {
     pub(crate) token: Secret,
-    /// 43 characters that decode.
+    /// Has 43 characters that decode to 32 bytes.
     pub(crate) encoding_aes_key: Secret,
 }
 
@@ -80,7 +80,7 @@ pub(crate) struct Callback {
     pub(crate) keys: Keys,
     pub(crate) previous: Previous,
     pub(crate) threads: usize,
-    /// In bytes.
+    /// Length of the longest accepted body, in bytes.
     pub(crate) max_body: usize,
     pub(crate) receive_id: String,
     /// Answers 200 to a load balancer's health checks.
@@ -126,7 +126,7 @@ pub(crate) struct Database {
 #[derive(Debug, Clone)]
 pub(crate) struct Openid {
     pub(crate) enabled: bool,
-    /// Concurrent conversions.
+    /// Number of concurrent conversion calls.
     pub(crate) workers: usize,
     pub(crate) retry_first: Duration,
     pub(crate) retry_max: Duration,
@@ -146,7 +146,7 @@ pub struct Reconcile {
 #[derive(Debug, Clone)]
 pub(crate) struct Log {
     pub(crate) level: LevelFilter,
-    /// `None`: standard error.
+    /// `None`: the log goes to standard error.
     pub(crate) file: Option<PathBuf>,
 }
 

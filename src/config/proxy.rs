@@ -13,7 +13,6 @@ pub(crate) enum Proxy {
     Environment,
     /// `none`: a direct connection; the environment is ignored.
     Direct,
-    /// May contain a password.
     Url(Secret),
 }
 

@@ -59,8 +59,8 @@ pub(super) fn redact_url(text: &str) -> String {
 
 /// As [`redact_url`], for each URL in a command line.
 pub(super) fn redact_urls(text: &str) -> String {
-    let words = text.split(' ').map(|word| if word.contains("://") { redact_url(word) } else { word.into() });
-    words.collect::<Vec<String>>().join(" ")
+    let parts = text.split(' ').map(|part| if part.contains("://") { redact_url(part) } else { part.into() });
+    parts.collect::<Vec<String>>().join(" ")
 }
 
 #[cfg(test)]
