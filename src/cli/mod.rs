@@ -27,8 +27,7 @@ use crate::store::StoreError;
 use crate::store::epoch::Position;
 use crate::text::{printable, printable_json};
 
-/// Keeps an exact local copy of your WeCom (企业微信) directory in one SQLite file, and turns userids into
-/// openids.
+/// Keeps an exact local copy of your WeCom (企业微信) directory in one SQLite file, and converts userids to openids.
 #[derive(Parser)]
 #[command(version, max_term_width = 100, after_help = "Try it without an account: wecom-dirsync demo")]
 struct Cli {
