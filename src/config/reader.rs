@@ -272,7 +272,10 @@ impl<'a> Reader<'a> {
         match (self.surroundings.read_file)(&path) {
             Ok(text) => Some((credential::of_file(&text).to_owned(), line, path)),
             Err(error) => {
-                self.error_of(line, &key_file, &format!("{} cannot be read: {error}", path.display()));
+                // A secret in place of its path must not be printed.
+                let is_path = value.len() < 32 || value.contains(['/', '.']);
+                let path = if is_path { path.display().to_string() } else { "the file".into() };
+                self.error_of(line, &key_file, &format!("{path} cannot be read: {error}"));
                 None
             }
         }

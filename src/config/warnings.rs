@@ -7,7 +7,7 @@ use std::path::Path;
 use super::{Config, Proxy, StoredSecret};
 use crate::wecom::api::network::host_of;
 
-/// EncodingAESKey of the sample in WeCom's documentation.
+/// EncodingAESKey of the sample in WeCom's documentation, which `sync.example.ini` contains.
 const PUBLISHED_KEY: &str = "jWmYm7qr5nMoAUwZRjGtBxmz3KA1tkAj3ykkR6q2B2C";
 
 impl Config {
@@ -23,7 +23,7 @@ impl Config {
         let (keys, app) = (&self.callback.keys, self.app_callback.as_ref().map(|app| &app.keys));
         warn(
             keys.encoding_aes_key.expose() == PUBLISHED_KEY,
-            "[callback] has WeCom's published sample key: fine for a first try, but everybody knows it",
+            "[callback] has the key of WeCom's published sample: replace it, because it is public",
         );
         for text in self.readable_by_all() {
             warn(true, &text);
