@@ -29,6 +29,27 @@ fn every_path_in_the_documents_exists() {
 }
 
 #[test]
+fn every_command_of_contributing_is_an_alias_or_names_a_test_that_exists() {
+    const BUILT_IN: [&str; 9] =
+        ["build", "deny", "fmt", "fuzz", "run", "test", "metadata", "install", "check"];
+    let read = |path: &str| std::fs::read_to_string(root().join(path)).unwrap();
+    let (text, aliases) = (read("CONTRIBUTING.md"), read(".cargo/config.toml"));
+    let commands = code(&text).into_iter().flat_map(|code| code.split("cargo ").skip(1));
+    let mut count = 0;
+    for arguments in commands {
+        let mut words = arguments.split_whitespace();
+        let command = words.next().unwrap();
+        let is_alias = aliases.contains(&format!("\n{command} = "));
+        assert!(is_alias || BUILT_IN.contains(&command), "cargo {command} is no alias");
+        if let Some(test) = words.skip_while(|word| *word != "--test").nth(1) {
+            assert!(root().join(format!("tests/{test}.rs")).exists(), "tests/{test}.rs does not exist");
+        }
+        count += 1;
+    }
+    assert!(count > 15, "{count} commands");
+}
+
+#[test]
 fn every_symbol_of_the_where_is_table_is_in_its_file() {
     let text = std::fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
     let table = text.split("\n## Where is").nth(1).expect("a table").split("\n## ").next().unwrap();

@@ -230,6 +230,8 @@ fn secrets_in_urls_are_neither_in_errors_nor_in_what_check_prints() {
         config.secrets().iter().filter(|secret| *secret == "hush").count() >= 3,
         "all three are redacted elsewhere"
     );
+    let without_scheme = parse(&text.replace("http://user:hush@proxy", "user:pssst@proxy")).unwrap();
+    assert!(without_scheme.secrets().contains(&"pssst".to_owned()));
     let errors = parse(&good(&format!("token_previous_file = {KEY}"))).map(|_| ()).unwrap_err();
     assert!(errors[0].contains("token_previous_file: the file cannot be read"), "{errors:?}");
     let errors = parse(&text.replace(":hush@proxy", ":***@proxy")).map(|_| ()).unwrap_err();

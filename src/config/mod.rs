@@ -188,9 +188,10 @@ impl Config {
     /// The texts that a log or an error must not contain. Of a URL, only its secret parts.
     #[must_use]
     pub fn secrets(&self) -> Vec<String> {
-        let texts = self.secrets.iter().flat_map(|StoredSecret { value, .. }| {
-            let text = value.expose();
-            if text.contains("://") { secrets_of_url(text) } else { vec![text.to_owned()] }
+        let texts = self.secrets.iter().flat_map(|StoredSecret { key, value, .. }| match *key {
+            "proxy" | "heartbeat_url" => secrets_of_url(value.expose()),
+            "robot_webhook" if value.expose().contains("://") => secrets_of_url(value.expose()),
+            _ => vec![value.expose().to_owned()],
         });
         texts.collect()
     }
