@@ -416,8 +416,7 @@ pub fn client(
 ) -> Result<Client<ApiRecorder>, StartError> {
     let proxy = config.wecom.chosen_proxy(|name| std::env::var(name).ok()).map_err(StartError::Config)?;
     let proxy = proxy.as_ref().map(|proxy| proxy.url.expose());
-    let authorities = config.wecom.ca_file.as_ref().map_or_else(Vec::new, |file| file.certificates.clone());
-    let network = Network::new(&config.wecom.api_base, proxy, authorities);
+    let network = Network::new(&config.wecom.api_base, proxy, config.wecom.authorities.clone());
     let secrets = config.secrets().into_iter().chain(proxy.iter().flat_map(|url| secrets_of_url(url)));
     let text = |secret: &Option<Secret>| secret.as_ref().map(|secret| secret.expose().to_owned());
     let settings = Settings {
