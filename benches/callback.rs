@@ -1,4 +1,4 @@
-//! What a callback costs, step by step: cryptography, parsing, the merge, and the commit.
+//! Cost of a callback by step: cryptography, parsing, merge, commit.
 //!
 //! `cargo bench` prints a table; `cargo bench -- merge` only that part.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
@@ -18,7 +18,7 @@ fn crypt() -> Crypt {
     Crypt::new("QDG6eK", key, CORP)
 }
 
-/// An event with every field that a member usually has: some 900 bytes.
+/// An event of about 900 bytes, with every field that a member usually has.
 fn event(userid: &str, create_time: i64) -> String {
     let inner = format!(
         "<UserID><![CDATA[{userid}]]></UserID><Name><![CDATA[张三]]></Name><Department><![CDATA[2,3]]></Department>\
@@ -76,7 +76,7 @@ mod parse {
     }
 }
 
-/// One more fact about a member of whom so many are known.
+/// Merges one fact into the known facts of a member.
 mod merge {
     use super::*;
     use wecom_dirsync::directory::diff::merge;
@@ -124,7 +124,7 @@ mod merge {
     }
 }
 
-/// From the writer's queue to the disk.
+/// From the writer's queue to the synced file.
 mod commit {
     use super::*;
     use std::hash::{DefaultHasher, Hash, Hasher};
@@ -153,7 +153,7 @@ mod commit {
         }
     }
 
-    /// So many new members wait at once. In the folder for temporary files: TMPDIR says on which disk.
+    /// Commits `waiting` new members at once, in the folder for temporary files: TMPDIR selects the disk.
     #[divan::bench(args = [1, 16, 64], sample_count = 50, sample_size = 1)]
     fn new_members_waiting(bencher: Bencher, waiting: usize) {
         let folder = tempfile::tempdir().unwrap();

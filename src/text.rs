@@ -10,7 +10,6 @@ use std::fmt::Write;
 ///
 /// Escaped are control characters (C0, DEL, C1), line and paragraph separators, bidirectional controls, and invisible
 /// format characters. A zero-width joiner between two emoji stays.
-#[must_use]
 pub fn printable(text: &str) -> Cow<'_, str> {
     escape(
         text,
@@ -28,7 +27,6 @@ pub fn printable(text: &str) -> Cow<'_, str> {
 }
 
 /// As [`printable`], but line ends and TAB stay: a CSV cell is quoted.
-#[must_use]
 pub fn printable_cell(text: &str) -> Cow<'_, str> {
     let keep = |c: char| if matches!(c, '\t' | '\r' | '\n') { ' ' } else { c };
     escape(text, keep, |out, c| {
@@ -39,7 +37,6 @@ pub fn printable_cell(text: &str) -> Cow<'_, str> {
 /// Escapes JSON text as [`printable`] does, with `\uXXXX`; its value stays the same.
 ///
 /// `json` comes from a serializer: below U+0020 it contains only the serializer's line breaks, which stay.
-#[must_use]
 pub fn printable_json(json: &str) -> Cow<'_, str> {
     let keep = |c: char| if c < ' ' { ' ' } else { c };
     escape(json, keep, |out, c| {

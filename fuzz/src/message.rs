@@ -1,4 +1,4 @@
-//! The XML of an event, after decryption.
+//! The decrypted XML of an event.
 
 use wecom_dirsync::directory::fact::timed;
 use wecom_dirsync::directory::members::{MemberFact, Record};
@@ -14,7 +14,7 @@ use super::answers::values;
 
 const CORP: &str = "wx5823bf96d3bd56c7";
 
-/// Either the message as it comes, or choices of which one is composed that has the right names.
+/// The input is a message, or choices from which a message with WeCom's names is composed.
 pub fn check(data: &[u8]) {
     let mut draw = Draw(data);
     match draw.byte() % 2 {
@@ -25,75 +25,29 @@ pub fn check(data: &[u8]) {
 
 const EVENTS: [&str; 6] =
     ["change_contact", "subscribe", "unsubscribe", "enter_agent", "batch_job_result", "sys_approval_change"];
-const CHANGES: [&str; 9] = [
-    "create_user",
-    "update_user",
-    "delete_user",
-    "create_party",
-    "update_party",
-    "delete_party",
-    "update_tag",
-    "",
-    "paint_user",
-];
-const ELEMENTS: [&str; 39] = [
-    "UserID",
-    "NewUserID",
-    "Id",
-    "TagId",
-    "Name",
-    "Alias",
-    "Mobile",
-    "Telephone",
-    "Email",
-    "BizMail",
-    "Position",
-    "Gender",
-    "Status",
-    "Avatar",
-    "Address",
-    "MainDepartment",
-    "DirectLeader",
-    "ExtAttr",
-    "Department",
-    "IsLeaderInDept",
-    "ParentId",
-    "Order",
-    "AddUserItems",
-    "DelUserItems",
-    "AddPartyItems",
-    "DelPartyItems",
-    "BatchJob",
-    "JobId",
-    "JobType",
-    "FromUserName",
-    "InfoType",
-    "TimeStamp",
-    "AuthCorpId",
-    "Item",
-    "Type",
-    "Text",
-    "Value",
-    "CreateTime",
-    "x",
-];
+const CHANGES: &str =
+    "create_user update_user delete_user create_party update_party delete_party update_tag  paint_user";
+const ELEMENTS: &str = "UserID NewUserID Id TagId Name Alias Mobile Telephone Email BizMail Position Gender Status Avatar \
+    Address MainDepartment DirectLeader ExtAttr Department IsLeaderInDept ParentId Order AddUserItems \
+    DelUserItems AddPartyItems DelPartyItems BatchJob JobId JobType FromUserName InfoType TimeStamp \
+    AuthCorpId Item Type Text Value CreateTime x";
 
-/// An event's head, then elements: a name, where to nest, and what is in it, up to the next NUL.
+/// Composes the first elements of an event, then elements from a name, a nesting, and a content up to the next NUL.
 fn compose(draw: &mut Draw<'_>) -> Vec<u8> {
     let mut text = format!(
         "<xml><CreateTime>5</CreateTime><Event>{}</Event><ChangeType>{}</ChangeType>",
         draw.of(&EVENTS[..]),
-        draw.of(&CHANGES)
+        draw.word(CHANGES)
     )
     .into_bytes();
     let mut open = Vec::new();
     while !draw.done() {
-        let name = draw.of(&ELEMENTS);
+        let name = draw.word(ELEMENTS);
         text.extend_from_slice(format!("<{name}>").as_bytes());
         let content = draw.until(0);
         let how = content.first().copied().unwrap_or_default();
         if how < 0x10 {
-            // To be filled by what follows.
+            // The following elements are its children.
             open.push(name);
             continue;
         }
@@ -127,7 +81,7 @@ fn read(payload: &[u8]) {
     bounded(&root, payload.len());
     sensible(&message);
 
-    // Written anew, with no more than what was read of it, it reads the same.
+    // Written from the parsed elements alone, it parses to the same.
     let mut written = String::new();
     if write(&root, &mut written) {
         assert_eq!(xml::parse(written.as_bytes()).as_ref(), Ok(&root), "{written}");
@@ -147,7 +101,7 @@ fn bounded(root: &Element, length: usize) {
     assert!(depth <= 16 && elements <= 4096 && bytes <= 3 * length, "{depth} {elements} {bytes}");
 }
 
-/// Whether the element could be written: not if there are characters in it that no XML can hold as they are.
+/// Writes an element; returns false if it has characters that XML cannot represent unescaped.
 fn write(element: &Element, to: &mut String) -> bool {
     if element.text.chars().any(|c| (c.is_control() && c != '\n' && c != '\t') || c >= '\u{fffe}') {
         return false;
@@ -166,7 +120,7 @@ fn sensible(message: &Message) {
         assert_eq!(part.trim(), part);
     }
     assert!(message.create_time.is_none_or(|at| at.0 >= 0));
-    // These go into log lines.
+    // These are logged.
     assert!(message.skipped.len() <= 9);
     let lines = message.skipped.iter().map(|line| (line, 100));
     for (line, most) in lines.chain(message.meaning.as_ref().err().map(|line| (line, 1000))) {

@@ -19,7 +19,6 @@ pub type Reply = (u16, String);
 
 impl Sender {
     /// `crypt` has the keys of the URL's receiver.
-    #[must_use]
     pub fn new(url: &str, crypt: Crypt, corp_id: &str) -> Self {
         let agent = ureq::Agent::config_builder()
             .timeout_global(Some(Duration::from_secs(10)))
@@ -63,7 +62,6 @@ impl Sender {
 }
 
 /// Writes the XML of a contact event; `inner` are the elements after ChangeType.
-#[must_use]
 pub fn contact_event(corp_id: &str, create_time: i64, change_type: &str, inner: &str) -> String {
     format!(
         "<xml><ToUserName><![CDATA[{corp_id}]]></ToUserName><FromUserName><![CDATA[sys]]></FromUserName>\

@@ -27,7 +27,6 @@ impl Default for SharedClock {
 
 impl SharedClock {
     /// A clock without readings. It calls `observer`, which must not block, with the estimate after each reading.
-    #[must_use]
     pub fn new(observer: impl Fn(Estimate) + Send + Sync + 'static) -> Self {
         let (clock, started) = (Mutex::default(), Instant::now());
         Self(Arc::new(Shared { clock, started, observer: Box::new(observer) }))

@@ -30,7 +30,6 @@ impl Query {
     /// Parses the part of a URL after `?`, percent-decoding each value once. Uses the first of repeated parameters and
     /// ignores unknown ones. If the separators are percent-encoded, decodes the whole query first; `&amp;` counts as
     /// `&`. `None` if a value is not percent-encoded UTF-8.
-    #[must_use]
     pub fn parse(query: &str) -> Option<Self> {
         if !query.contains('=') && query.contains('%') {
             return Self::parse_pairs(&url_decode(query)?);
@@ -59,7 +58,6 @@ impl Query {
 
     /// The values that WeCom may have sent, most likely first, at most four: as decoded, and decoded once more; each
     /// also with `+` for its spaces, which no value of WeCom contains.
-    #[must_use]
     pub fn readings(self) -> Vec<Self> {
         let mut readings: Vec<Self> = Vec::with_capacity(2 * LAYERS);
         let mut layer = Some(self);
@@ -73,7 +71,6 @@ impl Query {
     }
 
     /// The signature parameters; `None` if one of the three is missing.
-    #[must_use]
     pub fn signed(&self) -> Option<Signed<'_>> {
         let signed = Signed { signature: &self.signature, timestamp: &self.timestamp, nonce: &self.nonce };
         let all = [signed.signature, signed.timestamp, signed.nonce];
@@ -81,7 +78,6 @@ impl Query {
     }
 
     /// The encrypted text of a GET; `None` if it is missing.
-    #[must_use]
     pub fn echostr(&self) -> Option<&str> {
         (!self.echostr.is_empty()).then_some(&self.echostr)
     }
@@ -118,7 +114,6 @@ pub(crate) fn url_decode(text: &str) -> Option<String> {
 }
 
 /// Percent-encodes all bytes except letters, digits and `-_.~`, as WeCom does.
-#[must_use]
 pub fn url_encode(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len() * 3);
     for byte in text.bytes() {

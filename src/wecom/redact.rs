@@ -10,7 +10,7 @@ use base64::prelude::BASE64_STANDARD;
 
 use crate::text::{is_bidi, is_separator};
 
-/// Replaces a secret.
+/// The text that replaces a secret.
 const REDACTED: &str = "[redacted]";
 /// Maximum length of a cleaned text in characters.
 const MAX_CHARS: usize = 500;
@@ -38,13 +38,11 @@ impl std::fmt::Debug for Redactor {
 
 impl Redactor {
     /// A redactor of these secrets; empty ones are ignored.
-    #[must_use]
     pub fn new(secrets: impl IntoIterator<Item = String>) -> Self {
         Self::default().with(secrets)
     }
 
     /// A redactor with more secrets and the same tokens.
-    #[must_use]
     pub fn with(self, more: impl IntoIterator<Item = String>) -> Self {
         let mut secrets: Vec<String> =
             self.secrets.iter().cloned().chain(more).filter(|s| !s.is_empty()).collect();
@@ -67,7 +65,6 @@ impl Redactor {
 
     /// Replaces secrets in any spelling (literal, percent-encoded once or twice, JSON or HTML escapes) and control
     /// characters, and cuts the text after 500 characters.
-    #[must_use]
     pub fn clean(&self, text: &str) -> String {
         let tokens = self.tokens.read().unwrap_or_else(PoisonError::into_inner);
         let secrets: Vec<&str> = self.secrets.iter().chain(tokens.iter()).map(String::as_str).collect();
@@ -191,7 +188,6 @@ fn secret_ranges(url: &str) -> (Option<Range<usize>>, Vec<Range<usize>>) {
 
 /// The secrets in a URL: credentials and password, as written, decoded and as HTTP's Basic authentication sends them,
 /// and the values of secret parameters.
-#[must_use]
 pub fn secrets_of_url(url: &str) -> Vec<String> {
     let (credentials, values) = secret_ranges(url);
     let mut secrets: Vec<String> =
@@ -209,7 +205,6 @@ pub fn secrets_of_url(url: &str) -> Vec<String> {
 
 /// A URL with its password and the values of secret parameters replaced, for messages and for `check`. Credentials
 /// without a colon are a token, and replaced as a whole.
-#[must_use]
 pub fn redacted_url(url: &str) -> String {
     let (credentials, values) = secret_ranges(url);
     let password = credentials.map(|range| {

@@ -17,7 +17,7 @@ pub struct User {
     pub openid: Option<String>,
     /// Whether the app's visible range covers the member.
     pub visible: bool,
-    /// Further fields of user/get.
+    /// Further fields of its user/get answer.
     pub details: Map<String, Json>,
 }
 
@@ -118,9 +118,9 @@ impl Default for Company {
 /// A call as the stand-in parsed it.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// The path below `/cgi-bin/`.
+    /// The path below `/cgi-bin/`, such as `user/get`.
     pub api: String,
-    /// The query's parameters, percent-decoded.
+    /// The query's parameters, each percent-decoded once.
     pub query: HashMap<String, String>,
     /// The body as JSON; null if it is not JSON.
     pub body: Json,
@@ -132,7 +132,6 @@ impl Request {
     }
 
     /// The userid in the body or the query.
-    #[must_use]
     pub fn userid(&self) -> Option<String> {
         let in_body = self.body.get("userid").and_then(Json::as_str);
         in_body.or(self.query.get("userid").map(String::as_str)).map(str::to_owned)
@@ -352,7 +351,6 @@ impl Department {
 }
 
 /// A refusal in the form of WeCom's answers.
-#[must_use]
 pub(super) fn error(errcode: i64, errmsg: &str) -> Json {
     let hint = format!("{:016x}", fastrand::u64(..));
     let errmsg = format!(

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-/// How a call fails.
+/// A fault that replaces or delays an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fault {
-    /// Answers with this errcode.
+    /// Answers with this errcode and a usual errmsg.
     Errcode(i64),
     /// Answers with this errcode and this errmsg.
     Refusal(i64, String),
@@ -35,12 +35,10 @@ pub enum Fault {
     HangInBody,
 }
 
-/// A fault of the next `times` calls that match.
+/// A fault of the next `times` calls of this API and about this member; `None` matches every call.
 #[derive(Debug, Clone)]
 pub(super) struct PlannedFault {
-    /// `None` matches every API.
     pub(super) api: Option<String>,
-    /// `None` matches every call.
     pub(super) userid: Option<String>,
     pub(super) fault: Fault,
     pub(super) times: usize,

@@ -24,7 +24,7 @@ use crate::wecom::query::url_decode;
 /// A call that the stand-in received.
 #[derive(Debug, Clone)]
 pub struct Call {
-    /// The path below `/cgi-bin/`.
+    /// The path below `/cgi-bin/`, such as `user/get`.
     pub api: String,
     /// When the answer was determined.
     pub at: Instant,
@@ -92,7 +92,6 @@ impl StandIn {
     }
 
     /// The value for `[wecom] api_base`.
-    #[must_use]
     pub fn base_url(&self) -> String {
         format!("http://{}", self.address)
     }
@@ -122,19 +121,17 @@ impl StandIn {
         self.shared.lock().date_shift = seconds;
     }
 
-    /// Removes all planned faults.
+    /// Removes all faults that are still planned.
     pub fn mend(&self) {
         self.shared.lock().faults.0.clear();
     }
 
     /// All calls so far, oldest first.
-    #[must_use]
     pub fn calls(&self) -> Vec<Call> {
         self.shared.lock().calls.clone()
     }
 
     /// Number of calls of an API so far.
-    #[must_use]
     pub fn count(&self, api: &str) -> usize {
         self.shared.lock().calls.iter().filter(|call| call.api == api).count()
     }

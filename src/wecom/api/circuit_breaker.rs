@@ -1,8 +1,8 @@
 //! Circuit breaker: stops calls that fail for a reason that is not their item's.
 //!
 //! States per scope and reason: closed (no entry), open (a [`Pause`] until an instant), half-open (one probe is under
-//! way). In memory only: after a restart all is closed, since an operator restarts after a correction. Pure: the time
-//! is a parameter.
+//! way). In memory only: after a restart all is closed, since an operator restarts after a correction. Pure; the caller
+//! passes the time.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use crate::directory::UnixSeconds;
 /// The calls that a pause stops.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
-    /// Every call.
+    /// Every call of the client.
     All,
     /// Every call with this secret.
     Secret(SecretKind),
@@ -111,8 +111,8 @@ impl CircuitBreaker {
         self.admit_if(now, |pause| pause.scope.covers(api, secret))
     }
 
-    /// The same for a call that an admitted call needs first: half-open breakers, whose probe that call may be, do
-    /// not stop it.
+    /// The same for a call that an admitted call needs first. Half-open breakers do not stop it, because the admitted
+    /// call may be their probe.
     pub(super) fn admit_within(
         &mut self,
         api: Api,
@@ -143,8 +143,7 @@ impl CircuitBreaker {
         latest.map(|pause| pause.retry_at(now))
     }
 
-    /// Opens a breaker after a failed call, or opens it again for longer after a failed probe. Returns the pause if
-    /// it is new.
+    /// Opens a breaker after a failed call, or opens it again for longer after a failed probe. Returns a new pause.
     pub(super) fn open(
         &mut self,
         (api, secret): (Api, SecretKind),

@@ -23,27 +23,22 @@ use crate::wecom::clock::SharedClock;
 use crate::wecom::query::url_encode;
 use crate::wecom::redact::{Redactor, secrets_of_url};
 
-/// What the API client is configured with.
 #[derive(Clone)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// Such as `https://qyapi.weixin.qq.com`, without a trailing slash.
-    pub api_base: String,
-    /// Proxy and certificate authorities.
-    pub network: Network,
-    /// 企业ID, which gettoken needs.
-    pub corp_id: String,
-    /// Without it [`SecretKind::App`] calls are [`NoAnswer::NoSecret`].
-    pub app_secret: Option<String>,
-    /// Without it [`SecretKind::Contacts`] calls are [`NoAnswer::NoSecret`].
-    pub contacts_secret: Option<String>,
+    pub(crate) api_base: String,
+    pub(crate) network: Network,
+    pub(crate) corp_id: String,
+    pub(crate) app_secret: Option<String>,
+    pub(crate) contacts_secret: Option<String>,
     /// Redacts every text of answers and errors.
-    pub redactor: Redactor,
-    /// Bounds one call, from name look-up to the last byte.
-    pub timeout: Duration,
-    /// All APIs together.
-    pub calls_per_minute: u32,
+    pub(crate) redactor: Redactor,
+    /// Bounds one call, from name resolution to the last byte.
+    pub(crate) timeout: Duration,
+    /// Limit for all APIs together.
+    pub(crate) calls_per_minute: u32,
     /// Reads the Date header of answers, and stamps them.
-    pub clock: SharedClock,
+    pub(crate) clock: SharedClock,
 }
 
 /// The API client; threads share it by reference.
@@ -60,7 +55,6 @@ pub struct Client<L> {
     serial: Mutex<()>,
 }
 
-/// One API call.
 pub(super) struct Call<'a> {
     pub(super) api: Api,
     pub(super) secret: SecretKind,

@@ -1,7 +1,6 @@
 //! Answers about members, departments and tags: from JSON to the directory's types.
 //!
-//! An unreadable row is skipped, counted and named; the others are used. The error of each function is what the answer
-//! lacks.
+//! An unreadable row is skipped, counted and named; the others are used. Errors say what the answer lacks.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -61,7 +60,7 @@ impl std::fmt::Display for Skipped {
 }
 
 /// An answer of user/list_id: one page.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Page {
     /// One row per member and department.
     pub rows: Vec<(UserId, DepartmentId)>,
@@ -124,13 +123,7 @@ pub fn page(json: &Json) -> Result<Page, String> {
         Some(Json::Number(cursor)) => cursor.to_string(),
         odd => return Err(format!("next_cursor is no text: {}", shown(odd))),
     };
-    let mut page = Page {
-        rows: Vec::new(),
-        odd: Vec::new(),
-        nameless: Skipped::default(),
-        skipped: Skipped::default(),
-        next_cursor,
-    };
+    let mut page = Page { next_cursor, ..Page::default() };
     for row in list(json, "dept_user")? {
         let department = row.get("department");
         match (userid(row.get("userid")), department.and_then(id)) {
@@ -172,8 +165,8 @@ pub fn departments(json: &Json, key: &str) -> Result<DepartmentList, String> {
     Ok(found)
 }
 
-/// Parses one department, of a list or of department/get. Adds unreadable values to `skipped`; the error is an
-/// unreadable id.
+/// Parses one department, of a list or of department/get. Adds unreadable values to `skipped`; an unreadable id is an
+/// error, as the row names no department then.
 pub fn department(
     json: &Json,
     skipped: &mut Skipped,
@@ -247,8 +240,7 @@ pub fn tag_content(json: &Json) -> Result<TagContent, String> {
     Ok(found)
 }
 
-/// Parses an answer of user/get. An unreadable field counts as absent, like one that the secret may not see; absent
-/// fields change nothing.
+/// Parses an answer of user/get. An unreadable field counts as absent, like one that the secret may not see.
 pub fn member(json: &Json) -> Result<(UserId, Fields<MemberField>), String> {
     let told = json.get("userid");
     let userid = userid(told).ok_or_else(|| format!("the answer has no userid: {}", shown(told)))?;

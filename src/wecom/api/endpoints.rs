@@ -8,13 +8,11 @@ macro_rules! apis {
 
         impl Api {
             /// The path below `/cgi-bin/`, such as `user/get`.
-            #[must_use]
             pub fn path(self) -> &'static str {
                 match self { $(Self::$variant => $path,)* }
             }
 
             /// Inverse of [`Api::path`]; `None` for other paths.
-            #[must_use]
             pub fn of_path(path: &str) -> Option<Self> {
                 match path { $($path => Some(Self::$variant),)* _ => None }
             }
@@ -23,23 +21,23 @@ macro_rules! apis {
 }
 
 apis! {
-    /// doc 91039
+    /// Issues an access_token for a secret (doc 91039).
     GetToken "gettoken",
-    /// doc 90202
+    /// Converts a userid to an openid (doc 90202).
     ConvertToOpenid "user/convert_to_openid",
-    /// doc 90196
+    /// Returns the fields of one member (doc 90196).
     UserGet "user/get",
-    /// doc 96067
+    /// Lists the userids of all members, in pages (doc 96067).
     UserListId "user/list_id",
-    /// doc 95350
+    /// Lists all departments without names (doc 95350).
     DepartmentSimpleList "department/simplelist",
-    /// doc 90208
+    /// Lists the visible departments with their names (doc 90208).
     DepartmentList "department/list",
-    /// doc 95351
+    /// Returns one department with its name (doc 95351).
     DepartmentGet "department/get",
-    /// doc 90216
+    /// Lists the visible tags with their names (doc 90216).
     TagList "tag/list",
-    /// doc 90213
+    /// Lists the members and departments of one tag (doc 90213).
     TagGet "tag/get",
 }
 
@@ -54,7 +52,6 @@ pub enum SecretKind {
 
 impl SecretKind {
     /// Its key in the section `[wecom]`.
-    #[must_use]
     pub fn key(self) -> &'static str {
         match self {
             Self::App => "app_secret",

@@ -3,7 +3,7 @@
 /// How the client reacts to an errcode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reaction {
-    /// Success: use the answer.
+    /// The answer is a success and can be used.
     Done,
     /// The access_token is invalid: fetch another and retry at once.
     RenewToken,
@@ -19,7 +19,7 @@ pub enum Reaction {
     Unknown,
 }
 
-/// Why calls are paused.
+/// Why the circuit breaker is open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Reason {
     /// The corp id or the secret is wrong.
@@ -54,7 +54,6 @@ impl Reason {
     ];
 
     /// The reason's name in `status`, logs and metrics.
-    #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Secret => "secret",
@@ -69,13 +68,11 @@ impl Reason {
     }
 
     /// Whether the pause ends only after an operator acts.
-    #[must_use]
     pub fn needs_operator(self) -> bool {
         matches!(self, Self::Secret | Self::Address | Self::Permission | Self::Licence | Self::Unknown)
     }
 
     /// First and longest pause in seconds; it doubles after each failed probe.
-    #[must_use]
     pub fn pause_seconds(self) -> (u64, u64) {
         match self {
             // WeCom bans an address for an hour after many failed attempts.
@@ -92,7 +89,6 @@ impl Reason {
     }
 
     /// Tells the operator what to do, in the log and in `status`.
-    #[must_use]
     pub fn advice(self) -> &'static str {
         match self {
             Self::Secret => {
@@ -118,7 +114,6 @@ impl Reason {
 }
 
 /// The reaction to an errcode of any API.
-#[must_use]
 pub fn reaction(errcode: i64) -> Reaction {
     match errcode {
         0 => Reaction::Done,
@@ -138,7 +133,6 @@ pub fn reaction(errcode: i64) -> Reaction {
 }
 
 /// Whether an errcode of user/get means that the member does not exist; the others mean that it is not visible.
-#[must_use]
 pub fn is_unknown_member(errcode: i64) -> bool {
     matches!(errcode, 60111 | 46004 | 40003)
 }

@@ -37,7 +37,7 @@ const ITEMS_OF_AN_API: usize = 5;
 const UNKNOWN_IN_A_ROW: usize = 5;
 /// Attempts per item while WeCom is busy (errcode -1).
 const BUSY_TRIES: u32 = 3;
-/// Bound of [`FailureTracker::history`].
+/// Items that [`FailureTracker::history`] keeps at most.
 const MAX_HISTORY: usize = 10_000;
 
 #[derive(Debug, Default)]
@@ -93,7 +93,7 @@ impl FailureTracker {
         add(&mut self.unknown.1, item, UNKNOWN_IN_A_ROW) >= UNKNOWN_IN_A_ROW
     }
 
-    /// Records an unusable answer.
+    /// Records an answer that cannot be used, and attributes it.
     pub(super) fn unusable(&mut self, api: Api, secret: SecretKind, item: &Item) -> Attribution {
         self.history.remove(item);
         let in_a_row = add(&mut self.in_a_row, item, ITEMS_IN_A_ROW);
@@ -107,8 +107,8 @@ impl FailureTracker {
         }
     }
 
-    /// Records errcode -1. Returns the number of attempts, or `None` if no attempt is left: then this counts as
-    /// [`FailureTracker::unusable`].
+    /// Records errcode -1. Returns the number of attempts, or `None` if none is left, which the caller records as
+    /// [`FailureTracker::unusable`] in turn.
     pub(super) fn busy(&mut self, item: &Item) -> Option<u32> {
         let history = self.history(item);
         history.busy += 1;

@@ -90,7 +90,6 @@ fn number(text: &str) -> (usize, Cow<'_, str>) {
 }
 
 /// Reads an integer, also quoted or with a fraction of zero: `7`, `"7"`, `7.0`, `"7.0"`.
-#[must_use]
 pub fn integer(json: &Json) -> Option<i64> {
     let whole = |number: f64| {
         // A whole number that `f64` represents exactly.
@@ -109,7 +108,6 @@ pub fn integer(json: &Json) -> Option<i64> {
 }
 
 /// Shows a value in an error message: without control characters, at most 40 characters.
-#[must_use]
 pub fn shown(json: Option<&Json>) -> String {
     match json {
         None => "missing".into(),

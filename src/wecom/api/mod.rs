@@ -17,5 +17,6 @@ mod transport;
 
 pub use answer::{Answer, ApiObserver, CallRecord};
 pub(crate) use answer::{ApiError, Dated, NoAnswer};
-pub use client::{Client, Settings};
+pub use client::Client;
+pub(crate) use client::Settings;
 pub use endpoints::{Api, SecretKind};

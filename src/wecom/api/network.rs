@@ -8,9 +8,9 @@ use ureq::http::Uri;
 use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::NextTimeout;
 
-/// How to reach `api_base`.
+/// How to reach `api_base`: proxy and certificate authorities.
 #[derive(Clone, Default)]
-pub struct Network {
+pub(crate) struct Network {
     api_base: String,
     pub(super) proxy: Option<ureq::Proxy>,
     /// Certificate authorities in DER, in addition to the system's and the built-in ones.
@@ -19,7 +19,11 @@ pub struct Network {
 
 impl Network {
     /// `authorities` are in DER. The error says what is wrong with the proxy's URL, without the URL.
-    pub fn new(api_base: &str, proxy: Option<&str>, authorities: Vec<Vec<u8>>) -> Result<Self, String> {
+    pub(crate) fn new(
+        api_base: &str,
+        proxy: Option<&str>,
+        authorities: Vec<Vec<u8>>,
+    ) -> Result<Self, String> {
         let proxy = proxy.map(parse_proxy).transpose()?;
         Ok(Self { api_base: api_base.to_owned(), proxy, authorities })
     }
@@ -47,7 +51,7 @@ pub(crate) fn host_of(url: &str) -> &str {
 
 /// Parses a proxy's URL: http, https, socks5 or socks5h, with or without credentials. A SOCKS proxy resolves names.
 /// The error says what is wrong, without the URL, which may contain a password.
-pub fn parse_proxy(url: &str) -> Result<ureq::Proxy, String> {
+pub(crate) fn parse_proxy(url: &str) -> Result<ureq::Proxy, String> {
     let (scheme, rest) = url.split_once("://").unwrap_or(("http", url));
     let scheme = match scheme.to_ascii_lowercase().as_str() {
         "http" => "http",

@@ -24,7 +24,7 @@ pub(crate) enum Priority {
     Conversion,
     /// Details of a changed member.
     Details,
-    /// A reconcile.
+    /// A call of a reconcile, of which there may be many.
     Reconcile,
     /// Details of all members in a new database; only while no other caller waits.
     Fill,
@@ -164,7 +164,6 @@ impl RateLimiter {
     }
 }
 
-/// Calls of one API.
 #[derive(Debug, Default)]
 struct ApiCalls {
     in_window: usize,

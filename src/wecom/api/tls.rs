@@ -1,8 +1,7 @@
 //! TLS to WeCom: the trusted certificates, and the connector that passes them to ureq.
 //!
-//! ureq's own connector trusts a fixed list of authorities. This one also accepts a server certificate that `ca_file`
-//! itself contains, as OpenSSL does: `openssl req -x509` marks such certificates as authorities, which webpki refuses
-//! for servers.
+//! ureq's own connector trusts a fixed list of authorities. This one, like OpenSSL, also accepts a server certificate
+//! that `ca_file` contains itself: `openssl req -x509` marks it as an authority, which webpki refuses for servers.
 
 use std::sync::Arc;
 

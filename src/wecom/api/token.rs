@@ -81,8 +81,8 @@ impl TokenCell {
 }
 
 impl<L: ApiObserver> Client<L> {
-    /// The secret's token. The first caller fetches it while the others wait. A failure pauses all calls with the
-    /// secret.
+    /// The secret's token. The first caller fetches it while the others wait. A failure opens the circuit breaker for
+    /// all calls with the secret.
     pub(super) fn token(&self, secret: SecretKind, priority: Priority) -> Result<String, ApiError> {
         let api = Api::GetToken;
         let mut cell = lock(self.token_cell(secret));

@@ -88,7 +88,7 @@ impl fmt::Debug for EncodingAesKey {
 /// An encrypted text and the parameters that sign it.
 #[derive(Debug, Clone, Copy)]
 pub struct SignedText<'a> {
-    /// msg_signature, timestamp and nonce.
+    /// msg_signature, timestamp and nonce of the query.
     pub signed: Signed<'a>,
     /// The value of Encrypt or echostr, in base64.
     pub encrypted: &'a str,
@@ -110,7 +110,6 @@ impl fmt::Debug for Crypt {
 
 impl Crypt {
     /// `receive_id` is the corp id, a third-party suite's id, or empty.
-    #[must_use]
     pub fn new(token: &str, key: EncodingAesKey, receive_id: &str) -> Self {
         Self { token: token.to_owned(), key, receive_id: receive_id.to_owned() }
     }
@@ -163,7 +162,6 @@ impl Crypt {
     }
 
     /// Encrypts a message to base64; `random` precedes the message. `None` if the message is longer than 4 GiB.
-    #[must_use]
     pub fn encrypt(&self, message: &[u8], random: [u8; 16]) -> Option<String> {
         let length = u32::try_from(message.len()).ok()?;
         let mut frame = Vec::with_capacity(PREFIX_LEN + message.len() + self.receive_id.len() + PAD_TO);
@@ -181,7 +179,6 @@ impl Crypt {
     }
 
     /// The msg_signature of an encrypted text: SHA-1 of the sorted parts, in lower-case hex (doc 90968).
-    #[must_use]
     pub fn sign(&self, timestamp: &str, nonce: &str, encrypted: &str) -> String {
         let mut parts = [&*self.token, timestamp, nonce, encrypted];
         parts.sort_unstable();

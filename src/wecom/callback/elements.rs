@@ -21,7 +21,7 @@ const MAX_NAMED: usize = 8;
 pub(super) struct Reader<'a> {
     root: &'a Element,
     skipped: Vec<String>,
-    /// Skipped values beyond [`MAX_NAMED`].
+    /// Number of skipped values beyond [`MAX_NAMED`].
     unnamed: usize,
     /// Why a reconcile is due, if one is.
     pub(super) reconcile_reason: Option<&'static str>,

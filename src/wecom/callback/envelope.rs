@@ -3,8 +3,8 @@
 //! [`Envelope::scan`] reads it before the signature can be verified, so its input is hostile. It makes one pass over
 //! the bytes, builds no tree, and copies only a value that CDATA sections or entities interrupt. It accepts what
 //! WeCom's envelopes consist of: elements without attributes, text, CDATA, the five entities, white space, a byte order
-//! mark and an XML declaration. It refuses attributes (and so namespaces), document types, comments, numeric references
-//! and other processing instructions.
+//! mark and an XML declaration. It refuses all else: attributes (and so namespaces), document types, comments, numeric
+//! references, other processing instructions.
 
 use std::borrow::Cow;
 
@@ -25,9 +25,8 @@ pub struct Envelope<'a> {
 }
 
 impl<'a> Envelope<'a> {
-    /// Scans a POST's body; `None` if it is no envelope, or Encrypt is missing or empty. The first of repeated
-    /// elements is used.
-    #[must_use]
+    /// Scans a POST's body; `None` if it is no envelope, or Encrypt is missing or empty. Of repeated elements it uses
+    /// the first.
     pub fn scan(body: &'a [u8]) -> Option<Self> {
         let mut scanner = Scanner::new(body);
         let mut found: [Option<Text<'a>>; 3] = [None, None, None];
@@ -189,7 +188,6 @@ fn is_name(tag: &[u8]) -> bool {
 }
 
 /// Writes a POST's body as WeCom does.
-#[must_use]
 pub fn callback(to_user_name: &str, encrypted: &str, agent_id: &str) -> String {
     let to = xml::escape(to_user_name);
     let agent = xml::escape(agent_id);

@@ -29,7 +29,7 @@ pub struct Message {
     pub reconcile_reason: Option<&'static str>,
 }
 
-/// What a message concerns.
+/// Classes of messages, by what may be stored of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Concern {
     /// An event that this program acts on.
@@ -40,7 +40,7 @@ pub enum Concern {
     Unknown,
 }
 
-/// Events that [`read`] interprets.
+/// Events that [`read`] interprets; all others are [`Subject::Other`].
 const DIRECTORY: [&str; 5] =
     ["change_contact", "subscribe", "unsubscribe", "enter_agent", "batch_job_result"];
 
@@ -105,7 +105,6 @@ pub fn read(payload: &[u8], corp_id: &str) -> Result<Message, XmlError> {
 }
 
 /// Finds type, subject and time of a message that [`read`] refuses, for the table `events`.
-#[must_use]
 pub fn unreadable(payload: &[u8], error: XmlError) -> Message {
     let payload = decode(payload);
     let found = |element: &str| {

@@ -17,8 +17,8 @@ const MAX_NAME: usize = 256;
 /// Maximum length in bytes of a reference, `&` and `;` included; bounds leading zeros.
 const MAX_REFERENCE: usize = 32;
 
-/// Rewrites a document. An unclosed tag, comment or CDATA section is [`XmlError::Malformed`]; a document type, or an
-/// exceeded bound, is [`XmlError::Unreasonable`].
+/// Rewrites a document. An unclosed tag, comment or CDATA section is [`XmlError::Malformed`]; a document type and an
+/// exceeded bound are [`XmlError::Unreasonable`].
 pub(super) fn repair(text: &str) -> Result<String, XmlError> {
     let mut repair = Repair { rest: text, out: String::with_capacity(text.len()), depth: 0, elements: 0 };
     repair.document()?;
