@@ -35,8 +35,7 @@ pub(super) fn add_numbered_fact<F: NumberedTable>(
     moment: Moment,
 ) -> rusqlite::Result<Merge<F>> {
     let mut known = plausible_numbered_facts::<F>(connection, id, source.second(), moment)?;
-    if let Some(listing) = facts::last_listing(connection, F::ENTITY.as_str())?
-        && source.second() < listing.second
+    if let Some(listing) = facts::later_listing(connection, F::ENTITY.as_str(), source.second(), moment)?
         && let Some(implied) = implied_by_listing(&known, listing.second, listing.arrival)
     {
         facts::remember_numbered(connection, id, &known, &implied)?;
@@ -163,12 +162,22 @@ impl NumberedTable for TagField {
 
 /// The second from which on events count for the tag's content: the end of its former existence, or its last complete
 /// listing. `None` if the tag is deleted or unknown.
-pub(super) fn tag_starts_at(connection: &Connection, tag: TagId) -> rusqlite::Result<Option<UnixSeconds>> {
+pub(super) fn tag_starts_at(
+    connection: &Connection,
+    tag: TagId,
+    moment: Moment,
+) -> rusqlite::Result<Option<UnixSeconds>> {
     let row: Option<(i64, Option<i64>)> = connection
-        .prepare_cached("SELECT starts_at, listed_at FROM tags WHERE id = ?1 AND deleted_at IS NULL")?
+        .prepare_cached(
+            "SELECT starts_at, (SELECT second FROM tag_listings WHERE tag_id = tags.id) FROM tags
+             WHERE id = ?1 AND deleted_at IS NULL",
+        )?
         .query_row([tag.0], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
-    Ok(row.map(|(starts_at, listed_at)| UnixSeconds(listed_at.map_or(starts_at, |at| at.max(starts_at)))))
+    let is_plausible = |second: &i64| moment.latest.is_none_or(|latest| *second <= latest.0);
+    Ok(row.map(|(starts_at, listed_at)| {
+        UnixSeconds(listed_at.filter(is_plausible).map_or(starts_at, |at| at.max(starts_at)))
+    }))
 }
 
 /// A complete listing of tags lacks this one: its content is void up to then.

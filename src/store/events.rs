@@ -334,9 +334,7 @@ pub(super) fn add_member_fact(
 ) -> rusqlite::Result<Merge> {
     let known = facts::facts_tied_by(connection, userid, &fact)?;
     let mut known = plausible_facts(connection, userid, known, source.second(), moment)?;
-    if let Some(listing) = facts::last_listing(connection, "member")?
-        && source.second() < listing.second
-    {
+    if let Some(listing) = facts::later_listing(connection, "member", source.second(), moment)? {
         for implied in implied_by_listing(&known, userid, listing.second, listing.arrival) {
             facts::remember(connection, &known, &implied)?;
             known.push(implied);
@@ -364,7 +362,7 @@ fn apply_tag_event(
     let fact = Fact::present(Presence::Updated, source, &crate::directory::Fields::new());
     let merged = add_numbered_fact::<TagField>(connection, tag.0, source, fact, moment)?;
     // Older than the tag's present existence, or than the last complete listing of its content.
-    if tag_starts_at(connection, tag)?.is_none_or(|starts_at| source.second() < starts_at) {
+    if tag_starts_at(connection, tag, moment)?.is_none_or(|starts_at| source.second() < starts_at) {
         return Ok(false);
     }
     let mut took_effect = merged.took_effect && *told == TagEvent::default();

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::Value as Json;
 
+use crate::directory::clock::Moment;
 use crate::directory::entity::FEW;
 use crate::directory::fact::{Fact, FactRecord};
 use crate::directory::members::{self, MemberFact, Record};
@@ -272,12 +273,20 @@ pub(super) struct Listing {
     pub(super) arrival: i64,
 }
 
-/// The last complete listing of this kind.
-pub(super) fn last_listing(connection: &Connection, kind: &str) -> rusqlite::Result<Option<Listing>> {
-    connection
+/// The last complete listing of this kind, if it is newer than a fact of `second`. One that is dated later than
+/// plausible was dated by a wrong clock, and says nothing.
+pub(super) fn later_listing(
+    connection: &Connection,
+    kind: &str,
+    second: UnixSeconds,
+    moment: Moment,
+) -> rusqlite::Result<Option<Listing>> {
+    let last = connection
         .prepare_cached("SELECT second, arrival FROM listings WHERE kind = ?1")?
         .query_row([kind], |row| Ok(Listing { second: UnixSeconds(row.get(0)?), arrival: row.get(1)? }))
-        .optional()
+        .optional()?;
+    let is_plausible = |listing: &Listing| moment.latest.is_none_or(|latest| listing.second <= latest);
+    Ok(last.filter(|listing| second < listing.second && is_plausible(listing)))
 }
 
 /// Removes the facts about tags that began a new existence later: of those, no membership is left.

@@ -181,8 +181,7 @@ pub fn observe(
             connection
                 .prepare_cached(
                     "INSERT INTO listings (kind, second, arrival) VALUES (?1, ?2, ?3)
-                     ON CONFLICT (kind) DO UPDATE SET second = excluded.second, arrival = excluded.arrival
-                        WHERE listings.second <= excluded.second",
+                     ON CONFLICT (kind) DO UPDATE SET second = excluded.second, arrival = excluded.arrival",
                 )?
                 .execute(params![kind.as_str(), at.0, next_event(connection)?])?;
             Ok(Observed::of(&[], true))
@@ -190,7 +189,8 @@ pub fn observe(
         Observation::TagContentComplete(tag) => {
             connection
                 .prepare_cached(
-                    "UPDATE tags SET listed_at = ?2 WHERE id = ?1 AND coalesce(listed_at, 0) < ?2",
+                    "INSERT INTO tag_listings (tag_id, second) VALUES (?1, ?2)
+                     ON CONFLICT (tag_id) DO UPDATE SET second = excluded.second",
                 )?
                 .execute(params![tag.0, at.0])?;
             Ok(Observed::of(&[], true))

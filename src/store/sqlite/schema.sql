@@ -100,9 +100,7 @@ CREATE TABLE tags (
     -- null: present
     deleted_at             INTEGER CHECK (typeof(deleted_at) IN ('integer', 'null')),
     -- WeCom's second in which the tag's present existence begins: older events about its content are void
-    starts_at              INTEGER NOT NULL DEFAULT 0 CHECK (typeof(starts_at) = 'integer'),
-    -- WeCom's second of the last complete listing of the tag's content: older events about it are void
-    listed_at              INTEGER CHECK (typeof(listed_at) IN ('integer', 'null'))
+    starts_at              INTEGER NOT NULL DEFAULT 0 CHECK (typeof(starts_at) = 'integer')
 );
 -- Members in a tag now. A member may be missing in members for a while.
 CREATE TABLE tag_members (
@@ -271,6 +269,12 @@ CREATE TABLE listings (
     -- facts from this event number on came after it
     arrival                INTEGER NOT NULL CHECK (typeof(arrival) = 'integer')
 ) WITHOUT ROWID;
+-- The last complete listing of each tag's content: older events about it are void.
+CREATE TABLE tag_listings (
+    tag_id                 INTEGER NOT NULL PRIMARY KEY,
+    -- WeCom's second
+    second                 INTEGER NOT NULL CHECK (typeof(second) = 'integer')
+);
 -- What the daemon reports of itself: pauses, a requested comparison, ..
 CREATE TABLE daemon_state (
     name                   TEXT NOT NULL PRIMARY KEY CHECK (typeof(name) = 'text'),
