@@ -1,4 +1,4 @@
-//! What a callback costs, step by step: cryptography, parsing, the merge, and the commit.
+//! Cost of a callback by step: cryptography, parsing, merge, commit.
 //!
 //! `cargo bench` prints a table; `cargo bench -- merge` only that part.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
@@ -18,7 +18,7 @@ fn crypt() -> Crypt {
     Crypt::new("QDG6eK", key, CORP)
 }
 
-/// An event with every field that a member usually has: some 900 bytes.
+/// An event of about 900 bytes, with every field that a member usually has.
 fn event(userid: &str, create_time: i64) -> String {
     let inner = format!(
         "<UserID><![CDATA[{userid}]]></UserID><Name><![CDATA[张三]]></Name><Department><![CDATA[2,3]]></Department>\
@@ -34,8 +34,7 @@ fn event(userid: &str, create_time: i64) -> String {
 
 mod crypto {
     use super::*;
-    use wecom_dirsync::wecom::callback::crypt::Signed;
-    use wecom_dirsync::wecom::callback::envelope;
+    use wecom_dirsync::wecom::callback::crypt::{Signed, SignedText};
 
     const MESSAGE: [u8; 2048] = [b'x'; 2048];
     const TIMESTAMP: &str = "1700000000";
@@ -43,30 +42,31 @@ mod crypto {
     #[divan::bench]
     fn encrypt_2_kib(bencher: Bencher) {
         let crypt = crypt();
-        bencher.bench(|| crypt.encrypt_message(&MESSAGE, TIMESTAMP, "n", [7; 16]));
+        bencher.bench(|| crypt.encrypt(&MESSAGE, [7; 16]));
     }
 
-    /// Signature, decryption and receive_id; the envelope is taken apart under `parse`.
+    /// Signature, decryption and receive_id; the envelope is measured under `parse`.
     #[divan::bench]
     fn check_and_decrypt_2_kib(bencher: Bencher) {
         let crypt = crypt();
-        let reply = crypt.encrypt_message(&MESSAGE, TIMESTAMP, "n", [7; 16]).unwrap();
-        let encrypted = envelope::encrypted_part(reply.as_bytes()).unwrap();
+        let encrypted = crypt.encrypt(&MESSAGE, [7; 16]).unwrap();
         let signature = crypt.sign(TIMESTAMP, "n", &encrypted);
         let signed = Signed { signature: &signature, timestamp: TIMESTAMP, nonce: "n" };
-        bencher.bench(|| crypt.verify_url(signed, &encrypted).unwrap());
+        let text = SignedText { signed, encrypted: &encrypted };
+        bencher.bench(|| crypt.open(&[text]).unwrap());
     }
 }
 
 mod parse {
     use super::*;
-    use wecom_dirsync::wecom::callback::{envelope, message};
+    use wecom_dirsync::wecom::callback::envelope::{Envelope, callback};
+    use wecom_dirsync::wecom::callback::message;
 
     #[divan::bench]
     fn envelope_of_an_event(bencher: Bencher) {
         let encrypted = crypt().encrypt(event("zhangsan", 1).as_bytes(), [7; 16]).unwrap();
-        let body = envelope::callback(CORP, &encrypted, "");
-        bencher.bench(|| envelope::encrypted_part(body.as_bytes()).unwrap());
+        let body = callback(CORP, &encrypted, "");
+        bencher.bench(|| Envelope::scan(body.as_bytes()).is_some());
     }
 
     #[divan::bench]
@@ -76,53 +76,55 @@ mod parse {
     }
 }
 
-/// One more fact about a member of whom so many are known.
+/// Merges one fact into the known facts of a member.
 mod merge {
     use super::*;
-    use wecom_dirsync::directory::changes::{At, merge};
-    use wecom_dirsync::directory::history::{Fact, Saying, Word};
-    use wecom_dirsync::directory::life::timed;
-    use wecom_dirsync::directory::{Fields, MemberField, Stamp, UnixSeconds, UserId, Value};
+    use wecom_dirsync::directory::diff::merge;
+    use wecom_dirsync::directory::fact::timed;
+    use wecom_dirsync::directory::members::{MemberFact, Record};
+    use wecom_dirsync::directory::{
+        Fact, Fields, MemberField, Presence, Rank, Source, Stamp, UnixSeconds, UserId, Value,
+    };
 
     fn position(at: i64) -> Fields<MemberField> {
         Fields::from([(MemberField::Position, Value::text(&format!("position {at}")))])
     }
 
-    fn updated(at: i64) -> Word {
-        let fields = timed(Stamp::told(UnixSeconds(at)), &position(at));
-        Word::Of(Saying::Seen { created: false, fields })
+    fn updated(at: i64) -> MemberFact {
+        MemberFact::Entity(Fact::present(Presence::Updated, Source::Event(UnixSeconds(at)), &position(at)))
     }
 
-    fn known(userid: &UserId, count: usize) -> Vec<Fact> {
-        let mut known = Vec::new();
-        for at in (1..).take(count) {
-            let fact = merge(&known, userid, At::Told(UnixSeconds(at)), at, updated(at)).fact;
-            known.push(fact);
-        }
-        known
+    fn known(userid: &UserId, count: usize) -> Vec<Record> {
+        (1..)
+            .take(count)
+            .map(|at| Record::new(userid.clone(), Source::Event(UnixSeconds(at)), at, updated(at)))
+            .collect()
     }
 
-    #[divan::bench(args = [1, 16, 200])]
+    #[divan::bench(args = [1, 16, 64])]
     fn update_onto(bencher: Bencher, facts: usize) {
         let userid = UserId::parse("zhangsan").unwrap();
         let known = known(&userid, facts);
         bencher
             .with_inputs(|| updated(1000))
-            .bench_values(|word| merge(&known, &userid, At::Told(UnixSeconds(1000)), 1000, word));
+            .bench_values(|fact| merge(&known, &userid, Source::Event(UnixSeconds(1000)), 1000, fact));
     }
 
-    #[divan::bench(args = [1, 16, 200])]
+    #[divan::bench(args = [1, 16, 64])]
     fn rename_onto(bencher: Bencher, facts: usize) {
         let (userid, to) = (UserId::parse("zhangsan").unwrap(), UserId::parse("ZS0001").unwrap());
         let known = known(&userid, facts);
-        let renamed = || Word::Renamed(to.clone(), timed(Stamp::told(UnixSeconds(1000)), &position(1000)));
+        let renamed = || {
+            let stamp = Stamp::new(UnixSeconds(1000), Rank::Renamed);
+            MemberFact::Renamed(to.clone(), timed(stamp, &position(1000)))
+        };
         bencher
             .with_inputs(renamed)
-            .bench_values(|word| merge(&known, &userid, At::Told(UnixSeconds(1000)), 1000, word));
+            .bench_values(|fact| merge(&known, &userid, Source::Event(UnixSeconds(1000)), 1000, fact));
     }
 }
 
-/// From the writer's queue to the disk.
+/// From the writer's queue to the synced file.
 mod commit {
     use super::*;
     use std::hash::{DefaultHasher, Hash, Hasher};
@@ -147,11 +149,11 @@ mod commit {
             digest: hasher.finish().cast_signed(),
             meaning: read.meaning.ok(),
             latest: None,
-            comparison_due: read.missed,
+            comparison_due: read.reconcile_reason,
         }
     }
 
-    /// So many new members wait at once. In the folder for temporary files: TMPDIR says on which disk.
+    /// Commits `waiting` new members at once, in the folder for temporary files: TMPDIR selects the disk.
     #[divan::bench(args = [1, 16, 64], sample_count = 50, sample_size = 1)]
     fn new_members_waiting(bencher: Bencher, waiting: usize) {
         let folder = tempfile::tempdir().unwrap();

@@ -18,7 +18,7 @@ use daemon::{CORP, Daemon, KEY, TOKEN, crypt};
 use rusqlite::Connection;
 use wecom_dirsync::demo::sender::{Sender, contact_event};
 use wecom_dirsync::demo::standin::{Department, StandIn, User};
-use wecom_dirsync::wecom::api::clock;
+use wecom_dirsync::unix_time::unix_now;
 
 fn main() {
     println!("members   what          wall s   own cpu s   peak MiB   callbacks p50/p99/max ms   phases (s)");
@@ -64,7 +64,7 @@ fn compare(daemon: &Daemon, members: usize, what: &str, seq: i64) {
     for n in 0.. {
         let inner = format!("<UserID>event{seq}-{n}</UserID><Name>x</Name><Department>1</Department>");
         let sent = Instant::now();
-        let reply = sender.send(&contact_event(CORP, clock().0 + 2, "create_user", &inner)).unwrap();
+        let reply = sender.send(&contact_event(CORP, unix_now().0 + 2, "create_user", &inner)).unwrap();
         assert_eq!(reply, (200, "success".into()));
         times.push(sent.elapsed());
         let phase: Option<String> = db

@@ -140,7 +140,7 @@ fn commits(folder: &Path, events: usize) -> f64 {
         let encrypted = keys.encrypt(event(n).as_bytes(), [1; 16]).unwrap();
         let query = format!("msg_signature={}&timestamp=1&nonce=2", keys.sign("1", "2", &encrypted));
         let body = callback(CORP, &encrypted, "");
-        endpoint.receive(&query, body.as_bytes(), CORP, wecom_dirsync::wecom::api::clock()).unwrap().event
+        endpoint.receive(&query, body.as_bytes(), CORP, wecom_dirsync::unix_time::unix_now()).unwrap().event
     };
     let waiting: Vec<_> = (0..events).map(read).collect();
     let (done, commits) = sync_channel::<bool>(events);

@@ -23,4 +23,5 @@ pub mod gate;
 pub mod shutdown;
 pub mod store;
 pub mod text;
+pub mod unix_time;
 pub mod wecom;

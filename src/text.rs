@@ -1,18 +1,15 @@
-//! Foreign text on its way to a terminal, a log or a file: names, messages and requests may contain control
-//! characters that a terminal obeys, and characters that hide or reorder what a person reads.
+//! Escapes foreign text for terminals, logs and files: names, messages and requests may contain control characters
+//! that a terminal executes, and characters that hide or reorder text.
 //!
-//! Pure; imports nothing of ours. A backslash is left alone, so that applying [`printable`] twice changes nothing.
+//! Pure. Backslashes stay, so [`printable`] is idempotent.
 
 use std::borrow::Cow;
 use std::fmt::Write;
 
-/// Text on one line, as a terminal shows it: `\n`, `\r`, `\t`, and `\u{1b}` for each other character that
-/// a terminal obeys or a person does not see.
+/// Escapes text for one line of a terminal: `\n`, `\r`, `\t`, and `\u{1b}` for all others.
 ///
-/// Escaped are control characters (C0, DEL, C1), line and paragraph separators, bidirectional marks,
-/// embeddings, overrides and isolates, and invisible format characters. A zero-width joiner stays between two
-/// emoji; all letters and marks stay.
-#[must_use]
+/// Escaped are control characters (C0, DEL, C1), line and paragraph separators, bidirectional controls, and invisible
+/// format characters. A zero-width joiner between two emoji stays.
 pub fn printable(text: &str) -> Cow<'_, str> {
     escape(
         text,
@@ -29,8 +26,7 @@ pub fn printable(text: &str) -> Cow<'_, str> {
     )
 }
 
-/// As [`printable`], but line ends and TAB stay: a CSV cell is quoted instead.
-#[must_use]
+/// As [`printable`], but line ends and TAB stay: a CSV cell is quoted.
 pub fn printable_cell(text: &str) -> Cow<'_, str> {
     let keep = |c: char| if matches!(c, '\t' | '\r' | '\n') { ' ' } else { c };
     escape(text, keep, |out, c| {
@@ -38,10 +34,9 @@ pub fn printable_cell(text: &str) -> Cow<'_, str> {
     })
 }
 
-/// JSON text with the same value, in which the characters that [`printable`] escapes are `\uXXXX`.
+/// Escapes JSON text as [`printable`] does, with `\uXXXX`; its value stays the same.
 ///
-/// `json` is what a serializer wrote: below U+0020 it contains only its own line breaks, which stay.
-#[must_use]
+/// `json` comes from a serializer: below U+0020 it contains only the serializer's line breaks, which stay.
 pub fn printable_json(json: &str) -> Cow<'_, str> {
     let keep = |c: char| if c < ' ' { ' ' } else { c };
     escape(json, keep, |out, c| {
@@ -51,7 +46,7 @@ pub fn printable_json(json: &str) -> Cow<'_, str> {
     })
 }
 
-/// Escapes each character that is unsafe after `view`, which maps a character to keep to a harmless one.
+/// Escapes each character that is unsafe after `view`, which maps the characters to keep to safe ones.
 fn escape(text: &str, view: impl Fn(char) -> char, escaped: impl Fn(&mut String, char)) -> Cow<'_, str> {
     let mut out: Option<String> = None;
     let mut before = None;
@@ -70,22 +65,22 @@ fn escape(text: &str, view: impl Fn(char) -> char, escaped: impl Fn(&mut String,
 
 fn is_unsafe(before: Option<char>, c: char, next: Option<char>) -> bool {
     match c {
-        // A joiner makes one emoji of two (a family); anywhere else it only hides.
+        // Joins two emoji to one (a family); elsewhere it is only invisible.
         '\u{200d}' => !(before.is_some_and(is_emoji_part) && next.is_some_and(is_emoji_part)),
         c => c.is_control() || is_separator(c) || is_bidi(c) || is_invisible(c),
     }
 }
 
-fn is_separator(c: char) -> bool {
+pub(crate) fn is_separator(c: char) -> bool {
     matches!(c, '\u{2028}' | '\u{2029}')
 }
 
-/// Unicode's Bidi_Control: changes the order in which a line is shown.
-fn is_bidi(c: char) -> bool {
+/// Unicode's Bidi_Control: changes the display order of a line.
+pub(crate) fn is_bidi(c: char) -> bool {
     matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// Format characters that take no space: two texts that look alike may differ in them.
+/// Format characters without width: two texts that look alike may differ in them.
 pub(crate) fn is_invisible(c: char) -> bool {
     matches!(
         c,
@@ -95,7 +90,7 @@ pub(crate) fn is_invisible(c: char) -> bool {
     )
 }
 
-/// Emoji, arrows and symbols, and what modifies them (variation selector, skin colour).
+/// Emoji, arrows and symbols, and their modifiers (variation selector, skin colour).
 fn is_emoji_part(c: char) -> bool {
     matches!(c, '\u{2190}'..='\u{2bff}' | '\u{fe0f}' | '\u{1f000}'..='\u{1faff}')
 }
@@ -107,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_terminal_obeys_is_shown() {
+    fn characters_that_a_terminal_executes_are_escaped() {
         for (text, shown) in [
             ("张\u{1b}[31m三", "张\\u{1b}[31m三"),
             ("a\nb\r\tc", "a\\nb\\r\\tc"),
@@ -122,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn ordinary_text_stays_as_it_is() {
+    fn ordinary_text_is_unchanged() {
         for text in ["张三（研发部）", "Zoë O'Neil", "👨‍👩‍👧 👩🏽‍💻 🏳️‍🌈", "C:\\dir", "𠮷野家", "نام", "", "\u{3000}"]
         {
             assert!(matches!(printable(text), Cow::Borrowed(same) if same == text), "{text:?}");
@@ -136,7 +131,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn printable_text_is_one_harmless_line(text in "\\PC*|[\\p{Cc}\\p{Cf}\\p{Zl}\\p{Zp}a👩]*") {
+        fn printable_text_is_one_safe_line(text in "\\PC*|[\\p{Cc}\\p{Cf}\\p{Zl}\\p{Zp}a👩]*") {
             let shown = printable(&text);
             prop_assert!(!shown.chars().any(|c| c.is_control() || is_bidi(c) || is_separator(c)));
             prop_assert_eq!(printable(&shown), shown.clone());

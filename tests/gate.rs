@@ -21,11 +21,11 @@ struct Lab {
 
 impl Lab {
     fn new(limits: Limits, in_flight: usize, pause: Duration) -> Self {
-        let (http, backend) = private_server(in_flight, &std::env::temp_dir()).unwrap();
+        let (http, upstreams) = private_server(in_flight, &std::env::temp_dir()).unwrap();
         let http = Arc::new(http);
         let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
-        let gate =
-            Gate::start(listener, Routes::new().with("/callback", &["POST"]), limits, backend, None).unwrap();
+        let gate = Gate::start(listener, Routes::new().with("/callback", &["POST"]), limits, upstreams, None)
+            .unwrap();
         let served = Arc::clone(&http);
         let server = std::thread::spawn(move || {
             while let Ok(mut request) = served.recv() {

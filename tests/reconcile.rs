@@ -11,7 +11,7 @@ use common::{Lab, Settings, concurrently, eventually, now, text};
 use fastrand::Rng;
 use rusqlite::Connection;
 use serde_json::Value as Json;
-use wecom_dirsync::demo::standin::{Company, Department, Fault, Mischief, Tag, User};
+use wecom_dirsync::demo::standin::{Company, Department, Fault, ListingFault, Tag, User};
 
 /// Only comparing: no conversions, no details.
 fn quiet() -> Settings<'static> {
@@ -285,27 +285,27 @@ const PRESENT: &str = "SELECT count(*) FROM members WHERE deleted_at IS NULL";
 
 #[test]
 fn a_listing_that_is_wrong_deletes_nobody_whatever_is_wrong_with_it() {
-    let mut wrong: Vec<Mischief> = Vec::new();
+    let mut wrong: Vec<ListingFault> = Vec::new();
     for page in 1..=6 {
         wrong.extend([
-            Mischief::EmptyPage(page),
-            Mischief::EndsEmpty(page),
-            Mischief::SameCursor(page),
-            Mischief::BreaksOff(page, 45033 + 1_000_000),
+            ListingFault::EmptyPage(page),
+            ListingFault::EndsEmpty(page),
+            ListingFault::SameCursor(page),
+            ListingFault::BreaksOff(page, 45033 + 1_000_000),
         ]);
-        wrong.extend((page > 1).then_some(Mischief::SamePage(page)));
+        wrong.extend((page > 1).then_some(ListingFault::SamePage(page)));
     }
     // One company for a few of them: after each comparison the next one waits for another second.
     concurrently(wrong.chunks(3), |wrong| {
         let lab = three_leave();
-        for mischief in wrong {
-            lab.stand_in.company(|company| company.mischief = Some(mischief.clone()));
+        for listing_fault in wrong {
+            lab.stand_in.company(|company| company.listing_fault = Some(listing_fault.clone()));
             let report = reconcile(&lab, &[]);
-            assert_eq!(report["done"]["deleted"], 0, "{mischief:?}: {report}");
-            assert_ne!(outcome(&report), "ok", "{mischief:?}");
-            assert!(lab.value(PRESENT).parse::<u32>().unwrap() >= 60, "{mischief:?}");
+            assert_eq!(report["done"]["deleted"], 0, "{listing_fault:?}: {report}");
+            assert_ne!(outcome(&report), "ok", "{listing_fault:?}");
+            assert!(lab.value(PRESENT).parse::<u32>().unwrap() >= 60, "{listing_fault:?}");
         }
-        lab.stand_in.company(|company| company.mischief = None);
+        lab.stand_in.company(|company| company.listing_fault = None);
         assert_eq!(outcome(&reconcile(&lab, &[])), "ok");
         is_exact(&lab);
     });
@@ -315,11 +315,11 @@ fn a_listing_that_is_wrong_deletes_nobody_whatever_is_wrong_with_it() {
 fn whoever_a_listing_lacks_is_asked_for_by_name_and_stays_if_wecom_knows_it() {
     let lab = three_leave();
     // It ends early and looks complete: user00030 and later are asked for, and but for the gone they are there.
-    lab.stand_in.company(|company| company.mischief = Some(Mischief::EndsEarly(5)));
+    lab.stand_in.company(|company| company.listing_fault = Some(ListingFault::EndsEarly(5)));
     let report = reconcile(&lab, &[]);
     assert!(report["notes"].to_string().contains("WeCom knows most of those"), "{report}");
     assert_eq!(report["done"]["deleted"], 0);
-    lab.stand_in.company(|company| company.mischief = None);
+    lab.stand_in.company(|company| company.listing_fault = None);
     lab.stand_in.company(|company| company.put(user(30, &[1])));
     let asked = lab.stand_in.count("user/get");
     assert_eq!(outcome(&reconcile(&lab, &[])), "ok");
@@ -658,7 +658,7 @@ fn an_app_that_does_not_know_a_member_is_not_believed_against_contacts_sync() {
     assert_eq!(outcome(&reconcile(&lab, &[])), "ok");
     // The last page is not given, and the listing looks complete. WeCom says 60111 to an app for whoever is
     // outside its visible range, too.
-    lab.stand_in.company(|company| company.mischief = Some(Mischief::EndsEarly(6)));
+    lab.stand_in.company(|company| company.listing_fault = Some(ListingFault::EndsEarly(6)));
     lab.stand_in.fail(Some("user/get"), Fault::Refusal(60111, "userid not found".into()), 1);
     let report = reconcile(&lab, &[]);
     assert_eq!(report["done"]["deleted"], 0, "{report}");

@@ -1,7 +1,7 @@
-//! The API's answers: from JSON to the directory's types, whatever WeCom says.
+//! Answers of the API: from JSON to the directory's types.
 
 use serde_json::{Map, Value as Json, json};
-use wecom_dirsync::directory::fields::Sort;
+use wecom_dirsync::directory::fields::FieldKind;
 use wecom_dirsync::directory::text::normal;
 use wecom_dirsync::directory::{
     DepartmentField, Field, Fields, MemberEvent, MemberField, Subject, UnixSeconds, UserId, Value,
@@ -14,7 +14,7 @@ use wecom_dirsync::wecom::callback::{message, xml};
 
 use super::Draw;
 
-/// Either the body of an answer as it comes, or choices of which one is composed that has the right names.
+/// The input is the body of an answer, or choices from which a body with the API's names is composed.
 pub fn check(data: &[u8]) {
     let mut draw = Draw(data);
     if draw.byte() % 2 == 0 {
@@ -28,51 +28,16 @@ pub fn check(data: &[u8]) {
     body(Json::Object(answer).to_string().as_bytes());
 }
 
-/// What the API calls things, and some that it does not.
-const NAMES: [&str; 37] = [
-    "errcode",
-    "errmsg",
-    "dept_user",
-    "next_cursor",
-    "userid",
-    "department",
-    "department_id",
-    "id",
-    "name",
-    "parentid",
-    "order",
-    "taglist",
-    "tagid",
-    "tagname",
-    "userlist",
-    "partylist",
-    "extattr",
-    "attrs",
-    "gender",
-    "status",
-    "main_department",
-    "is_leader_in_dept",
-    "direct_leader",
-    "alias",
-    "mobile",
-    "telephone",
-    "email",
-    "biz_mail",
-    "position",
-    "avatar",
-    "address",
-    "type",
-    "text",
-    "value",
-    "web",
-    "leader_of",
-    "",
-];
+/// The API's names, and some that it does not use; the last is empty.
+const NAMES: &str = "errcode errmsg dept_user next_cursor userid department department_id id name parentid order \
+    taglist tagid tagname userlist partylist extattr attrs gender status main_department \
+    is_leader_in_dept direct_leader alias mobile telephone email biz_mail position avatar address \
+    type text value web leader_of ";
 
 fn entry(draw: &mut Draw<'_>, depth: u8) -> (String, Json) {
-    let name = draw.of(&NAMES);
+    let name = draw.word(NAMES);
     let value = match name {
-        // A number or text here leads nowhere; most of the time it is what it should be.
+        // Mostly a list, because the parsers stop early at any other type.
         "dept_user" | "department" | "department_id" | "taglist" | "userlist" | "partylist" | "attrs"
         | "is_leader_in_dept" | "direct_leader"
             if !draw.byte().is_multiple_of(8) =>
@@ -95,7 +60,7 @@ fn value(draw: &mut Draw<'_>, depth: u8) -> Json {
         5 => json!(draw.of(&["", "a", "ZhangSan", "lisi", "张三", " b ", "a,b", "_", "<&]]>", "\u{0}"])),
         6 if depth < 4 => Json::Array((0..draw.below(4)).map(|_| value(draw, depth + 1)).collect()),
         7..=9 if depth < 4 => {
-            // One with the names that entries of lists have.
+            // With the names that rows of lists have.
             let mut map = Map::from_iter([
                 ("userid".to_owned(), json!(draw.of(&["a", "b", "B", "_"]))),
                 ("department".to_owned(), json!(draw.byte())),
@@ -123,12 +88,12 @@ fn body(body: &[u8]) {
     if let Ok(page) = directory::page(json) {
         let listed = json["dept_user"].as_array().unwrap();
         let counted = page.rows.len() + page.skipped.count + page.nameless.count;
-        assert_eq!(counted, listed.len(), "no row is lost without being counted");
+        assert_eq!(counted, listed.len(), "each row is read or counted");
         assert_eq!(page.skipped.count, page.odd.len());
         let mut left = listed.iter();
         for (userid, department) in &page.rows {
             let is = |row: &Json| names(&row["userid"], userid) && id(&row["department"], department.0);
-            assert!(left.any(is), "{userid} {department} is not there, or not there any more");
+            assert!(left.any(is), "{userid} {department} is missing, or out of order");
         }
     }
     for key in ["department", "department_id"] {
@@ -139,7 +104,7 @@ fn body(body: &[u8]) {
             assert_eq!(readable.count() + list.nameless.count, listed.len());
             for (own, fields) in &list.departments {
                 values(fields);
-                // Of two of one id the last counts.
+                // Of two rows with one id the last is used.
                 let last = listed.iter().rev().find(|one| id(&one["id"], own.0)).unwrap();
                 assert_eq!(directory::department(last, &mut Skipped::default()), Ok((*own, fields.clone())));
                 let name = last["name"].as_str().map(Value::text);
@@ -185,7 +150,7 @@ fn body(body: &[u8]) {
     }
 }
 
-/// Whether this is how WeCom, or a gateway, writes the userid.
+/// Whether WeCom or a gateway may write the userid so.
 fn names(json: &Json, userid: &UserId) -> bool {
     let number = json.as_u64().map(|number| number.to_string());
     json.as_str().map(str::trim).or(number.as_deref()) == Some(userid.as_str())
@@ -195,33 +160,33 @@ fn id(json: &Json, id: u32) -> bool {
     integer(json) == Some(id.into())
 }
 
-/// Every value is of its field's sort, and survives the form that the database keeps.
+/// Asserts that each value has its field's kind, and survives the database's JSON.
 pub fn values<F: Field>(fields: &Fields<F>) {
     for (field, value) in fields {
         let fits = match value {
-            Value::Emptied => true,
-            Value::Text(text) => field.sort() == Sort::Text && !text.is_empty(),
-            Value::Int(_) => field.sort() == Sort::Int,
-            Value::Ids(_) => matches!(field.sort(), Sort::Ids | Sort::Leads),
-            Value::Flags(_) => field.sort() == Sort::Leads,
-            Value::Attrs(attrs) => field.sort() == Sort::Attrs && attrs.is_array(),
+            Value::Cleared => true,
+            Value::Text(text) => field.kind() == FieldKind::Text && !text.is_empty(),
+            Value::Int(_) => field.kind() == FieldKind::Int,
+            Value::Ids(_) => matches!(field.kind(), FieldKind::Ids | FieldKind::Leads),
+            Value::Flags(_) => field.kind() == FieldKind::Leads,
+            Value::Attrs(attrs) => field.kind() == FieldKind::Attrs && attrs.is_array(),
         };
         assert!(fits, "{field:?} {value:?}");
         let kept = serde_json::from_str(&value.to_json().to_string()).unwrap();
-        let again = Value::from_json(field.sort(), &kept);
-        // No flag at all, and no id at all, are written alike and mean the same.
+        let again = Value::from_json(field.kind(), &kept);
+        // Empty flags and empty ids have the same JSON and the same meaning.
         let same = again.as_ref() == Some(value)
             || (*value == Value::Flags(Vec::new()) && again == Some(Value::Ids(Vec::new())));
         assert!(same, "{field:?} {value:?} {again:?}");
     }
 }
 
-/// The same member as user/get would show it again, and as an event would tell it.
+/// Asserts that user/get and an event with the same values yield the same member.
 fn member(userid: &UserId, fields: &Fields<MemberField>) {
     let mut shown = Map::from_iter([("userid".to_owned(), json!(userid.as_str()))]);
     let mut told = String::new();
-    // An event has no place for a list in an attribute of unknown type.
-    let mut tellable = true;
+    // An event cannot express an attribute of unknown type.
+    let mut has_event = true;
     for (field, value) in fields {
         let empty = String::new();
         let text = if let Value::Text(text) = value { text } else { &empty };
@@ -234,7 +199,7 @@ fn member(userid: &UserId, fields: &Fields<MemberField>) {
                 };
                 let mut left = all.iter();
                 assert!(led.iter().all(|id| left.any(|other| other == id)), "{led:?} of {all:?}, in order");
-                // Who leads a department that stands there twice leads it at one of the places.
+                // Of a department that is listed twice, only one position may be led: not comparable.
                 let twice = all.iter().any(|id| all.iter().filter(|other| *other == id).count() > 1);
                 if twice {
                     return;
@@ -250,7 +215,7 @@ fn member(userid: &UserId, fields: &Fields<MemberField>) {
             MemberField::ExtAttr => {
                 shown.insert("extattr".into(), json!({"attrs": value.to_json()}));
                 let items: Option<String> = value.to_json().as_array().unwrap().iter().map(item).collect();
-                tellable &= items.is_some();
+                has_event &= items.is_some();
                 told.push_str(&format!("<ExtAttr>{}</ExtAttr>", items.unwrap_or_default()));
                 continue;
             }
@@ -262,14 +227,14 @@ fn member(userid: &UserId, fields: &Fields<MemberField>) {
         if !shown.contains_key(field.name()) && *field != MemberField::LeaderOf {
             shown.insert(
                 field.name().into(),
-                if *value == Value::Emptied { json!("") } else { value.to_json() },
+                if *value == Value::Cleared { json!("") } else { value.to_json() },
             );
         }
         told.push_str(&format!("<{element}>{}</{element}>", xml::escape(&content)));
     }
     let again = directory::member(&Json::Object(shown));
     assert_eq!(again, Ok((userid.clone(), fields.clone())));
-    if tellable {
+    if has_event {
         let event = format!(
             "<xml><CreateTime>5</CreateTime><Event>change_contact</Event><ChangeType>create_user</ChangeType>\
              <UserID>{userid}</UserID>{told}</xml>"
@@ -280,7 +245,7 @@ fn member(userid: &UserId, fields: &Fields<MemberField>) {
     }
 }
 
-/// An attribute as an event tells it; `None` if its type is not known.
+/// An attribute as an event's Item; `None` if its type is unknown.
 fn item(attribute: &Json) -> Option<String> {
     let text = |json: &Json| xml::escape(json.as_str().unwrap());
     let part = match attribute["type"].as_u64()? {
@@ -300,7 +265,7 @@ fn list(value: &Value) -> String {
     ids.iter().map(u32::to_string).collect::<Vec<_>>().join(",")
 }
 
-/// What an event calls a field.
+/// The name of a field's element in events.
 fn element(field: MemberField) -> &'static str {
     match field {
         MemberField::Name => "Name",
@@ -315,6 +280,6 @@ fn element(field: MemberField) -> &'static str {
         MemberField::Avatar => "Avatar",
         MemberField::Address => "Address",
         MemberField::MainDepartment => "MainDepartment",
-        _ => panic!("{field:?} is told otherwise"),
+        _ => panic!("{field:?} has no text element"),
     }
 }

@@ -1,4 +1,4 @@
-//! A callback as it comes from the network: query, envelope, signature, decryption, message.
+//! A callback request: query, envelope, signature, decryption, message.
 
 use aes::Aes256;
 use aes::cipher::block_padding::NoPadding;
@@ -9,20 +9,20 @@ use wecom_dirsync::daemon::callback::{Endpoint, Received, Refusal};
 use wecom_dirsync::directory::UnixSeconds;
 use wecom_dirsync::directory::text::{decode, is_allowed};
 use wecom_dirsync::wecom::callback::crypt::{Crypt, EncodingAesKey};
-use wecom_dirsync::wecom::callback::envelope::{callback, encrypted_part};
+use wecom_dirsync::wecom::callback::envelope::{Envelope, callback};
 use wecom_dirsync::wecom::query::{Query, url_encode};
 
 use super::Draw;
 
 const CORP: &str = "wx5823bf96d3bd56c7";
 const TOKEN: &str = "QDG6eK";
-/// The first 32 bytes that these 43 characters stand for are `AES_KEY`.
+/// Decodes to `AES_KEY`.
 const KEY: &str = "YWJjZGVmZ2hpamtsbW5vcHFyc3R1dnd4eXowMTIzNDU";
 const AES_KEY: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz012345";
 const OLD_KEY: &str = "kWxPEV2UEDyxWpmPdKC3F4dgPDmOvfKX1HGnEUDS1aR";
 const NOW: UnixSeconds = UnixSeconds(1_700_000_000);
 
-/// Whatever comes; a message of these bytes, rightly sent; a plain text of these bytes, rightly signed.
+/// The input is a request, a message that is encrypted and signed, a padded plain text, or one changed byte.
 pub fn check(data: &[u8]) {
     let mut draw = Draw(data);
     let how = draw.byte();
@@ -40,10 +40,10 @@ fn crypt(key: &str, receive_id: &str) -> Crypt {
     Crypt::new(TOKEN, EncodingAesKey::parse(key).unwrap(), receive_id)
 }
 
-/// A query's text; of bytes that a gate lets through.
+/// Checks an arbitrary query and body: accepted only with a valid signature.
 fn anything(endpoint: &Endpoint, query: &[u8], body: &[u8]) {
     let query = String::from_utf8_lossy(query);
-    // Read, written and read again, the parameters are the same.
+    // Parsing is stable under writing.
     let parsed = Query::parse(&query);
     if let Some(signed) = parsed.as_ref().and_then(Query::signed) {
         let mut written = format!(
@@ -66,7 +66,7 @@ fn anything(endpoint: &Endpoint, query: &[u8], body: &[u8]) {
             Some(endpoint.keys[0].sign(signed.timestamp, signed.nonce, encrypted) == signed.signature)
         };
         let accepted = readings.iter().any(|reading| fits(reading) == Some(true));
-        assert!(accepted, "accepted with a signature that is not ours");
+        assert!(accepted, "accepted with an invalid signature");
     };
     match endpoint.verify(&query) {
         Ok(answer) => {
@@ -77,7 +77,7 @@ fn anything(endpoint: &Endpoint, query: &[u8], body: &[u8]) {
     }
     match endpoint.receive(&query, body, CORP, NOW) {
         Ok(received) => {
-            genuine(Some(&encrypted_part(body).unwrap()));
+            genuine(Some(&Envelope::scan(body).unwrap().encrypt));
             assert!(received.event.payload.len() < 3 * body.len());
         }
         Err(refusal) => refused(&refusal),
@@ -94,7 +94,7 @@ fn is_echostr(text: &[u8]) -> bool {
         && text.iter().all(|b| b.is_ascii() && !b.is_ascii_control() && *b != b'<')
 }
 
-/// The query of a rightly signed encrypted text, with and without it.
+/// The signed query of a POST and of a GET with this text.
 fn signed(keys: &Crypt, encrypted: &str) -> (String, String) {
     let query = format!(
         "msg_signature={}&timestamp=1409659589&nonce=n%2b1",
@@ -104,7 +104,7 @@ fn signed(keys: &Crypt, encrypted: &str) -> (String, String) {
     (query, verification)
 }
 
-/// What was encrypted is what arrives, whatever it is; a GET shows it only if it can be an echostr.
+/// Any encrypted message arrives unchanged; a GET returns it only if it can be an echostr.
 fn sent(endpoint: &Endpoint, keys: &Crypt, random: u8, message: &[u8]) {
     let encrypted = keys.encrypt(message, [random; 16]).unwrap();
     let (query, verification) = signed(keys, &encrypted);
@@ -118,8 +118,8 @@ fn verified(answer: Result<Vec<u8>, Refusal>, message: &[u8]) {
     assert_eq!(answer, expected);
 }
 
-/// What is signed, decrypts and is for us is an event with a meaning or a complaint, and is stored as it is, without
-/// what no XML can hold, or not at all.
+/// A signed message for us is always an event, valid or invalid. Its text is stored without the characters that XML
+/// forbids, or not at all.
 fn arrives(received: Result<Received, Refusal>, message: &[u8]) {
     let received = received.unwrap();
     assert!(received.event.meaning.is_some() != received.complaint.is_some());
@@ -128,7 +128,7 @@ fn arrives(received: Result<Received, Refusal>, message: &[u8]) {
     assert!(payload.chars().all(is_allowed));
 }
 
-/// The bytes are what decryption yields: random, length, message, receive_id and padding are as they may be.
+/// Encrypts arbitrary bytes as the padded text: random bytes, length, message, receive_id and padding may be wrong.
 fn framed(endpoint: &Endpoint, keys: &Crypt, plain: &[u8]) {
     let mut padded = plain.to_vec();
     padded.resize(plain.len().next_multiple_of(16), plain.last().copied().unwrap_or_default());
@@ -150,7 +150,7 @@ fn framed(endpoint: &Endpoint, keys: &Crypt, plain: &[u8]) {
     }
 }
 
-/// The protocol in the plainest words: padding of n bytes of value n, 1 to 32; 16 bytes; a length.
+/// A simple implementation: n padding bytes of value n (1 to 32), 16 random bytes, a length.
 fn message_of(padded: &[u8]) -> Option<(&[u8], &[u8])> {
     let n = usize::from(*padded.last()?);
     if !(1..=32).contains(&n)
@@ -165,7 +165,7 @@ fn message_of(padded: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((message, &frame[20 + length..]))
 }
 
-/// One letter of a genuine request is changed: it is refused, unless it was not signed.
+/// A valid request with one changed byte is refused, unless the signature does not cover the byte.
 fn spoiled(endpoint: &Endpoint, keys: &Crypt, draw: &mut Draw<'_>) {
     let (place, letter) = (usize::from(draw.byte()) << 8 | usize::from(draw.byte()), draw.byte() % 64);
     let message = b"<xml><Event>x</Event></xml>";
@@ -183,14 +183,14 @@ fn spoiled(endpoint: &Endpoint, keys: &Crypt, draw: &mut Draw<'_>) {
     let changed = String::from_utf8(changed).unwrap();
     let (query, body) = changed.split_once('\n').unwrap();
     match endpoint.receive(query, body.as_bytes(), CORP, NOW) {
-        // What is not signed: the tags around Encrypt, and in hex digits a letter's size.
+        // Not covered: the tags around Encrypt, and the case of hex digits.
         Ok(received) => {
             assert_eq!(received.event.payload.as_bytes(), message);
-            assert_eq!(encrypted_part(body.as_bytes()).as_ref(), Some(&encrypted));
+            assert_eq!(Envelope::scan(body.as_bytes()).unwrap().encrypt, encrypted);
         }
         Err(refusal) => refused(&refusal),
     }
-    // For somebody else, however genuine.
+    // A valid message for another company.
     let other = crypt(KEY, "ww2");
     let encrypted = other.encrypt(message, [7; 16]).unwrap();
     let (_, verification) = signed(&other, &encrypted);

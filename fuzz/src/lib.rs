@@ -1,5 +1,5 @@
-//! What must hold whatever the bytes are: one file for each target, each with a `check` that panics if it does
-//! not. The fuzzer's targets and `tests/fuzz.rs` call the same.
+//! Properties that must hold for any input: one file per fuzz target, each with a `check` that panics on a violation.
+//! cargo-fuzz and `tests/fuzz.rs` call the same functions.
 #![allow(
     unreachable_pub,
     clippy::unwrap_used,
@@ -17,7 +17,7 @@ pub mod head;
 pub mod merge;
 pub mod message;
 
-/// Draws small choices from the fuzzer's bytes; zeroes when they are used up.
+/// Draws choices from the fuzzer's bytes; zeroes after the last byte.
 pub struct Draw<'a>(pub &'a [u8]);
 
 impl<'a> Draw<'a> {
@@ -35,7 +35,7 @@ impl<'a> Draw<'a> {
         }
     }
 
-    /// A number below `n`, which is 1 to 255.
+    /// A number below `n` (1 to 255).
     pub fn below(&mut self, n: u8) -> u8 {
         self.byte() % n
     }
@@ -44,7 +44,13 @@ impl<'a> Draw<'a> {
         all[usize::from(self.byte()) % all.len()]
     }
 
-    /// What stands before the next `end`, which is dropped; all that is left if there is none.
+    /// One of the words between single spaces.
+    pub fn word<'w>(&mut self, words: &'w str) -> &'w str {
+        let words: Vec<&str> = words.split(' ').collect();
+        self.of(&words)
+    }
+
+    /// The bytes before the next `end`, which is consumed too; all bytes without one.
     pub fn until(&mut self, end: u8) -> &'a [u8] {
         let length = self.0.iter().position(|byte| *byte == end);
         let (taken, rest) = self.0.split_at(length.unwrap_or(self.0.len()));

@@ -1,9 +1,10 @@
-//! The XML of an event, after decryption.
+//! The decrypted XML of an event.
 
-use wecom_dirsync::directory::history::{Fact, Word};
-use wecom_dirsync::directory::life::{Saying, timed};
+use wecom_dirsync::directory::fact::timed;
+use wecom_dirsync::directory::members::{MemberFact, Record};
 use wecom_dirsync::directory::{
-    DepartmentEvent, Field, Fields, MemberEvent, MemberField, Stamp, Subject, UserId, department,
+    DepartmentEvent, Fact, Field, Fields, MemberEvent, MemberField, Presence, Rank, Source, Stamp, Subject,
+    UserId,
 };
 use wecom_dirsync::wecom::callback::message::{self, Message};
 use wecom_dirsync::wecom::callback::xml::{self, Element};
@@ -13,7 +14,7 @@ use super::answers::values;
 
 const CORP: &str = "wx5823bf96d3bd56c7";
 
-/// Either the message as it comes, or choices of which one is composed that has the right names.
+/// The input is a message, or choices from which a message with WeCom's names is composed.
 pub fn check(data: &[u8]) {
     let mut draw = Draw(data);
     match draw.byte() % 2 {
@@ -24,75 +25,29 @@ pub fn check(data: &[u8]) {
 
 const EVENTS: [&str; 6] =
     ["change_contact", "subscribe", "unsubscribe", "enter_agent", "batch_job_result", "sys_approval_change"];
-const CHANGES: [&str; 9] = [
-    "create_user",
-    "update_user",
-    "delete_user",
-    "create_party",
-    "update_party",
-    "delete_party",
-    "update_tag",
-    "",
-    "paint_user",
-];
-const ELEMENTS: [&str; 39] = [
-    "UserID",
-    "NewUserID",
-    "Id",
-    "TagId",
-    "Name",
-    "Alias",
-    "Mobile",
-    "Telephone",
-    "Email",
-    "BizMail",
-    "Position",
-    "Gender",
-    "Status",
-    "Avatar",
-    "Address",
-    "MainDepartment",
-    "DirectLeader",
-    "ExtAttr",
-    "Department",
-    "IsLeaderInDept",
-    "ParentId",
-    "Order",
-    "AddUserItems",
-    "DelUserItems",
-    "AddPartyItems",
-    "DelPartyItems",
-    "BatchJob",
-    "JobId",
-    "JobType",
-    "FromUserName",
-    "InfoType",
-    "TimeStamp",
-    "AuthCorpId",
-    "Item",
-    "Type",
-    "Text",
-    "Value",
-    "CreateTime",
-    "x",
-];
+const CHANGES: &str =
+    "create_user update_user delete_user create_party update_party delete_party update_tag  paint_user";
+const ELEMENTS: &str = "UserID NewUserID Id TagId Name Alias Mobile Telephone Email BizMail Position Gender Status Avatar \
+    Address MainDepartment DirectLeader ExtAttr Department IsLeaderInDept ParentId Order AddUserItems \
+    DelUserItems AddPartyItems DelPartyItems BatchJob JobId JobType FromUserName InfoType TimeStamp \
+    AuthCorpId Item Type Text Value CreateTime x";
 
-/// An event's head, then elements: a name, where to nest, and what is in it, up to the next NUL.
+/// Composes the first elements of an event, then elements from a name, a nesting, and a content up to the next NUL.
 fn compose(draw: &mut Draw<'_>) -> Vec<u8> {
     let mut text = format!(
         "<xml><CreateTime>5</CreateTime><Event>{}</Event><ChangeType>{}</ChangeType>",
         draw.of(&EVENTS[..]),
-        draw.of(&CHANGES)
+        draw.word(CHANGES)
     )
     .into_bytes();
     let mut open = Vec::new();
     while !draw.done() {
-        let name = draw.of(&ELEMENTS);
+        let name = draw.word(ELEMENTS);
         text.extend_from_slice(format!("<{name}>").as_bytes());
         let content = draw.until(0);
         let how = content.first().copied().unwrap_or_default();
         if how < 0x10 {
-            // To be filled by what follows.
+            // The following elements are its children.
             open.push(name);
             continue;
         }
@@ -126,7 +81,7 @@ fn read(payload: &[u8]) {
     bounded(&root, payload.len());
     sensible(&message);
 
-    // Written anew, with no more than what was read of it, it reads the same.
+    // Written from the parsed elements alone, it parses to the same.
     let mut written = String::new();
     if write(&root, &mut written) {
         assert_eq!(xml::parse(written.as_bytes()).as_ref(), Ok(&root), "{written}");
@@ -146,7 +101,7 @@ fn bounded(root: &Element, length: usize) {
     assert!(depth <= 16 && elements <= 4096 && bytes <= 3 * length, "{depth} {elements} {bytes}");
 }
 
-/// Whether the element could be written: not if there are characters in it that no XML can hold as they are.
+/// Writes an element; returns false if it has characters that XML cannot represent unescaped.
 fn write(element: &Element, to: &mut String) -> bool {
     if element.text.chars().any(|c| (c.is_control() && c != '\n' && c != '\t') || c >= '\u{fffe}') {
         return false;
@@ -165,9 +120,9 @@ fn sensible(message: &Message) {
         assert_eq!(part.trim(), part);
     }
     assert!(message.create_time.is_none_or(|at| at.0 >= 0));
-    // These go into log lines.
-    assert!(message.passed_over.len() <= 9);
-    let lines = message.passed_over.iter().map(|line| (line, 100));
+    // These are logged.
+    assert!(message.skipped.len() <= 9);
+    let lines = message.skipped.iter().map(|line| (line, 100));
     for (line, most) in lines.chain(message.meaning.as_ref().err().map(|line| (line, 1000))) {
         assert!(line.chars().count() <= most, "{} characters: {line}", line.chars().count());
         assert!(!line.chars().any(char::is_control), "{line:?}");
@@ -177,27 +132,27 @@ fn sensible(message: &Message) {
         return;
     }
     assert_eq!(Some(event.at), message.create_time);
-    let stamp = Stamp::told(event.at);
-    let word = match &event.subject {
+    let source = Source::Event(event.at);
+    let fact = match &event.subject {
         Subject::Member(userid, told) => {
             good(userid);
             match told {
-                MemberEvent::Created(fields) => seen(stamp, fields, true),
-                MemberEvent::Updated(fields) => seen(stamp, fields, false),
+                MemberEvent::Created(fields) => present(source, fields, Presence::Created),
+                MemberEvent::Updated(fields) => present(source, fields, Presence::Updated),
                 MemberEvent::Renamed(to, fields) => {
                     good(to);
                     values(fields);
-                    Word::Renamed(to.clone(), timed(stamp, fields))
+                    MemberFact::Renamed(to.clone(), timed(Stamp::new(event.at, Rank::Renamed), fields))
                 }
-                MemberEvent::Deleted => Word::Of(Saying::Deleted),
+                MemberEvent::Deleted => MemberFact::Entity(Fact::Deleted),
             }
         }
         Subject::Department(_, told) => {
             if let DepartmentEvent::Created(fields) | DepartmentEvent::Updated(fields) = told {
                 values(fields);
-                let saying = Saying::Seen { created: true, fields: timed(stamp, fields) };
-                let fact = department::Fact { stamp, arrival: 1, saying };
-                assert_eq!(Saying::from_json(stamp, &fact.saying_to_json()), Some(fact.saying));
+                let stamp = Stamp::new(event.at, Rank::Created);
+                let fact = Fact::present(Presence::Created, source, fields);
+                assert_eq!(Fact::from_json(stamp, &fact.to_json(stamp)), Some(fact));
             }
             return;
         }
@@ -207,17 +162,17 @@ fn sensible(message: &Message) {
         Subject::Trigger(userid, _) => return good(userid),
         Subject::BatchJob(_) | Subject::Other => return,
     };
-    let fact = Fact { userid: UserId::parse("a").unwrap(), stamp, arrival: 1, word };
-    let kept = serde_json::from_str(&fact.word_to_json().to_string()).unwrap();
-    let again = Fact::word_from_json(stamp, &kept).expect("readable");
-    assert_eq!(without_empty_flags(again), without_empty_flags(fact.word));
+    let record = Record::new(UserId::parse("a").unwrap(), source, 1, fact);
+    let kept = serde_json::from_str(&record.said().to_json(record.stamp).to_string()).unwrap();
+    let again = MemberFact::from_json(record.stamp, &kept).expect("readable");
+    assert_eq!(without_empty_flags(again), without_empty_flags(record.said().clone()));
 }
 
 fn good(userid: &UserId) {
     assert!(UserId::parse(userid.as_str()).is_ok_and(|again| again.same_spelling(userid)));
 }
 
-fn seen(stamp: Stamp, fields: &Fields<MemberField>, created: bool) -> Word {
+fn present(source: Source, fields: &Fields<MemberField>, kind: Presence) -> MemberFact {
     values(fields);
     if let Some(led) = fields.get(&MemberField::LeaderOf) {
         let with_departments = fields.contains_key(&MemberField::Department);
@@ -225,17 +180,17 @@ fn seen(stamp: Stamp, fields: &Fields<MemberField>, created: bool) -> Word {
         assert_eq!(is_ids, with_departments, "flags are for the fold only where it has the list");
     }
     assert!(fields.keys().all(|field| MemberField::ALL.contains(field)));
-    Word::Of(Saying::Seen { created, fields: timed(stamp, fields) })
+    MemberFact::Entity(Fact::present(kind, source, fields))
 }
 
 /// A list without a flag is kept as one without an id, which means the same.
-fn without_empty_flags(mut word: Word) -> Word {
+fn without_empty_flags(mut fact: MemberFact) -> MemberFact {
     use wecom_dirsync::directory::Value;
-    if let Word::Of(Saying::Seen { fields, .. }) | Word::Renamed(_, fields) = &mut word
+    if let MemberFact::Entity(Fact::Present(_, fields)) | MemberFact::Renamed(_, fields) = &mut fact
         && let Some((_, value)) = fields.get_mut(&MemberField::LeaderOf)
         && *value == Value::Flags(Vec::new())
     {
         *value = Value::Ids(Vec::new());
     }
-    word
+    fact
 }

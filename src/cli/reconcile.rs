@@ -22,20 +22,20 @@ use crate::store::file::recognise;
 use crate::store::open::{open_beside, open_in_memory};
 use crate::store::state::take_first;
 use crate::store::{StoreError, Writer, get_state, open_reader, open_writer, set_state};
-use crate::wecom::api::clock;
+use crate::unix_time::unix_now;
 
 /// How often it is looked for the daemon's report.
 const LOOK: Duration = Duration::from_millis(200);
 /// A daemon that shows neither progress nor a report for so long does not take the wish up.
 const TAKEN_UP: Duration = Duration::from_secs(20);
-/// A line so often where there is no terminal.
+/// Interval of progress lines where standard error is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
 pub(super) fn reconcile(path: Option<&Path>, wish: Wish, as_json: bool) -> Result<(), Failure> {
     let config = load(path)?;
     if config.wecom.contacts_secret.is_none() {
         return Err(Failure::Config(ConfigError(vec![format!(
-            "{}: [wecom] contacts_secret is not set: only with the secret of contacts sync (通讯录同步) can members be listed",
+            "{}: [wecom] contacts_secret is not set; listing members needs the secret of contacts sync (通讯录同步)",
             config.file.display()
         )])));
     }
@@ -54,8 +54,10 @@ pub(super) fn reconcile(path: Option<&Path>, wish: Wish, as_json: bool) -> Resul
     match report.get("outcome").and_then(Json::as_str) {
         Some("ok" | "partial") => Ok(()),
         Some("blocked") if wish.dry_run => Ok(()),
-        Some("blocked") => Err(Failure::Other("deletions are blocked; see the note".into())),
-        _ => Err(Failure::Other("the comparison did not come to its end; see the note".into())),
+        Some("blocked") => Err(Failure::Other(
+            "deletions are blocked; the note states how many and how to allow them".into(),
+        )),
+        _ => Err(Failure::Other("the comparison did not finish; the note states why".into())),
     }
 }
 
@@ -63,14 +65,14 @@ pub(super) fn reconcile(path: Option<&Path>, wish: Wish, as_json: bool) -> Resul
 fn by_the_daemon(config: &Config, wish: Wish, shown: &Shown) -> Result<Json, Failure> {
     let beside = open_beside(&config.database.path)?;
     let id = format!("{:016x}", fastrand::u64(..));
-    set_state(&beside, &format!("{WISH}{id}"), clock(), Some(&wish.to_json()))?;
+    set_state(&beside, &format!("{WISH}{id}"), unix_now(), Some(&wish.to_json()))?;
     knock(&config.database.path);
     shown.line("asked the running daemon");
     let report = format!("{REPORT}{id}");
     let mut sign = Instant::now();
     let give_up = |what: &str| {
         // Nobody waits for it any more; it must not be granted later.
-        set_state(&beside, &format!("{WISH}{id}"), clock(), None)?;
+        set_state(&beside, &format!("{WISH}{id}"), unix_now(), None)?;
         Err(Failure::Other(what.into()))
     };
     loop {
@@ -107,7 +109,7 @@ fn here(config: &Config, wish: Wish, shown: &Shown) -> Result<Json, Failure> {
     let (writer, thread) = match &lock {
         Some(lock) => {
             let database = open_writer(path, config.database.mode)?;
-            let mark = HighWaterMark::open(&database, lock.try_clone()?, clock(), fastrand::u64(..))?;
+            let mark = HighWaterMark::open(&database, lock.try_clone()?, unix_now(), fastrand::u64(..))?;
             Writer::start_marking(database, Some(mark))?
         }
         // What the client records of its calls goes nowhere.
@@ -133,7 +135,7 @@ fn here(config: &Config, wish: Wish, shown: &Shown) -> Result<Json, Failure> {
     Ok(report?.to_json(wish.dry_run))
 }
 
-/// Where it is: a bar on a terminal, else a line now and then.
+/// Progress: a bar on a terminal, else a line every [`LINE_EVERY`].
 struct Shown {
     bar: Option<ProgressBar>,
     last_line: std::cell::Cell<Instant>,

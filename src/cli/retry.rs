@@ -1,4 +1,4 @@
-//! `retry`: conversions that an operator wants tried now.
+//! `retry`: makes conversions due now.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use crate::daemon::{is_running, knock};
 use crate::directory::UserId;
 use crate::store::open::{begin, open_beside};
 use crate::store::openids::{make_all_due, make_due};
-use crate::wecom::api::clock;
+use crate::unix_time::unix_now;
 
 pub(super) fn retry(path: Option<&Path>, userids: &[String], all: bool) -> Result<(), Failure> {
     let config = load(path)?;
@@ -16,7 +16,7 @@ pub(super) fn retry(path: Option<&Path>, userids: &[String], all: bool) -> Resul
     let userids = userids.map_err(|bad| Failure::Other(bad.to_string()))?;
     let mut connection = open_beside(&config.database.path)?;
     let transaction = begin(&mut connection)?;
-    let now = clock();
+    let now = unix_now();
     let mut refused = Vec::new();
     let due = if all {
         make_all_due(&transaction, now)?
@@ -41,6 +41,6 @@ pub(super) fn retry(path: Option<&Path>, userids: &[String], all: bool) -> Resul
     if refused.is_empty() {
         return Ok(());
     }
-    let what = format!("not known, gone, or converted already: {}", refused.join(", "));
+    let what = format!("unknown, deleted or converted already: {}", refused.join(", "));
     Err(Failure::Other(what))
 }

@@ -9,8 +9,9 @@ use super::metrics::Metrics;
 use crate::store::openids::{ApiCall, record_api_call};
 use crate::store::state::set_state;
 use crate::store::{StoreError, Writer};
+use crate::unix_time::unix_now;
 use crate::wecom::api::circuit_breaker::{Pause, Scope};
-use crate::wecom::api::{ApiObserver, Record, clock};
+use crate::wecom::api::{ApiObserver, CallRecord};
 
 /// How long a record may wait for the database; it is dropped then.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -24,7 +25,7 @@ pub struct ApiRecorder {
 }
 
 impl ApiObserver for ApiRecorder {
-    fn called(&self, record: Record) {
+    fn called(&self, record: CallRecord) {
         let millis = u64::try_from(record.took.as_millis()).unwrap_or(u64::MAX);
         log::debug!(
             "api={} userid={} errcode={} millis={millis}",
@@ -34,7 +35,7 @@ impl ApiObserver for ApiRecorder {
         );
         self.metrics.api_call(record.api.path(), record.errcode);
         let call = ApiCall {
-            at: clock(),
+            at: unix_now(),
             api: record.api.path(),
             userid: record.userid,
             errcode: record.errcode,
@@ -84,7 +85,7 @@ impl ApiObserver for ApiRecorder {
         let all = serde_json::Value::Array(all);
         self.writer.submit(
             Instant::now() + PATIENCE,
-            move |connection| set_state(connection, "pauses", clock(), Some(&all)),
+            move |connection| set_state(connection, "pauses", unix_now(), Some(&all)),
             not_written("the pauses"),
         );
     }

@@ -8,7 +8,7 @@ use crate::store::NewEvent;
 use crate::wecom::callback::crypt::{Crypt, CryptError, SignedText};
 use crate::wecom::callback::envelope::Envelope;
 use crate::wecom::callback::message::{self, Concern};
-use crate::wecom::query::{Query, Reading};
+use crate::wecom::query::Query;
 
 /// One callback URL: its path, and the keys that its messages may be encrypted with.
 #[derive(Debug, Clone)]
@@ -110,12 +110,11 @@ impl std::fmt::Display for Refusal {
 impl From<CryptError> for Refusal {
     fn from(error: CryptError) -> Self {
         match error {
-            CryptError::Xml => Self::Envelope,
             CryptError::Signature => Self::Signature,
             CryptError::ReceiveId => Self::ReceiveId,
             CryptError::Base64 => Self::Base64,
             CryptError::Buffer => Self::Length,
-            CryptError::Decrypt | CryptError::AesKey | CryptError::Encrypt => Self::Decryption,
+            CryptError::Decrypt => Self::Decryption,
         }
     }
 }
@@ -180,17 +179,17 @@ impl Endpoint {
             digest: digest(bytes),
             meaning,
             latest: None,
-            comparison_due: message.missed,
+            comparison_due: message.reconcile_reason,
         };
-        Received { event, complaint, passed_over: message.passed_over }
+        Received { event, complaint, passed_over: message.skipped }
     }
 
     /// Opens with the first key that fits; while keys are being changed, each may. Every key does its work, so
     /// that the time does not tell which of them failed at what.
     fn open<'a>(
         &self,
-        readings: &'a [Reading],
-        encrypted: impl Fn(&'a Reading) -> &'a str,
+        readings: &'a [Query],
+        encrypted: impl Fn(&'a Query) -> &'a str,
     ) -> Result<Vec<u8>, Refusal> {
         let texts = readings.iter().filter_map(|reading| {
             let signed = reading.signed()?;
@@ -204,7 +203,7 @@ impl Endpoint {
         for key in &self.keys {
             // Of several errors the one of the latest check tells most.
             match key.open(&texts) {
-                Err(error) if opened.as_ref().is_err_and(|known| error.stage() > known.stage()) => {
+                Err(error) if opened.as_ref().is_err_and(|known| error > *known) => {
                     opened = Err(error);
                 }
                 Ok(message) if opened.is_err() => opened = Ok(message),
@@ -215,7 +214,7 @@ impl Endpoint {
     }
 }
 
-fn readings(query: &str) -> Result<Vec<Reading>, Refusal> {
+fn readings(query: &str) -> Result<Vec<Query>, Refusal> {
     let readings = Query::parse(query).ok_or(Refusal::Query)?.readings();
     if readings.iter().all(|reading| reading.signed().is_none()) {
         return Err(Refusal::Parameters);

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::directory::clock::Estimate;
 use crate::store::{Writer, set_state};
-use crate::wecom::clock::clock;
+use crate::unix_time::unix_now;
 
 /// In `daemon_state`: the last estimate.
 pub const CLOCK: &str = "clock";
@@ -88,7 +88,7 @@ impl ClockReporter {
         });
         self.writer.submit(
             now + PATIENCE,
-            move |connection| set_state(connection, CLOCK, clock(), Some(&value)),
+            move |connection| set_state(connection, CLOCK, unix_now(), Some(&value)),
             |written| {
                 if let Err(error) = written {
                     log::debug!("the offset of WeCom's clock could not be recorded: {error}");

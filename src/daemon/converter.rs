@@ -9,19 +9,21 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::store::Connection;
+use crate::unix_time::unix_now;
 
 use super::api_observer::ApiRecorder;
 use super::reconciler::triggers::ReconcileTriggers;
+use crate::directory::clock::PROMPT;
 use crate::directory::openid::Backoff;
 use crate::directory::{UnixSeconds, UserId};
 use crate::shutdown::Shutdown;
 use crate::store::openids::{
-    ConversionClaim, ConversionOutcome, Due, claim, due_members, earliest_due, record_conversion,
+    CallTime, ConversionClaim, ConversionOutcome, Due, claim, due_members, earliest_due, record_conversion,
 };
 use crate::store::{StoreError, Writer};
 use crate::wecom::api::errcode::{Reaction, reaction};
 use crate::wecom::api::rate_limiter::Priority;
-use crate::wecom::api::{Api, Client, NoAnswer, NotSeen, SecretKind, clock};
+use crate::wecom::api::{Api, ApiError, Client, NoAnswer, SecretKind};
 
 /// Due members that one look at the database takes.
 const BATCH: usize = 256;
@@ -185,7 +187,7 @@ impl Converter {
             let wait_until = match paused {
                 Some(until) => until.min(now + LOOK_WHEN_HINDERED),
                 None => {
-                    let due = self.policy.due(clock());
+                    let due = self.policy.due(unix_now());
                     if let Some(found) = work.take(due.recheck_before) {
                         return Some(found);
                     }
@@ -218,41 +220,53 @@ impl Converter {
     /// Asks WeCom and writes down what it said.
     fn convert(&self, asked: &ConversionClaim, priority: Priority) -> Outcome {
         let userid = &asked.userid;
+        let began = Instant::now();
         let verdict = match self.client.convert_to_openid(userid, priority) {
-            Ok(openid) => ConversionOutcome::Openid(openid.what),
-            Err(NotSeen::Refused { errcode, errmsg }) if reaction(errcode) == Reaction::Never => {
+            Ok(openid) => ConversionOutcome::Openid(openid.value),
+            Err(ApiError::Refused { errcode, errmsg }) if reaction(errcode) == Reaction::Never => {
                 self.triggers.refused_for_good(Instant::now());
                 ConversionOutcome::Never { errcode, errmsg }
             }
-            Err(NotSeen::Refused { errcode, errmsg }) => {
+            Err(ApiError::Refused { errcode, errmsg }) => {
                 ConversionOutcome::NotYet { errcode: Some(errcode), errmsg }
             }
-            Err(NotSeen::Unusable { errcode, what }) => {
+            Err(ApiError::Unusable { errcode, what }) => {
                 log::warn!(
                     "conversion userid={userid}: {what}; this member is tried again later, the others go on"
                 );
                 ConversionOutcome::NotYet { errcode: errcode.filter(|code| *code != 0), errmsg: what }
             }
-            Err(NotSeen::NoAnswer(NoAnswer::Failed(at, _) | NoAnswer::Later(at))) => {
+            Err(ApiError::NoAnswer(NoAnswer::Failed(at, _) | NoAnswer::Later(at))) => {
                 return Outcome::Later(at);
             }
             // Not this member's fault: it stays as it is, and is due.
-            Err(NotSeen::NoAnswer(
-                NoAnswer::Paused(..) | NoAnswer::Crowded(_) | NoAnswer::Stopped | NoAnswer::NoSecret,
+            Err(ApiError::NoAnswer(
+                NoAnswer::Paused(..) | NoAnswer::RateLimited(_) | NoAnswer::Stopped | NoAnswer::NoSecret,
             )) => return Outcome::Settled,
         };
         log::debug!("conversion userid={userid} verdict={}", in_short(&verdict));
-        if self.record(asked, &verdict) { Outcome::Settled } else { Outcome::Outdated }
+        if self.record(asked, &verdict, self.call_time(began)) { Outcome::Settled } else { Outcome::Outdated }
+    }
+
+    /// When WeCom looked the name up, for a call that began then and was answered now.
+    fn call_time(&self, began: Instant) -> CallTime {
+        let took = began.elapsed();
+        let seconds = i64::try_from(took.as_secs()).unwrap_or(i64::MAX - 1);
+        CallTime {
+            until: self.client.clock().estimate().now,
+            seconds: if took <= PROMPT { 0 } else { seconds + 1 },
+        }
     }
 
     /// Writes what WeCom said, however long the database takes: an openid that is known is not asked for
     /// again only because of a lock. False if it no longer counts.
-    fn record(&self, asked: &ConversionClaim, verdict: &ConversionOutcome) -> bool {
+    fn record(&self, asked: &ConversionClaim, verdict: &ConversionOutcome, call: CallTime) -> bool {
         loop {
             let (asked, verdict, backoff, random) =
                 (asked.clone(), verdict.clone(), self.policy.backoff, fastrand::f64());
+            let moment = self.client.clock().moment();
             let written = self.writer.run(PATIENCE, move |connection| {
-                record_conversion(connection, &asked, &verdict, backoff, clock(), random)
+                record_conversion(connection, &asked, &verdict, call, backoff, moment, random)
             });
             match written {
                 Ok(counted) => return counted,
@@ -344,7 +358,7 @@ impl Work {
         priority: Priority,
         recheck_before: Option<UnixSeconds>,
     ) -> Option<(UserId, ConversionClaim, Priority)> {
-        match claim(&self.reader, &member, recheck_before, clock()) {
+        match claim(&self.reader, &member, recheck_before, unix_now()) {
             Ok(Some(asked)) => {
                 self.in_flight.insert(member.clone());
                 return Some((member, asked, priority));

@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::store::Connection;
+use crate::unix_time::unix_now;
 use serde_json::json;
 
 use super::api_observer::ApiRecorder;
@@ -18,12 +19,12 @@ use crate::shutdown::Shutdown;
 use crate::store::details::{
     DetailsClaim, details_due, details_sample, move_details, record_denied, record_details,
 };
-use crate::store::observed::Effect;
+use crate::store::observations::Effect;
 use crate::store::{StoreError, Writer, get_state, set_state};
-use crate::wecom::api::directory::{NotSeen, Seen};
 use crate::wecom::api::errcode::Reason;
 use crate::wecom::api::rate_limiter::Priority;
-use crate::wecom::api::{Client, NoAnswer, SecretKind, clock};
+use crate::wecom::api::{ApiError, Dated};
+use crate::wecom::api::{Client, NoAnswer, SecretKind};
 
 /// News that are so fresh are waited for: events often come in pairs, and an answer must be newer than both.
 const SETTLE: Duration = Duration::from_secs(2);
@@ -245,7 +246,7 @@ impl Details {
         let answer = self.client.user_get(&asked.userid, SecretKind::App, priority);
         log::debug!("details userid={} known={}", asked.userid, answer.is_ok());
         match answer {
-            Ok(Seen { what: (_, fields), at }) => {
+            Ok(Dated { value: (_, fields), at }) => {
                 waiting.remove(asked);
                 let effect = {
                     let (asked, moment) = (asked.clone(), self.client.clock().moment());
@@ -254,15 +255,15 @@ impl Details {
                 self.allowed_again()?;
                 Ok(effect)
             }
-            Err(NotSeen::NoAnswer(NoAnswer::Stopped)) => Err(End::Stopped),
+            Err(ApiError::NoAnswer(NoAnswer::Stopped)) => Err(End::Stopped),
             // Whoever just changed may wake this thread meanwhile.
-            Err(NotSeen::NoAnswer(NoAnswer::Crowded(wait))) => Err(End::Wait(wait)),
-            Err(NotSeen::NoAnswer(NoAnswer::NoSecret)) => Err(End::Wait(LOOK_AGAIN)),
-            Err(NotSeen::NoAnswer(NoAnswer::Later(at))) => {
+            Err(ApiError::NoAnswer(NoAnswer::RateLimited(wait))) => Err(End::Wait(wait)),
+            Err(ApiError::NoAnswer(NoAnswer::NoSecret)) => Err(End::Wait(LOOK_AGAIN)),
+            Err(ApiError::NoAnswer(NoAnswer::Later(at))) => {
                 waiting.put(asked, at, waiting.tries(asked));
                 Ok(Effect::default())
             }
-            Err(NotSeen::NoAnswer(
+            Err(ApiError::NoAnswer(
                 no_answer @ (NoAnswer::Paused(until, reason) | NoAnswer::Failed(until, reason)),
             )) => {
                 if matches!(no_answer, NoAnswer::Failed(..)) {
@@ -275,14 +276,14 @@ impl Details {
                     until.saturating_duration_since(Instant::now()).max(Duration::from_millis(100)),
                 ))
             }
-            Err(NotSeen::Refused { errcode, .. }) => {
+            Err(ApiError::Refused { errcode, .. }) => {
                 let is_known = crate::wecom::api::errcode::reaction(errcode)
                     == crate::wecom::api::errcode::Reaction::Never;
                 let tries = waiting.tries(asked) + 1;
                 if is_known || tries >= UNKNOWN_TRIES {
                     waiting.remove(asked);
                     let asked = asked.clone();
-                    self.write(move |connection| record_denied(connection, &asked, clock()))?;
+                    self.write(move |connection| record_denied(connection, &asked, unix_now()))?;
                     if is_known {
                         // Refused for its own sake: then the app may call it.
                         self.allowed_again()?;
@@ -292,7 +293,7 @@ impl Details {
                 }
                 Ok(Effect::default())
             }
-            Err(NotSeen::Unusable { what, .. }) => {
+            Err(ApiError::Unusable { what, .. }) => {
                 let tries = waiting.tries(asked).saturating_add(1);
                 let wait = UNUSABLE.wait(tries, fastrand::f64());
                 log::warn!(
@@ -315,7 +316,7 @@ impl Details {
                 "details of members stay unknown, because the app may not call user/get; all else goes on"
             );
         }
-        self.write(|connection| set_state(connection, DENIED, clock(), Some(&json!(true))))?;
+        self.write(|connection| set_state(connection, DENIED, unix_now(), Some(&json!(true))))?;
         self.move_all("due", "denied")
     }
 
@@ -324,7 +325,7 @@ impl Details {
             return Ok(());
         }
         log::info!("the app may call user/get again; details are asked for");
-        self.write(|connection| set_state(connection, DENIED, clock(), None))?;
+        self.write(|connection| set_state(connection, DENIED, unix_now(), None))?;
         self.move_all("denied", "due")
     }
 
@@ -339,7 +340,7 @@ impl Details {
     /// Asks for some members once a day whose fields are known. How many were different tells how exact the
     /// directory is; it is repaired by the way.
     fn sample(&self, waiting: &mut Waiting) -> Result<(), End> {
-        let now = clock();
+        let now = unix_now();
         let last = get_state(&self.reader, DRIFT)?.map(|(at, _)| at);
         if last.is_some_and(|at| (0..SAMPLE_EVERY).contains(&now.since(at))) {
             return Ok(());
@@ -357,7 +358,7 @@ impl Details {
         }
         log::info!("daily sample: {different} of {asked} members were different");
         let drift = json!({"asked": asked, "different": different});
-        self.write(move |connection| set_state(connection, DRIFT, clock(), Some(&drift)))
+        self.write(move |connection| set_state(connection, DRIFT, unix_now(), Some(&drift)))
     }
 
     /// Writes, however long the database takes: what WeCom answered is not asked for again.

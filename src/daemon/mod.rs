@@ -39,8 +39,9 @@ use crate::store::file::recognise;
 use crate::store::openids::recent_api_calls;
 use crate::store::writer::WriterThread;
 use crate::store::{StoreError, Writer, open_reader, open_writer, set_state, state};
+use crate::unix_time::unix_now;
 use crate::wecom::api::network::Network;
-use crate::wecom::api::{Api, Client, SecretKind, Settings, clock};
+use crate::wecom::api::{Api, Client, SecretKind, Settings};
 use crate::wecom::callback::crypt::{Crypt, EncodingAesKey};
 use crate::wecom::clock::SharedClock;
 use crate::wecom::redact::{Redactor, secrets_of_url};
@@ -151,7 +152,7 @@ impl Daemon {
         let lock = lock(&config.database.path)?;
         let admin_listener = config.admin_listen.map(admin_listener).transpose()?;
         let database = open_writer(&config.database.path, config.database.mode)?;
-        let mark = HighWaterMark::open(&database, lock.try_clone()?, clock(), fastrand::u64(..))
+        let mark = HighWaterMark::open(&database, lock.try_clone()?, unix_now(), fastrand::u64(..))
             .map_err(StoreError::from)?;
         let (writer, writer_thread) = Writer::start_marking(database, Some(mark))?;
         announce(&writer)?;
@@ -172,7 +173,7 @@ impl Daemon {
         let reserved = RESERVED_DESCRIPTORS + admin_listener.as_ref().map_or(0, |_| admin::DESCRIPTORS);
         let budget = crate::gate::descriptor_budget(wanted, reserved);
         let folder = config.database.path.parent().unwrap_or(Path::new("."));
-        let (http, backend) = crate::gate::private_server(budget.max_in_flight, folder)?;
+        let (http, upstreams) = crate::gate::private_server(budget.max_in_flight, folder)?;
         let refusals = Arc::new(Refusals::new(endpoints.iter().map(|e| e.path.clone()).collect()));
         let refusals_thread = refusals.start(writer.clone())?;
         let routes = endpoints.iter().fold(Routes::new(), |r, e| r.with_callback(&e.path, &["GET", "POST"]));
@@ -203,7 +204,7 @@ impl Daemon {
             ..Limits::default()
         };
         let front = Arc::new(Front::new(refusals, Arc::clone(&metrics), triggers));
-        let gate = Gate::start(listener, routes, limits, backend, Some(front))?;
+        let gate = Gate::start(listener, routes, limits, upstreams, Some(front))?;
         let compares = config.reconcile.enabled && config.wecom.contacts_secret.is_some();
         let watched =
             Watched { metrics, gate: gate.stats(), writer: writer.clone(), clock: wecom_clock, compares };
@@ -274,10 +275,10 @@ impl Daemon {
             std::thread::sleep(Duration::from_millis(5));
         }
         let written = self.writer.run(left(), |connection| {
-            set_state(connection, "daemon", clock(), None)?;
-            set_state(connection, "stopped", clock(), Some(&json!(true)))?;
-            set_state(connection, reconciler::PROGRESS, clock(), None)?;
-            set_state(connection, "pauses", clock(), None)
+            set_state(connection, "daemon", unix_now(), None)?;
+            set_state(connection, "stopped", unix_now(), Some(&json!(true)))?;
+            set_state(connection, reconciler::PROGRESS, unix_now(), None)?;
+            set_state(connection, "pauses", unix_now(), None)
         });
         if let Err(error) = written {
             log::warn!("the end of the service could not be noted: {error}");
@@ -415,8 +416,7 @@ pub fn client(
 ) -> Result<Client<ApiRecorder>, StartError> {
     let proxy = config.wecom.chosen_proxy(|name| std::env::var(name).ok()).map_err(StartError::Config)?;
     let proxy = proxy.as_ref().map(|proxy| proxy.url.expose());
-    let authorities = config.wecom.ca_file.as_ref().map_or_else(Vec::new, |file| file.certificates.clone());
-    let network = Network::new(&config.wecom.api_base, proxy, authorities);
+    let network = Network::new(&config.wecom.api_base, proxy, config.wecom.authorities.clone());
     let secrets = config.secrets().into_iter().chain(proxy.iter().flat_map(|url| secrets_of_url(url)));
     let text = |secret: &Option<Secret>| secret.as_ref().map(|secret| secret.expose().to_owned());
     let settings = Settings {
@@ -444,7 +444,8 @@ fn reported_clock(writer: &Writer) -> SharedClock {
 
 /// Calls of the last minute, which count for WeCom whoever made them.
 fn called_before(writer: &Writer) -> Vec<(Api, Duration)> {
-    let recent = writer.run(Duration::from_secs(4), |connection| recent_api_calls(connection, 61, clock()));
+    let recent =
+        writer.run(Duration::from_secs(4), |connection| recent_api_calls(connection, 61, unix_now()));
     let recent = recent.unwrap_or_else(|error| {
         log::warn!("calls of the last minute are not known: {error}");
         Vec::new()
@@ -458,7 +459,7 @@ fn called_before(writer: &Writer) -> Vec<(Api, Duration)> {
 fn announce(writer: &Writer) -> Result<(), StoreError> {
     let myself = json!({"pid": std::process::id(), "version": env!("CARGO_PKG_VERSION")});
     writer.run(Duration::from_secs(4), move |connection| {
-        let now = clock();
+        let now = unix_now();
         if let Some(reason) = reconciler::triggers::before_start(connection, now)? {
             state::request_reconcile(connection, &reason, now)?;
         }
@@ -466,6 +467,6 @@ fn announce(writer: &Writer) -> Result<(), StoreError> {
         state::forget_all(connection, reconciler::WISH)?;
         set_state(connection, "daemon", now, Some(&myself))?;
         set_state(connection, reconciler::PROGRESS, now, None)?;
-        set_state(connection, "pauses", clock(), None)
+        set_state(connection, "pauses", unix_now(), None)
     })
 }

@@ -23,7 +23,7 @@ use super::refusals::{self, Refusals, Refused};
 use crate::gate::{self, PEER_HEADER};
 use crate::store::{Applied, NewEvent, StoreError, Writer, apply_event, record_invalid};
 use crate::text::printable;
-use crate::wecom::api::clock;
+use crate::unix_time::unix_now;
 
 /// From the arrival of an event to its commit. WeCom hangs up after 5 s.
 const COMMIT_WITHIN: Duration = Duration::from_secs(4);
@@ -113,7 +113,7 @@ fn respond_all(ready: &Receiver<Answer>, metrics: &Metrics) {
     while let Ok(Answer { request, status, body }) = ready.recv() {
         metrics.answered(status, *request.method() == Method::Get);
         if status == 503 {
-            metrics.unavailable.note(Instant::now(), clock());
+            metrics.unavailable.note(Instant::now(), unix_now());
         }
         let mut response = Response::from_data(body).with_status_code(status);
         response.add_header(header("Content-Type", "text/plain; charset=utf-8"));
@@ -179,7 +179,7 @@ impl Server {
                 }
                 Err(refusal) => self.refuse(request, refusal, answers),
             },
-            Method::Post => match endpoint.receive(query, &body, &self.corp_id, clock()) {
+            Method::Post => match endpoint.receive(query, &body, &self.corp_id, unix_now()) {
                 Ok(received) => self.store(request, received, arrived, answers),
                 Err(refusal) => self.refuse(request, refusal, answers),
             },

@@ -1,4 +1,4 @@
-//! The demo, and the stand-in for WeCom's API that it shares with the tests.
+//! Stand-in for WeCom's API and sender of callbacks, for `wecom-dirsync demo` and the tests.
 
 pub mod sender;
 pub mod standin;

@@ -1,4 +1,4 @@
-//! Sends callbacks as WeCom does: signed, encrypted anew each time, over HTTP.
+//! Sends callbacks as WeCom does: signed, each with new random bytes, over HTTP.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use crate::wecom::callback::crypt::Crypt;
 use crate::wecom::callback::envelope::callback;
 use crate::wecom::query::url_encode;
 
-/// A sender of callbacks to one URL.
+/// Sends callbacks to one URL. Its errors say why no answer arrived.
 pub struct Sender {
     url: String,
     crypt: Crypt,
@@ -14,12 +14,11 @@ pub struct Sender {
     agent: ureq::Agent,
 }
 
-/// What came back: HTTP status and body.
+/// HTTP status and body of an answer.
 pub type Reply = (u16, String);
 
 impl Sender {
-    /// To this URL, with the keys of its receiver.
-    #[must_use]
+    /// `crypt` has the keys of the URL's receiver.
     pub fn new(url: &str, crypt: Crypt, corp_id: &str) -> Self {
         let agent = ureq::Agent::config_builder()
             .timeout_global(Some(Duration::from_secs(10)))
@@ -29,20 +28,14 @@ impl Sender {
         Self { url: url.to_owned(), crypt, corp_id: corp_id.to_owned(), agent: agent.into() }
     }
 
-    /// Asks the URL to prove that it has the keys, as saving it in the console does.
-    ///
-    /// # Errors
-    /// What went wrong on the way.
+    /// Sends a verification request, as WeCom's console does when it saves a URL; `text` is its echostr.
     pub fn verify(&self, text: &str) -> Result<Reply, String> {
         let encrypted = self.encrypt(text)?;
         let url = format!("{}&echostr={}", self.signed(&encrypted), url_encode(&encrypted));
         self.read(self.agent.get(url).call())
     }
 
-    /// Sends an event.
-    ///
-    /// # Errors
-    /// What went wrong on the way.
+    /// Sends an event in a POST; `event` is its XML.
     pub fn send(&self, event: &str) -> Result<Reply, String> {
         let encrypted = self.encrypt(event)?;
         let body = callback(&self.corp_id, &encrypted, "");
@@ -52,11 +45,11 @@ impl Sender {
     fn encrypt(&self, text: &str) -> Result<String, String> {
         let mut random = [0; 16];
         getrandom::fill(&mut random).map_err(|error| error.to_string())?;
-        self.crypt.encrypt(text.as_bytes(), random).map_err(|error| error.to_string())
+        self.crypt.encrypt(text.as_bytes(), random).ok_or_else(|| "the message is longer than 4 GiB".into())
     }
 
     fn signed(&self, encrypted: &str) -> String {
-        let (timestamp, nonce) = (crate::wecom::api::clock().0.to_string(), fastrand::u32(..).to_string());
+        let (timestamp, nonce) = (crate::unix_time::unix_now().0.to_string(), fastrand::u32(..).to_string());
         let signature = self.crypt.sign(&timestamp, &nonce, encrypted);
         format!("{}?msg_signature={signature}&timestamp={timestamp}&nonce={nonce}", self.url)
     }
@@ -68,8 +61,7 @@ impl Sender {
     }
 }
 
-/// The XML of a contact event; `inner` are the elements after ChangeType.
-#[must_use]
+/// Writes the XML of a contact event; `inner` are the elements after ChangeType.
 pub fn contact_event(corp_id: &str, create_time: i64, change_type: &str, inner: &str) -> String {
     format!(
         "<xml><ToUserName><![CDATA[{corp_id}]]></ToUserName><FromUserName><![CDATA[sys]]></FromUserName>\

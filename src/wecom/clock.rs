@@ -1,19 +1,12 @@
-//! The estimate of WeCom's clock that all threads share; see [`crate::directory::clock`].
+//! The estimate of WeCom's clock, shared by all threads; [`crate::directory::clock`] computes it.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use crate::directory::UnixSeconds;
 use crate::directory::clock::{Estimate, LocalTime, Moment, Stamped, WecomClock};
+use crate::unix_time::unix_now;
 
-/// This machine's clock.
-#[must_use]
-pub fn clock() -> UnixSeconds {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    UnixSeconds(i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
-}
-
-/// Called with the estimate after each reading of a time source.
 type Observer = Box<dyn Fn(Estimate) + Send + Sync>;
 
 struct Shared {
@@ -22,7 +15,7 @@ struct Shared {
     observer: Observer,
 }
 
-/// WeCom's clock; cheap to clone.
+/// WeCom's clock. Clones share one estimate.
 #[derive(Clone)]
 pub struct SharedClock(Arc<Shared>);
 
@@ -33,34 +26,28 @@ impl Default for SharedClock {
 }
 
 impl SharedClock {
-    /// A clock without readings. `observer` is called with each estimate; it must not block.
-    #[must_use]
+    /// A clock without readings. It calls `observer`, which must not block, with the estimate after each reading.
     pub fn new(observer: impl Fn(Estimate) + Send + Sync + 'static) -> Self {
         let (clock, started) = (Mutex::default(), Instant::now());
         Self(Arc::new(Shared { clock, started, observer: Box::new(observer) }))
     }
 
-    /// The estimate now.
-    #[must_use]
-    pub fn estimate(&self) -> Estimate {
+    pub(crate) fn estimate(&self) -> Estimate {
         self.with(|clock, now| clock.estimate(now))
     }
 
-    /// What the store needs to know of the time.
-    #[must_use]
-    pub fn moment(&self) -> Moment {
-        Moment { local: clock(), latest: self.estimate().latest() }
+    /// Local time and estimate, for the store.
+    pub(crate) fn moment(&self) -> Moment {
+        Moment { local: unix_now(), latest: self.estimate().latest() }
     }
 
     /// Stamps an event that arrives now; see [`WecomClock::stamp_event`].
-    #[must_use]
-    pub fn stamp_event(&self, create_time: UnixSeconds) -> Stamped {
+    pub(crate) fn stamp_event(&self, create_time: UnixSeconds) -> Stamped {
         self.read(|clock, now| clock.stamp_event(create_time, now))
     }
 
     /// Stamps an API answer that arrives now; see [`WecomClock::stamp_answer`].
-    #[must_use]
-    pub fn stamp_answer(&self, date: Option<UnixSeconds>, took: Duration) -> UnixSeconds {
+    pub(crate) fn stamp_answer(&self, date: Option<UnixSeconds>, took: Duration) -> UnixSeconds {
         self.read(|clock, now| clock.stamp_answer(date, took, now))
     }
 
@@ -72,6 +59,6 @@ impl SharedClock {
 
     fn with<T>(&self, work: impl FnOnce(&mut WecomClock, LocalTime) -> T) -> T {
         let mut shared = self.0.clock.lock().unwrap_or_else(PoisonError::into_inner);
-        work(&mut shared, LocalTime { wall: clock(), uptime: self.0.started.elapsed() })
+        work(&mut shared, LocalTime { wall: unix_now(), uptime: self.0.started.elapsed() })
     }
 }

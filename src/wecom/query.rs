@@ -1,16 +1,16 @@
-//! The query of a callback's URL, as front ends deliver it (doc 90930).
+//! The query of a callback's URL, as proxies deliver it (doc 90930).
 //!
-//! WeCom percent-encodes each value once. Proxies and gateways decode it, encode it again, or read a `+` as a
-//! space. [`Query::readings`] lists what the values can have been before that; the signature decides.
+//! WeCom percent-encodes each value once. Proxies and gateways decode it, encode it again, or read a `+` as a space.
+//! [`Query::readings`] lists the values that WeCom may have sent; the signature decides.
 
 /// The signature parameters of a request's query.
 #[derive(Debug, Clone, Copy)]
 pub struct Signed<'a> {
-    /// msg_signature
+    /// msg_signature: SHA-1 in lower-case hex.
     pub signature: &'a str,
-    /// timestamp
+    /// Only covered by the signature; its age is not checked.
     pub timestamp: &'a str,
-    /// nonce
+    /// Only covered by the signature; repetition is not checked.
     pub nonce: &'a str,
 }
 
@@ -23,17 +23,13 @@ pub struct Query {
     echostr: String,
 }
 
-/// One possible reading of a query; see [`Query::readings`].
-pub type Reading = Query;
-
-/// How often a value is percent-decoded at most: once for WeCom's encoding, once for a front end's.
+/// Maximum number of decodings of a value: one for WeCom's encoding, one for a proxy's.
 const LAYERS: usize = 2;
 
 impl Query {
-    /// Reads the part of a URL after `?`, percent-decoding each value once. Other parameters are ignored; the
-    /// first of a repeated one counts. A query whose separators are percent-encoded is decoded as a whole
-    /// first; `&amp;` counts as `&`. `None` if a value is not percent-encoded UTF-8.
-    #[must_use]
+    /// Parses the part of a URL after `?`, percent-decoding each value once. Uses the first of repeated parameters and
+    /// ignores unknown ones. If the separators are percent-encoded, decodes the whole query first; `&amp;` counts as
+    /// `&`. `None` if a value is not percent-encoded UTF-8.
     pub fn parse(query: &str) -> Option<Self> {
         if !query.contains('=') && query.contains('%') {
             return Self::parse_pairs(&url_decode(query)?);
@@ -60,11 +56,10 @@ impl Query {
         Some(parsed)
     }
 
-    /// What the values can have been before a front end changed them, most likely first, at most four: as
-    /// decoded, and decoded once more; each also with its spaces as `+`, which no value of WeCom contains.
-    #[must_use]
-    pub fn readings(self) -> Vec<Reading> {
-        let mut readings: Vec<Reading> = Vec::with_capacity(2 * LAYERS);
+    /// The values that WeCom may have sent, most likely first, at most four: as decoded, and decoded once more; each
+    /// also with `+` for its spaces, which no value of WeCom contains.
+    pub fn readings(self) -> Vec<Self> {
+        let mut readings: Vec<Self> = Vec::with_capacity(2 * LAYERS);
         let mut layer = Some(self);
         for _ in 0..LAYERS {
             let Some(query) = layer else { break };
@@ -75,16 +70,14 @@ impl Query {
         readings
     }
 
-    /// The three signature parameters, if none of them is missing.
-    #[must_use]
+    /// The signature parameters; `None` if one of the three is missing.
     pub fn signed(&self) -> Option<Signed<'_>> {
         let signed = Signed { signature: &self.signature, timestamp: &self.timestamp, nonce: &self.nonce };
         let all = [signed.signature, signed.timestamp, signed.nonce];
         all.iter().all(|text| !text.is_empty()).then_some(signed)
     }
 
-    /// The encrypted text that a GET is to answer; `None` if it is missing.
-    #[must_use]
+    /// The encrypted text of a GET; `None` if it is missing.
     pub fn echostr(&self) -> Option<&str> {
         (!self.echostr.is_empty()).then_some(&self.echostr)
     }
@@ -103,7 +96,7 @@ impl Query {
     }
 }
 
-/// Percent-decodes once. A `+` stays a plus: echostr is base64, and some proxies decode `%2B` on the way.
+/// Percent-decodes once. A `+` stays: echostr is base64, and some proxies decode `%2B`.
 pub(crate) fn url_decode(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
@@ -120,8 +113,7 @@ pub(crate) fn url_decode(text: &str) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
-/// Percent-encodes everything but letters, digits and `-_.~`, as WeCom does.
-#[must_use]
+/// Percent-encodes all bytes except letters, digits and `-_.~`, as WeCom does.
 pub fn url_encode(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len() * 3);
     for byte in text.bytes() {
@@ -146,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_a_front_end_makes_of_a_plus_one_reading_has_it() {
+    fn a_plus_survives_every_change_by_a_proxy() {
         assert_eq!(echostrs("x%2By%2fz%3D%3D"), ["x+y/z=="]);
         assert_eq!(echostrs("x+y/z=="), ["x+y/z=="]);
         for changed in ["x%20y/z==", "x y/z==", "x%252By%252Fz%253D%253D", "x%2520y%2Fz%3D=", "x%252By%2Fz=="]
@@ -156,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn all_values_are_read_alike_and_there_are_few_readings() {
+    fn all_values_are_read_alike_in_at_most_four_readings() {
         let query = Query::parse("msg_signature=a&timestamp=1%2520&nonce=%20n%2520&echostr=%2520%20+%2541");
         let readings = query.unwrap().readings();
         assert_eq!(readings.len(), 4);
@@ -171,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn all_three_signature_parameters_must_be_there() {
+    fn all_three_signature_parameters_are_required() {
         assert!(Query::parse(SIGNED).unwrap().signed().is_some());
         for missing in [
             "timestamp=1&nonce=2",
@@ -191,7 +183,7 @@ mod tests {
         }
         assert!(Query::parse("other=%zz").is_some());
         let once = Query::parse("nonce=%25zz").unwrap();
-        assert_eq!(once.readings().len(), 1, "what cannot be decoded again is not");
+        assert_eq!(once.readings().len(), 1, "a value that cannot be decoded again is not");
     }
 
     #[test]

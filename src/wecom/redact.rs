@@ -1,25 +1,29 @@
-//! Keeps secrets out of texts that others wrote: a gateway may echo the URL of a call, an errmsg anything.
+//! Redaction of secrets in foreign texts: a gateway may echo the URL of a call, and an errmsg may contain anything.
 //!
-//! The only function of the program for this; whatever goes from an answer or an error to the log, to an error or to
-//! the database has been through [`Redactor::clean`].
+//! Every text from an answer or an error passes [`Redactor::clean`] on its way to the log or the database.
 
+use std::ops::Range;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 
-/// What stands for a secret.
-const REDACTED: &str = "[redacted]";
-/// Longest text that is kept, in characters.
-const MAX_CHARS: usize = 500;
-/// Former access tokens that are remembered; at one in two hours, a week of both secrets.
-const TOKENS: usize = 200;
-/// A shorter secret is replaced only where it stands as a word by itself: it would else turn up in ordinary words.
-const SHORT: usize = 4;
-/// Parameters of WeCom's URLs whose values are secret, known or not.
-const PARAMETERS: [&str; 3] = ["access_token", "corpsecret", "suite_access_token"];
+use crate::text::{is_bidi, is_separator};
 
-/// All secrets of the configuration and all access tokens so far. Clones share the tokens.
+/// The text that replaces a secret.
+const REDACTED: &str = "[redacted]";
+/// Maximum length of a cleaned text in characters.
+const MAX_CHARS: usize = 500;
+/// Number of access tokens that are kept; at one in two hours, a week's tokens of both secrets.
+const MAX_TOKENS: usize = 200;
+/// Secrets of fewer bytes are replaced only as whole words, because they occur within ordinary words.
+const MIN_PART_OF_WORD: usize = 4;
+/// Parameters of WeCom's API whose values are secret, even unknown values.
+const PARAMETERS: [&str; 3] = ["access_token", "corpsecret", "suite_access_token"];
+/// Parameters of configured URLs (robot webhook, database) whose values are secret.
+const URL_PARAMETERS: [&str; 6] = ["key", "token", "access_token", "secret", "password", "sslpassword"];
+
+/// The secrets of the configuration, and the access tokens so far. Clones share the tokens.
 #[derive(Clone, Default)]
 pub struct Redactor {
     secrets: Arc<Vec<String>>,
@@ -33,38 +37,42 @@ impl std::fmt::Debug for Redactor {
 }
 
 impl Redactor {
-    /// Redacts these, and what [`Redactor::add_token`] adds.
-    #[must_use]
+    /// A redactor of these secrets; empty ones are ignored.
     pub fn new(secrets: impl IntoIterator<Item = String>) -> Self {
-        let mut secrets: Vec<String> = secrets.into_iter().filter(|secret| !secret.is_empty()).collect();
-        secrets.sort();
-        secrets.dedup();
-        Self { secrets: Arc::new(secrets), tokens: Arc::default() }
+        Self::default().with(secrets)
     }
 
-    /// Redacts an access token, too, from now on.
+    /// A redactor with more secrets and the same tokens.
+    pub fn with(self, more: impl IntoIterator<Item = String>) -> Self {
+        let mut secrets: Vec<String> =
+            self.secrets.iter().cloned().chain(more).filter(|s| !s.is_empty()).collect();
+        secrets.sort();
+        secrets.dedup();
+        Self { secrets: Arc::new(secrets), ..self }
+    }
+
+    /// Adds an access token, for all clones. The oldest is dropped beyond a maximum.
     pub fn add_token(&self, token: &str) {
         let mut tokens = self.tokens.write().unwrap_or_else(PoisonError::into_inner);
         if token.is_empty() || tokens.iter().any(|known| known == token) {
             return;
         }
-        if tokens.len() >= TOKENS {
+        if tokens.len() >= MAX_TOKENS {
             tokens.remove(0);
         }
         tokens.push(token.to_owned());
     }
 
-    /// The text without secrets in any spelling (literal, percent-encoded once or twice, JSON or HTML escapes), without
-    /// control characters, and at most 500 characters long.
-    #[must_use]
+    /// Replaces secrets in any spelling (literal, percent-encoded once or twice, JSON or HTML escapes) and control
+    /// characters, and cuts the text after 500 characters.
     pub fn clean(&self, text: &str) -> String {
         let tokens = self.tokens.read().unwrap_or_else(PoisonError::into_inner);
         let secrets: Vec<&str> = self.secrets.iter().chain(tokens.iter()).map(String::as_str).collect();
         let bytes = text.as_bytes();
         let (mut clean, mut length, mut at) = (String::new(), 0, 0);
-        // Redacts before it shortens: a cut secret would not be recognised.
+        // Redacts before it cuts: a cut secret would not be recognised.
         while let Some(rest) = text.get(at..).filter(|rest| !rest.is_empty() && length < MAX_CHARS) {
-            // A secret may contain another: the longest match counts.
+            // The longest match, because a secret may contain another.
             let found = secrets.iter().filter_map(|secret| secret_at(bytes, at, secret)).max();
             if let Some(end) = found {
                 clean.push_str(REDACTED);
@@ -80,7 +88,7 @@ impl Redactor {
                 continue;
             }
             let Some(first) = rest.chars().next() else { break };
-            clean.push(if is_control(first) { ' ' } else { first });
+            clean.push(if first.is_control() || is_separator(first) || is_bidi(first) { ' ' } else { first });
             length += 1;
             at += first.len_utf8();
         }
@@ -88,16 +96,11 @@ impl Redactor {
     }
 }
 
-/// What no stored text has: C0, C1, line and paragraph separators, and what reverses the direction of writing.
-fn is_control(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-}
-
-/// Where `secret` ends if it stands at `at`, in any mixture of spellings.
+/// The end of `secret` if it begins at `at`, in any mixture of spellings.
 fn secret_at(text: &[u8], at: usize, secret: &str) -> Option<usize> {
     let first = *secret.as_bytes().first()?;
     spellings(text.get(at..)?, first).into_iter().flatten().next()?;
-    // All places where the bytes so far may end: `&` of a secret may stand as `&` or be the beginning of `&amp;`.
+    // All possible ends of the bytes so far: a secret's `&` may be written as `&` or as `&amp;`.
     let mut ends = vec![at];
     for byte in secret.bytes() {
         let next = ends.iter().flat_map(|end| {
@@ -115,10 +118,10 @@ fn secret_at(text: &[u8], at: usize, secret: &str) -> Option<usize> {
     let is_word = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
     let before = at.checked_sub(1).and_then(|before| text.get(before));
     let stands_alone = !is_word(before) && !is_word(text.get(end));
-    (secret.len() >= SHORT || stands_alone).then_some(end)
+    (secret.len() >= MIN_PART_OF_WORD || stands_alone).then_some(end)
 }
 
-/// How many bytes at the beginning of `text` may spell this byte: as itself, and escaped.
+/// Lengths of the prefixes of `text` that spell this byte: literally, and escaped.
 fn spellings(text: &[u8], byte: u8) -> [Option<usize>; 2] {
     let hex = |digits: Option<&[u8]>| -> Option<u8> {
         let digits = std::str::from_utf8(digits?).ok()?;
@@ -146,7 +149,7 @@ fn spellings(text: &[u8], byte: u8) -> [Option<usize>; 2] {
     [(text.first() == Some(&byte)).then_some(1), escaped]
 }
 
-/// A secret parameter that `text` begins with: its name, where its value begins, and where it ends.
+/// The secret parameter at the start of `text`: its name, and start and end of its value.
 fn parameter(text: &str) -> Option<(&'static str, usize, usize)> {
     let name = PARAMETERS.into_iter().find(|name| text.starts_with(name))?;
     let after = text.get(name.len()..)?;
@@ -160,13 +163,36 @@ fn parameter(text: &str) -> Option<(&'static str, usize, usize)> {
     (length > 0).then_some((name, value, value + length))
 }
 
-/// The parts of a URL that are secret: password, credentials as HTTP sends them, values of `key` and `token`.
-#[must_use]
+/// Byte ranges of a URL's credentials (`user:password`) and of its secret parameters' values, in order.
+fn secret_ranges(url: &str) -> (Option<Range<usize>>, Vec<Range<usize>>) {
+    let start = url.find("://").map_or(0, |at| at + 3);
+    let rest = url.get(start..).unwrap_or_default();
+    let authority = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let authority = rest.get(..authority).unwrap_or_default();
+    // A password with an unencoded `/`, `?` or `#` ends the authority early: then the last `@` ends the credentials.
+    let end = authority.rfind('@').or_else(|| rest.rfind('@').filter(|_| authority.contains(':')));
+    let credentials = end.map(|end| start..start + end);
+    let after = start + end.unwrap_or_default();
+    let mut at =
+        url.get(after..).and_then(|rest| rest.find('?')).map_or(url.len(), |query| after + query + 1);
+    let mut values = Vec::new();
+    for pair in url.get(at..).unwrap_or_default().split(['&', '#']) {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        if URL_PARAMETERS.iter().any(|secret| key.eq_ignore_ascii_case(secret)) && !value.is_empty() {
+            values.push(at + key.len() + 1..at + pair.len());
+        }
+        at += pair.len() + 1;
+    }
+    (credentials, values)
+}
+
+/// The secrets in a URL: credentials and password, as written, decoded and as HTTP's Basic authentication sends them,
+/// and the values of secret parameters.
 pub fn secrets_of_url(url: &str) -> Vec<String> {
-    let mut secrets = Vec::new();
-    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
-    let (authority, _) = rest.split_once(['/', '?', '#']).unwrap_or((rest, ""));
-    if let Some((credentials, _)) = authority.rsplit_once('@') {
+    let (credentials, values) = secret_ranges(url);
+    let mut secrets: Vec<String> =
+        values.into_iter().filter_map(|value| url.get(value)).map(Into::into).collect();
+    if let Some(credentials) = credentials.and_then(|range| url.get(range)) {
         let decoded = super::query::url_decode(credentials).unwrap_or_else(|| credentials.to_owned());
         secrets.push(BASE64_STANDARD.encode(&decoded));
         for credentials in [credentials, &decoded] {
@@ -174,12 +200,22 @@ pub fn secrets_of_url(url: &str) -> Vec<String> {
             secrets.push(credentials.to_owned());
         }
     }
-    let query = url.split_once('?').map_or("", |(_, query)| query);
-    let values = query.split('&').filter_map(|pair| pair.split_once('='));
-    secrets.extend(
-        values.filter(|(key, _)| matches!(*key, "key" | "token" | "access_token")).map(|(_, v)| v.to_owned()),
-    );
     secrets
+}
+
+/// A URL with its password and the values of secret parameters replaced, for messages and for `check`. Credentials
+/// without a colon are a token, and replaced as a whole.
+pub fn redacted_url(url: &str) -> String {
+    let (credentials, values) = secret_ranges(url);
+    let password = credentials.map(|range| {
+        let user = url.get(range.clone()).and_then(|credentials| credentials.find(':'));
+        range.start + user.map_or(0, |length| length + 1)..range.end
+    });
+    let mut shown = url.to_owned();
+    for range in password.into_iter().chain(values).rev() {
+        shown.replace_range(range, REDACTED);
+    }
+    shown
 }
 
 #[cfg(test)]
@@ -218,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn a_short_secret_is_redacted_as_a_word_only() {
+    fn a_short_secret_is_redacted_only_as_a_word() {
         assert_eq!(redactor().clean("ab: about ab, xab"), "[redacted]: about [redacted], xab");
     }
 
@@ -238,11 +274,34 @@ mod tests {
     }
 
     #[test]
-    fn texts_are_short_and_without_control_characters_and_a_cut_shows_no_half_secret() {
+    fn texts_are_cut_and_without_control_characters_and_no_secret_is_cut_in_half() {
         assert_eq!(redactor().clean("a\x1b[31mb\r\nc\u{9b}\u{202e}d"), "a [31mb  c  d");
         for before in 480..510 {
             let clean = redactor().clean(&format!("{}{SECRET}", "x".repeat(before)));
             assert!(clean.chars().count() <= 500 + REDACTED.len() && !clean.contains("s3"), "{clean}");
+        }
+    }
+
+    #[test]
+    fn the_password_in_any_url_is_hidden() {
+        for (url, shown) in [
+            ("https://me:hu%2Fsh@host:8443/x", "https://me:[redacted]@host:8443/x"),
+            ("socks5://me:hush@[::1]:1080", "socks5://me:[redacted]@[::1]:1080"),
+            ("me:hush@proxy:3128", "me:[redacted]@proxy:3128"),
+            ("https://hush@host", "https://[redacted]@host"),
+            ("http://me:hu@/?#sh@host/x", "http://me:[redacted]@host/x"),
+            (
+                "postgres://me@h/db?sslmode=require&password=hush#x",
+                "postgres://[redacted]@h/db?sslmode=require&password=[redacted]#x",
+            ),
+            ("https://host/send?KEY=hush&debug=1", "https://host/send?KEY=[redacted]&debug=1"),
+            ("https://host:443/cgi?mail=", "https://host:443/cgi?mail="),
+            ("https://qyapi.weixin.qq.com", "https://qyapi.weixin.qq.com"),
+            ("", ""),
+        ] {
+            assert_eq!(redacted_url(url), shown);
+            let clean = Redactor::new(secrets_of_url(url)).clean(&format!("GET {url} failed"));
+            assert!(!clean.contains("hu"), "{clean}");
         }
     }
 
@@ -258,6 +317,11 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn no_url_makes_it_panic(url in "\\PC*|([a-z:/@?&=#]|key|://)*") {
+            let _ = (redacted_url(&url), secrets_of_url(&url));
+        }
+
         #[test]
         fn no_text_shows_the_secret(before in any::<String>(), after in any::<String>()) {
             let clean = redactor().clean(&format!("{before}{SECRET}{after}"));

@@ -205,7 +205,7 @@ pub fn deliver(connection: &Connection, xml: &str) {
         digest: digest(xml),
         meaning: read.meaning.ok(),
         latest: None,
-        comparison_due: read.missed,
+        comparison_due: read.reconcile_reason,
     };
     apply_event(connection, &event).unwrap();
 }

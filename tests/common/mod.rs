@@ -67,7 +67,7 @@ pub fn binary() -> &'static str {
 
 /// This machine's clock.
 pub fn now() -> i64 {
-    wecom_dirsync::wecom::api::clock().0
+    wecom_dirsync::unix_time::unix_now().0
 }
 
 /// Waits for a condition.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::store::Connection;
+use crate::unix_time::unix_now;
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{TEXT_FORMAT, TextEncoder};
 
@@ -11,9 +12,8 @@ use crate::daemon::log_limiter::LogLimiter;
 use crate::daemon::metrics::Metrics;
 use crate::directory::UnixSeconds;
 use crate::directory::openid::OpenidState;
-use crate::gate::{GateStats, TimesSnapshot};
+use crate::gate::{GateStats, LatencySnapshot};
 use crate::store::monitor::{last_event, last_reconcile, members_by_state, oldest_pending};
-use crate::wecom::api::clock;
 use crate::wecom::clock::SharedClock;
 
 /// The media type of what is answered.
@@ -56,7 +56,7 @@ impl Exposition {
     /// All metrics as of now.
     pub(super) fn text(&mut self) -> prometheus::Result<String> {
         let mut families = self.counters();
-        match self.directory(clock()) {
+        match self.directory(unix_now()) {
             Ok(directory) => families.extend(directory),
             // What is not known is left out: an old figure would look like a good one.
             Err(error) => {
@@ -207,9 +207,9 @@ fn gauge(name: &str, help: &str, samples: impl IntoIterator<Item = (Vec<LabelPai
     family(name, help, MetricType::GAUGE, samples.into_iter().map(metric).collect())
 }
 
-fn histogram(name: &str, help: &str, times: &TimesSnapshot) -> MetricFamily {
+fn histogram(name: &str, help: &str, latencies: &LatencySnapshot) -> MetricFamily {
     let mut cumulative = 0;
-    let buckets = times.classes.iter().map(|(bound, count)| {
+    let buckets = latencies.buckets.iter().map(|(bound, count)| {
         cumulative += count;
         let mut bucket = Bucket::default();
         bucket.set_upper_bound(bound.as_secs_f64());
@@ -219,8 +219,8 @@ fn histogram(name: &str, help: &str, times: &TimesSnapshot) -> MetricFamily {
     let buckets = buckets.collect();
     let mut histogram = Histogram::default();
     histogram.set_bucket(buckets);
-    histogram.set_sample_count(cumulative + times.longer);
-    histogram.set_sample_sum(times.sum.as_secs_f64());
+    histogram.set_sample_count(cumulative + latencies.over);
+    histogram.set_sample_sum(latencies.sum.as_secs_f64());
     let mut metric = Metric::default();
     metric.set_histogram(histogram);
     family(name, help, MetricType::HISTOGRAM, vec![metric])

@@ -7,9 +7,9 @@ use super::write_batch::Stopped;
 use crate::directory::UserId;
 use crate::shutdown::Shutdown;
 use crate::store::StoreError;
-use crate::wecom::api::directory::{NotSeen, Seen};
 use crate::wecom::api::errcode::{Reason, is_unknown_member};
 use crate::wecom::api::rate_limiter::Priority;
+use crate::wecom::api::{ApiError, Dated};
 use crate::wecom::api::{ApiObserver, Client, NoAnswer, SecretKind};
 
 /// Tries of one question whose answers cannot be used.
@@ -79,28 +79,28 @@ impl<L: ApiObserver> Ask<'_, L> {
     /// Asks until there is an answer, or it is clear that there will be none.
     pub(super) fn about<T>(
         &self,
-        question: impl Fn() -> Result<Seen<T>, NotSeen>,
-    ) -> Result<Result<Seen<T>, Refusal>, End> {
+        question: impl Fn() -> Result<Dated<T>, ApiError>,
+    ) -> Result<Result<Dated<T>, Refusal>, End> {
         let begun = Instant::now();
         let mut tries = 0;
         loop {
             let (until, reason) = match question() {
                 Ok(seen) => return Ok(Ok(seen)),
-                Err(NotSeen::Refused { errcode, errmsg }) => {
+                Err(ApiError::Refused { errcode, errmsg }) => {
                     return Ok(Err(Refusal { errcode: Some(errcode), text: errmsg, is_for_all: false }));
                 }
-                Err(NotSeen::NoAnswer(NoAnswer::Stopped)) => return Err(End::Stopped),
-                Err(NotSeen::NoAnswer(NoAnswer::Crowded(wait))) => {
+                Err(ApiError::NoAnswer(NoAnswer::Stopped)) => return Err(End::Stopped),
+                Err(ApiError::NoAnswer(NoAnswer::RateLimited(wait))) => {
                     if self.shutdown.sleep(wait) {
                         return Err(End::Stopped);
                     }
                     continue;
                 }
-                Err(NotSeen::NoAnswer(NoAnswer::NoSecret)) => {
+                Err(ApiError::NoAnswer(NoAnswer::NoSecret)) => {
                     let text = "the secret for it is not configured".to_owned();
                     return Ok(Err(Refusal { errcode: None, text, is_for_all: true }));
                 }
-                Err(NotSeen::Unusable { errcode, what }) => {
+                Err(ApiError::Unusable { errcode, what }) => {
                     tries += 1;
                     // What WeCom itself says it says again.
                     if tries >= TRIES || errcode == Some(0) {
@@ -115,15 +115,15 @@ impl<L: ApiObserver> Ask<'_, L> {
                     }
                     continue;
                 }
-                Err(NotSeen::NoAnswer(NoAnswer::Later(until))) => {
+                Err(ApiError::NoAnswer(NoAnswer::Later(until))) => {
                     if self.shutdown.sleep(until.saturating_duration_since(Instant::now())) {
                         return Err(End::Stopped);
                     }
                     continue;
                 }
-                Err(NotSeen::NoAnswer(NoAnswer::Paused(until, reason) | NoAnswer::Failed(until, reason))) => {
-                    (until, reason)
-                }
+                Err(ApiError::NoAnswer(
+                    NoAnswer::Paused(until, reason) | NoAnswer::Failed(until, reason),
+                )) => (until, reason),
             };
             match reason {
                 Reason::Permission => {

@@ -16,6 +16,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::store::Connection;
+use crate::unix_time::unix_now;
 use serde_json::{Value as Json, json};
 
 use report::Report;
@@ -36,7 +37,7 @@ use crate::store::state::{
     forget_old, reconcile_request, request_reconcile, settle_reconcile_request, take_first,
 };
 use crate::store::{StoreError, Writer, set_state};
-use crate::wecom::api::{ApiObserver, Client, clock};
+use crate::wecom::api::{ApiObserver, Client};
 
 /// It is not looked for wishes and triggers more often than this.
 const LOOKS_APART: Duration = Duration::from_secs(1);
@@ -148,8 +149,9 @@ impl Reconciler {
         }
         if let Some(reason) = self.triggers.take() {
             let written = reason.clone();
-            let done =
-                self.writer.run(PATIENCE, move |connection| request_reconcile(connection, &written, clock()));
+            let done = self
+                .writer
+                .run(PATIENCE, move |connection| request_reconcile(connection, &written, unix_now()));
             if done.is_err() {
                 self.triggers.request(reason);
             }
@@ -169,8 +171,8 @@ impl Reconciler {
                 *deletions_held |= report.deletions_held;
                 let json = report.to_json(wish.dry_run);
                 self.writer.run(PATIENCE, move |connection| {
-                    forget_old(connection, REPORT, clock())?;
-                    set_state(connection, &format!("{REPORT}{id}"), clock(), Some(&json))
+                    forget_old(connection, REPORT, unix_now())?;
+                    set_state(connection, &format!("{REPORT}{id}"), unix_now(), Some(&json))
                 })?;
                 return Ok(Duration::ZERO);
             }
@@ -178,7 +180,7 @@ impl Reconciler {
         if !self.settings.enabled {
             return Ok(self.look_again);
         }
-        let now = clock();
+        let now = unix_now();
         let (last, done) = last_reconciles(&self.reader)?;
         let due = reconcile_request(&self.reader)?;
         let situation = Situation {
@@ -247,7 +249,7 @@ impl Reconciler {
         let json = progress.map(|p| json!({"phase": p.phase, "done": p.done, "of": p.of}));
         self.writer.submit(
             Instant::now() + PATIENCE,
-            move |connection| set_state(connection, PROGRESS, clock(), json.as_ref()),
+            move |connection| set_state(connection, PROGRESS, unix_now(), json.as_ref()),
             |written| {
                 if let Err(error) = written {
                     log::debug!("progress could not be shown: {error}");
@@ -264,12 +266,12 @@ impl Reconciler {
 pub fn compare<L: ApiObserver>(engine: &Engine<'_, L>, reason: &str) -> Result<Report, StoreError> {
     wait_for_another_second(engine)?;
     let Some(writer) = engine.writer else { return engine.run() };
-    let (began, reason) = (clock(), reason.to_owned());
+    let (began, reason) = (unix_now(), reason.to_owned());
     let seq = writer.run(PATIENCE, move |connection| begin_reconcile(connection, &reason, began))?;
     let report = engine.run()?;
     let (outcome, seen, effect, note) = (report.outcome, report.members_seen, report.effect, report.note());
     writer.run(PATIENCE, move |connection| {
-        finish_reconcile(connection, seq, (outcome, seen, effect), &note, clock())?;
+        finish_reconcile(connection, seq, (outcome, seen, effect), &note, unix_now())?;
         if outcome.came_to_its_end() {
             settle_reconcile_request(connection, began)?;
         }
@@ -277,7 +279,7 @@ pub fn compare<L: ApiObserver>(engine: &Engine<'_, L>, reason: &str) -> Result<R
     })?;
     if outcome.came_to_its_end() {
         // Members that WeCom refused for good get another chance.
-        let batch = || writer.run(PATIENCE, |connection| retry_failed(connection, BATCH, clock()));
+        let batch = || writer.run(PATIENCE, |connection| retry_failed(connection, BATCH, unix_now()));
         while batch()? == BATCH {}
     }
     Ok(report)
@@ -289,7 +291,7 @@ fn wait_for_another_second<L: ApiObserver>(engine: &Engine<'_, L>) -> Result<(),
     let (last, _) = last_reconciles(engine.reader)?;
     let Some(ended) = last.and_then(|last| last.finished_at) else { return Ok(()) };
     // Their seconds do not begin with ours.
-    while (0..=1).contains(&clock().since(ended)) && !engine.shutdown.sleep(Duration::from_millis(50)) {}
+    while (0..=1).contains(&unix_now().since(ended)) && !engine.shutdown.sleep(Duration::from_millis(50)) {}
     Ok(())
 }
 

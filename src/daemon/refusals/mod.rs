@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use super::wakeup::Wakeup;
 use crate::store::Writer;
 use crate::store::refusals::record_refusals;
-use crate::wecom::api::clock;
+use crate::unix_time::unix_now;
 use ledger::{Ledger, short};
 
 pub use ledger::Refused;
@@ -64,7 +64,7 @@ impl Refusals {
 
     /// Counts a refusal, and logs it unless this cause was logged at this path within the last minute.
     pub fn note(&self, refused: &Refused<'_>, why: &dyn std::fmt::Display) {
-        let line = self.lock().note(refused, Instant::now(), clock());
+        let line = self.lock().note(refused, Instant::now(), unix_now());
         self.news.notify();
         let Some(line) = line else { return };
         let forwarded = refused

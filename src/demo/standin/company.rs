@@ -1,95 +1,95 @@
-//! The pretend company: who is in it, and how WeCom would answer for it. Pure.
+//! The simulated company: its directory, and WeCom's answers about it. Pure.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde_json::{Map, Value as Json, json};
 
-/// A member of the pretend company.
+/// A member of the simulated company.
 #[derive(Debug, Clone, Default)]
 pub struct User {
-    /// As WeCom writes it.
+    /// Spelling in answers; look-ups ignore case.
     pub userid: String,
-    /// Shown by user/get.
+    /// The field `name` of user/get.
     pub name: String,
-    /// Department ids.
+    /// Ids in the member's own order.
     pub departments: Vec<u32>,
-    /// None: has not signed in yet, conversion is refused with 43004.
+    /// `None` before the member signs in: conversion is refused with 43004.
     pub openid: Option<String>,
     /// Whether the app's visible range covers the member.
     pub visible: bool,
-    /// What user/get shows besides.
+    /// Further fields of its user/get answer.
     pub details: Map<String, Json>,
 }
 
-/// A department of the pretend company.
+/// A department of the simulated company.
 #[derive(Debug, Clone, Default)]
 pub struct Department {
-    /// Shown by department/list and department/get.
+    /// Only in department/list and department/get.
     pub name: String,
-    /// parentid
+    /// The field `parentid` of its answers.
     pub parent: u32,
-    /// order
+    /// The field `order` of its answers.
     pub order: u32,
 }
 
-/// A tag of the pretend company.
+/// A tag of the simulated company.
 #[derive(Debug, Clone, Default)]
 pub struct Tag {
-    /// tagname
+    /// The field `tagname` of its answers.
     pub name: String,
-    /// userids
+    /// Userids in the list `userlist`.
     pub members: BTreeSet<String>,
-    /// Department ids.
+    /// Ids in the list `partylist`.
     pub departments: BTreeSet<u32>,
 }
 
-/// How the listing of members is wrong. Pages count from 1.
+/// A fault of the listing of members (user/list_id). Pages count from 1.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Mischief {
-    /// This page is empty, and leads on.
+pub enum ListingFault {
+    /// This page is empty and has a next cursor.
     EmptyPage(usize),
-    /// This page is empty, and said to be the last.
+    /// This page is empty and has no next cursor.
     EndsEmpty(usize),
-    /// This page is said to be the last, although it is not.
+    /// This page has no next cursor, although rows are left.
     EndsEarly(usize),
     /// From this page on the cursor stays the same.
     SameCursor(usize),
-    /// This page is the one before once more.
+    /// This page repeats the previous one.
     SamePage(usize),
-    /// From this page on there is only this errcode.
+    /// From this page on each answer is this errcode.
     BreaksOff(usize, i64),
 }
 
-/// The pretend company and its settings in WeCom's admin console.
+/// The simulated company and its settings in WeCom's admin console.
 #[derive(Debug, Clone)]
 pub struct Company {
-    /// 企业ID
+    /// The 企业ID that gettoken requires.
     pub corp_id: String,
-    /// Secret of contacts sync.
+    /// The secret of contacts sync (通讯录同步).
     pub contacts_secret: String,
-    /// Secret of the app.
+    /// The secret of the app that converts.
     pub app_secret: String,
-    /// How long new tokens live, in seconds.
+    /// The expires_in of gettoken in seconds.
     pub token_lifetime: u64,
-    /// What gettoken says instead of `token_lifetime`; null: nothing.
+    /// Replaces `token_lifetime` in gettoken's answer, to test invalid values.
     pub token_life: Option<Json>,
-    /// Each token is good for one call.
+    /// Each token expires after one call.
     pub tokens_work_once: bool,
-    /// Departments, by id.
+    /// The departments by their ids.
     pub departments: BTreeMap<u32, Department>,
-    /// Tags, by id.
+    /// The tags by their ids.
     pub tags: BTreeMap<u32, Tag>,
-    /// What a secret is refused, and the errcode that says so.
+    /// The errcode that refuses an API (path) to a secret ("app" or "contacts").
     pub forbidden: HashMap<(&'static str, &'static str), i64>,
-    /// Rows of user/list_id in a page at most.
+    /// Maximum number of rows in a page of user/list_id.
     pub page: usize,
-    /// How the listing is wrong.
-    pub mischief: Option<Mischief>,
+    /// Injected into the listing of members.
+    pub listing_fault: Option<ListingFault>,
     pages_given: usize,
     users: BTreeMap<String, User>,
-    /// Tokens given out, and the secret that each is for.
+    /// The secret of each issued token.
     tokens: HashMap<String, String>,
-    /// Tokens that are no good any more, and the errcode that says so.
+    /// The errcode of each token that is no longer valid.
     dead_tokens: HashMap<String, i64>,
 }
 
@@ -106,7 +106,7 @@ impl Default for Company {
             tags: BTreeMap::new(),
             forbidden: HashMap::new(),
             page: 10_000,
-            mischief: None,
+            listing_fault: None,
             pages_given: 0,
             users: BTreeMap::new(),
             tokens: HashMap::new(),
@@ -115,14 +115,14 @@ impl Default for Company {
     }
 }
 
-/// A call as the stand-in received it.
+/// A call as the stand-in parsed it.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// The path below `/cgi-bin/`.
+    /// The path below `/cgi-bin/`, such as `user/get`.
     pub api: String,
-    /// The query, decoded.
+    /// The query's parameters, each percent-decoded once.
     pub query: HashMap<String, String>,
-    /// The body as JSON; null if there is none.
+    /// The body as JSON; null if it is not JSON.
     pub body: Json,
 }
 
@@ -131,8 +131,7 @@ impl Request {
         self.query.get(key).map_or("", String::as_str)
     }
 
-    /// The member that the call is about, if it is about one.
-    #[must_use]
+    /// The userid in the body or the query.
     pub fn userid(&self) -> Option<String> {
         let in_body = self.body.get("userid").and_then(Json::as_str);
         in_body.or(self.query.get("userid").map(String::as_str)).map(str::to_owned)
@@ -140,46 +139,46 @@ impl Request {
 }
 
 impl Company {
-    /// Adds a member, or replaces the one of that userid.
+    /// Adds a member, or replaces the one with the same userid.
     pub fn put(&mut self, user: User) {
         self.users.insert(user.userid.to_ascii_lowercase(), user);
     }
 
-    /// Adds a visible member of department 1 who has not signed in yet.
+    /// Adds a visible member of department 1 that has not signed in yet.
     pub fn hire(&mut self, userid: &str) {
         let (userid, name) = (userid.to_owned(), userid.to_owned());
         self.put(User { userid, name, departments: vec![1], visible: true, ..User::default() });
     }
 
-    /// The member signs in: from now on it has this openid.
+    /// Gives a member an openid, as its first sign-in does.
     pub fn sign_in(&mut self, userid: &str, openid: &str) {
         if let Some(user) = self.user_mut(userid) {
             user.openid = Some(openid.to_owned());
         }
     }
 
-    /// Everybody.
+    /// All members in the order of their userids.
     pub fn users(&self) -> impl Iterator<Item = &User> {
         self.users.values()
     }
 
-    /// A member, ignoring case.
+    /// Finds a member by userid, ignoring case.
     pub fn user_mut(&mut self, userid: &str) -> Option<&mut User> {
         self.users.get_mut(&userid.to_ascii_lowercase())
     }
 
-    /// A member leaves.
+    /// Removes a member who leaves the company.
     pub fn dismiss(&mut self, userid: &str) {
         self.users.remove(&userid.to_ascii_lowercase());
     }
 
-    /// All tokens given out so far are answered with this errcode (42001 or 40014) from now on.
+    /// Invalidates all issued tokens; calls with them get this errcode (42001 or 40014).
     pub fn kill_tokens(&mut self, errcode: i64) {
         let tokens = self.tokens.keys().cloned();
         self.dead_tokens = tokens.map(|token| (token, errcode)).collect();
     }
 
-    /// Answers a call as WeCom would. `None`: there is no such API.
+    /// Answers a call as WeCom does; `None` if there is no such API.
     pub fn answer(&mut self, request: &Request) -> Option<Json> {
         if request.api == "gettoken" {
             return Some(self.gettoken(request));
@@ -272,15 +271,15 @@ impl Company {
         }
     }
 
-    /// One row per member and department; the cursor is the userid to go on from (doc 96067).
+    /// One row per member and department (doc 96067). The cursor holds the first userid of this page and of the next.
     fn list_id(&mut self, request: &Request) -> Json {
         let cursor = request.body.get("cursor").and_then(Json::as_str).unwrap_or("").to_owned();
         self.pages_given = if cursor.is_empty() { 1 } else { self.pages_given + 1 };
-        let (this, mischief) = (self.pages_given, self.mischief.clone());
+        let (this, listing_fault) = (self.pages_given, self.listing_fault.clone());
         let limit = request.body.get("limit").and_then(Json::as_u64).unwrap_or(10_000).clamp(1, 10_000);
         let limit = usize::try_from(limit).unwrap_or(10_000).min(self.page);
-        let from = match (&mischief, cursor.split_once('|')) {
-            (Some(Mischief::SamePage(page)), Some((before, _))) if *page == this => before.to_owned(),
+        let from = match (&listing_fault, cursor.split_once('|')) {
+            (Some(ListingFault::SamePage(page)), Some((before, _))) if *page == this => before.to_owned(),
             (_, Some((_, from))) => from.to_owned(),
             (_, None) => String::new(),
         };
@@ -288,22 +287,22 @@ impl Company {
         let mut next = String::new();
         for (key, user) in self.users.range(from.clone()..) {
             if rows.len() >= limit {
-                // With where this page began, so that it can be given once more.
+                // With the start of this page, so that ListingFault::SamePage can repeat it.
                 next = format!("{from}|{key}");
                 break;
             }
             let of_user = user.departments.iter().map(|id| json!({"userid": user.userid, "department": id}));
             rows.extend(of_user);
         }
-        match mischief {
-            Some(Mischief::EmptyPage(page)) if page == this => rows.clear(),
-            Some(Mischief::EndsEmpty(page)) if page == this => {
+        match listing_fault {
+            Some(ListingFault::EmptyPage(page)) if page == this => rows.clear(),
+            Some(ListingFault::EndsEmpty(page)) if page == this => {
                 rows.clear();
                 next.clear();
             }
-            Some(Mischief::EndsEarly(page)) if page == this => next.clear(),
-            Some(Mischief::SameCursor(page)) if this >= page && this > 1 => next = cursor,
-            Some(Mischief::BreaksOff(page, errcode)) if this >= page => return error(errcode, "planned"),
+            Some(ListingFault::EndsEarly(page)) if page == this => next.clear(),
+            Some(ListingFault::SameCursor(page)) if this >= page && this > 1 => next = cursor,
+            Some(ListingFault::BreaksOff(page, errcode)) if this >= page => return error(errcode, "planned"),
             _ => {}
         }
         json!({"errcode": 0, "errmsg": "ok", "next_cursor": next, "dept_user": rows})
@@ -351,8 +350,7 @@ impl Department {
     }
 }
 
-/// An answer that refuses, in the shape of WeCom's.
-#[must_use]
+/// A refusal in the form of WeCom's answers.
 pub(super) fn error(errcode: i64, errmsg: &str) -> Json {
     let hint = format!("{:016x}", fastrand::u64(..));
     let errmsg = format!(

@@ -1,70 +1,61 @@
-//! What can be made to go wrong, in every way the protocol knows.
+//! Faults that the stand-in can inject into its answers.
 
 use std::time::Duration;
 
-/// How a call fails.
+/// A fault that replaces or delays an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fault {
-    /// WeCom answers with this errcode.
+    /// Answers with this errcode and a usual errmsg.
     Errcode(i64),
-    /// WeCom answers with this errcode and this errmsg.
+    /// Answers with this errcode and this errmsg.
     Refusal(i64, String),
-    /// A gateway answers with this HTTP status and a page of HTML.
+    /// Answers with this HTTP status and HTML, as a gateway does.
     HttpStatus(u16),
-    /// The right answer comes this much later.
+    /// Delays the right answer by this duration.
     Delay(Duration),
-    /// No answer ever comes; the connection stays open.
+    /// Sends nothing and keeps the connection open.
     Hang,
-    /// The connection is reset.
+    /// Resets the TCP connection without an answer.
     Reset,
-    /// Status 200 and something that is not JSON.
+    /// Status 200 and HTML instead of JSON.
     Garbage,
-    /// The answer breaks off in the middle.
+    /// Closes the connection in the middle of the answer.
     Truncated,
-    /// Status 200 and nothing.
+    /// Status 200 and an empty body.
     Empty,
     /// Status 200 and this body.
     Body(Vec<u8>),
-    /// Status 200 and a body above every limit.
+    /// Status 200 and a body of 17 MiB.
     TooLong,
-    /// A redirect to this address.
+    /// Redirects to this URL with status 302.
     Redirect(String),
-    /// Something that is not HTTP.
+    /// Answers in another protocol than HTTP.
     NotHttp,
-    /// The answer's head, and then nothing more; the connection stays open.
+    /// Sends the head and a part of the body, and keeps the connection open.
     HangInBody,
 }
 
-/// A fault, for which API, and how often.
+/// A fault of the next `times` calls of this API and about this member; `None` matches every call.
 #[derive(Debug, Clone)]
-pub(super) struct Planned {
+pub(super) struct PlannedFault {
     pub(super) api: Option<String>,
-    /// Only for this member.
     pub(super) userid: Option<String>,
     pub(super) fault: Fault,
     pub(super) times: usize,
 }
 
-/// The faults to come, in order.
+/// The planned faults; the first that matches a call is used.
 #[derive(Debug, Default)]
-pub(super) struct Programme(Vec<Planned>);
+pub(super) struct FaultPlan(pub(super) Vec<PlannedFault>);
 
-impl Programme {
-    pub(super) fn plan(&mut self, planned: Planned) {
-        self.0.push(planned);
-    }
-
-    pub(super) fn clear(&mut self) {
-        self.0.clear();
-    }
-
-    /// The fault that this call meets, if any; counts it.
+impl FaultPlan {
+    /// The fault of this call, if any; counts it.
     pub(super) fn next(&mut self, api: &str, userid: Option<&str>) -> Option<Fault> {
-        let concerns = |p: &Planned| {
+        let matches = |p: &PlannedFault| {
             let is_of = |of: &str| userid.is_some_and(|userid| userid.eq_ignore_ascii_case(of));
             p.api.as_deref().is_none_or(|of| of == api) && p.userid.as_deref().is_none_or(is_of)
         };
-        let planned = self.0.iter_mut().find(|p| p.times > 0 && concerns(p))?;
+        let planned = self.0.iter_mut().find(|p| p.times > 0 && matches(p))?;
         planned.times -= 1;
         Some(planned.fault.clone())
     }

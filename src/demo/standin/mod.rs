@@ -1,7 +1,6 @@
-//! A stand-in for WeCom's API on loopback: it answers for a pretend company, remembers every call, and
-//! fails when it is told to.
+//! A stand-in for WeCom's API on loopback: answers for a simulated company, records every call, and injects faults.
 //!
-//! Not on tiny_http: hanging, resetting and breaking off in mid-answer need the socket itself.
+//! Not on tiny_http: hanging, resetting and truncating an answer need the socket itself.
 
 mod company;
 mod faults;
@@ -15,34 +14,34 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::Value as Json;
 
-pub use company::{Company, Department, Mischief, Request, Tag, User};
+pub use company::{Company, Department, ListingFault, Request, Tag, User};
 pub use faults::Fault;
-use faults::{Planned, Programme};
+use faults::{FaultPlan, PlannedFault};
 
 use crate::shutdown::Shutdown;
 use crate::wecom::query::url_decode;
 
-/// A call that was received.
+/// A call that the stand-in received.
 #[derive(Debug, Clone)]
 pub struct Call {
-    /// The path below `/cgi-bin/`.
+    /// The path below `/cgi-bin/`, such as `user/get`.
     pub api: String,
-    /// When.
+    /// When the answer was determined.
     pub at: Instant,
-    /// The member that it was about.
+    /// The member in the query or the body.
     pub userid: Option<String>,
-    /// The access_token it came with.
+    /// The access_token; empty if the call has none.
     pub token: String,
-    /// The errcode of the answer; `None` if there was none.
+    /// The errcode of the answer; `None` if a fault replaced the answer.
     pub errcode: Option<i64>,
 }
 
 #[derive(Default)]
 struct State {
     company: Company,
-    programme: Programme,
+    faults: FaultPlan,
     calls: Vec<Call>,
-    /// Seconds that the Date header is off.
+    /// Seconds that the Date header is ahead.
     date_shift: i64,
 }
 
@@ -58,21 +57,18 @@ impl Shared {
     }
 }
 
-/// The stand-in at work; ends when dropped.
+/// A running stand-in; stops when dropped.
 pub struct StandIn {
     shared: Arc<Shared>,
     address: SocketAddr,
     acceptor: Option<JoinHandle<()>>,
 }
 
-/// More than this is not one of our requests.
+/// Maximum size of a request in bytes.
 const MAX_REQUEST: usize = 1024 * 1024;
 
 impl StandIn {
     /// Starts on a free port of 127.0.0.1.
-    ///
-    /// # Errors
-    /// If there is no port or no thread.
     pub fn start() -> io::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let address = listener.local_addr()?;
@@ -86,7 +82,7 @@ impl StandIn {
                 }
                 let shared = Arc::clone(&for_thread);
                 let served = std::thread::Builder::new().name("stand-in-client".into()).spawn(move || {
-                    // A client that goes away is nothing to tell of.
+                    // Clients may disconnect at any time.
                     let _ = serve(&shared, stream);
                 });
                 drop(served);
@@ -95,57 +91,57 @@ impl StandIn {
         Ok(Self { shared, address, acceptor: Some(acceptor) })
     }
 
-    /// What to configure as `[wecom] api_base`.
-    #[must_use]
+    /// The value for `[wecom] api_base`.
     pub fn base_url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// Looks at the pretend company, or changes it.
+    /// Reads or changes the simulated company.
     pub fn company<R>(&self, change: impl FnOnce(&mut Company) -> R) -> R {
         change(&mut self.shared.lock().company)
     }
 
-    /// The next `times` calls of `api` (such as `user/get`; `None`: of any) meet this fault.
+    /// Injects a fault into the next `times` calls of `api` (such as `user/get`; `None`: any).
     pub fn fail(&self, api: Option<&str>, fault: Fault, times: usize) {
-        let planned = Planned { api: api.map(str::to_owned), userid: None, fault, times };
-        self.shared.lock().programme.plan(planned);
+        self.plan(api, None, fault, times);
     }
 
-    /// Every call of `api` (`None`: of any) that is about this member meets this fault.
+    /// Injects a fault into every call of `api` (`None`: any) about this member.
     pub fn fail_for(&self, api: Option<&str>, userid: &str, fault: Fault) {
-        let (api, userid) = (api.map(str::to_owned), Some(userid.to_owned()));
-        self.shared.lock().programme.plan(Planned { api, userid, fault, times: usize::MAX });
+        self.plan(api, Some(userid), fault, usize::MAX);
     }
 
-    /// The Date header of all answers is so many seconds off from now on.
+    fn plan(&self, api: Option<&str>, userid: Option<&str>, fault: Fault, times: usize) {
+        let (api, userid) = (api.map(str::to_owned), userid.map(str::to_owned));
+        self.shared.lock().faults.0.push(PlannedFault { api, userid, fault, times });
+    }
+
+    /// Sets the Date header of all later answers this many seconds ahead.
     pub fn shift_date(&self, seconds: i64) {
         self.shared.lock().date_shift = seconds;
     }
 
-    /// No more faults.
+    /// Removes all faults that are still planned.
     pub fn mend(&self) {
-        self.shared.lock().programme.clear();
+        self.shared.lock().faults.0.clear();
     }
 
-    /// All calls so far.
-    #[must_use]
+    /// All calls so far, oldest first.
     pub fn calls(&self) -> Vec<Call> {
         self.shared.lock().calls.clone()
     }
 
-    /// How often an API was called.
-    #[must_use]
+    /// Number of calls of an API so far.
     pub fn count(&self, api: &str) -> usize {
         self.shared.lock().calls.iter().filter(|call| call.api == api).count()
     }
 
-    /// Waits until the calls are as wished, `patience` at most; whether they are.
+    /// Waits at most `timeout` until `condition` holds for the calls so far; returns whether it does.
     #[must_use]
-    pub fn wait_for(&self, patience: Duration, wished: impl Fn(&[Call]) -> bool) -> bool {
-        let until = Instant::now() + patience;
+    pub fn wait_for(&self, timeout: Duration, condition: impl Fn(&[Call]) -> bool) -> bool {
+        let until = Instant::now() + timeout;
         let mut state = self.shared.lock();
-        while !wished(&state.calls) {
+        while !condition(&state.calls) {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return false;
@@ -159,7 +155,7 @@ impl StandIn {
 impl Drop for StandIn {
     fn drop(&mut self) {
         self.shared.shutdown.trigger();
-        // Wakes the acceptor, which then sees the sign.
+        // Wakes the acceptor, which then sees the shutdown.
         let _ = TcpStream::connect(self.address);
         if let Some(acceptor) = self.acceptor.take() {
             let _ = acceptor.join();
@@ -169,7 +165,7 @@ impl Drop for StandIn {
 
 /// Serves one connection, request after request.
 fn serve(shared: &Shared, mut stream: TcpStream) -> io::Result<()> {
-    // Short, so that the thread sees the sign to stop.
+    // Short, so that the thread sees the shutdown.
     stream.set_read_timeout(Some(Duration::from_millis(50)))?;
     stream.set_nodelay(true)?;
     let mut buffer = Vec::new();
@@ -177,7 +173,7 @@ fn serve(shared: &Shared, mut stream: TcpStream) -> io::Result<()> {
         let Some(request) = read_request(shared, &mut stream, &mut buffer)? else { return Ok(()) };
         let (fault, answer) = {
             let mut state = shared.lock();
-            let fault = state.programme.next(&request.api, request.userid().as_deref());
+            let fault = state.faults.next(&request.api, request.userid().as_deref());
             let answer = match &fault {
                 Some(Fault::Errcode(errcode)) => Some(company::error(*errcode, "planned")),
                 Some(Fault::Refusal(errcode, errmsg)) => {
@@ -250,7 +246,7 @@ fn respond(shared: &Shared, stream: &mut TcpStream, status: u16, body: &str) -> 
     respond_with(shared, stream, &format!("{status} Stand-In"), body.as_bytes())
 }
 
-/// `status` may have header lines after it.
+/// `status` may contain more header lines.
 fn respond_with(shared: &Shared, stream: &mut TcpStream, status: &str, body: &[u8]) -> io::Result<()> {
     let shift = shared.lock().date_shift;
     let shifted = Duration::from_secs(shift.unsigned_abs());
@@ -265,7 +261,7 @@ fn respond_with(shared: &Shared, stream: &mut TcpStream, status: &str, body: &[u
     stream.write_all(&[text.as_bytes(), body].concat())
 }
 
-/// The next request; `None` when the client has gone or it is time to stop.
+/// Reads the next request; `None` if the client disconnected or at shutdown.
 fn read_request(
     shared: &Shared,
     stream: &mut TcpStream,
@@ -294,7 +290,7 @@ fn read_request(
     }
 }
 
-/// A request and the bytes that it took, if it is complete.
+/// Parses a complete request; returns its length too.
 fn parse_request(bytes: &[u8]) -> Option<(Request, usize)> {
     let mut headers = [httparse::EMPTY_HEADER; 64];
     let mut parsed = httparse::Request::new(&mut headers);
@@ -321,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn a_member_converts_once_it_has_signed_in() {
+    fn a_member_converts_after_signing_in() {
         let stand_in = StandIn::start().unwrap();
         stand_in.company(|company| company.hire("Zhang"));
         let token = get(&stand_in, "gettoken?corpid=wx5823bf96d3bd56c7&corpsecret=stand-in-app-secret");
@@ -336,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn faults_come_in_order_and_end() {
+    fn faults_are_injected_in_order_and_end() {
         let stand_in = StandIn::start().unwrap();
         stand_in.fail(Some("gettoken"), Fault::Errcode(45009), 2);
         stand_in.fail(None, Fault::Errcode(-1), 1);
@@ -346,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn broken_answers_are_broken() {
+    fn faulty_answers_cannot_be_read() {
         let stand_in = StandIn::start().unwrap();
         for fault in [Fault::Reset, Fault::Truncated] {
             stand_in.fail(None, fault.clone(), 1);

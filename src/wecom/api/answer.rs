@@ -1,4 +1,4 @@
-//! The result of an API call (an answer, a refusal, or no answer), and the listener for calls and pauses.
+//! The outcome of an API call (a value, a refusal, or no answer), and the observer of calls and pauses.
 
 use std::time::{Duration, Instant};
 
@@ -10,25 +10,22 @@ use super::errcode::Reason;
 use super::json;
 use crate::directory::{UnixSeconds, UserId};
 
-/// An answer that can be understood.
+/// A JSON object that WeCom answered, with its errcode.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Answer {
-    /// WeCom's errcode; 0 if the answer had none.
+    /// 0 if the answer has none.
     pub errcode: i64,
-    /// WeCom's errmsg.
+    /// Empty if the answer has none.
     pub errmsg: String,
-    /// The whole answer.
+    /// The whole body, errcode and errmsg included.
     pub json: Json,
-    /// When the question was sent, on WeCom's clock (by the HTTP Date header; this machine's without one): what
-    /// happened later is not in the answer.
+    /// When the request was sent, on WeCom's clock: from the HTTP Date header, else the local clock.
+    /// Later changes are not in the answer.
     pub asked_at: UnixSeconds,
 }
 
 impl Answer {
-    /// Reads the body of an answer to a question of `asked_at`; see [`json::parse`] for what is accepted.
-    ///
-    /// # Errors
-    /// Why it cannot be understood.
+    /// Parses a response body with [`json::parse`]. The error says why the body is unusable.
     pub fn read(body: &[u8], asked_at: UnixSeconds) -> Result<Self, String> {
         let json = json::parse(body)?;
         if !json.is_object() {
@@ -45,74 +42,63 @@ impl Answer {
     }
 }
 
-/// What WeCom showed, and as of when.
+/// A value from the API, and when it was requested, on WeCom's clock.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Seen<T> {
-    /// It.
-    pub what: T,
-    /// When it was asked for, on WeCom's clock.
-    pub at: UnixSeconds,
+pub(crate) struct Dated<T> {
+    pub(crate) value: T,
+    pub(crate) at: UnixSeconds,
 }
 
-/// Why WeCom showed nothing.
+/// What an API call returns to its caller.
+pub(crate) type ApiOutcome<T> = Result<Dated<T>, ApiError>;
+
+/// Why an API call returns no value, by what the caller can do.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum NotSeen {
-    /// There is no such thing, or not yet, or this secret may not see it.
-    Refused {
-        /// WeCom's errcode.
-        errcode: i64,
-        /// WeCom's errmsg.
-        errmsg: String,
-    },
-    /// What came for this one item cannot be used; others may fare better. The item backs off.
-    Unusable {
-        /// WeCom's errcode, if there was one.
-        errcode: Option<i64>,
-        /// What is wrong with the answer.
-        what: String,
-    },
-    /// There is no answer now.
+pub(crate) enum ApiError {
+    /// WeCom refused this item: it does not exist, is not ready yet, or is outside the secret's range.
+    Refused { errcode: i64, errmsg: String },
+    /// The answer about this item cannot be used; other items may succeed. The item backs off.
+    Unusable { errcode: Option<i64>, what: String },
+    /// There is no answer now; the item is not to blame.
     NoAnswer(NoAnswer),
 }
 
-/// Why a call has no answer for its caller. It counts against no item.
+/// Why a call has no answer now. It does not count as a failed attempt of its item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NoAnswer {
-    /// Calls of this kind are paused, and for what; try again then. Nothing was sent.
+pub(crate) enum NoAnswer {
+    /// The circuit breaker is open until this instant. No request was sent.
     Paused(Instant, Reason),
-    /// This call met the trouble for which calls are paused now. The next one, then, should be for another item.
+    /// This call opened the circuit breaker until this instant. The next probe should be for another item.
     Failed(Instant, Reason),
-    /// WeCom is busy with this item: try it again then, others at once.
+    /// WeCom is busy with this item: retry it at this instant, others at once.
     Later(Instant),
-    /// Others go first; only for [`Priority::Fill`](super::rate_limiter::Priority), whose caller may have something better to ask.
-    Crowded(Duration),
-    /// The daemon is ending.
+    /// Other callers precede; only for [`Priority::Fill`](super::rate_limiter::Priority), which does not wait.
+    RateLimited(Duration),
+    /// The daemon is shutting down.
     Stopped,
-    /// This secret is not configured.
+    /// The call's secret is not configured.
     NoSecret,
 }
 
-/// How a call ended, for the record.
+/// One API call that was sent, for logs, metrics and the table `api_calls`.
 #[derive(Debug, Clone)]
-pub struct Record {
-    /// Which.
-    pub api: Api,
-    /// The member it was about.
-    pub userid: Option<UserId>,
-    /// WeCom's errcode, if it answered.
-    pub errcode: Option<i64>,
-    /// WeCom's errmsg, or what went wrong; secrets redacted.
-    pub errmsg: String,
-    /// How long it took.
-    pub took: Duration,
+pub struct CallRecord {
+    pub(crate) api: Api,
+    /// The member that the call was about, if it was about one.
+    pub(crate) userid: Option<UserId>,
+    /// `None` if no usable answer arrived.
+    pub(crate) errcode: Option<i64>,
+    /// WeCom's errmsg, else the failure in words; secrets redacted.
+    pub(crate) errmsg: String,
+    pub(crate) took: Duration,
 }
 
-/// Is called for each API call and each change of the pauses.
+/// Receives each API call and each change of the circuit breaker. Its methods must not block.
 pub trait ApiObserver: Send + Sync {
-    /// A call was made.
-    fn called(&self, record: Record);
-    /// A pause began (true) or ended.
+    /// Called after each request, successful or not.
+    fn called(&self, record: CallRecord);
+    /// Called once when a pause begins (`begins`) and once when it ends.
     fn paused(&self, pause: &Pause, begins: bool);
-    /// The pauses in force changed: these are all.
+    /// Called with all pauses in force after each change.
     fn pauses(&self, all: &[Pause]);
 }

@@ -1,32 +1,25 @@
-//! The APIs that tell what the directory is: members, departments, tags; from JSON to the directory's types.
+//! Answers about members, departments and tags: from JSON to the directory's types.
 //!
-//! An unreadable row is skipped, counted and named; the other rows count.
+//! An unreadable row is skipped, counted and named; the others are used. Errors say what the answer lacks.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde_json::{Value as Json, json};
+use serde_json::Value as Json;
 
-use super::answer::{Answer, ApiObserver};
-pub use super::answer::{NotSeen, Seen};
-use super::client::{Call, Client};
-use super::endpoints::{Api, SecretKind};
-use super::failures::Item;
 use super::json::{integer, shown};
-use super::rate_limiter::Priority;
 use crate::directory::attributes::normal_attributes;
 use crate::directory::text::{self, json_text, normal};
 use crate::directory::{DepartmentField, DepartmentId, Field, Fields, MemberField, TagId, UserId, Value};
-use crate::wecom::query::url_encode;
 
-/// Members asked for in one page; WeCom's largest (doc 96067).
-pub const PAGE: u32 = 10_000;
-/// Skipped rows that are named.
-const NAMED: usize = 5;
+/// Rows per page of user/list_id: the largest that WeCom allows (doc 96067).
+pub(crate) const PAGE: u32 = 10_000;
+/// Skipped rows that are named; the others are only counted.
+const MAX_NAMED: usize = 5;
 
-/// Rows, or values of a row, that make no sense: how many, and the first of them by name.
+/// Unreadable rows, or unreadable values of rows: their number, and the first few by name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Skipped {
-    /// How many.
+    /// All of them, named or not.
     pub count: usize,
     named: Vec<String>,
 }
@@ -34,28 +27,24 @@ pub struct Skipped {
 impl Skipped {
     fn add(&mut self, what: impl FnOnce() -> String) {
         self.count += 1;
-        if self.named.len() < NAMED {
+        if self.named.len() < MAX_NAMED {
             self.named.push(what());
         }
     }
 
-    /// Adds those of another part of the answer.
-    pub fn extend(&mut self, other: Self) {
+    pub(crate) fn extend(&mut self, other: Self) {
         self.count += other.count;
         self.named.extend(other.named);
-        self.named.truncate(NAMED);
+        self.named.truncate(MAX_NAMED);
     }
 
-    /// The same, each named as part of `whole`.
-    #[must_use]
-    pub fn within(self, whole: &str) -> Self {
+    /// Prefixes each name with `whole: `.
+    pub(crate) fn within(self, whole: &str) -> Self {
         let named = self.named.iter().map(|what| format!("{whole}: {what}"));
         Self { count: self.count, named: named.collect() }
     }
 
-    /// Whether there are none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.count == 0
     }
 }
@@ -70,175 +59,63 @@ impl std::fmt::Display for Skipped {
     }
 }
 
-/// A page of user/list_id.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// An answer of user/list_id: one page.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Page {
-    /// A row for each member and department.
+    /// One row per member and department.
     pub rows: Vec<(UserId, DepartmentId)>,
-    /// Members of rows whose department makes no sense: they are there, and their departments are not known.
+    /// Members of rows with an unreadable department: present, their departments unknown.
     pub odd: Vec<UserId>,
     /// Rows without a readable userid.
     pub nameless: Skipped,
-    /// The rows of `odd`.
+    /// The rows of `odd`, by name.
     pub skipped: Skipped,
-    /// Leads to the next page; empty: this was the last.
+    /// Cursor of the next page; empty on the last page.
     pub next_cursor: String,
 }
 
-/// Departments and what was told of each.
+/// The readable fields of each department.
 pub type Departments = BTreeMap<DepartmentId, Fields<DepartmentField>>;
 
-/// A listing of departments.
+/// An answer of department/list or department/simplelist.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DepartmentList {
-    /// Those that can be read.
+    /// Departments with a readable id.
     pub departments: Departments,
-    /// Rows of no department: the id cannot be read.
+    /// Rows without a readable id.
     pub nameless: Skipped,
-    /// Values that cannot be read, of departments that are listed.
+    /// Unreadable values of the listed departments.
     pub skipped: Skipped,
 }
 
-/// A listing of tags.
+/// An answer of tag/list, by tag id.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TagList {
-    /// Those that can be read; none: the name cannot be.
+    /// The name of each tag; `None` if it is unreadable.
     pub tags: BTreeMap<TagId, Option<String>>,
-    /// Rows of no tag: the id cannot be read.
+    /// Rows without a readable id.
     pub nameless: Skipped,
-    /// Names that cannot be read.
+    /// Tags with an unreadable name.
     pub skipped: Skipped,
 }
 
-/// What tag/get shows of a tag.
+/// An answer of tag/get: the members and departments of a tag.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TagContent {
-    /// userlist
+    /// The readable entries of userlist.
     pub members: BTreeSet<UserId>,
-    /// partylist
+    /// The readable entries of partylist.
     pub departments: BTreeSet<DepartmentId>,
-    /// Entries, or whole lists, that cannot be read: what is not in the lists above may be in the tag all the same.
+    /// Unreadable entries or lists: members and departments missing above may still be in the tag.
     pub skipped: Skipped,
 }
 
-impl<L: ApiObserver> Client<L> {
-    /// A call of the comparison.
-    fn read<T>(
-        &self,
-        (api, secret): (Api, SecretKind),
-        item: Item,
-        (query, body): (&str, Option<&Json>),
-        parse: impl Fn(&Json) -> Result<T, String>,
-    ) -> Result<Seen<T>, NotSeen> {
-        let call = Call { api, secret, item, query, body, priority: Priority::Reconcile };
-        self.call(&call, |answer: &Answer| parse(&answer.json))
-    }
-
-    fn list<T>(
-        &self,
-        (api, secret): (Api, SecretKind),
-        parse: impl Fn(&Json) -> Result<T, String>,
-    ) -> Result<Seen<T>, NotSeen> {
-        self.read((api, secret), Item::Listing(api), ("", None), parse)
-    }
-
-    /// One page of all members' ids (user/list_id).
-    ///
-    /// # Errors
-    /// [`NotSeen`].
-    pub fn list_ids(&self, cursor: &str, limit: u32) -> Result<Seen<Page>, NotSeen> {
-        let body = json!({"cursor": cursor, "limit": limit});
-        let call = (Api::UserListId, SecretKind::Contacts);
-        self.read(call, Item::Listing(Api::UserListId), ("", Some(&body)), page)
-    }
-
-    /// A member's fields (user/get).
-    ///
-    /// # Errors
-    /// [`NotSeen`].
-    pub fn user_get(
-        &self,
-        userid: &UserId,
-        secret: SecretKind,
-        priority: Priority,
-    ) -> Result<Seen<(UserId, Fields<MemberField>)>, NotSeen> {
-        let query = format!("&userid={}", url_encode(userid.as_str()));
-        let item = Item::Member(userid.clone());
-        let call = Call { api: Api::UserGet, secret, item, query: &query, body: None, priority };
-        self.call(&call, |answer| {
-            let found = member(&answer.json)?;
-            if found.0 == *userid {
-                Ok(found)
-            } else {
-                Err(format!("the answer is about another member: {}", found.0))
-            }
-        })
-    }
-
-    /// All departments without their names (department/simplelist).
-    ///
-    /// # Errors
-    /// [`NotSeen`].
-    pub fn department_ids(&self) -> Result<Seen<DepartmentList>, NotSeen> {
-        let call = (Api::DepartmentSimpleList, SecretKind::Contacts);
-        self.list(call, |json| departments(json, "department_id"))
-    }
-
-    /// The departments that this secret may see, with their names (department/list).
-    ///
-    /// # Errors
-    /// [`NotSeen`].
-    pub fn departments(&self, secret: SecretKind) -> Result<Seen<DepartmentList>, NotSeen> {
-        self.list((Api::DepartmentList, secret), |json| departments(json, "department"))
-    }
-
-    /// One department (department/get).
-    ///
-    /// # Errors
-    /// [`NotSeen`].
-    pub fn department(
-        &self,
-        id: DepartmentId,
-        secret: SecretKind,
-    ) -> Result<Seen<Fields<DepartmentField>>, NotSeen> {
-        let query = format!("&id={id}");
-        self.read((Api::DepartmentGet, secret), Item::Department(id), (&query, None), |json| {
-            let shown = json.get("department").ok_or("the answer has no department")?;
-            match department(shown, &mut Skipped::default())? {
-                (found, fields) if found == id => Ok(fields),
-                (found, _) => Err(format!("the answer is about another department: {found}")),
-            }
-        })
-    }
-
-    /// The tags that this secret may see (tag/list), by id, with their names.
-    ///
-    /// # Errors
-    /// [`NotSeen`].
-    pub fn tags(&self, secret: SecretKind) -> Result<Seen<TagList>, NotSeen> {
-        self.list((Api::TagList, secret), tags)
-    }
-
-    /// Who and what is in a tag (tag/get).
-    ///
-    /// # Errors
-    /// [`NotSeen`].
-    pub fn tag(&self, id: TagId, secret: SecretKind) -> Result<Seen<TagContent>, NotSeen> {
-        let query = format!("&tagid={id}");
-        self.read((Api::TagGet, secret), Item::Tag(id), (&query, None), tag_content)
-    }
-}
-
-/// A list that the answer must have.
 fn list<'a>(json: &'a Json, key: &str) -> Result<&'a Vec<Json>, String> {
     let found = json.get(key);
     found.and_then(Json::as_array).ok_or_else(|| format!("the answer has no list {key}: {}", shown(found)))
 }
 
-/// What user/list_id says. This and the following are public for those who try what WeCom may answer.
-///
-/// # Errors
-/// What the answer lacks.
+/// Parses an answer of user/list_id.
 pub fn page(json: &Json) -> Result<Page, String> {
     let next_cursor = match json.get("next_cursor") {
         None | Some(Json::Null) => String::new(),
@@ -246,13 +123,7 @@ pub fn page(json: &Json) -> Result<Page, String> {
         Some(Json::Number(cursor)) => cursor.to_string(),
         odd => return Err(format!("next_cursor is no text: {}", shown(odd))),
     };
-    let mut page = Page {
-        rows: Vec::new(),
-        odd: Vec::new(),
-        nameless: Skipped::default(),
-        skipped: Skipped::default(),
-        next_cursor,
-    };
+    let mut page = Page { next_cursor, ..Page::default() };
     for row in list(json, "dept_user")? {
         let department = row.get("department");
         match (userid(row.get("userid")), department.and_then(id)) {
@@ -267,7 +138,7 @@ pub fn page(json: &Json) -> Result<Page, String> {
     Ok(page)
 }
 
-/// A userid; all digits, it may have come as a number.
+/// A userid; one of digits alone may be a JSON number.
 fn userid(json: Option<&Json>) -> Option<UserId> {
     match json? {
         Json::String(text) => text::userid(text),
@@ -280,10 +151,7 @@ fn id(json: &Json) -> Option<u32> {
     u32::try_from(integer(json)?).ok()
 }
 
-/// What department/simplelist and department/list say; they differ in the `key` of the list.
-///
-/// # Errors
-/// What the answer lacks.
+/// Parses an answer of department/simplelist or department/list; they differ in the `key` of the list.
 pub fn departments(json: &Json, key: &str) -> Result<DepartmentList, String> {
     let mut found = DepartmentList::default();
     for row in list(json, key)? {
@@ -297,10 +165,8 @@ pub fn departments(json: &Json, key: &str) -> Result<DepartmentList, String> {
     Ok(found)
 }
 
-/// What is said of one department, in a list or by department/get. Values that make no sense are skipped.
-///
-/// # Errors
-/// It has no id that can be read.
+/// Parses one department, of a list or of department/get. Adds unreadable values to `skipped`; an unreadable id is an
+/// error, as the row names no department then.
 pub fn department(
     json: &Json,
     skipped: &mut Skipped,
@@ -330,10 +196,7 @@ pub fn department(
     Ok((DepartmentId(own), fields))
 }
 
-/// What tag/list says.
-///
-/// # Errors
-/// What the answer lacks.
+/// Parses an answer of tag/list.
 pub fn tags(json: &Json) -> Result<TagList, String> {
     let mut found = TagList::default();
     for row in list(json, "taglist")? {
@@ -351,10 +214,7 @@ pub fn tags(json: &Json) -> Result<TagList, String> {
     Ok(found)
 }
 
-/// What tag/get says. Entries that make no sense are skipped, and so is a list that is none.
-///
-/// # Errors
-/// It has neither list.
+/// Parses an answer of tag/get. Skips an unreadable entry or list; the error is that both lists are missing.
 pub fn tag_content(json: &Json) -> Result<TagContent, String> {
     let mut found = TagContent::default();
     let members = list(json, "userlist");
@@ -362,40 +222,25 @@ pub fn tag_content(json: &Json) -> Result<TagContent, String> {
     if let (Err(what), Err(_)) = (&members, &departments) {
         return Err(what.clone());
     }
-    match members {
-        Ok(members) => {
-            for member in members {
-                match userid(member.get("userid")) {
-                    Some(userid) => {
-                        found.members.insert(userid);
-                    }
-                    None => found.skipped.add(|| format!("userid {}", shown(member.get("userid")))),
-                }
-            }
+    for member in members.iter().copied().flatten() {
+        match userid(member.get("userid")) {
+            Some(userid) => drop(found.members.insert(userid)),
+            None => found.skipped.add(|| format!("userid {}", shown(member.get("userid")))),
         }
-        Err(what) => found.skipped.add(|| what),
     }
-    match departments {
-        Ok(departments) => {
-            for department in departments {
-                match id(department) {
-                    Some(id) => {
-                        found.departments.insert(DepartmentId(id));
-                    }
-                    None => found.skipped.add(|| format!("department id {}", shown(Some(department)))),
-                }
-            }
+    for department in departments.iter().copied().flatten() {
+        match id(department) {
+            Some(id) => drop(found.departments.insert(DepartmentId(id))),
+            None => found.skipped.add(|| format!("department id {}", shown(Some(department)))),
         }
-        Err(what) => found.skipped.add(|| what),
+    }
+    for what in members.err().into_iter().chain(departments.err()) {
+        found.skipped.add(|| what);
     }
     Ok(found)
 }
 
-/// What user/get says. One that the secret may not see is absent: that says nothing. One that
-/// makes no sense is passed over, as absent.
-///
-/// # Errors
-/// It has no userid that can be read.
+/// Parses an answer of user/get. An unreadable field counts as absent, like one that the secret may not see.
 pub fn member(json: &Json) -> Result<(UserId, Fields<MemberField>), String> {
     let told = json.get("userid");
     let userid = userid(told).ok_or_else(|| format!("the answer has no userid: {}", shown(told)))?;
@@ -416,10 +261,10 @@ pub fn member(json: &Json) -> Result<(UserId, Fields<MemberField>), String> {
     Ok((userid, fields))
 }
 
-/// A number, in quotes or not, as gender; an empty text empties it, as an event's empty element does.
+/// A number, quoted or not, such as gender; an empty text clears the field, as an event's empty element does.
 fn number(json: &Json) -> Option<Value> {
     if json.as_str().is_some_and(|text| text.trim().is_empty()) {
-        return Some(Value::Emptied);
+        return Some(Value::Cleared);
     }
     id(json).map(|number| Value::Int(number.into()))
 }
@@ -428,14 +273,14 @@ fn ids(json: &Json, key: &str) -> Option<Vec<u32>> {
     json.get(key)?.as_array()?.iter().map(id).collect()
 }
 
-/// The departments that the member leads, of those that it is in.
+/// The departments of `department` whose flag in is_leader_in_dept is 1.
 fn leads(json: &Json) -> Option<Value> {
     let (departments, flags) = (ids(json, "department")?, ids(json, "is_leader_in_dept")?);
     let led = departments.into_iter().zip(flags).filter(|(_, flag)| *flag == 1);
     Some(Value::Ids(led.map(|(id, _)| id).collect()))
 }
 
-/// As events write it: userids with commas between.
+/// The list in the form of an event: userids separated by commas.
 fn direct_leader(json: &Json) -> Option<Value> {
     let list = json.get("direct_leader")?.as_array()?.iter();
     let userids: Option<Vec<&str>> = list.map(Json::as_str).collect();
@@ -449,9 +294,10 @@ fn attributes(json: &Json) -> Option<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     #[test]
-    fn user_get_tells_the_same_as_an_event_would() {
+    fn user_get_yields_the_same_fields_as_an_event() {
         let (userid, fields) = member(&json!({
             "errcode": 0, "userid": "ZhangSan", "name": "张三", "department": [1, 2], "order": [3, 4],
             "position": "", "gender": "1", "status": 1, "is_leader_in_dept": [1, 0], "main_department": 2,
@@ -463,7 +309,7 @@ mod tests {
         let expected = Fields::from([
             (MemberField::Name, Value::text("张三")),
             (MemberField::Department, Value::Ids(vec![1, 2])),
-            (MemberField::Position, Value::Emptied),
+            (MemberField::Position, Value::Cleared),
             (MemberField::Gender, Value::Int(1)),
             (MemberField::Status, Value::Int(1)),
             (MemberField::LeaderOf, Value::Ids(vec![1])),
@@ -478,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_without_what_was_asked_for_are_none() {
+    fn answers_without_the_requested_part_are_errors() {
         for (answer, defect) in [
             (departments(&json!({"errcode": 0}), "department").map(drop), "no list department: missing"),
             (page(&json!({"dept_user": null})).map(drop), "no list dept_user: null"),
@@ -494,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn an_odd_row_is_skipped_and_named_and_costs_no_other() {
+    fn an_unreadable_row_is_skipped_and_named_and_the_others_are_used() {
         let members = page(&json!({"dept_user": [
             {"userid": "a", "department": 1}, {"userid": "b", "department": "2"}, {"userid": "c", "department": 3.0},
             {"userid": "d", "department": -1}, {"userid": "李四", "department": 1}, {"department": 1}, null,
@@ -541,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn many_skipped_rows_are_counted_and_few_named() {
+    fn all_skipped_rows_are_counted_and_five_named() {
         let rows: Vec<Json> = (0..100).map(|n| json!({"tagid": format!("x{n}")})).collect();
         let skipped = tags(&json!({"taglist": rows})).unwrap().nameless;
         assert!(skipped.to_string().ends_with("tagid \"x4\" and 95 more"), "{skipped}");

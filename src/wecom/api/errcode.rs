@@ -1,47 +1,47 @@
-//! What to do about WeCom's errcodes (doc 90313; decided by the number alone, as errmsg may change).
+//! Reactions to WeCom's errcodes (doc 90313), by number alone, because errmsg may change.
 
-/// Whose problem an answer is, and what is to be done.
+/// How the client reacts to an errcode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reaction {
-    /// Nothing is wrong.
+    /// The answer is a success and can be used.
     Done,
-    /// The access_token is no good any more: fetch another, try again at once.
+    /// The access_token is invalid: fetch another and retry at once.
     RenewToken,
-    /// WeCom is busy: try again soon, a few times.
+    /// WeCom is busy: retry soon, a few times.
     Busy,
-    /// This member has no openid yet.
+    /// The member has no openid yet: back off.
     NotYet,
-    /// There is nothing for this member, unless something changes.
+    /// WeCom refuses this member until something changes.
     Never,
-    /// Somebody must do something first: all that this concerns is paused.
+    /// Open the circuit breaker: the problem is not the member's.
     Pause(Reason),
-    /// Not known to this program: the member's problem, unless everybody has it.
+    /// Not known to this program: attributed to the member, unless several members get it.
     Unknown,
 }
 
-/// Why calls are paused.
+/// Why the circuit breaker is open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Reason {
-    /// Wrong corp id or secret.
+    /// The corp id or the secret is wrong.
     Secret,
-    /// This machine's address is not allowed.
+    /// This machine's address is not a trusted IP.
     Address,
-    /// This secret may not call this API.
+    /// The secret may not call this API.
     Permission,
-    /// The company's licence does not cover this API for these members.
+    /// The company's licence does not cover this API.
     Licence,
-    /// Called too often.
+    /// WeCom's rate limit is exceeded.
     Quota,
-    /// Too many calls at the same time.
+    /// WeCom refuses this many concurrent calls.
     Concurrency,
-    /// No answer, or none that makes sense for several items in a row.
+    /// No answer, or unusable answers for several items in a row.
     Network,
-    /// Everybody gets the same unknown errcode.
+    /// Several members get the same unknown errcode.
     Unknown,
 }
 
 impl Reason {
-    /// All reasons.
+    /// For the labels of the metric `api_paused`.
     pub const ALL: [Self; 8] = [
         Self::Secret,
         Self::Address,
@@ -53,8 +53,7 @@ impl Reason {
         Self::Unknown,
     ];
 
-    /// The word in `status` and metrics.
-    #[must_use]
+    /// The reason's name in `status`, logs and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Secret => "secret",
@@ -68,22 +67,20 @@ impl Reason {
         }
     }
 
-    /// Whether only a person can end it.
-    #[must_use]
+    /// Whether the pause ends only after an operator acts.
     pub fn needs_operator(self) -> bool {
         matches!(self, Self::Secret | Self::Address | Self::Permission | Self::Licence | Self::Unknown)
     }
 
-    /// First and longest pause, in seconds; it doubles each time the trouble is still there.
-    #[must_use]
+    /// First and longest pause in seconds; it doubles after each failed probe.
     pub fn pause_seconds(self) -> (u64, u64) {
         match self {
-            // Many wrong tries get the address banned for an hour.
+            // WeCom bans an address for an hour after many failed attempts.
             Self::Secret => (300, 3600),
-            // An address that has been allowed works a minute later.
+            // A new trusted IP takes effect after a minute.
             Self::Address => (60, 600),
             Self::Permission | Self::Licence => (300, 3600),
-            // A limit is per minute, per hour or per day, and the answer does not say which.
+            // The limit may be per minute, hour or day; the answer does not say which.
             Self::Quota => (60, 3600),
             Self::Concurrency => (2, 60),
             Self::Network => (1, 60),
@@ -91,40 +88,38 @@ impl Reason {
         }
     }
 
-    /// What the operator should do.
-    #[must_use]
+    /// Tells the operator what to do, in the log and in `status`.
     pub fn advice(self) -> &'static str {
         match self {
             Self::Secret => {
                 "check corp_id and the secret in the configuration against the admin console, then restart"
             }
             Self::Address => {
-                "add this machine's address to the app's trusted IPs (企业可信IP) in the admin console; it works a minute later"
+                "add this machine's address to the app's trusted IPs (企业可信IP) in the admin console; it takes effect after a minute"
             }
             Self::Permission => {
-                "grant the app this API in the admin console, or use the secret of one that may call it"
+                "grant the app this API in the admin console, or configure the secret of an app that may call it"
             }
             Self::Licence => {
                 "buy or activate licences for the members (接口许可, 互通账号) in the admin console; WeCom refuses this API without them"
             }
             Self::Quota => {
-                "nothing to do, WeCom's limit passes by itself; if it comes often, lower calls_per_minute"
+                "no action needed, the limit expires by itself; if this repeats, lower [wecom] calls_per_minute"
             }
-            Self::Concurrency => "nothing to do; if it comes often, lower [openid] workers",
+            Self::Concurrency => "no action needed; if this repeats, lower [openid] workers",
             Self::Network => "check the network, DNS, proxy and gateway between this machine and api_base",
             Self::Unknown => "look the errcode up in WeCom's documentation (全局错误码)",
         }
     }
 }
 
-/// What to do about an errcode of any API.
-#[must_use]
+/// The reaction to an errcode of any API.
 pub fn reaction(errcode: i64) -> Reaction {
     match errcode {
         0 => Reaction::Done,
         -1 => Reaction::Busy,
         40014 | 42001 | 41001 => Reaction::RenewToken,
-        // gettoken: corpid or corpsecret missing, or of the wrong form.
+        // Answers of gettoken to a wrong, missing or malformed corpid or corpsecret.
         40001 | 40013 | 40091 | 41002 | 41004 | 2_000_002 => Reaction::Pause(Reason::Secret),
         60020 => Reaction::Pause(Reason::Address),
         48002 | 48004 | 48009 | 301_002 => Reaction::Pause(Reason::Permission),
@@ -137,8 +132,7 @@ pub fn reaction(errcode: i64) -> Reaction {
     }
 }
 
-/// Whether an errcode of user/get says that there is no such member; others say that the caller may not see it.
-#[must_use]
+/// Whether an errcode of user/get means that the member does not exist; the others mean that it is not visible.
 pub fn is_unknown_member(errcode: i64) -> bool {
     matches!(errcode, 60111 | 46004 | 40003)
 }
@@ -148,7 +142,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_members_problem_never_pauses_and_an_operators_always_does() {
+    fn errcodes_of_a_member_never_pause_and_those_of_an_operator_always_do() {
         for member in [43004, 60111, 46004, 40003, 301_021, 60011, 60003, 60123, 12345] {
             assert!(!matches!(reaction(member), Reaction::Pause(_)), "{member}");
         }

@@ -1,18 +1,15 @@
-//! Lenient JSON: gateways and consoles deliver documents that violate the grammar and have a clear meaning.
+//! Lenient JSON parser: gateways and consoles send documents that violate the grammar but have a clear meaning.
 
 use std::borrow::Cow;
 
 use serde_json::Value as Json;
 
-/// The largest number that every `f64` below it represents exactly.
+/// `f64` represents every integer below this exactly.
 const EXACT: f64 = 9_007_199_254_740_992.0;
 
 /// Parses a document. Beyond RFC 8259 it accepts a byte order mark, NUL bytes around the document, invalid UTF-8
 /// (read as U+FFFD), raw control characters within strings, lone surrogates (read as U+FFFD), unknown escapes
-/// (read literally) and numbers outside the range of `f64` (read as null).
-///
-/// # Errors
-/// What the bytes are instead.
+/// (read literally) and numbers outside the range of `f64` (read as null). The error says what the bytes are instead.
 pub fn parse(bytes: &[u8]) -> Result<Json, String> {
     let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes);
     let is_blank = |byte: &u8| byte.is_ascii_whitespace() || *byte == 0;
@@ -26,14 +23,14 @@ pub fn parse(bytes: &[u8]) -> Result<Json, String> {
     if text.starts_with('<') {
         return Err("the answer is HTML or XML, not JSON".into());
     }
-    serde_json::from_str(&mended(&text)).map_err(|error| {
+    serde_json::from_str(&repair(&text)).map_err(|error| {
         if error.is_eof() { "the answer is cut off".into() } else { "the answer is not JSON".into() }
     })
 }
 
-/// The same document with everything that strict JSON forbids in strings and numbers replaced.
-fn mended(text: &str) -> String {
-    let mut mended = String::with_capacity(text.len() + 64);
+/// Replaces everything in strings and numbers that strict JSON forbids.
+fn repair(text: &str) -> String {
+    let mut repaired = String::with_capacity(text.len() + 64);
     let mut rest = text;
     let mut in_string = false;
     while let Some(first) = rest.chars().next() {
@@ -50,13 +47,13 @@ fn mended(text: &str) -> String {
             '-' | '0'..='9' if !in_string => number(rest),
             _ => (length, rest.get(..length).unwrap_or_default().into()),
         };
-        mended.push_str(&replacement);
+        repaired.push_str(&replacement);
         rest = rest.get(length..).unwrap_or_default();
     }
-    mended
+    repaired
 }
 
-/// The escape that `text` begins with: its length, and what to write instead.
+/// Length and replacement of the escape at the start of `text`.
 fn escape(text: &str) -> (usize, Cow<'_, str>) {
     match text.as_bytes().get(1) {
         Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => {
@@ -72,7 +69,7 @@ fn escape(text: &str) -> (usize, Cow<'_, str>) {
     }
 }
 
-/// The code unit of a `\uXXXX` that `text` begins with.
+/// The code unit of a `\uXXXX` at the start of `text`.
 fn code_unit(text: &str) -> Option<u16> {
     let digits = text.strip_prefix("\\u")?.get(..4)?;
     if !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
@@ -81,7 +78,7 @@ fn code_unit(text: &str) -> Option<u16> {
     u16::from_str_radix(digits, 16).ok()
 }
 
-/// The number that `text` begins with: its length, and what to write instead.
+/// Length and replacement of the number at the start of `text`.
 fn number(text: &str) -> (usize, Cow<'_, str>) {
     let is_part = |byte: &u8| byte.is_ascii_digit() || b"+-.eE".contains(byte);
     let length = text.bytes().position(|byte| !is_part(&byte)).unwrap_or(text.len());
@@ -92,11 +89,10 @@ fn number(text: &str) -> (usize, Cow<'_, str>) {
     }
 }
 
-/// An integer, also one in quotes or with a fraction of zero: `7`, `"7"`, `7.0`, `"7.0"`.
-#[must_use]
+/// Reads an integer, also quoted or with a fraction of zero: `7`, `"7"`, `7.0`, `"7.0"`.
 pub fn integer(json: &Json) -> Option<i64> {
     let whole = |number: f64| {
-        // Checked: a whole number that `f64` holds exactly.
+        // A whole number that `f64` represents exactly.
         #[allow(clippy::cast_possible_truncation)]
         (number.fract() == 0.0 && number.abs() < EXACT).then_some(number as i64)
     };
@@ -111,8 +107,7 @@ pub fn integer(json: &Json) -> Option<i64> {
     }
 }
 
-/// A short, harmless rendering of a value, for a message that names a defect.
-#[must_use]
+/// Shows a value in an error message: without control characters, at most 40 characters.
 pub fn shown(json: Option<&Json>) -> String {
     match json {
         None => "missing".into(),
@@ -198,7 +193,7 @@ mod tests {
         fn valid_json_reads_as_itself(text in any::<String>(), number in any::<i64>()) {
             let json = json!({"t": text, "n": [number, {"t": text}]});
             prop_assert_eq!(parse(json.to_string().as_bytes()), Ok(json.clone()));
-            prop_assert_eq!(serde_json::from_str::<Json>(&mended(&json.to_string())).unwrap(), json);
+            prop_assert_eq!(serde_json::from_str::<Json>(&repair(&json.to_string())).unwrap(), json);
         }
 
         #[test]

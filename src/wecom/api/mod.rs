@@ -1,4 +1,4 @@
-//! The server API: client, token, rate limiter, circuit breaker, and the answers.
+//! WeCom's server API: client, token, rate limiter, circuit breaker, and parsing of answers.
 
 mod answer;
 pub mod circuit_breaker;
@@ -6,15 +6,17 @@ mod client;
 pub mod directory;
 pub mod endpoints;
 pub mod errcode;
-mod failures;
+mod failure_tracker;
 pub mod json;
+mod methods;
 pub mod network;
 pub mod rate_limiter;
 pub mod tls;
 mod token;
 mod transport;
 
-pub use crate::wecom::clock::clock;
-pub use answer::{Answer, ApiObserver, NoAnswer, NotSeen, Record, Seen};
-pub use client::{Client, Settings};
+pub use answer::{Answer, ApiObserver, CallRecord};
+pub(crate) use answer::{ApiError, Dated, NoAnswer};
+pub use client::Client;
+pub(crate) use client::Settings;
 pub use endpoints::{Api, SecretKind};

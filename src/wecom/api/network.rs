@@ -1,44 +1,37 @@
-//! The way to WeCom: proxy, names; and what each of their errors is called.
+//! The network between this machine and WeCom: proxy, name resolution, and what each error means for the operator.
 
+use super::circuit_breaker::Failure;
+use super::errcode::Reason;
 use rustls::CertificateError;
 use ureq::config::Config;
 use ureq::http::Uri;
 use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::NextTimeout;
 
-/// The way to `api_base`.
+/// How to reach `api_base`: proxy and certificate authorities.
 #[derive(Clone, Default)]
-pub struct Network {
+pub(crate) struct Network {
     api_base: String,
-    proxy: Option<ureq::Proxy>,
-    /// Certificate authorities in DER besides the system's and the built-in ones.
-    authorities: Vec<Vec<u8>>,
+    pub(super) proxy: Option<ureq::Proxy>,
+    /// Certificate authorities in DER, in addition to the system's and the built-in ones.
+    pub(super) authorities: Vec<Vec<u8>>,
 }
 
 impl Network {
-    /// The way to `api_base`, through this proxy if any, trusting these authorities (DER) besides the system's and the
-    /// built-in ones.
-    ///
-    /// # Errors
-    /// What is wrong with the proxy's URL, without the URL.
-    pub fn new(api_base: &str, proxy: Option<&str>, authorities: Vec<Vec<u8>>) -> Result<Self, String> {
+    /// `authorities` are in DER. The error says what is wrong with the proxy's URL, without the URL.
+    pub(crate) fn new(
+        api_base: &str,
+        proxy: Option<&str>,
+        authorities: Vec<Vec<u8>>,
+    ) -> Result<Self, String> {
         let proxy = proxy.map(parse_proxy).transpose()?;
         Ok(Self { api_base: api_base.to_owned(), proxy, authorities })
-    }
-
-    pub(super) fn proxy(&self) -> Option<ureq::Proxy> {
-        self.proxy.clone()
     }
 
     pub(super) fn uses_tls(&self) -> bool {
         let by_proxy =
             self.proxy.as_ref().is_some_and(|proxy| proxy.protocol() == ureq::ProxyProtocol::Https);
         by_proxy || self.api_base.starts_with("https://")
-    }
-
-    /// Certificate authorities in DER besides the system's and the built-in ones.
-    pub(super) fn authorities(&self) -> &[Vec<u8>] {
-        &self.authorities
     }
 
     fn peer(&self) -> String {
@@ -49,18 +42,16 @@ impl Network {
     }
 }
 
-/// The host and port of a URL.
+/// Host and port of a URL, without credentials.
 pub(crate) fn host_of(url: &str) -> &str {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let authority = rest.split(['/', '?', '#']).next().unwrap_or(rest);
     authority.rsplit_once('@').map_or(authority, |(_, host)| host)
 }
 
-/// A proxy's URL: http, https, socks5 or socks5h, with credentials if it needs them. A SOCKS proxy resolves names itself.
-///
-/// # Errors
-/// What is wrong with it, without the URL: that may hold a password.
-pub fn parse_proxy(url: &str) -> Result<ureq::Proxy, String> {
+/// Parses a proxy's URL: http, https, socks5 or socks5h, with or without credentials. A SOCKS proxy resolves names.
+/// The error says what is wrong, without the URL, which may contain a password.
+pub(crate) fn parse_proxy(url: &str) -> Result<ureq::Proxy, String> {
     let (scheme, rest) = url.split_once("://").unwrap_or(("http", url));
     let scheme = match scheme.to_ascii_lowercase().as_str() {
         "http" => "http",
@@ -78,13 +69,13 @@ pub fn parse_proxy(url: &str) -> Result<ureq::Proxy, String> {
     Ok(proxy)
 }
 
-/// Why an exchange brought no answer that can be used.
+/// Why an HTTP exchange brought no usable answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Failure {
+pub(super) struct ExchangeError {
     /// Whether an answer arrived. An unusable one concerns its item; a missing one concerns all calls.
     pub(super) arrived: bool,
     pub(super) what: String,
-    /// What to do about it, where that differs from what the network needs in general.
+    /// Replaces the general advice for network failures.
     pub(super) advice: Option<&'static str>,
 }
 
@@ -97,7 +88,7 @@ const ADVICE_AUTHORITY: &str = "if api_base has a certificate authority of its o
 const ADVICE_CERTIFICATE: &str = "check api_base, the server's certificate and this machine's clock";
 const ADVICE_BASE: &str = "check api_base: the APIs are expected below api_base/cgi-bin/";
 
-impl Failure {
+impl ExchangeError {
     pub(super) fn no_answer(what: impl Into<String>) -> Self {
         Self { arrived: false, what: what.into(), advice: None }
     }
@@ -106,11 +97,16 @@ impl Failure {
         Self { arrived: true, what: what.into(), advice: None }
     }
 
+    pub(super) fn into_failure(self) -> Failure {
+        let Self { what: errmsg, advice, .. } = self;
+        Failure { reason: Reason::Network, errcode: None, errmsg, advice, scope: None }
+    }
+
     fn with(self, advice: &'static str) -> Self {
         Self { advice: Some(advice), ..self }
     }
 
-    /// Another HTTP status than 200. `location` is where a redirect points; only its scheme and host are told.
+    /// An HTTP status other than 200. Of `location`, a redirect's target, only scheme and host are shown.
     pub(super) fn of_status(status: u16, location: Option<&str>) -> Self {
         match status {
             407 => Self::no_answer("the proxy wants other credentials (HTTP status 407)")
@@ -129,7 +125,7 @@ impl Failure {
         }
     }
 
-    /// The answer had begun when this happened.
+    /// An error after the answer's head arrived.
     pub(super) fn of_body(error: &ureq::Error) -> Self {
         Self::unusable(match error {
             ureq::Error::BodyExceedsLimit(_) => "the answer is too long",
@@ -140,75 +136,82 @@ impl Failure {
     }
 }
 
-/// ureq's errors before an answer, in words of our own, because some of its texts contain the URL.
-pub(super) fn explain(error: &ureq::Error, network: &Network) -> Failure {
+/// An error before an answer arrived. ureq's own texts are not used: some contain the URL, and with it secrets.
+pub(super) fn explain(error: &ureq::Error, network: &Network) -> ExchangeError {
     let peer = network.peer();
     match error {
-        ureq::Error::Timeout(_) => Failure::no_answer("no answer in time"),
+        ureq::Error::Timeout(_) => ExchangeError::no_answer("no answer in time"),
         ureq::Error::Other(error) => match error.downcast_ref::<Unresolved>() {
             Some(Unresolved(host)) => {
                 let is_proxy = network.proxy.as_ref().is_some_and(|proxy| proxy.host() == host);
                 let advice = if is_proxy { ADVICE_PROXY } else { ADVICE_NAME };
-                Failure::no_answer(format!("the host name {host} cannot be resolved")).with(advice)
+                ExchangeError::no_answer(format!("the host name {host} cannot be resolved")).with(advice)
             }
-            None => Failure::no_answer("the exchange failed"),
+            None => ExchangeError::no_answer("the exchange failed"),
         },
         ureq::Error::Io(error) => explain_io(error, network, &peer),
         ureq::Error::Rustls(error) => explain_tls(error),
         ureq::Error::Tls(_) | ureq::Error::Pem(_) => {
-            Failure::no_answer("TLS: no connection").with(ADVICE_CERTIFICATE)
+            ExchangeError::no_answer("TLS: no connection").with(ADVICE_CERTIFICATE)
         }
-        ureq::Error::Protocol(_) => Failure::unusable("the answer is not HTTP"),
-        ureq::Error::LargeResponseHeader(..) => Failure::unusable("the answer's head is too long"),
-        ureq::Error::ConnectProxyFailed(why) if why.contains("407") => Failure::of_status(407, None),
+        ureq::Error::Protocol(_) => ExchangeError::unusable("the answer is not HTTP"),
+        ureq::Error::LargeResponseHeader(..) => ExchangeError::unusable("the answer's head is too long"),
+        ureq::Error::ConnectProxyFailed(why) if why.contains("407") => ExchangeError::of_status(407, None),
         ureq::Error::ConnectProxyFailed(why) => {
             let status: String = why.chars().filter(char::is_ascii_digit).take(3).collect();
             let status = if status.is_empty() { String::new() } else { format!(" (HTTP status {status})") };
-            Failure::no_answer(format!("{peer} does not connect to {}{status}", host_of(&network.api_base)))
-                .with(ADVICE_PROXY)
+            ExchangeError::no_answer(format!(
+                "{peer} does not connect to {}{status}",
+                host_of(&network.api_base)
+            ))
+            .with(ADVICE_PROXY)
         }
-        ureq::Error::InvalidProxyUrl => Failure::no_answer("the proxy's URL is not valid").with(ADVICE_PROXY),
-        ureq::Error::ConnectionFailed => Failure::no_answer(format!("no connection to {peer}")),
-        _ => Failure::no_answer("the exchange failed"),
+        ureq::Error::InvalidProxyUrl => {
+            ExchangeError::no_answer("the proxy's URL is not valid").with(ADVICE_PROXY)
+        }
+        ureq::Error::ConnectionFailed => ExchangeError::no_answer(format!("no connection to {peer}")),
+        _ => ExchangeError::no_answer("the exchange failed"),
     }
 }
 
-fn explain_io(error: &std::io::Error, network: &Network, peer: &str) -> Failure {
+fn explain_io(error: &std::io::Error, network: &Network, peer: &str) -> ExchangeError {
     use std::io::ErrorKind;
     let inner = error.get_ref();
     if let Some(tls) = inner.and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
         return explain_tls(tls);
     }
-    let proxy = |failure: Failure| {
-        if network.proxy.is_some() { failure.with(ADVICE_PROXY) } else { failure }
+    let proxy = |error: ExchangeError| {
+        if network.proxy.is_some() { error.with(ADVICE_PROXY) } else { error }
     };
     let is_socks =
         network.proxy.as_ref().is_some_and(|proxy| proxy.protocol() == ureq::ProxyProtocol::Socks5h);
     match error.kind() {
-        ErrorKind::ConnectionRefused => proxy(Failure::no_answer(format!("{peer} refuses the connection"))),
+        ErrorKind::ConnectionRefused => {
+            proxy(ExchangeError::no_answer(format!("{peer} refuses the connection")))
+        }
         ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable | ErrorKind::NetworkDown => {
-            proxy(Failure::no_answer(format!("{peer} cannot be reached: no route")))
+            proxy(ExchangeError::no_answer(format!("{peer} cannot be reached: no route")))
         }
         ErrorKind::ConnectionReset
         | ErrorKind::ConnectionAborted
         | ErrorKind::BrokenPipe
         | ErrorKind::UnexpectedEof => {
-            proxy(Failure::no_answer(format!("{peer} closed the connection without an answer")))
+            proxy(ExchangeError::no_answer(format!("{peer} closed the connection without an answer")))
         }
-        // What a SOCKS proxy says has fixed words (RFC 1928, RFC 1929).
+        // ureq's texts for SOCKS are fixed: the reply codes of RFC 1928 and RFC 1929.
         ErrorKind::PermissionDenied if is_socks => {
-            Failure::no_answer(format!("{peer} refuses user and password")).with(ADVICE_CREDENTIALS)
+            ExchangeError::no_answer(format!("{peer} refuses user and password")).with(ADVICE_CREDENTIALS)
         }
         _ if is_socks && inner.is_some() => {
             let wants_credentials = error.to_string().contains("auth");
             let advice = if wants_credentials { ADVICE_CREDENTIALS } else { ADVICE_PROXY };
-            Failure::no_answer(format!("{peer} refuses: {error}")).with(advice)
+            ExchangeError::no_answer(format!("{peer} refuses: {error}")).with(advice)
         }
-        kind => proxy(Failure::no_answer(format!("no connection to {peer}: {kind}"))),
+        kind => proxy(ExchangeError::no_answer(format!("no connection to {peer}: {kind}"))),
     }
 }
 
-fn explain_tls(error: &rustls::Error) -> Failure {
+fn explain_tls(error: &rustls::Error) -> ExchangeError {
     let rustls::Error::InvalidCertificate(error) = error else {
         let what = match error {
             rustls::Error::InvalidMessage(_) => "TLS: the other side does not speak TLS at this port",
@@ -217,7 +220,7 @@ fn explain_tls(error: &rustls::Error) -> Failure {
             }
             _ => "TLS: the server broke the handshake off",
         };
-        return Failure::no_answer(what).with(ADVICE_CERTIFICATE);
+        return ExchangeError::no_answer(what).with(ADVICE_CERTIFICATE);
     };
     let (what, advice) = match error {
         CertificateError::UnknownIssuer => ("TLS: certificate of an unknown authority", ADVICE_AUTHORITY),
@@ -232,19 +235,18 @@ fn explain_tls(error: &rustls::Error) -> Failure {
         }
         _ => ("TLS: the certificate is not valid", ADVICE_CERTIFICATE),
     };
-    Failure::no_answer(what).with(advice)
+    ExchangeError::no_answer(what).with(advice)
 }
 
-/// A host name that could not be looked up.
 #[derive(Debug, thiserror::Error)]
 #[error("the host name {0} cannot be resolved")]
 struct Unresolved(String);
 
 /// The system's resolver, with an error that names the host.
 #[derive(Debug, Default)]
-pub(super) struct Names(DefaultResolver);
+pub(super) struct NamedResolver(DefaultResolver);
 
-impl Resolver for Names {
+impl Resolver for NamedResolver {
     fn resolve(
         &self,
         uri: &Uri,
@@ -265,7 +267,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_proxy_is_http_or_socks5_and_no_complaint_shows_its_password() {
+    fn a_proxy_is_http_or_socks5_and_no_error_shows_its_password() {
         for good in
             ["http://p:3128", "socks5://u:pw@p", "socks5h://p:1080", "HTTP://u:p%40w@[::1]:3128/", "p:3128"]
         {
@@ -286,17 +288,13 @@ mod tests {
     }
 
     #[test]
-    fn a_redirect_is_told_without_what_it_carries() {
-        let failure = Failure::of_status(302, Some("https://u@portal.example:8443/login?url=secret"));
-        assert!(
-            failure.arrived && failure.what.contains("to https://portal.example:8443,"),
-            "{}",
-            failure.what
-        );
+    fn a_redirect_is_reported_without_path_and_query() {
+        let error = ExchangeError::of_status(302, Some("https://u@portal.example:8443/login?url=secret"));
+        assert!(error.arrived && error.what.contains("to https://portal.example:8443,"), "{}", error.what);
         assert_eq!(
-            Failure::of_status(301, Some("/here")).what,
+            ExchangeError::of_status(301, Some("/here")).what,
             "HTTP status 301: a redirect, which is not followed"
         );
-        assert!(!Failure::of_status(407, None).arrived);
+        assert!(!ExchangeError::of_status(407, None).arrived);
     }
 }

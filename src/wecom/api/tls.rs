@@ -1,8 +1,7 @@
-//! TLS to WeCom: which certificates are trusted, and the connector that says so to ureq.
+//! TLS to WeCom: the trusted certificates, and the connector that passes them to ureq.
 //!
-//! ureq's own connector trusts a fixed list of authorities. This one also accepts a server whose certificate stands in
-//! `ca_file` itself, as OpenSSL does: `openssl req -x509` makes such certificates, marked as authorities, which webpki
-//! refuses for servers.
+//! ureq's own connector trusts a fixed list of authorities. This one, like OpenSSL, also accepts a server certificate
+//! that `ca_file` contains itself: `openssl req -x509` marks it as an authority, which webpki refuses for servers.
 
 use std::sync::Arc;
 
@@ -20,10 +19,7 @@ use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, Either, LazyBuffers, NextTimeout, Transport, TransportAdapter,
 };
 
-/// The certificates of a PEM file, in DER.
-///
-/// # Errors
-/// Why there are none.
+/// Parses the certificates of a PEM file to DER. The error is a predicate of the file, such as "holds no certificate".
 pub fn certificates(pem: &str) -> Result<Vec<Vec<u8>>, String> {
     let mut found = Vec::new();
     for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
@@ -42,11 +38,14 @@ pub fn certificates(pem: &str) -> Result<Vec<Vec<u8>>, String> {
 pub(super) fn client_config(own: &[Vec<u8>]) -> Result<Arc<ClientConfig>, rustls::Error> {
     let own: Vec<CertificateDer<'static>> = own.iter().map(|der| CertificateDer::from(der.clone())).collect();
     let system = rustls_native_certs::load_native_certs();
-    // A machine may have none; but what somebody has named should be there.
+    // A machine may have no store; but a store that is named should exist.
     let is_named = ["SSL_CERT_FILE", "SSL_CERT_DIR"].iter().any(|name| std::env::var_os(name).is_some());
     let level = if is_named { log::Level::Warn } else { log::Level::Debug };
     for error in system.errors.iter().take(3) {
-        log::log!(level, "certificates of the system: {error}; the built-in ones are used");
+        log::log!(
+            level,
+            "cannot load the system's certificate authorities: {error}; the built-in ones are used"
+        );
     }
     let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
     roots.add_parsable_certificates(system.certs.into_iter().chain(own.iter().cloned()));
@@ -58,7 +57,7 @@ pub(super) fn client_config(own: &[Vec<u8>]) -> Result<Arc<ClientConfig>, rustls
     Ok(Arc::new(config.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()))
 }
 
-/// webpki's verification, and the certificates of `ca_file` for the servers that show them.
+/// webpki's verification; in addition a server may present a certificate of `ca_file` itself.
 #[derive(Debug)]
 struct Verifier {
     web: Arc<WebPkiServerVerifier>,
@@ -77,7 +76,7 @@ impl ServerCertVerifier for Verifier {
         let verified =
             self.web.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
         match verified {
-            // webpki has checked the dates before it found this (`check_issuer_independent_properties`).
+            // webpki has already checked the dates (`check_issuer_independent_properties`).
             Err(rustls::Error::InvalidCertificate(error)) if is_authority(&error) => {
                 if !self.own.iter().any(|own| own == end_entity) {
                     return Err(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer));
@@ -113,12 +112,12 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
-/// Whether webpki's complaint is that a server shows the certificate of an authority.
+/// Whether webpki refused a server certificate because it is marked as an authority.
 fn is_authority(error: &CertificateError) -> bool {
     matches!(error, CertificateError::Other(other) if format!("{other:?}").contains("CaUsedAsEndEntity"))
 }
 
-/// Wraps a connection in TLS where the URL is https. The last connector of the chain.
+/// Last connector of ureq's chain: wraps the connection in TLS if the URL is https.
 #[derive(Debug)]
 pub(super) struct Tls(pub(super) Option<Arc<ClientConfig>>);
 
@@ -148,7 +147,6 @@ impl<In: Transport> Connector<In> for Tls {
     }
 }
 
-/// A connection within TLS.
 pub(super) struct TlsTransport {
     buffers: LazyBuffers,
     stream: StreamOwned<ClientConnection, TransportAdapter>,

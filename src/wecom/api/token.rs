@@ -5,29 +5,33 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value as Json;
 
-use super::answer::Answer;
+use super::answer::{Answer, ApiError, ApiObserver, NoAnswer};
+use super::circuit_breaker::Failure;
+use super::client::{Client, lock, paused};
+use super::endpoints::{Api, SecretKind};
+use super::errcode::{Reaction, Reason, reaction};
 use super::json;
+use super::rate_limiter::Priority;
+use crate::wecom::query::url_encode;
 
-/// A token is used for at least so long, whatever WeCom says of its life: it tells by an errcode if it is no good.
-const SHORTEST: Duration = Duration::from_secs(60);
-/// The same for the longest, in seconds; WeCom's live for two hours.
-const LONGEST: u64 = 7 * 24 * 3600;
-/// A token's life in seconds, if WeCom does not say (doc 91039).
-const USUAL: u64 = 7200;
-/// So many tokens within [`OFTEN_WITHIN`] are too many: something takes each away soon after it is given.
-const OFTEN: usize = 5;
-const OFTEN_WITHIN: Duration = Duration::from_secs(60);
+/// Shortest use of a token, against an expires_in that is too short: WeCom answers an errcode once it is invalid.
+const MIN_LIFE: Duration = Duration::from_secs(60);
+/// Longest use of a token in seconds, against an expires_in that is too long.
+const MAX_LIFE: u64 = 7 * 24 * 3600;
+/// A token's life in seconds if the answer does not state it (doc 91039).
+const DEFAULT_LIFE: u64 = 7200;
+/// Tokens within [`RENEWAL_WINDOW`] that are too many: something invalidates each soon after WeCom issues it.
+const MAX_RENEWALS: usize = 5;
+const RENEWAL_WINDOW: Duration = Duration::from_secs(60);
 
-/// A token in the cache.
 #[derive(Clone)]
-pub(super) struct Token {
-    pub(super) text: String,
-    /// When to fetch another rather than use this one.
+struct Token {
+    text: String,
     renew_at: Instant,
 }
 
-/// What gettoken answered: the token, and its life in seconds.
-pub(super) fn read(answer: &Answer) -> Result<(String, u64), String> {
+/// Reads the answer of gettoken: the token, and its life in seconds.
+fn read(answer: &Answer) -> Result<(String, u64), String> {
     let token = answer.json.get("access_token");
     let text = token.and_then(Json::as_str).unwrap_or_default();
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
@@ -35,48 +39,91 @@ pub(super) fn read(answer: &Answer) -> Result<(String, u64), String> {
     }
     let life =
         answer.json.get("expires_in").and_then(json::integer).and_then(|life| u64::try_from(life).ok());
-    Ok((text.to_owned(), life.unwrap_or(USUAL)))
+    Ok((text.to_owned(), life.unwrap_or(DEFAULT_LIFE)))
 }
 
 /// The cached token of one secret.
 #[derive(Default)]
 pub(super) struct TokenCell {
     token: Option<Token>,
-    /// When the last ones were fetched.
+    /// When the last tokens were fetched, at most [`MAX_RENEWALS`].
     fetched: VecDeque<Instant>,
 }
 
 impl TokenCell {
-    /// The token, unless it is time to fetch another.
-    pub(super) fn fresh(&self, now: Instant) -> Option<&Token> {
-        self.token.as_ref().filter(|token| token.renew_at > now)
+    /// The cached token, unless it is due for renewal.
+    fn fresh(&self, now: Instant) -> Option<&str> {
+        self.token.as_ref().filter(|token| token.renew_at > now).map(|token| token.text.as_str())
     }
 
-    /// A token that was fetched at `now` and is good for `expires_in` seconds.
-    pub(super) fn put(&mut self, text: String, expires_in: u64, now: Instant) -> Token {
-        // Five minutes before its end; of one that lives shortly, a tenth before.
+    /// Caches a token that was fetched at `now` with a life of `expires_in` seconds.
+    fn put(&mut self, text: String, expires_in: u64, now: Instant) {
+        // Renewed five minutes before its end, or after nine tenths of a short life.
         let margin = (expires_in / 10).min(300);
-        let life = Duration::from_secs(expires_in.saturating_sub(margin).min(LONGEST)).max(SHORTEST);
-        let token = Token { text, renew_at: now + life };
-        self.token = Some(token.clone());
+        let life = Duration::from_secs(expires_in.saturating_sub(margin).min(MAX_LIFE)).max(MIN_LIFE);
+        self.token = Some(Token { text, renew_at: now + life });
         self.fetched.push_back(now);
-        if self.fetched.len() > OFTEN {
+        if self.fetched.len() > MAX_RENEWALS {
             self.fetched.pop_front();
         }
-        token
     }
 
-    /// WeCom refused `refused`. If another thread has fetched a new one meanwhile, that one stays.
+    /// Drops the token that WeCom refused, unless another thread has already replaced it.
     pub(super) fn invalidate(&mut self, refused: &str) {
-        if self.token.as_ref().is_some_and(|token| token.text == refused) {
-            self.token = None;
-        }
+        self.token.take_if(|token| token.text == refused);
     }
 
-    /// Whether tokens have been fetched so often lately that another would not last either.
-    pub(super) fn too_often(&self, now: Instant) -> bool {
-        let oldest = self.fetched.front().filter(|_| self.fetched.len() >= OFTEN);
-        oldest.is_some_and(|oldest| now.saturating_duration_since(*oldest) < OFTEN_WITHIN)
+    /// Whether the last tokens were fetched so often that another would not last either.
+    fn too_often(&self, now: Instant) -> bool {
+        let oldest = self.fetched.front().filter(|_| self.fetched.len() >= MAX_RENEWALS);
+        oldest.is_some_and(|oldest| now.saturating_duration_since(*oldest) < RENEWAL_WINDOW)
+    }
+}
+
+impl<L: ApiObserver> Client<L> {
+    /// The secret's token. The first caller fetches it while the others wait. A failure opens the circuit breaker for
+    /// all calls with the secret.
+    pub(super) fn token(&self, secret: SecretKind, priority: Priority) -> Result<String, ApiError> {
+        let api = Api::GetToken;
+        let mut cell = lock(self.token_cell(secret));
+        if let Some(token) = cell.fresh(Instant::now()) {
+            return Ok(token.to_owned());
+        }
+        if self.shutdown.is_triggered() {
+            return Err(ApiError::NoAnswer(NoAnswer::Stopped));
+        }
+        // The thread that held the lock before may have failed to fetch one.
+        lock(&self.breaker).admit_within(api, secret, Instant::now()).map_err(paused)?;
+        let failed = |failure: &Failure| self.open_breaker(api, secret, failure);
+        if cell.too_often(Instant::now()) {
+            let errmsg = "WeCom refuses each access_token soon after giving it".into();
+            let reason = Reason::Unknown;
+            return Err(failed(&Failure { reason, errcode: None, errmsg, advice: None, scope: None }));
+        }
+        self.acquire(api, priority)?;
+        let Some(corp_secret) = self.secret(secret) else {
+            return Err(ApiError::NoAnswer(NoAnswer::NoSecret));
+        };
+        let corp_id = url_encode(&self.settings.corp_id);
+        let parameters = format!("corpid={corp_id}&corpsecret={}", url_encode(corp_secret));
+        let (answer, parsed) = self
+            .exchange(api, None, &parameters, None, read)
+            .map_err(|error| failed(&error.into_failure()))?;
+        let (errcode, errmsg) = (answer.errcode, answer.errmsg);
+        let (reason, errmsg) = match (reaction(errcode), parsed) {
+            (Reaction::Done, Ok((token, expires_in))) => {
+                self.settings.redactor.add_token(&token);
+                cell.put(token.clone(), expires_in, Instant::now());
+                self.close_breaker(api, secret);
+                return Ok(token);
+            }
+            (Reaction::Done, Err(what)) => (Reason::Network, what),
+            (Reaction::Busy, _) => (Reason::Network, errmsg),
+            (Reaction::Pause(reason), _) => (reason, errmsg),
+            // gettoken is about no member: each refusal concerns all calls with the secret.
+            _ => (Reason::Unknown, errmsg),
+        };
+        Err(failed(&Failure::of_errcode(reason, errcode, errmsg)))
     }
 }
 
@@ -94,18 +141,18 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_used_for_a_minute_at_least_whatever_life_it_is_given() {
+    fn a_token_is_used_for_at_least_a_minute_and_at_most_a_week() {
         let now = Instant::now();
         for expires_in in [0, 1, 59, 66, u64::MAX] {
             let mut cell = TokenCell::default();
             cell.put("b".into(), expires_in, now);
             assert!(cell.fresh(now + Duration::from_secs(59)).is_some(), "{expires_in}");
-            assert!(cell.fresh(now + Duration::from_secs(LONGEST)).is_none(), "{expires_in}");
+            assert!(cell.fresh(now + Duration::from_secs(MAX_LIFE)).is_none(), "{expires_in}");
         }
     }
 
     #[test]
-    fn a_life_that_makes_no_sense_is_the_usual_one() {
+    fn an_invalid_life_is_replaced_by_the_default() {
         let answer = |expires_in: Json| {
             let body = serde_json::json!({"access_token": "t", "expires_in": expires_in}).to_string();
             read(&Answer::read(body.as_bytes(), crate::directory::UnixSeconds(0)).unwrap()).unwrap().1
@@ -115,8 +162,8 @@ mod tests {
         {
             assert_eq!(answer(given), life);
         }
-        for nonsense in [Json::from(-1), Json::Null, "soon".into(), Json::from(1e300), Json::from(vec![1])] {
-            assert_eq!(answer(nonsense), USUAL);
+        for invalid in [Json::from(-1), Json::Null, "soon".into(), Json::from(1e300), Json::from(vec![1])] {
+            assert_eq!(answer(invalid), DEFAULT_LIFE);
         }
         for none in [
             r#"{"errcode":0}"#,
@@ -149,6 +196,6 @@ mod tests {
         cell.invalidate("old");
         cell.put("new".into(), 7200, now);
         cell.invalidate("old");
-        assert_eq!(cell.fresh(now).map(|t| t.text.as_str()), Some("new"));
+        assert_eq!(cell.fresh(now), Some("new"));
     }
 }

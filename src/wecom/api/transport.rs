@@ -1,4 +1,4 @@
-//! One HTTP exchange with WeCom's API: what came back, or why nothing did. Knows no tokens or pauses.
+//! One HTTP exchange with WeCom's API. Knows no tokens and no circuit breaker.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
@@ -7,12 +7,12 @@ use serde_json::Value as Json;
 use ureq::unversioned::transport::{ConnectProxyConnector, Connector, SocksConnector, TcpConnector};
 
 use super::answer::Answer;
-use super::network::{Failure, Names, Network, explain};
+use super::network::{ExchangeError, NamedResolver, Network, explain};
 use super::tls::{Tls, client_config};
 use crate::directory::UnixSeconds;
 use crate::wecom::clock::SharedClock;
 
-/// The longest answer that is read; a page of 10,000 members is under 1 MiB.
+/// Longest response body in bytes; a page of 10,000 members is under 1 MiB.
 const MAX_ANSWER: u64 = 16 * 1024 * 1024;
 
 /// The HTTP client, shared by all threads.
@@ -23,53 +23,56 @@ pub(super) struct Transport {
 }
 
 impl Transport {
-    /// `timeout` bounds a whole exchange, from name look-up to the last byte.
+    /// `timeout` bounds a whole exchange, from name resolution to the last byte.
     pub(super) fn new(timeout: Duration, network: Network, clock: SharedClock) -> Self {
         let config = ureq::Agent::config_builder()
-            .proxy(network.proxy())
+            .proxy(network.proxy.clone())
             .timeout_global(Some(timeout))
             .http_status_as_error(false)
-            // A redirect would carry the access_token to wherever it points.
+            // A redirect would carry the access_token to another host.
             .max_redirects(0)
             .max_redirects_will_error(false)
             .user_agent(concat!("wecom-dirsync/", env!("CARGO_PKG_VERSION")))
             .build();
-        let tls = network.uses_tls().then(|| client_config(network.authorities()));
-        let tls = tls
-            .and_then(|config| config.inspect_err(|error| log::error!("TLS is not available: {error}")).ok());
+        let tls = network.uses_tls().then(|| client_config(&network.authorities));
+        let tls = tls.and_then(|config| {
+            config
+                .inspect_err(|error| log::error!("TLS cannot be set up, so calls to https:// fail: {error}"))
+                .ok()
+        });
         let connector =
             ().chain(SocksConnector::default())
                 .chain(ConnectProxyConnector::default())
                 .chain(TcpConnector::default())
                 .chain(Tls(tls));
-        let agent = ureq::Agent::with_parts(config, connector, Names::default());
+        let agent = ureq::Agent::with_parts(config, connector, NamedResolver::default());
         Self { agent, network, clock }
     }
 
-    /// GET, or POST with a JSON body. The error says what happened, without the URL: that has secrets.
-    pub(super) fn exchange(&self, url: &str, body: Option<&Json>) -> Result<Answer, Failure> {
+    /// GET, or POST with a JSON body. The error does not contain the URL, which has secrets.
+    pub(super) fn exchange(&self, url: &str, body: Option<&Json>) -> Result<Answer, ExchangeError> {
         let begun = Instant::now();
-        let ask = || match body {
+        let send = || match body {
             None => self.agent.get(url).call(),
             Some(body) => {
                 self.agent.post(url).content_type("application/json; charset=utf-8").send(body.to_string())
             }
         };
-        // ureq looks names up in a thread of its own, and panics when the system refuses one. The threads
-        // that ask must outlive that.
-        let sent = catch_unwind(AssertUnwindSafe(ask))
-            .map_err(|_| Failure::no_answer("the HTTP client gave up: no thread?"))?;
+        // ureq resolves names in a new thread, and panics if the system refuses one; the caller's thread survives.
+        let sent = catch_unwind(AssertUnwindSafe(send)).map_err(|_| {
+            ExchangeError::no_answer("the HTTP client panicked, probably because no thread could be started")
+        })?;
         let mut response = sent.map_err(|error| explain(&error, &self.network))?;
         let took = begun.elapsed();
         let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
         if response.status() != 200 {
-            return Err(Failure::of_status(response.status().as_u16(), header("location")));
+            return Err(ExchangeError::of_status(response.status().as_u16(), header("location")));
         }
         let date = header("date").and_then(parse_date);
         let text = response.body_mut().with_config().limit(MAX_ANSWER).read_to_vec();
-        let text = text.map_err(|error| Failure::of_body(&error))?;
-        let answer = Answer::read(&text, UnixSeconds::default()).map_err(Failure::unusable)?;
-        // Only an answer of WeCom is a reading of its clock.
+        let text = text.map_err(|error| ExchangeError::of_body(&error))?;
+        let answer = Answer::read(&text, UnixSeconds::default()).map_err(ExchangeError::unusable)?;
+        // Only an answer from WeCom tells its time; a gateway's error page does not.
         let asked_at = self.clock.stamp_answer(date, took);
         Ok(Answer { asked_at, ..answer })
     }

@@ -1,9 +1,8 @@
 //! WXBizMsgCrypt: the signature and encryption of callbacks (doc 90968).
 //!
-//! `VerifyURL` is [`Crypt::verify_url`], `DecryptMsg` is [`Crypt::decrypt_message`], `EncryptMsg` is
-//! [`Crypt::encrypt_message`]. Every check that the protocol allows is made: signature, block length, padding,
-//! inner length, receive_id. All of them are in [`Crypt::open`], which does the same work whichever fails: its
-//! time is no oracle. No input panics or makes anything larger than itself.
+//! [`Crypt::open`] makes every check of `VerifyURL` and `DecryptMsg`: signature, block length, padding, inner length,
+//! receive_id. It does the same work whichever fails, so its duration is no oracle. No input makes it panic or
+//! allocate more than a multiple of the input's length.
 
 use std::fmt;
 
@@ -17,7 +16,6 @@ use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STAN
 use sha1::{Digest, Sha1};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq, ConstantTimeGreater, ConstantTimeLess};
 
-use super::envelope;
 pub use crate::wecom::query::Signed;
 
 /// Length of the AES key in bytes.
@@ -25,97 +23,59 @@ const KEY_LEN: usize = 32;
 /// WXBizMsgCrypt pads to a multiple of this, not of the cipher's 16 (doc 90968).
 const PAD_TO: usize = 32;
 const PAD_TO_BYTE: u8 = 32;
-/// Random bytes, then the message's length: what stands before the message.
+/// 16 random bytes and the message's length precede the message.
 const PREFIX_LEN: usize = 16 + 4;
-/// What decodes a key: 43 characters hold 258 bits, two more than the key, and the surplus is often not zero.
+/// Decodes a key: 43 characters hold 258 bits, two more than the key, and those are often not zero.
 const KEY_BASE64: GeneralPurpose = lenient(&alphabet::STANDARD, DecodePaddingMode::RequireNone);
-/// What decodes an encrypted text. The signature covers it as text, so that its spelling proves nothing.
+/// Decodes an encrypted text. Lenient, because the signature covers the text itself.
 const TEXT_BASE64: GeneralPurpose = lenient(&alphabet::STANDARD, DecodePaddingMode::Indifferent);
-/// The same with `-` and `_`.
+/// [`TEXT_BASE64`] with `-` and `_` for `+` and `/`.
 const TEXT_BASE64_URL: GeneralPurpose = lenient(&alphabet::URL_SAFE, DecodePaddingMode::Indifferent);
+
+const HEX: &[u8; 16] = b"0123456789abcdef";
 
 const fn lenient(alphabet: &alphabet::Alphabet, padding: DecodePaddingMode) -> GeneralPurpose {
     let config = GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true);
     GeneralPurpose::new(alphabet, config.with_decode_padding_mode(padding))
 }
 
-/// What a callback can be refused for; [`CryptError::code`] is WeCom's own number (doc 90968).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+/// Why [`Crypt::open`] fails, with WeCom's error numbers (doc 90968). Ordered as the checks are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 pub enum CryptError {
-    /// The signature does not fit: a forgery, or another Token.
-    #[error("-40001: the signature is wrong")]
+    /// A forgery, or signed with another Token.
+    #[error("-40001: the signature does not match")]
     Signature,
-    /// The envelope is no XML, or has no Encrypt.
-    #[error("-40002: the envelope is not the XML that WeCom sends")]
-    Xml,
-    /// EncodingAESKey is not 43 characters of base64.
-    #[error("-40004: the EncodingAESKey is not 43 letters and digits")]
-    AesKey,
-    /// The message is meant for another company or suite.
-    #[error("-40005: the receive_id is another one")]
-    ReceiveId,
-    /// No random bytes could be had, or the message is too long to encrypt.
-    #[error("-40006: could not encrypt")]
-    Encrypt,
-    /// Not whole cipher blocks, or wrong padding.
-    #[error("-40007: could not decrypt")]
-    Decrypt,
-    /// What was decrypted is too short, or its inner length points outside it.
-    #[error("-40008: what was decrypted is not a message")]
-    Buffer,
     /// Encrypt or echostr is not base64.
-    #[error("-40010: not base64")]
+    #[error("-40010: the encrypted text is not base64")]
     Base64,
+    /// Not a multiple of the cipher's block, or wrong padding.
+    #[error("-40007: the text does not decrypt")]
+    Decrypt,
+    /// The decrypted text is too short, or its inner length points outside it.
+    #[error("-40008: the decrypted text is not a message")]
+    Buffer,
+    /// The message is for another company or suite.
+    #[error("-40005: the message is for another receive_id")]
+    ReceiveId,
 }
 
-impl CryptError {
-    /// The official number.
-    #[must_use]
-    pub fn code(self) -> i32 {
-        match self {
-            Self::Signature => -40001,
-            Self::Xml => -40002,
-            Self::AesKey => -40004,
-            Self::ReceiveId => -40005,
-            Self::Encrypt => -40006,
-            Self::Decrypt => -40007,
-            Self::Buffer => -40008,
-            Self::Base64 => -40010,
-        }
-    }
-
-    /// The position of the check that failed in [`Crypt::open`].
-    #[must_use]
-    pub fn stage(self) -> u8 {
-        match self {
-            Self::Xml | Self::AesKey | Self::Encrypt => 0,
-            Self::Signature => 1,
-            Self::Base64 => 2,
-            Self::Decrypt => 3,
-            Self::Buffer => 4,
-            Self::ReceiveId => 5,
-        }
-    }
-}
+/// An EncodingAESKey that is not 43 characters of base64.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the EncodingAESKey is not 43 letters and digits")]
+pub struct InvalidAesKey;
 
 /// The AES key of one callback URL.
 #[derive(Clone)]
 pub struct EncodingAesKey([u8; KEY_LEN]);
 
 impl EncodingAesKey {
-    /// Decodes the 43 characters that the console shows.
-    ///
-    /// 43 characters hold 258 bits, two more than the key; the last character's surplus bits are often
-    /// not zero, in WeCom's own sample too, and mean nothing.
-    ///
-    /// # Errors
-    /// [`CryptError::AesKey`] if it is not 43 characters of base64.
-    pub fn parse(text: &str) -> Result<Self, CryptError> {
+    /// Decodes the 43 characters that WeCom's console shows.
+    pub fn parse(text: &str) -> Result<Self, InvalidAesKey> {
         if text.len() != 43 {
-            return Err(CryptError::AesKey);
+            return Err(InvalidAesKey);
         }
-        let bytes = KEY_BASE64.decode(text).map_err(|_| CryptError::AesKey)?;
-        bytes.try_into().map(Self).map_err(|_| CryptError::AesKey)
+        let bytes = KEY_BASE64.decode(text).map_err(|_| InvalidAesKey)?;
+        bytes.try_into().map(Self).map_err(|_| InvalidAesKey)
     }
 }
 
@@ -128,13 +88,13 @@ impl fmt::Debug for EncodingAesKey {
 /// An encrypted text and the parameters that sign it.
 #[derive(Debug, Clone, Copy)]
 pub struct SignedText<'a> {
-    /// msg_signature, timestamp and nonce.
+    /// msg_signature, timestamp and nonce of the query.
     pub signed: Signed<'a>,
-    /// Base64.
+    /// The value of Encrypt or echostr, in base64.
     pub encrypted: &'a str,
 }
 
-/// Token and key of one callback URL, and whom its messages must be meant for.
+/// Token, key and receive_id of one callback URL.
 #[derive(Clone)]
 pub struct Crypt {
     token: String,
@@ -149,41 +109,20 @@ impl fmt::Debug for Crypt {
 }
 
 impl Crypt {
-    /// For one callback URL. `receive_id` is the corp id, a third-party suite's id, or empty.
-    #[must_use]
+    /// `receive_id` is the corp id, a third-party suite's id, or empty.
     pub fn new(token: &str, key: EncodingAesKey, receive_id: &str) -> Self {
         Self { token: token.to_owned(), key, receive_id: receive_id.to_owned() }
     }
 
-    /// VerifyURL: the text that a GET must be answered with.
-    ///
-    /// # Errors
-    /// As [`Crypt::open`].
-    pub fn verify_url(&self, signed: Signed<'_>, echostr: &str) -> Result<Vec<u8>, CryptError> {
-        self.open(&[SignedText { signed, encrypted: echostr }])
-    }
-
-    /// DecryptMsg: the message of a POST.
-    ///
-    /// # Errors
-    /// [`CryptError::Xml`], and as [`Crypt::open`].
-    pub fn decrypt_message(&self, signed: Signed<'_>, body: &[u8]) -> Result<Vec<u8>, CryptError> {
-        let encrypt = envelope::encrypted_part(body).ok_or(CryptError::Xml)?;
-        self.open(&[SignedText { signed, encrypted: &encrypt }])
-    }
-
-    /// The message in the first of these texts that its signature fits.
+    /// Decrypts the first text whose signature matches; the error is the first check that fails.
     ///
     /// It computes every signature, decrypts one text completely, and compares padding, length and receive_id in
     /// constant time, whichever of them is wrong.
-    ///
-    /// # Errors
-    /// What is wrong first: [`CryptError::Signature`], `Base64`, `Decrypt`, `Buffer`, `ReceiveId`.
     pub fn open(&self, candidates: &[SignedText<'_>]) -> Result<Vec<u8>, CryptError> {
         let mut chosen = candidates.first().map_or("", |first| first.encrypted);
         let mut is_signed = false;
         for candidate in candidates {
-            if self.signature_fits(candidate.signed, candidate.encrypted) && !is_signed {
+            if self.signature_matches(candidate.signed, candidate.encrypted) && !is_signed {
                 chosen = candidate.encrypted;
                 is_signed = true;
             }
@@ -210,9 +149,9 @@ impl Crypt {
         message.and_then(|range| padded.get(range)).map(<[u8]>::to_vec).ok_or(CryptError::Buffer)
     }
 
-    /// Whether the signature is the one that our Token gives. In constant time.
-    fn signature_fits(&self, signed: Signed<'_>, encrypted: &str) -> bool {
-        let expected = signature(&self.token, signed.timestamp, signed.nonce, encrypted);
+    fn signature_matches(&self, signed: Signed<'_>, encrypted: &str) -> bool {
+        let expected = self.sign(signed.timestamp, signed.nonce, encrypted);
+        // In constant time.
         expected.as_bytes().ct_eq(signed.signature.as_bytes()).into()
     }
 
@@ -222,95 +161,58 @@ impl Crypt {
         iv
     }
 
-    /// Encrypts a message to base64 text; `random` are the 16 bytes that stand before it.
-    ///
-    /// # Errors
-    /// [`CryptError::Encrypt`] if the message is longer than 4 GiB.
-    pub fn encrypt(&self, message: &[u8], random: [u8; 16]) -> Result<String, CryptError> {
-        let length = u32::try_from(message.len()).map_err(|_| CryptError::Encrypt)?;
+    /// Encrypts a message to base64; `random` precedes the message. `None` if the message is longer than 4 GiB.
+    pub fn encrypt(&self, message: &[u8], random: [u8; 16]) -> Option<String> {
+        let length = u32::try_from(message.len()).ok()?;
         let mut frame = Vec::with_capacity(PREFIX_LEN + message.len() + self.receive_id.len() + PAD_TO);
         frame.extend_from_slice(&random);
         frame.extend_from_slice(&length.to_be_bytes());
         frame.extend_from_slice(message);
         frame.extend_from_slice(self.receive_id.as_bytes());
         let padding = PAD_TO - frame.len() % PAD_TO;
-        // 1 to 32, as the line above makes it.
+        // 1 to 32.
         #[allow(clippy::cast_possible_truncation)]
         frame.resize(frame.len() + padding, padding as u8);
         let length = frame.len();
         let cipher = cbc::Encryptor::<Aes256>::new(&self.key.0.into(), &self.iv().into());
-        let encrypted =
-            cipher.encrypt_padded::<NoPadding>(&mut frame, length).map_err(|_| CryptError::Encrypt)?;
-        Ok(STANDARD.encode(encrypted))
+        cipher.encrypt_padded::<NoPadding>(&mut frame, length).ok().map(|bytes| STANDARD.encode(bytes))
     }
 
-    /// EncryptMsg: the XML of an encrypted reply, signed.
-    ///
-    /// # Errors
-    /// [`CryptError::Encrypt`].
-    pub fn encrypt_message(
-        &self,
-        message: &[u8],
-        timestamp: &str,
-        nonce: &str,
-        random: [u8; 16],
-    ) -> Result<String, CryptError> {
-        let encrypted = self.encrypt(message, random)?;
-        let signature = signature(&self.token, timestamp, nonce, &encrypted);
-        Ok(envelope::reply(&encrypted, &signature, timestamp, nonce))
-    }
-
-    /// The msg_signature of an encrypted text.
-    #[must_use]
+    /// The msg_signature of an encrypted text: SHA-1 of the sorted parts, in lower-case hex (doc 90968).
     pub fn sign(&self, timestamp: &str, nonce: &str, encrypted: &str) -> String {
-        signature(&self.token, timestamp, nonce, encrypted)
+        let mut parts = [&*self.token, timestamp, nonce, encrypted];
+        parts.sort_unstable();
+        let hash = parts.iter().fold(Sha1::new(), |hash, part| hash.chain_update(part)).finalize();
+        let mut text = String::with_capacity(hash.len() * 2);
+        for byte in hash {
+            text.extend([byte >> 4, byte & 15].map(|digit| char::from(HEX[usize::from(digit)])));
+        }
+        text
     }
 }
 
-/// msg_signature: SHA-1 over the sorted parts, in lower-case hex (doc 90968).
-fn signature(token: &str, timestamp: &str, nonce: &str, encrypted: &str) -> String {
-    let mut parts = [token, timestamp, nonce, encrypted];
-    parts.sort_unstable();
-    let mut hash = Sha1::new();
-    for part in parts {
-        hash.update(part.as_bytes());
-    }
-    hex(&hash.finalize())
-}
-
-/// Lower-case hex.
-fn hex(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let mut text = String::with_capacity(bytes.len() * 2);
-    for byte in bytes {
-        text.push(char::from(DIGITS[usize::from(byte >> 4)]));
-        text.push(char::from(DIGITS[usize::from(byte & 15)]));
-    }
-    text
-}
-
-/// The bytes of an encrypted text, and whether it is base64; if it is not, as many zeros as it would decode to.
+/// The bytes of an encrypted text, and whether it is base64; if not, as many zero bytes as base64 would yield.
 fn decode(text: &str) -> (Vec<u8>, bool) {
     let is_url_safe = text.bytes().any(|byte| byte == b'-' || byte == b'_');
     let engine = if is_url_safe { TEXT_BASE64_URL } else { TEXT_BASE64 };
     match engine.decode(text) {
         Ok(bytes) if !bytes.is_empty() => (bytes, true),
-        // As much work as for base64.
+        // As much work as for valid base64.
         _ => (engine.decode("A".repeat(text.len() / 4 * 4)).unwrap_or_default(), false),
     }
 }
 
-/// What a decrypted text is found to be: `16 random bytes | length, big-endian | message | receive_id | padding`.
+/// Checks of a decrypted text: `16 random bytes | length, big-endian | message | receive_id | padding`.
 struct Frame {
-    /// Where the message is, if the length allows it.
+    /// `None` if the length points outside the text.
     message: Option<std::ops::Range<usize>>,
     is_padded: bool,
     is_framed: bool,
     is_for_us: bool,
 }
 
-/// Looks at the padding (PKCS#7 of block size 32), the length and the receive_id, at all of them in any case: where
-/// one is wrong, the following ones are looked at as if it were the smallest possible.
+/// Checks the padding (PKCS#7, block size 32), the length and the receive_id, always all three: after a wrong one the
+/// next checks assume the smallest valid value.
 fn parse_frame(padded: &[u8], receive_id: &[u8]) -> Frame {
     let last = padded.last().copied().unwrap_or(0);
     let mut is_padded = last.ct_gt(&0) & !last.ct_gt(&PAD_TO_BYTE);
@@ -344,13 +246,14 @@ mod tests {
         Crypt::new("QDG6eK", EncodingAesKey::parse(KEY).unwrap(), "wx5823bf96d3bd56c7")
     }
 
-    /// Opens a text that is signed rightly.
+    /// Signs a text and opens it.
     fn opened(encrypted: &str) -> Result<Vec<u8>, CryptError> {
         let signature = crypt().sign("1", "2", encrypted);
-        crypt().verify_url(Signed { signature: &signature, timestamp: "1", nonce: "2" }, encrypted)
+        let signed = Signed { signature: &signature, timestamp: "1", nonce: "2" };
+        crypt().open(&[SignedText { signed, encrypted }])
     }
 
-    /// The padding in the plainest words.
+    /// The same check, not in constant time.
     fn is_padded(padded: &[u8]) -> bool {
         let Some(last) = padded.last() else { return false };
         let n = usize::from(*last);
@@ -360,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn padding_is_judged_as_the_protocol_says() {
+    fn padding_is_checked_as_the_protocol_defines_it() {
         for last in 0..=255_u8 {
             for wrong in 0..33 {
                 let mut padded = vec![7; 64];
@@ -378,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn of_several_texts_the_one_that_is_signed_counts() {
+    fn the_text_that_is_signed_is_opened() {
         let encrypted = crypt().encrypt(b"hello", [1; 16]).unwrap();
         let signature = crypt().sign("1", "2", &encrypted);
         let text = |nonce, encrypted| SignedText {
@@ -392,10 +295,10 @@ mod tests {
     }
 
     #[test]
-    fn keys_with_trailing_bits_are_accepted_and_others_refused() {
+    fn keys_with_trailing_bits_are_accepted_and_malformed_ones_refused() {
         assert!(EncodingAesKey::parse(KEY).is_ok());
         for bad in [&KEY[..42], &format!("{KEY}="), &KEY.replace('j', "-"), ""] {
-            assert_eq!(EncodingAesKey::parse(bad).unwrap_err(), CryptError::AesKey);
+            assert_eq!(EncodingAesKey::parse(bad).unwrap_err(), InvalidAesKey);
         }
     }
 
@@ -412,15 +315,6 @@ mod tests {
             prop_assert_eq!(opened(&encrypted), Ok(message.clone()));
             let url_safe = encrypted.replace('+', "-").replace('/', "_");
             prop_assert_eq!(opened(url_safe.trim_end_matches('=')), Ok(message));
-        }
-
-        #[test]
-        fn replies_can_be_read_by_the_other_side(message in "\\PC*", random: [u8; 16], nonce in "[0-9a-z]{1,12}") {
-            let reply = crypt().encrypt_message(message.as_bytes(), "1700000000", &nonce, random).unwrap();
-            let encrypted = envelope::encrypted_part(reply.as_bytes()).unwrap();
-            let signature = crypt().sign("1700000000", &nonce, &encrypted);
-            let signed = Signed { signature: &signature, timestamp: "1700000000", nonce: &nonce };
-            prop_assert_eq!(crypt().decrypt_message(signed, reply.as_bytes()).unwrap(), message.into_bytes());
         }
 
         #[test]

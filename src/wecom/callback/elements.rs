@@ -1,58 +1,53 @@
 //! The elements of an event (doc 90970 to 90976): from XML to the directory's types.
 //!
-//! What cannot be read costs only itself: an unreadable field counts as absent, an unreadable item of a list is left
-//! out. Both are named, and where a comparison would find what was meant, one becomes due.
+//! An unreadable field counts as absent; an unreadable item of a list is left out. Both are named, and a reconcile
+//! becomes due if it can find the intended value.
 
 use serde_json::{Map, Value as Json};
 
 use super::xml::Element;
 use crate::directory::attributes::normal_attributes;
-use crate::directory::fields::Sort;
+use crate::directory::fields::FieldKind;
 use crate::directory::text::{self, excerpt, items};
 use crate::directory::{
     BatchJob, DepartmentEvent, DepartmentField, DepartmentId, Field, Fields, MemberEvent, MemberField,
     Subject, TagEvent, TagId, Trigger, UserId, Value,
 };
 
-/// Unreadable fields and items that are named for each message; the others are counted.
+/// Unreadable fields and items that are named per message; the others are only counted.
 const MAX_NAMED: usize = 8;
 
-/// Reads the elements of one message, and keeps account of what it cannot read.
+/// Reads the elements of one message and records what is unreadable.
 pub(super) struct Reader<'a> {
     root: &'a Element,
-    passed_over: Vec<String>,
-    /// How many more were passed over.
+    skipped: Vec<String>,
+    /// Number of skipped values beyond [`MAX_NAMED`].
     unnamed: usize,
-    missed: Option<&'static str>,
+    /// Why a reconcile is due, if one is.
+    pub(super) reconcile_reason: Option<&'static str>,
 }
 
 impl<'a> Reader<'a> {
     pub(super) fn new(root: &'a Element) -> Self {
-        Self { root, passed_over: Vec::new(), unnamed: 0, missed: None }
+        Self { root, skipped: Vec::new(), unnamed: 0, reconcile_reason: None }
     }
 
-    /// Why the directory may lack something that the message tells, if so.
-    pub(super) fn missed(&self) -> Option<&'static str> {
-        self.missed
-    }
-
-    fn pass_over(&mut self, name: &str, text: &str) {
-        if self.passed_over.len() < MAX_NAMED {
-            self.passed_over.push(format!("{name}={}", excerpt(text)));
+    fn skip(&mut self, name: &str, text: &str) {
+        if self.skipped.len() < MAX_NAMED {
+            self.skipped.push(format!("{name}={}", excerpt(text)));
         } else {
             self.unnamed += 1;
         }
     }
 
-    /// Fields and items that could not be read, some of them by name.
-    pub(super) fn passed_over(mut self) -> Vec<String> {
+    /// The unreadable fields and items, [`MAX_NAMED`] of them by name.
+    pub(super) fn skipped(mut self) -> Vec<String> {
         if self.unnamed > 0 {
-            self.passed_over.push(format!("and {} more", self.unnamed));
+            self.skipped.push(format!("and {} more", self.unnamed));
         }
-        self.passed_over
+        self.skipped
     }
 
-    /// What an event is about.
     pub(super) fn subject(&mut self, event: &str, change_type: &str) -> Result<Subject, String> {
         match event {
             "change_contact" => self.contact(change_type),
@@ -82,26 +77,24 @@ impl<'a> Reader<'a> {
                 Ok(Subject::Member(userid, event))
             }
             "delete_user" => Ok(Subject::Member(self.userid("UserID")?, MemberEvent::Deleted)),
-            "create_party" => Ok(Subject::Department(
-                DepartmentId(self.id("Id")?),
-                DepartmentEvent::Created(self.department()),
-            )),
-            "update_party" => Ok(Subject::Department(
-                DepartmentId(self.id("Id")?),
-                DepartmentEvent::Updated(self.department()),
-            )),
-            "delete_party" => Ok(Subject::Department(DepartmentId(self.id("Id")?), DepartmentEvent::Deleted)),
+            "create_party" | "update_party" | "delete_party" => {
+                let id = DepartmentId(self.id("Id")?);
+                let event = match change_type {
+                    "create_party" => DepartmentEvent::Created(self.department()),
+                    "update_party" => DepartmentEvent::Updated(self.department()),
+                    _ => DepartmentEvent::Deleted,
+                };
+                Ok(Subject::Department(id, event))
+            }
             "update_tag" => {
                 let tag = TagId(self.id("TagId")?);
-                Ok(Subject::Tag(
-                    tag,
-                    TagEvent {
-                        added_members: self.list("AddUserItems", text::userid),
-                        removed_members: self.list("DelUserItems", text::userid),
-                        added_departments: self.list("AddPartyItems", department_id),
-                        removed_departments: self.list("DelPartyItems", department_id),
-                    },
-                ))
+                let event = TagEvent {
+                    added_members: self.list("AddUserItems", text::userid),
+                    removed_members: self.list("DelUserItems", text::userid),
+                    added_departments: self.list("AddPartyItems", department_id),
+                    removed_departments: self.list("DelPartyItems", department_id),
+                };
+                Ok(Subject::Tag(tag, event))
             }
             _ => Ok(Subject::Other),
         }
@@ -112,31 +105,33 @@ impl<'a> Reader<'a> {
     }
 
     fn userid(&self, name: &str) -> Result<UserId, String> {
-        let text = self.root.get(name).ok_or_else(|| format!("it has no {name}"))?;
-        UserId::parse(text.trim()).map_err(|bad| bad.to_string())
+        UserId::parse(self.text(name)?).map_err(|bad| bad.to_string())
     }
 
     fn id(&self, name: &str) -> Result<u32, String> {
-        let text = self.root.get(name).ok_or_else(|| format!("it has no {name}"))?.trim();
+        let text = self.text(name)?;
         text::number(text).ok_or_else(|| format!("its {name} \"{}\" is not an id", excerpt(text)))
     }
 
-    /// The readable items of a list; an unreadable one costs only itself.
+    fn text(&self, name: &str) -> Result<&'a str, String> {
+        self.root.get(name).map(str::trim).ok_or_else(|| format!("it has no {name}"))
+    }
+
+    /// The readable items of a list.
     fn list<T>(&mut self, name: &str, read: impl Fn(&str) -> Option<T>) -> Vec<T> {
         let mut list = Vec::new();
         for item in items(self.root.get(name).unwrap_or("")).filter(|item| !item.is_empty()) {
             match read(item) {
                 Some(item) => list.push(item),
-                None => self.miss_item(name, item),
+                None => self.skip_item(name, item),
             }
         }
         list
     }
 
-    /// An item of a list cannot be read: a comparison finds what it was.
-    fn miss_item(&mut self, name: &str, item: &str) {
-        self.missed = Some("a list of an event has items that cannot be read");
-        self.pass_over(name, item);
+    fn skip_item(&mut self, name: &str, item: &str) {
+        self.reconcile_reason = Some("a list of an event has items that cannot be read");
+        self.skip(name, item);
     }
 
     fn member(&mut self) -> Fields<MemberField> {
@@ -157,7 +152,7 @@ impl<'a> Reader<'a> {
                 MemberField::MainDepartment => "MainDepartment",
                 MemberField::DirectLeader => "DirectLeader",
                 MemberField::ExtAttr => "ExtAttr",
-                // Read together, below.
+                // These two are read together.
                 MemberField::Department | MemberField::LeaderOf => continue,
             };
             self.field(*field, element, &mut fields);
@@ -166,45 +161,41 @@ impl<'a> Reader<'a> {
         fields
     }
 
-    /// Department and IsLeaderInDept. The flags are in the order of the departments told with them, of which an
-    /// unreadable one takes its flag along; without those, the fold finds out.
+    /// Department and IsLeaderInDept. The flags follow the order of Department in the same event; an unreadable
+    /// department is dropped with its flag. Flags without Department are resolved by the merge.
     fn departments(&mut self, fields: &mut Fields<MemberField>) {
         let root = self.root;
         let list = |name: &str| root.get(name).map(|list| items(list).collect::<Vec<_>>());
-        let (told, flags) = (list("Department"), list("IsLeaderInDept"));
+        let (departments, flags) = (list("Department"), list("IsLeaderInDept"));
         let mut ids: Vec<Option<u32>> = Vec::new();
-        for item in told.iter().flatten() {
+        for item in departments.iter().flatten() {
             let id = text::number(item);
             if id.is_none() && !item.is_empty() {
-                self.miss_item("Department", item);
+                self.skip_item("Department", item);
             }
             ids.push(id);
         }
         let readable: Vec<u32> = ids.iter().copied().flatten().collect();
-        // Not one readable item is no empty list: it would take the member out of all departments.
-        let is_told = told.is_some() && (!readable.is_empty() || ids.is_empty());
-        if is_told {
+        // A list without a readable item is not empty: as empty it would remove the member from all departments.
+        let is_readable = departments.is_some() && (!readable.is_empty() || ids.is_empty());
+        if is_readable {
             fields.insert(MemberField::Department, Value::Ids(readable.clone()));
         }
         let Some(flags) = flags else { return };
-        let flags: Vec<bool> = flags.iter().map(|flag| self.flag(flag)).collect();
-        if is_told {
-            // Some senders leave empty places out of the flags.
-            let places =
+        for flag in flags.iter().filter(|flag| !matches!(**flag, "0" | "1" | "")) {
+            self.skip("IsLeaderInDept", flag);
+        }
+        // An unreadable flag keeps its position and counts as 0.
+        let flags: Vec<bool> = flags.iter().map(|flag| *flag == "1").collect();
+        if is_readable {
+            // Some senders omit the flags of empty items.
+            let positions =
                 if flags.len() == ids.len() { ids } else { readable.into_iter().map(Some).collect() };
-            let led = places.iter().zip(&flags).filter_map(|(id, leads)| id.filter(|_| *leads));
+            let led = positions.iter().zip(&flags).filter_map(|(id, leads)| id.filter(|_| *leads));
             fields.insert(MemberField::LeaderOf, Value::Ids(led.collect()));
-        } else if told.is_none() {
+        } else if departments.is_none() {
             fields.insert(MemberField::LeaderOf, Value::Flags(flags));
         }
-    }
-
-    /// A flag of IsLeaderInDept; an unreadable one keeps its place, as no.
-    fn flag(&mut self, flag: &str) -> bool {
-        if !matches!(flag, "0" | "1" | "") {
-            self.pass_over("IsLeaderInDept", flag);
-        }
-        flag == "1"
     }
 
     fn department(&mut self) -> Fields<DepartmentField> {
@@ -220,19 +211,18 @@ impl<'a> Reader<'a> {
         fields
     }
 
-    /// Reads an element into a field, if it is there. One that makes no sense is passed over, as absent:
-    /// the rest of the event is still worth having.
+    /// Reads an element into a field if it is present and readable.
     fn field<F: Field>(&mut self, field: F, name: &str, fields: &mut Fields<F>) {
         let Some(element) = self.root.child(name) else { return };
         let content = element.text.trim();
-        let value = match field.sort() {
-            Sort::Text if name == "DirectLeader" => self.direct_leader(content),
-            Sort::Text => Some(Value::text(content)),
-            Sort::Int if content.is_empty() => Some(Value::Emptied),
-            Sort::Int => text::number(content).map(|n| Value::Int(n.into())),
-            Sort::Attrs => Some(self.attributes(element)),
+        let value = match field.kind() {
+            FieldKind::Text if name == "DirectLeader" => self.direct_leader(content),
+            FieldKind::Text => Some(Value::text(content)),
+            FieldKind::Int if content.is_empty() => Some(Value::Cleared),
+            FieldKind::Int => text::number(content).map(|n| Value::Int(n.into())),
+            FieldKind::Attrs => Some(self.attributes(element)),
             // Department and IsLeaderInDept.
-            Sort::Ids | Sort::Leads => None,
+            FieldKind::Ids | FieldKind::Leads => None,
         };
         match value {
             Some(value) => {
@@ -240,27 +230,27 @@ impl<'a> Reader<'a> {
             }
             None => {
                 if name == "ParentId" {
-                    self.missed = Some("an event has a ParentId that cannot be read");
+                    self.reconcile_reason = Some("an event has a ParentId that cannot be read");
                 }
-                self.pass_over(name, content);
+                self.skip(name, content);
             }
         }
     }
 
-    /// ExtAttr. An Item without elements has neither name nor value.
+    /// ExtAttr. Skips an Item without elements, which has neither name nor value.
     fn attributes(&mut self, ext_attr: &Element) -> Value {
         let items = ext_attr.children.iter().filter(|child| child.name == "Item");
         let (items, empty): (Vec<_>, Vec<_>) = items.partition(|item| !item.children.is_empty());
         for item in empty {
-            self.pass_over("ExtAttr", item.text.trim());
+            self.skip("ExtAttr", item.text.trim());
         }
-        Value::Attrs(normal_attributes(&items.into_iter().map(as_json).collect::<Vec<_>>()))
+        Value::Attrs(normal_attributes(&items.into_iter().map(to_json).collect::<Vec<_>>()))
     }
 
     fn direct_leader(&mut self, list: &str) -> Option<Value> {
         let leaders = text::userid_list(items(list))?;
         for item in items(list).filter(|item| !item.is_empty() && text::userid(item).is_none()) {
-            self.pass_over("DirectLeader", item);
+            self.skip("DirectLeader", item);
         }
         Some(Value::text(&leaders))
     }
@@ -270,14 +260,14 @@ fn department_id(text: &str) -> Option<DepartmentId> {
     text::number(text).map(DepartmentId)
 }
 
-/// An element as JSON, for [`normal_attributes`].
-fn as_json(element: &Element) -> Json {
+/// An element as the JSON that [`normal_attributes`] reads.
+fn to_json(element: &Element) -> Json {
     if element.children.is_empty() {
         return element.text.as_str().into();
     }
     let mut object = Map::new();
     for child in &element.children {
-        object.entry(child.name.clone()).or_insert_with(|| as_json(child));
+        object.entry(child.name.clone()).or_insert_with(|| to_json(child));
     }
     Json::Object(object)
 }
@@ -308,7 +298,7 @@ mod tests {
              <ExtAttr><Item><Name>工号</Name><Type>0</Type><Text><Value>007</Value></Text></Item>\
              <Item><Name>主页</Name><Type>1</Type><Web><Title>me</Title><Url>https://example.com</Url></Web></Item></ExtAttr>",
         );
-        assert_eq!(message.passed_over, Vec::<String>::new());
+        assert_eq!(message.skipped, Vec::<String>::new());
         let event = message.meaning.unwrap();
         assert_eq!(event.at, UnixSeconds(1_700_000_000));
         let Subject::Member(userid, MemberEvent::Created(fields)) = event.subject else {
@@ -329,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn absent_fields_are_absent_and_empty_ones_emptied() {
+    fn absent_fields_are_absent_and_empty_ones_are_cleared() {
         let message =
             contact("<ChangeType>update_user</ChangeType><UserID>a</UserID><Position></Position><Gender/>");
         let Ok(crate::directory::Event { subject: Subject::Member(_, MemberEvent::Updated(fields)), .. }) =
@@ -338,8 +328,8 @@ mod tests {
             panic!("not an update")
         };
         assert_eq!(fields.len(), 2);
-        assert_eq!(fields[&MemberField::Position], Value::Emptied);
-        assert_eq!(fields[&MemberField::Gender], Value::Emptied);
+        assert_eq!(fields[&MemberField::Position], Value::Cleared);
+        assert_eq!(fields[&MemberField::Gender], Value::Cleared);
     }
 
     fn fields_of(message: Message) -> Fields<MemberField> {
@@ -350,22 +340,19 @@ mod tests {
     }
 
     #[test]
-    fn a_field_that_makes_no_sense_does_not_lose_the_others() {
+    fn an_unreadable_field_does_not_lose_the_others() {
         let message = contact(
             "<ChangeType>update_user</ChangeType><UserID>a</UserID><Department>x, ,-1</Department>\
              <IsLeaderInDept>1</IsLeaderInDept><Gender>male</Gender><DirectLeader>李四</DirectLeader><Name>b</Name>",
         );
-        assert_eq!(
-            message.passed_over,
-            ["Gender=male", "DirectLeader=李四", "Department=x", "Department=-1"]
-        );
-        assert!(message.missed.is_some());
+        assert_eq!(message.skipped, ["Gender=male", "DirectLeader=李四", "Department=x", "Department=-1"]);
+        assert!(message.reconcile_reason.is_some());
         let fields = fields_of(message);
         assert_eq!(fields.keys().collect::<Vec<_>>(), [&MemberField::Name]);
     }
 
     #[test]
-    fn an_unreadable_item_takes_only_its_flag_along() {
+    fn an_unreadable_item_is_dropped_with_its_flag() {
         for (departments, flags, ids, led) in [
             ("1,x,3", "0,1,1", vec![1, 3], vec![3]),
             ("1, x ,3", " 1 ,0, 0", vec![1, 3], vec![1]),
@@ -388,16 +375,16 @@ mod tests {
     }
 
     #[test]
-    fn unreadable_items_of_a_tag_cost_only_themselves_and_are_named_once() {
+    fn unreadable_items_of_a_tag_are_left_out_and_named() {
         let many: String = (0..100).map(|n| format!("李{n},")).collect();
         let message = contact(&format!(
             "<ChangeType>update_tag</ChangeType><TagId>1</TagId><AddUserItems>ok1,李四, ok2</AddUserItems>\
              <DelUserItems>{many}gone</DelUserItems><AddPartyItems>1,x,3</AddPartyItems>"
         ));
-        assert_eq!(message.passed_over[0], "AddUserItems=李四");
-        assert_eq!(message.passed_over.len(), MAX_NAMED + 1);
-        assert_eq!(message.passed_over[MAX_NAMED], "and 94 more");
-        assert!(message.missed.is_some());
+        assert_eq!(message.skipped[0], "AddUserItems=李四");
+        assert_eq!(message.skipped.len(), MAX_NAMED + 1);
+        assert_eq!(message.skipped[MAX_NAMED], "and 94 more");
+        assert!(message.reconcile_reason.is_some());
         let Subject::Tag(_, tag) = message.meaning.unwrap().subject else { panic!("not a tag") };
         let counts = [tag.added_members.len(), tag.removed_members.len(), tag.added_departments.len()];
         assert_eq!(counts, [2, 1, 2]);

@@ -1,33 +1,32 @@
 //! The XML around a callback's encrypted text (doc 90930).
 //!
-//! [`Envelope::scan`] reads it before the signature can be checked, so its input is hostile. It is one pass
-//! over the bytes, keeps no tree, and copies only a value that CDATA sections or entities interrupt. It
-//! accepts what WeCom's envelopes are made of: elements without attributes, text, CDATA, the five entities, white
-//! space, a byte order mark and an XML declaration. It refuses attributes and with them namespaces, document types,
-//! comments, numeric references and other processing instructions: no envelope contains them.
+//! [`Envelope::scan`] reads it before the signature can be verified, so its input is hostile. It makes one pass over
+//! the bytes, builds no tree, and copies only a value that CDATA sections or entities interrupt. It accepts what
+//! WeCom's envelopes consist of: elements without attributes, text, CDATA, the five entities, white space, a byte order
+//! mark and an XML declaration. It refuses all else: attributes (and so namespaces), document types, comments, numeric
+//! references, other processing instructions.
 
 use std::borrow::Cow;
 
 use super::xml;
 
-/// Open elements at most; an envelope has two.
+/// Maximum depth; an envelope has two levels.
 const MAX_DEPTH: usize = 8;
 
-/// The elements of an envelope that have a meaning; empty if missing. White space around them is removed.
+/// The elements of an envelope that are used, trimmed; empty if missing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Envelope<'a> {
-    /// Encrypt: the encrypted message, which the signature covers.
+    /// Encrypt: the encrypted message, covered by the signature.
     pub encrypt: Cow<'a, str>,
-    /// ToUserName: for whom it is, unsigned.
+    /// ToUserName: the receiving company, unsigned.
     pub to_user_name: Cow<'a, str>,
     /// AgentID: the app's id, unsigned; often empty.
     pub agent_id: Cow<'a, str>,
 }
 
 impl<'a> Envelope<'a> {
-    /// Reads a POST's body; `None` if it is no envelope, or its Encrypt is missing or empty. Of repeated elements
-    /// the first counts.
-    #[must_use]
+    /// Scans a POST's body; `None` if it is no envelope, or Encrypt is missing or empty. Of repeated elements it uses
+    /// the first.
     pub fn scan(body: &'a [u8]) -> Option<Self> {
         let mut scanner = Scanner::new(body);
         let mut found: [Option<Text<'a>>; 3] = [None, None, None];
@@ -47,7 +46,7 @@ impl<'a> Envelope<'a> {
     }
 }
 
-/// A value while it is read: borrowed until something interrupts it.
+/// A value under construction: borrowed until a CDATA section or an entity interrupts it.
 #[derive(Default)]
 struct Text<'a>(Cow<'a, [u8]>);
 
@@ -73,12 +72,12 @@ enum Tag<'a> {
     Close,
 }
 
-/// A position in the bytes, and the names of the elements that are open there.
+/// A position in the bytes, and the open elements there.
 struct Scanner<'a> {
     rest: &'a [u8],
     open: [&'a [u8]; MAX_DEPTH],
     depth: usize,
-    /// A tag `<a/>` has opened `a`, which is to be closed next.
+    /// `<a/>` has opened `a`, which closes next.
     closing: bool,
     root_seen: bool,
 }
@@ -95,7 +94,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// The next tag; the text before it is skipped. `Some(None)` at the end, `None` if this is no envelope.
+    /// The next tag, skipping the text before it. `Some(None)` at the end, `None` if this is no envelope.
     fn next_tag(&mut self) -> Option<Option<Tag<'a>>> {
         if std::mem::take(&mut self.closing) {
             self.depth -= 1;
@@ -159,7 +158,7 @@ impl<'a> Scanner<'a> {
 
     fn cdata(&mut self, cdata: &'a [u8]) -> Option<&'a [u8]> {
         let mut from = 0;
-        // By the bracket, of which a CDATA section has few.
+        // Searches for brackets, which are rare in a CDATA section.
         loop {
             let at = from + cdata.get(from..)?.iter().position(|byte| *byte == b']')?;
             if cdata.get(at..)?.starts_with(b"]]>") {
@@ -171,7 +170,6 @@ impl<'a> Scanner<'a> {
     }
 }
 
-/// The body after its XML declaration, if it has one.
 fn without_declaration(body: &[u8]) -> &[u8] {
     let Some(declaration) = body.strip_prefix(b"<?xml") else { return body };
     let after_name = declaration.first().is_some_and(u8::is_ascii_whitespace);
@@ -183,20 +181,13 @@ fn without_declaration(body: &[u8]) -> &[u8] {
     }
 }
 
-/// Whether a tag consists of a name: it then has no attributes and is neither a declaration nor an instruction.
+/// Whether a tag consists of a name only: no attributes, declaration or instruction.
 fn is_name(tag: &[u8]) -> bool {
     let first = tag.first().is_some_and(|byte| byte.is_ascii_alphabetic() || *byte == b'_');
     first && tag.iter().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(byte))
 }
 
-/// The text of Encrypt in a POST's body; `None` if it is no envelope.
-#[must_use]
-pub fn encrypted_part(body: &[u8]) -> Option<String> {
-    Envelope::scan(body).map(|envelope| envelope.encrypt.into_owned())
-}
-
-/// The body of a POST, as WeCom sends it.
-#[must_use]
+/// Writes a POST's body as WeCom does.
 pub fn callback(to_user_name: &str, encrypted: &str, agent_id: &str) -> String {
     let to = xml::escape(to_user_name);
     let agent = xml::escape(agent_id);
@@ -205,28 +196,17 @@ pub fn callback(to_user_name: &str, encrypted: &str, agent_id: &str) -> String {
     )
 }
 
-/// The XML of an encrypted reply (doc 90968, EncryptMsg).
-#[must_use]
-pub fn reply(encrypted: &str, signature: &str, timestamp: &str, nonce: &str) -> String {
-    let nonce = xml::escape(nonce);
-    let timestamp = xml::escape(timestamp);
-    format!(
-        "<xml><Encrypt><![CDATA[{encrypted}]]></Encrypt><MsgSignature><![CDATA[{signature}]]></MsgSignature>\
-         <TimeStamp>{timestamp}</TimeStamp><Nonce>{nonce}</Nonce></xml>"
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::time::{Duration, Instant};
 
-    fn encrypt(body: &str) -> Option<String> {
-        encrypted_part(body.as_bytes())
+    fn encrypt(body: &str) -> Option<Cow<'_, str>> {
+        Envelope::scan(body.as_bytes()).map(|envelope| envelope.encrypt)
     }
 
     #[test]
-    fn every_way_to_write_an_envelope_is_read() {
+    fn every_spelling_of_an_envelope_is_read() {
         let ways = [
             "<xml><Encrypt><![CDATA[a+/=]]></Encrypt></xml>",
             "<xml><Encrypt>a+/=</Encrypt></xml>",
@@ -255,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_envelope_contains_is_refused() {
+    fn bodies_that_are_no_envelope_are_refused() {
         let bad = [
             "",
             "hello",
@@ -292,13 +272,13 @@ mod tests {
         for bad in bad {
             assert_eq!(encrypt(bad), None, "{bad}");
         }
-        assert_eq!(encrypted_part(b"<xml><Encrypt>\xff</Encrypt></xml>"), None);
+        assert_eq!(Envelope::scan(b"<xml><Encrypt>\xff</Encrypt></xml>"), None);
         let deep =
             |n: usize| format!("<xml>{}{}<Encrypt>a</Encrypt></xml>", "<a>".repeat(n), "</a>".repeat(n));
         assert!(encrypt(&deep(7)).is_some() && encrypt(&deep(8)).is_none());
     }
 
-    /// The worst of what cost most before, 200 KiB each: generous to a busy machine, far below the former seconds.
+    /// 200 KiB each of the bodies that cost an XML parser most. The limit allows for a busy machine.
     #[test]
     fn no_body_is_expensive() {
         let spaces: String = (0..41).map(|n| format!(" xmlns:a{n}=\"u\"")).collect();
@@ -314,7 +294,7 @@ mod tests {
         ];
         for body in bodies {
             let begun = Instant::now();
-            let _ = encrypted_part(body.as_bytes());
+            let _ = encrypt(&body);
             assert!(begun.elapsed() < Duration::from_millis(100), "{:?}: {}..", begun.elapsed(), &body[..40]);
         }
     }

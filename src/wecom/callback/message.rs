@@ -5,49 +5,47 @@ use super::xml::{self, Element, XmlError};
 use crate::directory::text::{decode, excerpt, normal};
 use crate::directory::{Event, Subject, UnixSeconds};
 
-/// Characters of event, change_type and subject at most: they are indexed, and name the event in the log.
+/// Maximum length in characters of event, change_type and subject, which are indexed and logged.
 const MAX_NAME: usize = 128;
 
-/// A message as it is recorded, and what it means.
+/// A message as it is recorded, and the event that it contains.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Message {
-    /// Event, or InfoType of a third-party suite, or the MsgType of a message that is no event; empty if there is
-    /// none of them.
+    /// Event, else InfoType (third-party suite), else MsgType; empty without them.
     pub event: String,
-    /// ChangeType; empty if there is none.
+    /// ChangeType; empty if the message has none.
     pub change_type: String,
-    /// The userid, department id, tag id or job that it is about, as written; else its sender.
+    /// The userid, department id, tag id or job id as written; else the sender.
     pub subject: String,
-    /// CreateTime, or TimeStamp of a third-party suite.
+    /// CreateTime, or a third-party suite's TimeStamp.
     pub create_time: Option<UnixSeconds>,
-    /// What it means, or why it means nothing.
+    /// The event, or why the message is invalid.
     pub meaning: Result<Event, String>,
-    /// Fields and items of lists that cannot be read.
-    pub passed_over: Vec<String>,
-    /// Whose concern it is.
+    /// Unreadable fields and list items, by name.
+    pub skipped: Vec<String>,
+    /// Decides whether the message's text is stored.
     pub concern: Concern,
-    /// Why the directory may lack something that this message tells, if so: only a comparison finds it.
-    pub missed: Option<&'static str>,
+    /// Why a reconcile is due, if one is: the message has values that cannot be applied.
+    pub reconcile_reason: Option<&'static str>,
 }
 
-/// Whose concern a message is.
+/// Classes of messages, by what may be stored of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Concern {
     /// An event that this program acts on.
     Directory,
-    /// What a member does or writes in an app (text, image, LOCATION, click), or credentials of a suite: not to be
-    /// stored.
+    /// What a member does or writes in an app (text, LOCATION, click), or a suite's credentials: never stored.
     Private,
     /// An event that this program does not know.
     Unknown,
 }
 
-/// The events that [`read`] gives a meaning to.
+/// Events that [`read`] interprets; all others are [`Subject::Other`].
 const DIRECTORY: [&str; 5] =
     ["change_contact", "subscribe", "unsubscribe", "enter_agent", "batch_job_result"];
 
-/// Events that tell what a member does in an app (doc 90240), besides all that name the app in AgentID; and those
-/// that carry a suite's ticket or authorisation code (doc 90628).
+/// Events about a member's use of an app (doc 90240), in addition to all that have an AgentID, and events with a
+/// suite's ticket or authorisation code (doc 90628).
 const PRIVATE: [&str; 19] = [
     "suite_ticket",
     "create_auth",
@@ -70,12 +68,9 @@ const PRIVATE: [&str; 19] = [
     "kf_msg_or_event",
 ];
 
-/// Reads a decrypted message.
+/// Reads a decrypted message. Only a text that is not WeCom's XML is an error; unknown events are messages.
 ///
-/// `corp_id` is our own company: a third-party suite's callback tells of others too, which are ignored.
-///
-/// # Errors
-/// If it is no XML of the kind that WeCom sends. Anything else, known or not, is a message.
+/// `corp_id` is the own company: a third-party suite's callback also reports other companies, which are ignored.
 pub fn read(payload: &[u8], corp_id: &str) -> Result<Message, XmlError> {
     let root = xml::parse(payload)?;
     let trimmed = |name: &str| root.get(name).map_or("", str::trim);
@@ -95,22 +90,21 @@ pub fn read(payload: &[u8], corp_id: &str) -> Result<Message, XmlError> {
         (Err(reason), _) => Err(reason),
     };
     let is_trigger = matches!(event, "subscribe" | "unsubscribe" | "enter_agent");
-    let invalid = (meaning.is_err() && !is_trigger).then_some("an event could not be applied");
+    let reconcile_reason = (meaning.is_err() && !is_trigger).then_some("an event could not be applied");
     let concern = concern(event, trimmed("MsgType"), root.get("AgentID").is_some());
     Ok(Message {
         event: name(if event.is_empty() { trimmed("MsgType") } else { event }),
         change_type: name(change_type),
-        subject: name(about(&root, concern)),
+        subject: name(subject_name(&root, concern)),
         create_time,
         meaning,
-        missed: invalid.or(reader.missed()),
-        passed_over: reader.passed_over(),
+        reconcile_reason: reconcile_reason.or(reader.reconcile_reason),
+        skipped: reader.skipped(),
         concern,
     })
 }
 
-/// A message that [`read`] cannot read: what can be found of its type, subject and time, for the record.
-#[must_use]
+/// Finds type, subject and time of a message that [`read`] refuses, for the table `events`.
 pub fn unreadable(payload: &[u8], error: XmlError) -> Message {
     let payload = decode(payload);
     let found = |element: &str| {
@@ -132,11 +126,11 @@ pub fn unreadable(payload: &[u8], error: XmlError) -> Message {
         change_type: name(found("ChangeType")),
         subject: name(first(subject)),
         create_time: unix_seconds(first(&["CreateTime", "TimeStamp"])),
-        // Without an excerpt: it may be a message to a colleague.
+        // Without an excerpt: the text may be a message to a colleague.
         meaning: Err(error.to_string()),
-        passed_over: Vec::new(),
+        skipped: Vec::new(),
         concern,
-        missed: (concern != Concern::Private).then_some("an event could not be read"),
+        reconcile_reason: (concern != Concern::Private).then_some("an event could not be read"),
     }
 }
 
@@ -149,7 +143,7 @@ fn concern(event: &str, msg_type: &str, names_an_app: bool) -> Concern {
     if !is_event || is_private || names_an_app { Concern::Private } else { Concern::Unknown }
 }
 
-fn about(root: &Element, concern: Concern) -> &str {
+fn subject_name(root: &Element, concern: Concern) -> &str {
     let trimmed = |name: &str| root.get(name).map_or("", str::trim);
     if concern == Concern::Private {
         return trimmed("FromUserName");
@@ -185,9 +179,8 @@ mod tests {
         ))
     }
 
-    /// What members do and write in an app is their own; events of the directory and unknown ones are stored.
     #[test]
-    fn conversations_are_told_from_events() {
+    fn conversations_are_distinguished_from_events() {
         let of = |inner: &str| {
             let message = read_ok(&format!(
                 "<xml><FromUserName>zs</FromUserName><CreateTime>5</CreateTime>{inner}</xml>"
@@ -213,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn of_what_cannot_be_read_the_record_tells_what_can_be_found() {
+    fn type_subject_and_time_of_an_unreadable_message_are_found() {
         let broken = "<xml><FromUserName><![CDATA[sys]]></FromUserName><CreateTime>5</CreateTime>\
                       <Event>change_contact</Event><ChangeType>create_user</ChangeType><UserID><![CDATA[zs]]></UserID><Name>a";
         let error = read(broken.as_bytes(), "ww1").unwrap_err();
@@ -221,10 +214,13 @@ mod tests {
         let found = [message.event.as_str(), &message.change_type, &message.subject];
         assert_eq!(found, ["change_contact", "create_user", "zs"]);
         assert_eq!((message.create_time, message.concern), (Some(UnixSeconds(5)), Concern::Directory));
-        assert!(message.meaning.is_err() && message.missed.is_some());
+        assert!(message.meaning.is_err() && message.reconcile_reason.is_some());
         let chat =
             unreadable(b"<xml><FromUserName>zs</FromUserName><MsgType>text</MsgType><Content>x", error_of());
-        assert_eq!((chat.concern, chat.missed, chat.event.as_str()), (Concern::Private, None, "text"));
+        assert_eq!(
+            (chat.concern, chat.reconcile_reason, chat.event.as_str()),
+            (Concern::Private, None, "text")
+        );
         let nothing = unreadable(b"hello", error_of());
         assert_eq!((nothing.concern, nothing.event.as_str()), (Concern::Unknown, ""));
     }
@@ -234,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn renames_departments_tags_and_triggers_are_told_apart() {
+    fn renames_departments_tags_and_triggers_are_distinguished() {
         let rename =
             contact("<ChangeType>update_user</ChangeType><UserID>a</UserID><NewUserID>b</NewUserID>");
         assert!(
@@ -259,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn third_party_suites_name_their_parts_otherwise() {
+    fn third_party_suites_use_other_element_names() {
         let xml = "<xml><SuiteId>s</SuiteId><AuthCorpId>ww1</AuthCorpId><InfoType>change_contact</InfoType>\
                    <TimeStamp>1403610513</TimeStamp><ChangeType>delete_user</ChangeType><UserID>a</UserID></xml>";
         let message = read_ok(xml);
@@ -274,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_log_is_told_of_a_message_is_short() {
+    fn log_lines_about_a_message_are_short() {
         let long = "7".repeat(5000);
         let id = contact(&format!("<ChangeType>delete_party</ChangeType><Id>{long}</Id>"));
         let time = read_ok(&format!(
@@ -284,13 +280,13 @@ mod tests {
         let field = contact(&format!(
             "<ChangeType>update_user</ChangeType><UserID>a</UserID><Gender>{long}</Gender>"
         ));
-        for line in [id.meaning.unwrap_err(), time.meaning.unwrap_err(), field.passed_over.concat()] {
+        for line in [id.meaning.unwrap_err(), time.meaning.unwrap_err(), field.skipped.concat()] {
             assert!(line.contains("777") && line.len() < 150, "{line}");
         }
     }
 
     #[test]
-    fn unknown_events_are_messages_and_broken_ones_say_why() {
+    fn unknown_events_are_messages_and_invalid_ones_say_why() {
         let unknown = contact("<ChangeType>paint_user</ChangeType>");
         assert_eq!(unknown.meaning.unwrap().subject, Subject::Other);
         assert_eq!(read_ok("<xml/>").meaning.unwrap().subject, Subject::Other);

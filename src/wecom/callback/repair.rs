@@ -1,27 +1,24 @@
-//! Makes well-formed XML of what WeCom sends: what is signed and decrypts must not be lost to one character.
+//! Rewrites WeCom's XML as well-formed XML, so that one invalid character does not lose a signed message.
 //!
-//! One pass over the text. Outside CDATA sections, a reference to a character that XML forbids becomes U+FFFD; `&`, `<` and
-//! `]]>` that begin no reference and no tag are text. Comments, processing instructions, the XML declaration (its
-//! encoding may be wrong: the text is UTF-8 here), attributes and name prefixes are dropped. Elements, depth and names
-//! are bounded, so the parser's time is linear. Tags that do not match are left for the parser to refuse.
+//! One pass over the text. Outside CDATA sections, a reference to a character that XML forbids becomes U+FFFD; `&`, `<`
+//! and `]]>` that begin no reference and no tag become text. Comments, processing instructions, the XML declaration
+//! (its encoding may be wrong: the text is UTF-8 here), attributes and name prefixes are dropped. Elements, depth and
+//! names are bounded, so the parser's time is linear. The parser refuses mismatched tags.
 
 use super::xml::XmlError;
 use crate::directory::text::{REPLACEMENT, is_allowed};
 
-/// Real messages are four deep.
+/// WeCom's messages have a depth of four.
 const MAX_DEPTH: usize = 16;
-/// A full create_user has some forty; a tag event names its members in one element.
+/// A full create_user has about forty; a tag event lists its members in one element.
 const MAX_ELEMENTS: usize = 4096;
-/// Bytes of an element's name at most.
+/// Maximum length in bytes of an element's name.
 const MAX_NAME: usize = 256;
-/// Bytes of a reference at most, `&` and `;` included; any number of leading zeros is more than anybody writes.
+/// Maximum length in bytes of a reference, `&` and `;` included; bounds leading zeros.
 const MAX_REFERENCE: usize = 32;
 
-/// Rewrites a document.
-///
-/// # Errors
-/// [`XmlError::Malformed`] if a tag, comment or CDATA section is not closed; [`XmlError::Unreasonable`] for more
-/// elements, depth or name than any message of WeCom has, or a document type.
+/// Rewrites a document. An unclosed tag, comment or CDATA section is [`XmlError::Malformed`]; a document type and an
+/// exceeded bound are [`XmlError::Unreasonable`].
 pub(super) fn repair(text: &str) -> Result<String, XmlError> {
     let mut repair = Repair { rest: text, out: String::with_capacity(text.len()), depth: 0, elements: 0 };
     repair.document()?;
@@ -50,7 +47,7 @@ impl<'a> Repair<'a> {
         }
     }
 
-    /// Copies so many bytes of text; text outside the root is dropped.
+    /// Copies `length` bytes of text; drops them outside the root.
     fn text(&mut self, length: usize) {
         let (text, rest) = self.rest.split_at(length);
         if self.depth > 0 {
@@ -59,7 +56,7 @@ impl<'a> Repair<'a> {
         self.rest = rest;
     }
 
-    /// Writes `text` for so many bytes.
+    /// Replaces `length` bytes by `text`.
     fn literal(&mut self, text: &str, length: usize) {
         if self.depth > 0 {
             self.out.push_str(text);
@@ -111,7 +108,7 @@ impl<'a> Repair<'a> {
         Ok(())
     }
 
-    /// The length of the tag that begins here, and whether it is an empty element. A `>` in quotes does not end it.
+    /// The length of the tag that begins here, and whether it is an empty element. A quoted `>` does not end it.
     fn tag_end(&self) -> Result<(usize, bool), XmlError> {
         let mut quote = None;
         let mut before = b' ';
@@ -153,19 +150,18 @@ impl<'a> Repair<'a> {
     }
 }
 
-/// Whether two references are a UTF-16 surrogate pair, as some encoders write what does not fit into 16 bits.
+/// Whether two references are a UTF-16 surrogate pair, which some encoders write for characters above U+FFFF.
 fn is_pair(high: u32, low: u32) -> bool {
     (0xd800..0xdc00).contains(&high) && (0xdc00..0xe000).contains(&low)
 }
 
 enum Reference {
-    /// One of the five.
     Entity,
-    /// A number, not necessarily that of a character.
+    /// A number, possibly not of a character.
     Code(u32),
 }
 
-/// The reference at the start of a text, and its length.
+/// Parses the reference at the start of a text; returns its length too.
 fn reference(text: &str) -> Option<(Reference, usize)> {
     let bytes = text.as_bytes();
     let end = bytes.iter().take(MAX_REFERENCE).position(|byte| *byte == b';')?;
@@ -182,7 +178,7 @@ fn reference(text: &str) -> Option<(Reference, usize)> {
     if digits.is_empty() || !digits.chars().all(|c| c.is_digit(radix)) {
         return None;
     }
-    // What does not fit is no character either.
+    // A number that does not fit is no character either.
     Some((Reference::Code(u32::from_str_radix(digits, radix).unwrap_or(u32::MAX)), length))
 }
 

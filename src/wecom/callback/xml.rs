@@ -1,7 +1,7 @@
-//! A bounded reader of WeCom's small XML messages, after decryption.
+//! A bounded parser of WeCom's small XML messages, after decryption.
 //!
-//! What is read here is signed and decrypted, so it comes from WeCom and must not be lost: [`super::repair`] first
-//! replaces what XML forbids and counts what would cost time, then xml-rs reads elements and text.
+//! The text is signed, so it comes from WeCom and must not be lost: [`super::repair`] first replaces what XML forbids
+//! and bounds the cost, then xml-rs parses it.
 
 use xml::ParserConfig;
 use xml::reader::XmlEvent;
@@ -9,46 +9,41 @@ use xml::reader::XmlEvent;
 use super::repair::repair;
 use crate::directory::text::decode;
 
-/// An element: its text, and its children in order.
+/// An XML element without attributes and namespace.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Element {
-    /// The name as written.
+    /// The local name, in the document's case.
     pub name: String,
-    /// All text directly inside it, concatenated, without the white space around CDATA sections.
+    /// All text directly inside, concatenated, without the white space around CDATA sections.
     pub text: String,
-    /// What stands inside it.
+    /// Child elements in document order.
     pub children: Vec<Element>,
 }
 
-/// Why a text could not be read.
+/// Why a text is not one of WeCom's messages.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum XmlError {
-    /// Not well-formed, also after repair.
+    /// Not well-formed, even after repair.
     #[error("not well-formed XML")]
     Malformed,
-    /// Deeper or more elements than any message of WeCom, or a document type.
+    /// A document type, or more elements or depth than WeCom's messages have.
     #[error("not the kind of XML that WeCom sends")]
     Unreasonable,
 }
 
 impl Element {
-    /// The first child of that name.
-    #[must_use]
+    /// The first child of this name.
     pub fn child(&self, name: &str) -> Option<&Self> {
         self.children.iter().find(|child| child.name == name)
     }
 
-    /// The text of the first child of that name; `None` if there is no such child, empty if it is empty.
-    #[must_use]
+    /// The text of the first child of this name; `None` without such a child.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.child(name).map(|child| child.text.as_str())
     }
 }
 
-/// Reads a whole document into its root element. Attributes and namespaces are dropped.
-///
-/// # Errors
-/// [`XmlError`].
+/// Parses a whole document into its root element. Drops attributes and namespaces.
 pub fn parse(bytes: &[u8]) -> Result<Element, XmlError> {
     let text = repair(&decode(bytes))?;
     let config = ParserConfig::new()
@@ -84,19 +79,9 @@ pub fn parse(bytes: &[u8]) -> Result<Element, XmlError> {
     root.ok_or(XmlError::Malformed)
 }
 
-/// Text as it must stand in an element.
-#[must_use]
+/// Escapes `&`, `<` and `>` for the content of an element.
 pub fn escape(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => escaped.push_str("&amp;"),
-            '<' => escaped.push_str("&lt;"),
-            '>' => escaped.push_str("&gt;"),
-            _ => escaped.push(c),
-        }
-    }
-    escaped
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
 #[cfg(test)]
@@ -133,16 +118,15 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_xml_is_refused() {
+    fn malformed_xml_is_refused() {
         for bad in ["", "hello", "<xml>", "<xml></yml>", "<xml/><xml/>", "{\"a\":1}", "<xml><![CDATA[</xml>"]
         {
             assert!(parse(bad.as_bytes()).is_err(), "{bad}");
         }
     }
 
-    /// What WeCom, or whoever typed a name, gets wrong costs at most the character.
     #[test]
-    fn what_xml_forbids_is_replaced_or_taken_literally() {
+    fn characters_that_xml_forbids_are_replaced_or_taken_literally() {
         let cases: [(&[u8], &str); 20] = [
             (b"a\x08b", "a\u{fffd}b"),
             (b"a\x00", "a\u{fffd}"),
@@ -176,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_around_the_root_is_ignored() {
+    fn text_around_the_root_is_ignored() {
         let root = b"<xml><A>1</A></xml>";
         let around: [(&[u8], &[u8]); 7] = [
             (b"\xef\xbb\xbf", b""),

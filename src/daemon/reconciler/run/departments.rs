@@ -5,14 +5,15 @@ use std::collections::BTreeSet;
 use super::super::api_reader::End;
 use super::{Missing, Run};
 use crate::directory::{DepartmentField, DepartmentId, Fields, UnixSeconds, comparison};
-use crate::store::observed::Observation;
+use crate::store::observations::Observation;
 use crate::store::reconciles::known_departments;
-use crate::wecom::api::directory::{DepartmentList, Departments, Seen};
+use crate::wecom::api::Dated;
+use crate::wecom::api::directory::{DepartmentList, Departments};
 use crate::wecom::api::{ApiObserver, SecretKind};
 
 impl<L: ApiObserver> Run<'_, L> {
     /// All departments, and the time of the listing; `None` if WeCom does not show them.
-    pub(super) fn department_structure(&mut self) -> Result<Option<Seen<Departments>>, End> {
+    pub(super) fn department_structure(&mut self) -> Result<Option<Dated<Departments>>, End> {
         self.tell("departments", 0, None);
         let client = self.engine.client;
         let mut structure = self.ask.about(|| client.department_ids())?;
@@ -20,13 +21,13 @@ impl<L: ApiObserver> Run<'_, L> {
             structure = self.ask.about(|| client.departments(SecretKind::Contacts))?;
         }
         match structure {
-            Ok(Seen { what: DepartmentList { mut departments, nameless, skipped }, at }) => {
+            Ok(Dated { value: DepartmentList { mut departments, nameless, skipped }, at }) => {
                 let at = self.stamp(at);
                 self.odd_rows.departments = !nameless.is_empty();
                 self.skipped("rows of departments, for which none is deleted", &nameless);
                 self.skipped("values of departments", &skipped);
                 self.department_names(&mut departments)?;
-                Ok(Some(Seen { what: departments, at }))
+                Ok(Some(Dated { value: departments, at }))
             }
             Err(refusal) => {
                 self.partly("departments are not compared", &refusal);
@@ -46,8 +47,8 @@ impl<L: ApiObserver> Run<'_, L> {
             }
             match self.ask.about(|| client.departments(secret))? {
                 Ok(named) => {
-                    self.skipped("values of departments", &named.what.skipped);
-                    for (id, fields) in named.what.departments {
+                    self.skipped("values of departments", &named.value.skipped);
+                    for (id, fields) in named.value.departments {
                         let name = fields.get(&DepartmentField::Name);
                         if let (Some(department), Some(name)) = (structure.get_mut(&id), name) {
                             department.insert(DepartmentField::Name, name.clone());
@@ -66,7 +67,7 @@ impl<L: ApiObserver> Run<'_, L> {
                 Ok(seen) => structure
                     .entry(*id)
                     .or_default()
-                    .extend(seen.what.into_iter().filter(|(field, _)| *field == DepartmentField::Name)),
+                    .extend(seen.value.into_iter().filter(|(field, _)| *field == DepartmentField::Name)),
                 Err(refusal) if refusal.is_for_all => {
                     refused = Some(refusal);
                     break;
@@ -84,10 +85,10 @@ impl<L: ApiObserver> Run<'_, L> {
 
     pub(super) fn departments(
         &mut self,
-        structure: Option<Seen<Departments>>,
+        structure: Option<Dated<Departments>>,
         with_members: &BTreeSet<DepartmentId>,
     ) -> Result<Missing<DepartmentId>, End> {
-        let Some(Seen { what: structure, at }) = structure else {
+        let Some(Dated { value: structure, at }) = structure else {
             return Ok(Missing::none(UnixSeconds::default()));
         };
         let known = known_departments(self.engine.reader)?;
@@ -100,7 +101,7 @@ impl<L: ApiObserver> Run<'_, L> {
             self.plan.departments.changed.add(id);
             self.repairs.add(Observation::Department(id, fields), at)?;
         }
-        let mut missing = Missing { what: Vec::new(), present: known.len(), at };
+        let mut missing = Missing { what: Vec::new(), present: known.len(), at, is_complete: true };
         for (id, event_time) in differences.missing {
             if self.is_missing(event_time, at, &Observation::DepartmentAbsent(id))? {
                 missing.what.push(id);
@@ -110,6 +111,7 @@ impl<L: ApiObserver> Run<'_, L> {
         let is_incomplete = self.odd_rows.departments
             || structure.is_empty()
             || with_members.iter().any(|id| !structure.contains_key(id));
+        missing.is_complete = !is_incomplete;
         if is_incomplete && !missing.what.is_empty() {
             self.notes
                 .push("no department is deleted, because the listing of departments is incomplete".into());
