@@ -35,7 +35,7 @@ const NAMES: &str = "errcode errmsg dept_user next_cursor userid department depa
     type text value web leader_of ";
 
 fn entry(draw: &mut Draw<'_>, depth: u8) -> (String, Json) {
-    let name = draw.word(NAMES);
+    let name = draw.one_of(NAMES);
     let value = match name {
         // Mostly a list, because the parsers stop early at any other type.
         "dept_user" | "department" | "department_id" | "taglist" | "userlist" | "partylist" | "attrs"

@@ -1,4 +1,4 @@
-//! The configuration: INI text as an operator wrote it.
+//! The configuration: an operator's INI text.
 
 use std::path::Path;
 
@@ -8,11 +8,11 @@ use super::Draw;
 
 const FILE: &str = "/etc/w/sync.ini";
 const KEY: &str = "jWmYm7qr5nMoAUwZRjGtBxmz3KA1tkAj3ykkR6q2B2C";
-/// Secrets that nothing may show.
+/// Secrets that no output may contain.
 const TOKEN: &str = "Tq7Zx2Kd9Lm4Vb";
 const SECRET: &str = "s-9f3Hq2Wd8Pz5Rk";
 
-/// The text as it comes, behind a good beginning, or composed of keys that there are.
+/// The input is a whole text, the end of a valid one, or choices from which keys are composed.
 pub fn check(data: &[u8]) {
     let mut draw = Draw(data);
     match draw.byte() % 4 {
@@ -74,10 +74,10 @@ const USUAL: [&str; 16] = [
     "\" x \"",
 ];
 
-/// For each section some keys, with a usual value or what stands up to the next line's end.
+/// Composes keys of sections, with usual values or the input up to the next line end.
 fn compose(draw: &mut Draw<'_>) -> String {
     let mut text = good().replace("[callback]", "timeout = 9s\n[callback]");
-    // Those two have begun already: they go on, and must not be opened again.
+    // These two sections are already open and must not be opened again.
     let mut wecom = String::new();
     let mut callback = String::new();
     let mut others = String::new();
@@ -121,7 +121,7 @@ fn parse(text: &str) -> Result<Config, Vec<String>> {
     Config::parse(text, Path::new(FILE), &surroundings).map_err(|error| error.0)
 }
 
-/// `given`: what of the text is not ours; a secret that it repeats is none.
+/// `given` is the part of the text from the input; a secret that it contains may be shown.
 fn text(text: &str, given: &str) {
     let hidden = |shown: &str| {
         for secret in [TOKEN, SECRET, KEY] {
@@ -143,7 +143,7 @@ fn text(text: &str, given: &str) {
     hidden(&format!("{config:?}{}", config.warnings().join("\n")));
     let shown = render(&config);
     hidden(&shown);
-    // What is shown is a configuration again, once the secrets are put back, and the same.
+    // The rendered text, with the secrets inserted, is the same configuration.
     let with_secrets = put_back(&shown, &config);
     let again = parse(&with_secrets).unwrap_or_else(|wrong| panic!("{with_secrets:?} is refused: {wrong:?}"));
     assert_eq!(render(&again), shown);

@@ -45,7 +45,7 @@ impl<'a> Draw<'a> {
     }
 
     /// One of the words between single spaces.
-    pub fn word<'w>(&mut self, words: &'w str) -> &'w str {
+    pub fn one_of<'w>(&mut self, words: &'w str) -> &'w str {
         let words: Vec<&str> = words.split(' ').collect();
         self.of(&words)
     }

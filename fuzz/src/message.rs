@@ -37,12 +37,12 @@ fn compose(draw: &mut Draw<'_>) -> Vec<u8> {
     let mut text = format!(
         "<xml><CreateTime>5</CreateTime><Event>{}</Event><ChangeType>{}</ChangeType>",
         draw.of(&EVENTS[..]),
-        draw.word(CHANGES)
+        draw.one_of(CHANGES)
     )
     .into_bytes();
     let mut open = Vec::new();
     while !draw.done() {
-        let name = draw.word(ELEMENTS);
+        let name = draw.one_of(ELEMENTS);
         text.extend_from_slice(format!("<{name}>").as_bytes());
         let content = draw.until(0);
         let how = content.first().copied().unwrap_or_default();

@@ -170,7 +170,8 @@ fn secret_ranges(url: &str) -> (Option<Range<usize>>, Vec<Range<usize>>) {
     let authority = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let authority = rest.get(..authority).unwrap_or_default();
     // A password with an unencoded `/`, `?` or `#` ends the authority early: then the last `@` ends the credentials.
-    let end = authority.rfind('@').or_else(|| rest.rfind('@').filter(|_| authority.contains(':')));
+    let end = authority.rfind('@').filter(|at| at + 1 < authority.len());
+    let end = end.or_else(|| rest.rfind('@').filter(|_| authority.contains(':')));
     let credentials = end.map(|end| start..start + end);
     let after = start + end.unwrap_or_default();
     let mut at =

@@ -180,17 +180,17 @@ pub fn department(
             DepartmentField::ParentId => "parentid",
             DepartmentField::Order => "order",
         };
-        let Some(told) = json.get(key) else { continue };
+        let Some(found) = json.get(key) else { continue };
         let value = match field {
-            DepartmentField::Name => told.as_str().map(Value::text),
-            DepartmentField::ParentId => id(told).map(|parent| Value::Int(parent.into())),
-            DepartmentField::Order => integer(told).map(Value::Int),
+            DepartmentField::Name => found.as_str().map(Value::text),
+            DepartmentField::ParentId => id(found).map(|parent| Value::Int(parent.into())),
+            DepartmentField::Order => integer(found).map(Value::Int),
         };
         match value {
             Some(value) => {
                 fields.insert(*field, value);
             }
-            None => skipped.add(|| format!("department {own}: {key} {}", shown(Some(told)))),
+            None => skipped.add(|| format!("department {own}: {key} {}", shown(Some(found)))),
         }
     }
     Ok((DepartmentId(own), fields))
@@ -242,8 +242,8 @@ pub fn tag_content(json: &Json) -> Result<TagContent, String> {
 
 /// Parses an answer of user/get. An unreadable field counts as absent, like one that the secret may not see.
 pub fn member(json: &Json) -> Result<(UserId, Fields<MemberField>), String> {
-    let told = json.get("userid");
-    let userid = userid(told).ok_or_else(|| format!("the answer has no userid: {}", shown(told)))?;
+    let found = json.get("userid");
+    let userid = userid(found).ok_or_else(|| format!("the answer has no userid: {}", shown(found)))?;
     let mut fields = Fields::new();
     for field in MemberField::ALL {
         let value = match field {

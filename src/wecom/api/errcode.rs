@@ -88,7 +88,7 @@ impl Reason {
         }
     }
 
-    /// Tells the operator what to do, in the log and in `status`.
+    /// The operator's remedy, shown in the log and in `status`.
     pub fn advice(self) -> &'static str {
         match self {
             Self::Secret => {

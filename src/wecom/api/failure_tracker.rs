@@ -116,7 +116,7 @@ impl FailureTracker {
     }
 
     /// Records a call without any answer. Returns whether the item is to blame: its last two calls got no answer,
-    /// while other items were answered in between. Else the network is.
+    /// while other items were answered in between; otherwise the network is.
     pub(super) fn unanswered(&mut self, item: &Item) -> bool {
         let history = self.history(item);
         let is_of_item = history.unanswered && history.others_answered;

@@ -57,7 +57,7 @@ pub(crate) fn parse_proxy(url: &str) -> Result<ureq::Proxy, String> {
         "http" => "http",
         "https" => "https",
         "socks" | "socks5" | "socks5h" => "socks5h",
-        _ => return Err("is not a proxy of a known kind: http://, https://, socks5:// or socks5h://".into()),
+        _ => return Err("has an unknown scheme; use http://, https://, socks5:// or socks5h://".into()),
     };
     let host = host_of(rest);
     let proxy = ureq::Proxy::new(&format!("{scheme}://{rest}")).ok().filter(|_| !host.is_empty());
@@ -109,10 +109,10 @@ impl ExchangeError {
     /// An HTTP status other than 200. Of `location`, a redirect's target, only scheme and host are shown.
     pub(super) fn of_status(status: u16, location: Option<&str>) -> Self {
         match status {
-            407 => Self::no_answer("the proxy wants other credentials (HTTP status 407)")
+            407 => Self::no_answer("the proxy refuses the credentials (HTTP status 407)")
                 .with(ADVICE_CREDENTIALS),
             404 | 405 | 410 => {
-                Self::unusable(format!("HTTP status {status}: no such API there")).with(ADVICE_BASE)
+                Self::unusable(format!("HTTP status {status}: there is no API at this URL")).with(ADVICE_BASE)
             }
             300..=399 => {
                 let scheme = |to: &str| to.split_once("://").map(|(scheme, _)| scheme.to_owned());
@@ -129,7 +129,7 @@ impl ExchangeError {
     pub(super) fn of_body(error: &ureq::Error) -> Self {
         Self::unusable(match error {
             ureq::Error::BodyExceedsLimit(_) => "the answer is too long",
-            ureq::Error::Timeout(_) => "the answer does not end in time",
+            ureq::Error::Timeout(_) => "the answer is not complete within the timeout",
             ureq::Error::Decompress(..) => "the answer cannot be decompressed",
             _ => "the answer is cut off",
         })
@@ -147,15 +147,15 @@ pub(super) fn explain(error: &ureq::Error, network: &Network) -> ExchangeError {
                 let advice = if is_proxy { ADVICE_PROXY } else { ADVICE_NAME };
                 ExchangeError::no_answer(format!("the host name {host} cannot be resolved")).with(advice)
             }
-            None => ExchangeError::no_answer("the exchange failed"),
+            None => ExchangeError::no_answer("the HTTP request failed"),
         },
         ureq::Error::Io(error) => explain_io(error, network, &peer),
         ureq::Error::Rustls(error) => explain_tls(error),
         ureq::Error::Tls(_) | ureq::Error::Pem(_) => {
-            ExchangeError::no_answer("TLS: no connection").with(ADVICE_CERTIFICATE)
+            ExchangeError::no_answer("TLS: the connection could not be set up").with(ADVICE_CERTIFICATE)
         }
         ureq::Error::Protocol(_) => ExchangeError::unusable("the answer is not HTTP"),
-        ureq::Error::LargeResponseHeader(..) => ExchangeError::unusable("the answer's head is too long"),
+        ureq::Error::LargeResponseHeader(..) => ExchangeError::unusable("the answer's headers are too long"),
         ureq::Error::ConnectProxyFailed(why) if why.contains("407") => ExchangeError::of_status(407, None),
         ureq::Error::ConnectProxyFailed(why) => {
             let status: String = why.chars().filter(char::is_ascii_digit).take(3).collect();
@@ -170,7 +170,7 @@ pub(super) fn explain(error: &ureq::Error, network: &Network) -> ExchangeError {
             ExchangeError::no_answer("the proxy's URL is not valid").with(ADVICE_PROXY)
         }
         ureq::Error::ConnectionFailed => ExchangeError::no_answer(format!("no connection to {peer}")),
-        _ => ExchangeError::no_answer("the exchange failed"),
+        _ => ExchangeError::no_answer("the HTTP request failed"),
     }
 }
 
@@ -190,7 +190,7 @@ fn explain_io(error: &std::io::Error, network: &Network, peer: &str) -> Exchange
             proxy(ExchangeError::no_answer(format!("{peer} refuses the connection")))
         }
         ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable | ErrorKind::NetworkDown => {
-            proxy(ExchangeError::no_answer(format!("{peer} cannot be reached: no route")))
+            proxy(ExchangeError::no_answer(format!("{peer} cannot be reached: no route to it")))
         }
         ErrorKind::ConnectionReset
         | ErrorKind::ConnectionAborted
@@ -215,10 +215,8 @@ fn explain_tls(error: &rustls::Error) -> ExchangeError {
     let rustls::Error::InvalidCertificate(error) = error else {
         let what = match error {
             rustls::Error::InvalidMessage(_) => "TLS: the other side does not speak TLS at this port",
-            rustls::Error::PeerIncompatible(_) => {
-                "TLS: the server has no version or cipher that is still safe"
-            }
-            _ => "TLS: the server broke the handshake off",
+            rustls::Error::PeerIncompatible(_) => "TLS: the server supports no secure version or cipher",
+            _ => "TLS: the server aborted the handshake",
         };
         return ExchangeError::no_answer(what).with(ADVICE_CERTIFICATE);
     };

@@ -12,7 +12,7 @@ const WINDOW: Duration = Duration::from_secs(61);
 const API_PER_MINUTE: usize = 8_000;
 /// Calls of one API per hour; WeCom allows 150,000 (doc 90454).
 const API_PER_HOUR: usize = 120_000;
-/// A caller that was told to wait counts as waiting for this long after its wait.
+/// A caller counts as waiting for this long after its wait.
 const WAITING_GRACE: Duration = Duration::from_millis(500);
 
 /// Which calls precede others when the rate is exhausted.

@@ -19,17 +19,19 @@ use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, Either, LazyBuffers, NextTimeout, Transport, TransportAdapter,
 };
 
-/// Parses the certificates of a PEM file to DER. The error is a predicate of the file, such as "holds no certificate".
+/// Parses the certificates of a PEM file to DER. The error is a predicate of the file, such as "contains no certificate".
 pub fn certificates(pem: &str) -> Result<Vec<Vec<u8>>, String> {
     let mut found = Vec::new();
     for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
-        let certificate = certificate.map_err(|_| "is not whole PEM".to_owned())?;
+        let certificate = certificate.map_err(|_| "is not complete PEM".to_owned())?;
         let mut store = RootCertStore::empty();
-        store.add(certificate.clone()).map_err(|_| "holds a certificate that cannot be read".to_owned())?;
+        store
+            .add(certificate.clone())
+            .map_err(|_| "contains a certificate that cannot be parsed".to_owned())?;
         found.push(certificate.as_ref().to_vec());
     }
     if found.is_empty() {
-        return Err("holds no certificate (PEM: -----BEGIN CERTIFICATE-----)".into());
+        return Err("contains no certificate (PEM: -----BEGIN CERTIFICATE-----)".into());
     }
     Ok(found)
 }

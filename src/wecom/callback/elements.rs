@@ -55,7 +55,7 @@ impl<'a> Reader<'a> {
             "unsubscribe" => self.trigger(Trigger::Unsubscribe),
             "enter_agent" => self.trigger(Trigger::EnterAgent),
             "batch_job_result" => {
-                let job = self.root.child("BatchJob").ok_or("it has no BatchJob")?;
+                let job = self.root.child("BatchJob").ok_or("the event has no BatchJob")?;
                 let job_type = job.get("JobType").map_or("", str::trim).to_owned();
                 Ok(Subject::BatchJob(BatchJob { job_type }))
             }
@@ -110,11 +110,12 @@ impl<'a> Reader<'a> {
 
     fn id(&self, name: &str) -> Result<u32, String> {
         let text = self.text(name)?;
-        text::number(text).ok_or_else(|| format!("its {name} \"{}\" is not an id", excerpt(text)))
+        text::number(text)
+            .ok_or_else(|| format!("the event's {name} \"{}\" is not a department or tag id", excerpt(text)))
     }
 
     fn text(&self, name: &str) -> Result<&'a str, String> {
-        self.root.get(name).map(str::trim).ok_or_else(|| format!("it has no {name}"))
+        self.root.get(name).map(str::trim).ok_or_else(|| format!("the event has no {name}"))
     }
 
     /// The readable items of a list.

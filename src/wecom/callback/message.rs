@@ -86,7 +86,7 @@ pub fn read(payload: &[u8], corp_id: &str) -> Result<Message, XmlError> {
     let meaning = match (subject, create_time) {
         (Ok(Subject::Other), _) => Ok(Event { at: create_time.unwrap_or_default(), subject: Subject::Other }),
         (Ok(subject), Some(at)) => Ok(Event { at, subject }),
-        (Ok(_), None) => Err(format!("its time \"{}\" is not in unix seconds", excerpt(time))),
+        (Ok(_), None) => Err(format!("the event's time \"{}\" is not in unix seconds", excerpt(time))),
         (Err(reason), _) => Err(reason),
     };
     let is_trigger = matches!(event, "subscribe" | "unsubscribe" | "enter_agent");
