@@ -21,10 +21,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const REDUCED_FOR: Duration = Duration::from_secs(60);
 /// Bytes read from one connection per turn.
 const READ_SIZE: usize = 16 * 1024;
-/// Bytes read per turn from all large connections together, so that they do not delay the small ones.
-const LARGE_READ_PER_TURN: usize = 1024 * 1024;
-/// Bytes read from each large connection per turn at least, however many there are.
-const MIN_LARGE_READ: usize = 1024;
+/// Large connections served per turn, so that they do not delay the small ones.
+const LARGE_PER_TURN: usize = 64;
 
 pub(super) struct EventLoop {
     poller: Poller,
@@ -135,17 +133,18 @@ impl EventLoop {
                 Token::Connection(slot) if self.connections.get(slot).is_some_and(Connection::is_large) => {
                     large.push(slot);
                 }
-                Token::Connection(slot) => self.serve_connection(slot, READ_SIZE),
+                Token::Connection(slot) => self.serve_connection(slot),
             }
         }
-        let share = LARGE_READ_PER_TURN / large.len().max(1);
-        for slot in large {
-            self.serve_connection(slot, share.clamp(MIN_LARGE_READ, READ_SIZE));
+        // The oldest first: if all advanced together, they would exceed the memory bound before one is complete.
+        large.sort_by_key(|slot| self.connections.get(*slot).map(Connection::since));
+        for slot in large.into_iter().take(LARGE_PER_TURN) {
+            self.serve_connection(slot);
         }
     }
 
-    fn serve_connection(&mut self, slot: usize, most: usize) {
-        let buffer = self.buffer.get_mut(..most).unwrap_or_default();
+    fn serve_connection(&mut self, slot: usize) {
+        let buffer = &mut self.buffer;
         self.connections.update(&self.poller, slot, |connection| connection.on_ready(&self.shared, buffer));
         self.dispatch();
         self.bound_memory();
