@@ -433,11 +433,17 @@ impl RenameGroup {
         }
     }
 
-    /// The member of this very name. A new one begins where the name lost its last holder.
+    /// The member of this very name. If a member that was renamed from it has its identity, the new one begins where that
+    /// one left the name.
     fn member(&mut self, userid: &UserId, reset_at: Option<Stamp>) -> &mut Member {
-        let left_at = self.left_at.get(userid).copied();
-        let reset_at = reset_at.max(left_at).unwrap_or(Stamp::BEGINNING);
-        self.members.entry(userid.clone()).or_insert_with(|| Member::new(userid, reset_at))
+        let mut new = Member::new(userid, reset_at.unwrap_or(Stamp::BEGINNING));
+        if !self.members.contains_key(userid)
+            && self.members.values().any(|other| other.identity == new.identity)
+            && let Some(left_at) = self.left_at.get(userid)
+        {
+            new = Member::new(userid, *left_at);
+        }
+        self.members.entry(userid.clone()).or_insert(new)
     }
 
     fn rename(&mut self, from: &UserId, to: &UserId, stamp: Stamp, fields: &TimedFields<MemberField>) {

@@ -56,9 +56,6 @@ const CHANGED_HANDS: Duration = Duration::from_secs(2);
 const CALLS_KEPT: i64 = 10_000;
 
 /// Records a call; the oldest go when there are too many.
-///
-/// # Errors
-/// Whatever SQLite says.
 pub fn record_api_call(connection: &Connection, call: &ApiCall) -> rusqlite::Result<()> {
     connection
         .prepare_cached(
@@ -78,9 +75,6 @@ pub fn record_api_call(connection: &Connection, call: &ApiCall) -> rusqlite::Res
 }
 
 /// Calls of the last `seconds` before `now`, the oldest first: which API, and how long ago.
-///
-/// # Errors
-/// Whatever SQLite says.
 pub fn recent_api_calls(
     connection: &Connection,
     seconds: i64,
@@ -114,9 +108,6 @@ pub struct Due {
 }
 
 /// Members that are due, the longest overdue first; after them, those whose openids are to be confirmed.
-///
-/// # Errors
-/// Whatever SQLite says.
 pub fn due_members(
     connection: &Connection,
     Due { now, latest, recheck_before }: Due,
@@ -163,9 +154,6 @@ pub fn due_members(
 }
 
 /// When the next member after `now` falls due.
-///
-/// # Errors
-/// Whatever SQLite says.
 pub fn earliest_due(connection: &Connection, now: UnixSeconds) -> rusqlite::Result<Option<UnixSeconds>> {
     connection
         .prepare_cached(
@@ -196,17 +184,11 @@ pub(super) fn make_due_now(
 }
 
 /// Makes a member due now by an operator's wish; false if there is no such member without an openid.
-///
-/// # Errors
-/// Whatever SQLite says.
 pub fn make_due(connection: &Connection, userid: &UserId, now: UnixSeconds) -> rusqlite::Result<bool> {
     Ok(make_due_now(connection, userid, now)?.is_some())
 }
 
 /// Makes every member without an openid due now; how many.
-///
-/// # Errors
-/// Whatever SQLite says.
 pub fn make_all_due(connection: &Connection, now: UnixSeconds) -> rusqlite::Result<usize> {
     connection
         .prepare_cached(
@@ -221,9 +203,6 @@ pub fn make_all_due(connection: &Connection, now: UnixSeconds) -> rusqlite::Resu
 /// asked about again then.
 ///
 /// An openid or a final refusal is a fact about the name at the time of the call: the merge decides whose it is.
-///
-/// # Errors
-/// SQLite's; the caller rolls back.
 pub fn record_conversion(
     connection: &Connection,
     claim: &ConversionClaim,
@@ -335,9 +314,6 @@ pub struct ConversionClaim {
 
 /// Looks a member up that is to be converted, or whose openid is to be asked for again: since it was last confirmed before
 /// `recheck_before`, or has a time that has come. `None` if that is not (or no longer) so.
-///
-/// # Errors
-/// Whatever SQLite says.
 pub fn claim(
     connection: &Connection,
     userid: &UserId,
