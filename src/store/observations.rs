@@ -325,7 +325,7 @@ mod tests {
     use crate::directory::openid::Backoff;
     use crate::directory::{Event, MemberEvent, Subject as EventSubject, Value};
     use crate::store::open::open_in_memory;
-    use crate::store::openids::{CallTime, claim, record_conversion};
+    use crate::store::openids::{claim, record_conversion};
     use crate::store::{ConversionOutcome, NewEvent, apply_event};
 
     const NOW: UnixSeconds = UnixSeconds(1_790_000_000);
@@ -368,7 +368,7 @@ mod tests {
         apply(&db, 3, ahead(2), MemberEvent::Created(named("present")));
         let asked = claim(&db, &userid(), None, NOW).unwrap().unwrap();
         let backoff = Backoff { first: std::time::Duration::ZERO, max: std::time::Duration::ZERO };
-        let call = CallTime { until: NOW.plus(AHEAD + 3), seconds: 0 };
+        let call = NOW.plus(AHEAD + 3);
         record_conversion(
             &db,
             &asked,

@@ -202,12 +202,12 @@ pub fn make_all_due(connection: &Connection, now: UnixSeconds) -> rusqlite::Resu
 /// Stores WeCom's answer; false if it no longer counts, because an event came while WeCom was being asked. The member is
 /// asked about again then.
 ///
-/// An openid or a final refusal is a fact about the name at the time of the call: the merge decides whose it is.
+/// An openid or a final refusal is a fact about the name at `answered_at`, on WeCom's clock: the merge decides whose it is.
 pub fn record_conversion(
     connection: &Connection,
     claim: &ConversionClaim,
     outcome: &ConversionOutcome,
-    call: CallTime,
+    answered_at: UnixSeconds,
     backoff: Backoff,
     moment: Moment,
     random: f64,
@@ -227,10 +227,10 @@ pub fn record_conversion(
         Ok(true)
     };
     let add_fact = |said: Conversion| {
-        let until = call.until.max(claim.event_time);
-        let began = call.until.plus(-call.seconds).max(claim.event_time);
-        let fact = MemberFact::Answered(Answer { asked_before: until.since(began), said });
-        add_member_fact(connection, &claim.userid, Source::Api(until), fact, moment)
+        let answered_at = answered_at.max(claim.event_time);
+        let asked_before = answered_at.since(claim.event_time);
+        let fact = MemberFact::Answered(Answer { asked_before, said });
+        add_member_fact(connection, &claim.userid, Source::Api(answered_at), fact, moment)
     };
     match outcome {
         ConversionOutcome::Openid(said) => {
@@ -272,15 +272,6 @@ pub fn record_conversion(
         ConversionOutcome::NotYet { errcode, errmsg } => back_off(backoff, *errcode, errmsg),
         ConversionOutcome::Never { errcode, errmsg } => back_off(backoff, Some(*errcode), errmsg),
     }
-}
-
-/// When WeCom looked a name up: within `seconds` before the end of the second `until`, on its clock.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CallTime {
-    /// The second in which the answer came.
-    pub until: UnixSeconds,
-    /// How many seconds earlier the call may have begun.
-    pub seconds: i64,
 }
 
 /// Openid and attempts of the present member of this name, and whether the claim is current.
