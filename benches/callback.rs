@@ -79,46 +79,48 @@ mod parse {
 /// Merges one fact into the known facts of a member.
 mod merge {
     use super::*;
-    use wecom_dirsync::directory::changes::{At, merge};
-    use wecom_dirsync::directory::history::{Fact, Saying, Word};
-    use wecom_dirsync::directory::life::timed;
-    use wecom_dirsync::directory::{Fields, MemberField, Stamp, UnixSeconds, UserId, Value};
+    use wecom_dirsync::directory::diff::merge;
+    use wecom_dirsync::directory::fact::timed;
+    use wecom_dirsync::directory::members::{MemberFact, Record};
+    use wecom_dirsync::directory::{
+        Fact, Fields, MemberField, Presence, Rank, Source, Stamp, UnixSeconds, UserId, Value,
+    };
 
     fn position(at: i64) -> Fields<MemberField> {
         Fields::from([(MemberField::Position, Value::text(&format!("position {at}")))])
     }
 
-    fn updated(at: i64) -> Word {
-        let fields = timed(Stamp::told(UnixSeconds(at)), &position(at));
-        Word::Of(Saying::Seen { created: false, fields })
+    fn updated(at: i64) -> MemberFact {
+        MemberFact::Entity(Fact::present(Presence::Updated, Source::Event(UnixSeconds(at)), &position(at)))
     }
 
-    fn known(userid: &UserId, count: usize) -> Vec<Fact> {
-        let mut known = Vec::new();
-        for at in (1..).take(count) {
-            let fact = merge(&known, userid, At::Told(UnixSeconds(at)), at, updated(at)).fact;
-            known.push(fact);
-        }
-        known
+    fn known(userid: &UserId, count: usize) -> Vec<Record> {
+        (1..)
+            .take(count)
+            .map(|at| Record::new(userid.clone(), Source::Event(UnixSeconds(at)), at, updated(at)))
+            .collect()
     }
 
-    #[divan::bench(args = [1, 16, 200])]
+    #[divan::bench(args = [1, 16, 64])]
     fn update_onto(bencher: Bencher, facts: usize) {
         let userid = UserId::parse("zhangsan").unwrap();
         let known = known(&userid, facts);
         bencher
             .with_inputs(|| updated(1000))
-            .bench_values(|word| merge(&known, &userid, At::Told(UnixSeconds(1000)), 1000, word));
+            .bench_values(|fact| merge(&known, &userid, Source::Event(UnixSeconds(1000)), 1000, fact));
     }
 
-    #[divan::bench(args = [1, 16, 200])]
+    #[divan::bench(args = [1, 16, 64])]
     fn rename_onto(bencher: Bencher, facts: usize) {
         let (userid, to) = (UserId::parse("zhangsan").unwrap(), UserId::parse("ZS0001").unwrap());
         let known = known(&userid, facts);
-        let renamed = || Word::Renamed(to.clone(), timed(Stamp::told(UnixSeconds(1000)), &position(1000)));
+        let renamed = || {
+            let stamp = Stamp::new(UnixSeconds(1000), Rank::Renamed);
+            MemberFact::Renamed(to.clone(), timed(stamp, &position(1000)))
+        };
         bencher
             .with_inputs(renamed)
-            .bench_values(|word| merge(&known, &userid, At::Told(UnixSeconds(1000)), 1000, word));
+            .bench_values(|fact| merge(&known, &userid, Source::Event(UnixSeconds(1000)), 1000, fact));
     }
 }
 

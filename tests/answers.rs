@@ -6,7 +6,7 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{Lab, Settings, eventually, now, text};
+use common::{Lab, Settings, concurrently, eventually, now, text};
 use serde_json::{Value as Json, json};
 use wecom_dirsync::demo::standin::Fault;
 
@@ -62,63 +62,53 @@ fn join(lab: &Lab, userid: &str) {
 
 #[test]
 fn an_answer_about_one_member_that_cannot_be_used_backs_that_member_off_and_the_others_go_on() {
-    std::thread::scope(|scope| {
-        for (fault, reason) in unusable() {
-            scope.spawn(move || {
-                let lab = staffed(Settings { openid: "workers = 1", ..Settings::default() }, 6);
-                lab.stand_in.fail_for(Some(CONVERT), "user0", fault.clone());
-                for n in 0..6 {
-                    join(&lab, &format!("user{n}"));
-                }
-                lab.wait_for("SELECT count(*) FROM members WHERE openid_state = 'converted'", "5");
-                lab.wait_for("SELECT openid_attempts FROM members WHERE userid = 'user0'", "1");
-                let error = lab.value("SELECT openid_error FROM members WHERE userid = 'user0'");
-                assert!(error.contains(reason), "{fault:?}: {error}");
-                let code = lab.value("SELECT openid_errcode FROM members WHERE userid = 'user0'");
-                assert!(["null", "0", "-1"].contains(&code.as_str()), "{fault:?}: {code}");
-                assert_eq!(lab.state("user0"), "pending");
-                let due: i64 = lab
-                    .value("SELECT openid_next_attempt_at FROM members WHERE userid = 'user0'")
-                    .parse()
-                    .unwrap();
-                assert!(due > now() + 20, "{fault:?}");
-                assert!(!lab.log().contains("paused"), "{fault:?}: {}", lab.log());
-                let asked = lab.stand_in.calls();
-                let asked = asked.iter().filter(|c| c.api == CONVERT && c.userid.as_deref() == Some("user0"));
-                assert!(asked.count() <= 3, "{fault:?}");
-            });
+    concurrently(unusable(), |(fault, reason)| {
+        let lab = staffed(Settings { openid: "workers = 1", ..Settings::default() }, 6);
+        lab.stand_in.fail_for(Some(CONVERT), "user0", fault.clone());
+        for n in 0..6 {
+            join(&lab, &format!("user{n}"));
         }
+        lab.wait_for("SELECT count(*) FROM members WHERE openid_state = 'converted'", "5");
+        lab.wait_for("SELECT openid_attempts FROM members WHERE userid = 'user0'", "1");
+        let error = lab.value("SELECT openid_error FROM members WHERE userid = 'user0'");
+        assert!(error.contains(reason), "{fault:?}: {error}");
+        let code = lab.value("SELECT openid_errcode FROM members WHERE userid = 'user0'");
+        assert!(["null", "0", "-1"].contains(&code.as_str()), "{fault:?}: {code}");
+        assert_eq!(lab.state("user0"), "pending");
+        let due: i64 =
+            lab.value("SELECT openid_next_attempt_at FROM members WHERE userid = 'user0'").parse().unwrap();
+        assert!(due > now() + 20, "{fault:?}");
+        assert!(!lab.log().contains("paused"), "{fault:?}: {}", lab.log());
+        let asked = lab.stand_in.calls();
+        let asked = asked.iter().filter(|c| c.api == CONVERT && c.userid.as_deref() == Some("user0"));
+        assert!(asked.count() <= 3, "{fault:?}");
     });
 }
 
 #[test]
 fn an_answer_about_one_members_details_that_cannot_be_used_does_not_stop_those_of_the_others() {
-    std::thread::scope(|scope| {
-        for (fault, reason) in unusable() {
-            scope.spawn(move || {
-                let lab = staffed(Settings::default(), 6);
-                lab.stand_in.fail_for(Some(DETAILS), "user0", fault.clone());
-                for n in 1..6 {
-                    let inner = format!("<UserID>user{n}</UserID><Department>1</Department>");
-                    lab.event(now() - 30, "create_user", &inner);
-                }
-                // The newest news come first.
-                join(&lab, "user0");
-                lab.wait_for("SELECT count(*) FROM members WHERE details_state = 'known'", "5");
-                eventually("the reason is told", || {
-                    let log = lab.log();
-                    log.lines().any(|line| line.contains("details userid=user0") && line.contains(reason))
-                });
-                assert!(!lab.log().contains("paused"), "{fault:?}: {}", lab.log());
-                let asked = lab.stand_in.calls();
-                let asked = asked.iter().filter(|c| c.api == DETAILS && c.userid.as_deref() == Some("user0"));
-                assert!(asked.count() <= 4, "{fault:?}");
-                // News of the member start over.
-                lab.stand_in.mend();
-                lab.event(now(), "update_user", "<UserID>user0</UserID>");
-                lab.wait_for("SELECT count(*) FROM members WHERE details_state = 'known'", "6");
-            });
+    concurrently(unusable(), |(fault, reason)| {
+        let lab = staffed(Settings::default(), 6);
+        lab.stand_in.fail_for(Some(DETAILS), "user0", fault.clone());
+        for n in 1..6 {
+            let inner = format!("<UserID>user{n}</UserID><Department>1</Department>");
+            lab.event(now() - 30, "create_user", &inner);
         }
+        // The newest news come first.
+        join(&lab, "user0");
+        lab.wait_for("SELECT count(*) FROM members WHERE details_state = 'known'", "5");
+        eventually("the reason is told", || {
+            let log = lab.log();
+            log.lines().any(|line| line.contains("details userid=user0") && line.contains(reason))
+        });
+        assert!(!lab.log().contains("paused"), "{fault:?}: {}", lab.log());
+        let asked = lab.stand_in.calls();
+        let asked = asked.iter().filter(|c| c.api == DETAILS && c.userid.as_deref() == Some("user0"));
+        assert!(asked.count() <= 4, "{fault:?}");
+        // News of the member start over.
+        lab.stand_in.mend();
+        lab.event(now(), "update_user", "<UserID>user0</UserID>");
+        lab.wait_for("SELECT count(*) FROM members WHERE details_state = 'known'", "6");
     });
 }
 
@@ -138,7 +128,7 @@ fn what_has_a_clear_meaning_is_read_though_it_is_not_strict_json() {
         ),
     ];
     let lab = staffed(Settings::default(), 0);
-    for (n, (body, name)) in cases.iter().enumerate() {
+    for (n, (body, _)) in cases.iter().enumerate() {
         let userid = format!("user{n}");
         let body = body
             .windows(4)
@@ -146,6 +136,9 @@ fn what_has_a_clear_meaning_is_read_though_it_is_not_strict_json() {
             .map(|at| [&body[..at], userid.as_bytes(), &body[at + 4..]].concat());
         lab.stand_in.fail_for(Some(DETAILS), &userid, Fault::Body(body.unwrap()));
         join(&lab, &userid);
+    }
+    for (n, (_, name)) in cases.iter().enumerate() {
+        let userid = format!("user{n}");
         lab.wait_for(&format!("SELECT name FROM members WHERE userid = '{userid}'"), name);
     }
     assert!(!lab.log().contains("cannot be used") && !lab.log().contains("paused"), "{}", lab.log());
@@ -154,36 +147,46 @@ fn what_has_a_clear_meaning_is_read_though_it_is_not_strict_json() {
 /// Without any answer nobody can be asked; that counts against no member. But one member who alone meets it backs off.
 #[test]
 fn silence_pauses_all_and_counts_against_nobody_unless_only_one_member_meets_it() {
-    for fault in [Fault::Reset, Fault::Hang] {
-        // Without details, whose calls would be probes, too, and end the pause.
-        let more = "[details]\nfetch = never\n";
-        let settings =
-            || Settings { wecom: "timeout = 1s", openid: "workers = 1", more, ..Settings::default() };
-        let lab = staffed(settings(), 4);
-        lab.stand_in.fail(Some(CONVERT), fault.clone(), 3);
-        for n in 0..4 {
-            join(&lab, &format!("user{n}"));
-        }
-        lab.wait_for("SELECT count(*) FROM members WHERE openid_state = 'converted'", "4");
-        assert_eq!(lab.log().matches("all API calls paused").count(), 1, "{}", lab.log());
-        let asked: Vec<_> = lab.stand_in.calls().into_iter().filter(|call| call.api == CONVERT).collect();
-        assert_ne!(asked[0].userid, asked[1].userid, "the probe is for another member");
-        assert_eq!(asked.len(), 7, "{fault:?}: {asked:?}");
-
-        let lab = staffed(settings(), 4);
-        lab.stand_in.fail_for(Some(CONVERT), "user0", fault.clone());
-        for n in 0..4 {
-            join(&lab, &format!("user{n}"));
-        }
-        lab.wait_for("SELECT openid_attempts FROM members WHERE userid = 'user0'", "1");
-        lab.wait_for("SELECT count(*) FROM members WHERE openid_state = 'converted'", "3");
-        assert!(lab.stand_in.count(CONVERT) <= 3 + 3, "{fault:?}: {}", lab.stand_in.count(CONVERT));
-    }
+    concurrently(
+        [Fault::Reset, Fault::Hang].into_iter().flat_map(|fault| [(fault.clone(), false), (fault, true)]),
+        |(fault, one_member)| {
+            // Without details, whose calls would be probes, too, and end the pause.
+            let more = "[details]\nfetch = never\n";
+            let settings = Settings {
+                wecom: "timeout = 1s",
+                openid: "workers = 1",
+                more,
+                speed: 3,
+                ..Settings::default()
+            };
+            let lab = staffed(settings, 4);
+            if one_member {
+                lab.stand_in.fail_for(Some(CONVERT), "user0", fault.clone());
+                for n in 0..4 {
+                    join(&lab, &format!("user{n}"));
+                }
+                lab.wait_for("SELECT openid_attempts FROM members WHERE userid = 'user0'", "1");
+                lab.wait_for("SELECT count(*) FROM members WHERE openid_state = 'converted'", "3");
+                assert!(lab.stand_in.count(CONVERT) <= 3 + 3, "{fault:?}: {}", lab.stand_in.count(CONVERT));
+                return;
+            }
+            lab.stand_in.fail(Some(CONVERT), fault.clone(), 3);
+            for n in 0..4 {
+                join(&lab, &format!("user{n}"));
+            }
+            lab.wait_for("SELECT count(*) FROM members WHERE openid_state = 'converted'", "4");
+            assert_eq!(lab.log().matches("all API calls paused").count(), 1, "{}", lab.log());
+            let asked: Vec<_> = lab.stand_in.calls().into_iter().filter(|call| call.api == CONVERT).collect();
+            assert_ne!(asked[0].userid, asked[1].userid, "the probe is for another member");
+            assert_eq!(asked.len(), 7, "{fault:?}: {asked:?}");
+        },
+    );
 }
 
 #[test]
 fn different_members_that_fail_in_a_row_open_the_breaker_and_a_success_closes_it() {
-    for fault in [Fault::HttpStatus(502), Fault::Garbage, Fault::Body(b"{\"errcode\":0}".to_vec())] {
+    let faults = [Fault::HttpStatus(502), Fault::Garbage, Fault::Body(b"{\"errcode\":0}".to_vec())];
+    concurrently(faults, |fault| {
         let more = "[details]\nfetch = never\n";
         let lab = staffed(Settings { openid: "workers = 1", more, ..Settings::default() }, 5);
         lab.stand_in.fail(Some(CONVERT), fault.clone(), 3);
@@ -197,7 +200,7 @@ fn different_members_that_fail_in_a_row_open_the_breaker_and_a_success_closes_it
         assert!(log.contains("network is over"), "{log}");
         let status: Json = serde_json::from_slice(&lab.command(&["status", "--json"]).stdout).unwrap();
         assert_eq!(status["pauses"].as_array().map_or(0, Vec::len), 0, "{status}");
-    }
+    });
 }
 
 #[test]
@@ -237,7 +240,8 @@ fn a_failure_of_gettoken_pauses_at_once_and_names_its_cause() {
 
 #[test]
 fn errcodes_about_permission_and_licence_pause_the_api_under_their_own_names() {
-    for (errcode, reason) in [(48004, "permission"), (301_052, "licence"), (701_008, "licence")] {
+    let cases = [(48004, "permission"), (301_052, "licence"), (701_008, "licence")];
+    concurrently(cases, |(errcode, reason)| {
         let settings = Settings { admin: "127.0.0.1:0", ..Settings::default() };
         let lab = staffed(settings, 2);
         lab.stand_in.fail(Some(CONVERT), Fault::Errcode(errcode), usize::MAX);
@@ -251,21 +255,19 @@ fn errcodes_about_permission_and_licence_pause_the_api_under_their_own_names() {
         assert_eq!(lab.value("SELECT sum(openid_attempts) FROM members"), "0");
         // Details go on: it is another API.
         lab.wait_for("SELECT count(*) FROM members WHERE details_state = 'known'", "2");
-        let admin = lab.log();
-        let admin = admin.split("admin=http://").nth(1).unwrap().split_whitespace().next().unwrap();
+        let admin = lab.admin.unwrap();
         let metrics = ureq::Agent::new_with_config(ureq::Agent::config_builder().proxy(None).build());
         let metrics =
             metrics.get(format!("http://{admin}/metrics")).call().unwrap().body_mut().read_to_string();
         let line = format!("wecom_dirsync_api_paused{{reason=\"{reason}\"}} 1");
         assert!(metrics.unwrap().contains(&line), "{line}");
-    }
+    });
 }
 
 #[test]
 fn a_token_whose_life_makes_no_sense_is_not_fetched_for_each_call() {
-    for expires_in in
-        [json!(0), json!(-1), json!(null), json!("0"), json!("7200"), json!(1e300), json!("soon")]
-    {
+    let lives = [json!(0), json!(-1), json!(null), json!("0"), json!("7200"), json!(1e300), json!("soon")];
+    concurrently(lives, |expires_in| {
         let lab = staffed(Settings::default(), 10);
         // A token that the stand-in knows, with another life.
         lab.stand_in.company(|company| company.token_life = Some(expires_in.clone()));
@@ -275,7 +277,7 @@ fn a_token_whose_life_makes_no_sense_is_not_fetched_for_each_call() {
         lab.wait_for("SELECT count(*) FROM members WHERE openid_state = 'converted'", "10");
         lab.wait_for("SELECT count(*) FROM members WHERE details_state = 'known'", "10");
         assert_eq!(lab.stand_in.count("gettoken"), 1, "{expires_in}");
-    }
+    });
 }
 
 #[test]
@@ -306,6 +308,7 @@ fn company_with_rows() -> Lab {
         reconcile: true,
         more: "[reconcile]\nenabled = no\n[details]\nfetch = never\n",
         openid: "enabled = no",
+        speed: 4,
         ..Settings::default()
     };
     let lab = staffed(settings, 5);
@@ -338,8 +341,6 @@ fn present(lab: &Lab) -> String {
 
 #[test]
 fn an_odd_row_is_skipped_and_named_and_nothing_is_deleted_because_of_it() {
-    let lab = company_with_rows();
-    let before = present(&lab);
     let row = |userid: Json, department: Json| json!({"userid": userid, "department": department});
     let good = |n: usize| row(format!("user{n}").into(), 1.into());
     let members =
@@ -408,23 +409,28 @@ fn an_odd_row_is_skipped_and_named_and_nothing_is_deleted_because_of_it() {
         ("tag/get", tag(users.clone(), json!([-2])), "department id -2"),
         ("tag/get", json!({"errcode": 0}), "no list userlist"),
     ];
-    for (api, answer, named) in cases {
-        lab.stand_in.mend();
-        let fault = Fault::Body(answer.to_string().into_bytes());
-        lab.stand_in.fail(Some(api), fault.clone(), usize::MAX);
-        if named == "no list department" {
-            // Else the other list of departments does as well.
-            lab.stand_in.fail(Some("department/list"), fault, usize::MAX);
+    // One company for a few of them: after each comparison the next one waits for another second.
+    concurrently(cases.chunks(3), |cases| {
+        let lab = company_with_rows();
+        let before = present(&lab);
+        for (api, answer, named) in cases {
+            lab.stand_in.mend();
+            let fault = Fault::Body(answer.to_string().into_bytes());
+            lab.stand_in.fail(Some(api), fault.clone(), usize::MAX);
+            if *named == "no list department" {
+                // Else the other list of departments does as well.
+                lab.stand_in.fail(Some("department/list"), fault, usize::MAX);
+            }
+            let report = reconcile(&lab);
+            let expected = if named.is_empty() { "ok" } else { "partial" };
+            assert_eq!(report["outcome"], expected, "{api} {answer}: {report}");
+            let notes = report["notes"].to_string().replace("\\\"", "\"");
+            assert!(notes.contains(named), "{api} {answer}: {notes}");
+            assert!(!notes.contains("network"), "{notes}");
+            assert_eq!(present(&lab), before, "{api} {answer}: {report}");
         }
-        let report = reconcile(&lab);
-        let expected = if named.is_empty() { "ok" } else { "partial" };
-        assert_eq!(report["outcome"], expected, "{api} {answer}: {report}");
-        let notes = report["notes"].to_string().replace("\\\"", "\"");
-        assert!(notes.contains(named), "{api} {answer}: {notes}");
-        assert!(!notes.contains("network"), "{notes}");
-        assert_eq!(present(&lab), before, "{api} {answer}: {report}");
-    }
-    assert!(!lab.log().contains("paused"), "{}", lab.log());
+        assert!(!lab.log().contains("paused"), "{}", lab.log());
+    });
 }
 
 #[test]

@@ -33,6 +33,63 @@ fn usage_errors_are_2_and_help_and_version_are_0() {
 }
 
 #[test]
+fn usage_errors_escape_control_characters() {
+    for arguments in
+        [&["fl\u{1b}[31my\r\n"][..], &["run", "--lo\u{9b}ud"], &["changes", "--since", "\u{1b}]0;x\u{7}"]]
+    {
+        let (code, _, errors) = run(arguments);
+        assert_eq!(code, Some(2), "{arguments:?}: {errors}");
+        assert!(!errors.contains(|c: char| c.is_control() && c != '\n'), "{errors:?}");
+        assert!(errors.contains("\\u{"), "{errors}");
+    }
+}
+
+#[test]
+fn check_accepts_a_byte_order_mark_and_refuses_placeholders() {
+    let check = |mark: &str, token: &str| {
+        let folder = tempfile::tempdir().unwrap();
+        let ini = format!(
+            "[wecom]\ncorp_id = ww1\n[callback]\ntoken = {token}\nencoding_aes_key = {}\n",
+            common::KEY
+        );
+        std::fs::write(folder.path().join("sync.ini"), format!("{mark}{ini}")).unwrap();
+        let output = Command::new(binary()).arg("check").current_dir(folder.path()).output().unwrap();
+        (output.status.code(), text(&output.stdout) + &text(&output.stderr))
+    };
+    for mark in ["", "\u{feff}", "\u{feff}; a comment\r\n"] {
+        assert_eq!(check(mark, common::TOKEN).0, Some(0), "the official sample is accepted");
+    }
+    for token in ["example", "dummy", "test", "123456", "changeme"] {
+        let (code, shown) = check("", token);
+        assert_eq!(code, Some(78), "{token}: {shown}");
+        assert!(
+            shown.contains("sync.ini:4: [callback] token: is a placeholder") && !shown.contains(token),
+            "{shown}"
+        );
+    }
+}
+
+#[test]
+fn check_prints_no_password_of_a_url() {
+    let folder = tempfile::tempdir().unwrap();
+    let example = include_str!("../sync.example.ini");
+    let ini = example.replace("# proxy =", "proxy = http://user:hush@proxy.example:3128");
+    let ini = ini
+        + "[notify]\nrobot_webhook = https://h/send?key=hush\nheartbeat_url = https://user:hush@h/x?key=hush\n";
+    std::fs::write(folder.path().join("sync.ini"), &ini).unwrap();
+    let output = Command::new(binary()).arg("check").current_dir(folder.path()).output().unwrap();
+    let shown = text(&output.stdout) + &text(&output.stderr);
+    assert!(
+        output.status.success() && shown.contains("proxy = http://user:***@proxy.example:3128"),
+        "{shown}"
+    );
+    assert!(
+        shown.contains("heartbeat_url = https://user:***@h/x?key=***") && !shown.contains("hush"),
+        "{shown}"
+    );
+}
+
+#[test]
 fn commands_that_do_not_work_yet_are_not_in_the_help() {
     let help = run(&["--help"]).1;
     for command in ["doctor", "backup", "init", "send", "import-openids", "forget"] {
@@ -84,7 +141,7 @@ fn what_fails_otherwise_is_1_and_says_what_to_do() {
     lab.start();
     let output = lab.command(&["member", "nobody"]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(text(&output.stderr).contains("nothing is known of nobody"), "{output:?}");
+    assert!(text(&output.stderr).contains("nobody: the database has no such member"), "{output:?}");
     let second = lab.command(&["run"]);
     assert_eq!(second.status.code(), Some(1));
     assert!(text(&second.stderr).contains("another wecom-dirsync works with this database"), "{second:?}");
@@ -164,7 +221,7 @@ fn status_counts_and_says_whether_the_daemon_runs() {
 }
 
 #[test]
-fn member_tells_the_story_in_order() {
+fn member_shows_the_history_in_order() {
     let lab = Lab::plain();
     lab.hire("ZhangSan");
     lab.wait_for("SELECT openid_errcode FROM members", "43004");
@@ -177,7 +234,7 @@ fn member_tells_the_story_in_order() {
         "formerly zhangsan",
         "张三",
         "pending",
-        "story",
+        "history",
         "create_user: applied",
         "created",
         "update_user: applied",
@@ -185,7 +242,7 @@ fn member_tells_the_story_in_order() {
     ] {
         let found = shown[from..].find(part);
         assert!(found.is_some(), "{part} is not there, or not in its place:\n{shown}");
-        if part == "story" {
+        if part == "history" {
             from += found.unwrap();
         }
     }
@@ -340,7 +397,7 @@ fn the_database_is_private_and_its_mode_is_the_configured_one() {
 }
 
 #[test]
-fn the_demo_tells_its_story_and_leaves_the_database() {
+fn the_demo_prints_each_step_and_leaves_the_database() {
     let folder = tempfile::tempdir().unwrap();
     // A proxy in the environment does not come between the demo and itself.
     let mut command = Command::new(binary());

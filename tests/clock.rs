@@ -6,12 +6,8 @@
 mod common;
 
 use std::collections::BTreeSet;
-use std::path::Path;
-use std::process::Command;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use common::{CORP, Lab, Settings, eventually, now, text};
+use common::{CORP, Lab, Settings, concurrently, eventually, now, shim, text};
 use wecom_dirsync::demo::sender::contact_event;
 
 const DAY: i64 = 86_400;
@@ -23,19 +19,6 @@ enum Wrong {
     Event(i64),
     EventInMillis,
     Local(i64),
-}
-
-/// The shim, compiled once.
-fn shim() -> &'static Path {
-    static SHIM: OnceLock<std::path::PathBuf> = OnceLock::new();
-    SHIM.get_or_init(|| {
-        let shim = Path::new(env!("CARGO_TARGET_TMPDIR")).join("clock.so");
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/shim/clock.c");
-        let mut cc = Command::new("cc");
-        cc.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&shim).arg(source).arg("-ldl");
-        assert!(cc.status().unwrap().success());
-        shim
-    })
 }
 
 /// A lab whose three clocks can be set.
@@ -52,9 +35,8 @@ impl Clocks {
                 company.hire(userid);
             }
         });
-        let mut command = Command::new(common::binary());
-        command.arg("run").arg("-c").arg(lab.ini());
-        command.env("LD_PRELOAD", shim()).env("CLOCK_SHIFT", lab.folder.path().join("shift"));
+        let mut command = lab.prepared(&["run"]);
+        command.env("LD_PRELOAD", shim("clock")).env("CLOCK_SHIFT", lab.folder.path().join("shift"));
         lab.start_as(command);
         lab.wait_for("SELECT count(*) FROM reconciles WHERE outcome = 'ok'", "1");
         if !more.contains("never") {
@@ -182,20 +164,6 @@ fn live_through(wrong: &[Wrong], more: &str) {
     assert!(!clocks.present().contains("kept"), "{wrong:?}");
 }
 
-fn run_all(scenarios: &[Vec<Wrong>], more: &str) {
-    shim();
-    let next = AtomicUsize::new(0);
-    std::thread::scope(|scope| {
-        for _ in 0..6 {
-            scope.spawn(|| {
-                while let Some(wrong) = scenarios.get(next.fetch_add(1, Relaxed)) {
-                    live_through(wrong, more);
-                }
-            });
-        }
-    });
-}
-
 fn witnesses() -> [Vec<Wrong>; 3] {
     let errors = [YEARS_75, DAY, -DAY];
     let mut events: Vec<Wrong> = errors.map(Wrong::Event).to_vec();
@@ -206,7 +174,7 @@ fn witnesses() -> [Vec<Wrong>; 3] {
 #[test]
 fn one_wrong_clock_deletes_nobody_and_freezes_nobody() {
     let scenarios: Vec<Vec<Wrong>> = witnesses().into_iter().flatten().map(|wrong| vec![wrong]).collect();
-    run_all(&scenarios, "");
+    concurrently(scenarios, |wrong| live_through(&wrong, ""));
 }
 
 #[test]
@@ -227,7 +195,7 @@ fn two_wrong_clocks_delete_nobody_and_freeze_nobody_for_longer_than_a_comparison
             same(pair) || turn % 8 == 0
         });
     }
-    run_all(&scenarios, "");
+    concurrently(scenarios, |wrong| live_through(&wrong, ""));
 }
 
 #[test]
@@ -237,7 +205,7 @@ fn stamps_are_corrected_also_where_no_details_may_be_fetched() {
         vec![Wrong::Date(YEARS_75), Wrong::Event(YEARS_75)],
         vec![Wrong::EventInMillis],
     ];
-    run_all(&wrong, "[details]\nfetch = never");
+    concurrently(wrong, |wrong| live_through(&wrong, "[details]\nfetch = never"));
 }
 
 #[test]

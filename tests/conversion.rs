@@ -129,7 +129,8 @@ fn an_address_that_is_not_allowed_and_a_used_up_quota_pause_all_and_resume_by_th
     std::thread::scope(|scope| {
         for (errcode, advice) in cases {
             scope.spawn(move || {
-                let lab = Lab::plain();
+                // Both pause for a minute.
+                let lab = Lab::new(Settings { speed: 8, ..Settings::default() });
                 let errmsg = "not allow to access from your ip, hint: [1], from ip: 198.51.100.7, more info"
                     .to_owned();
                 lab.stand_in.fail(Some(CONVERT), Fault::Refusal(errcode, errmsg), usize::MAX);
@@ -153,7 +154,7 @@ fn an_address_that_is_not_allowed_and_a_used_up_quota_pause_all_and_resume_by_th
                 lab.stand_in
                     .company(|company| (0..10).for_each(|n| company.sign_in(&format!("user{n}"), "o")));
                 let calls = lab.stand_in.count(CONVERT);
-                let resumed = lab.stand_in.wait_for(Duration::from_secs(70), |all| {
+                let resumed = lab.stand_in.wait_for(Duration::from_secs(20), |all| {
                     all.iter().filter(|call| call.api == CONVERT).count() >= calls + 10
                 });
                 assert!(resumed, "{}", lab.log());

@@ -6,52 +6,26 @@
 
 mod common;
 
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use common::{CORP, Lab, Settings, crypt};
-use wecom_dirsync::demo::sender::{Sender, contact_event};
-
-const SENDERS: usize = 16;
+use common::load::Acknowledged;
+use common::{Lab, Settings, value};
 
 #[test]
 fn nothing_acknowledged_is_lost_by_kill_9() {
     let rounds = std::env::var("CRASH_ROUNDS").map_or(50, |n| n.parse().unwrap());
     let mut lab = Lab::idle(Settings { openid: "enabled = no", ..Settings::default() });
-    let acknowledged = Mutex::new(Vec::new());
-    let next = AtomicUsize::new(0);
+    let acknowledged = Acknowledged::default();
     let mut rng = fastrand::Rng::with_seed(9);
     for _ in 0..rounds {
         lab.start();
-        let over = AtomicBool::new(false);
-        let url = lab.url("/callback");
-        std::thread::scope(|scope| {
-            for _ in 0..SENDERS {
-                scope.spawn(|| {
-                    let sender = Sender::new(&url, crypt(), CORP);
-                    while !over.load(Ordering::Relaxed) {
-                        let userid = format!("u{}", next.fetch_add(1, Ordering::Relaxed));
-                        let event =
-                            contact_event(CORP, 5, "create_user", &format!("<UserID>{userid}</UserID>"));
-                        if matches!(sender.send(&event), Ok((200, _))) {
-                            acknowledged.lock().unwrap().push(userid);
-                        }
-                    }
-                });
-            }
-            std::thread::sleep(Duration::from_micros(rng.u64(5_000..150_000)));
-            lab.kill();
-            over.store(true, Ordering::Relaxed);
-        });
+        let time = Duration::from_micros(rng.u64(5_000..150_000));
+        acknowledged.until(&lab.url("/callback"), 16, time, || lab.kill());
     }
     let db = lab.db();
-    assert_eq!(common::value(&db, "PRAGMA integrity_check"), "ok");
-    let acknowledged = acknowledged.into_inner().unwrap();
-    let mut found =
-        db.prepare("SELECT 1 FROM members JOIN events ON subject = userid WHERE userid = ?1").unwrap();
-    let lost = acknowledged.iter().filter(|userid| !found.exists([userid.as_str()]).unwrap()).count();
-    eprintln!("rounds={rounds} acknowledged={} lost={lost}", acknowledged.len());
-    assert!(acknowledged.len() > rounds, "hardly anything was acknowledged");
+    assert_eq!(value(&db, "PRAGMA integrity_check"), "ok");
+    let (count, lost) = (acknowledged.count(), acknowledged.lost(&db).unwrap());
+    eprintln!("rounds={rounds} acknowledged={count} lost={lost}");
+    assert!(count > rounds, "hardly anything was acknowledged");
     assert_eq!(lost, 0);
 }

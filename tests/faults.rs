@@ -9,26 +9,12 @@ mod common;
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, OnceLock};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use common::{CORP, Lab, Settings, binary, crypt, eventually, now, text};
-use wecom_dirsync::demo::sender::{Sender, contact_event};
-
-/// The shim, compiled once.
-fn shim() -> &'static Path {
-    static SHIM: OnceLock<PathBuf> = OnceLock::new();
-    SHIM.get_or_init(|| {
-        let shim = Path::new(env!("CARGO_TARGET_TMPDIR")).join("disk.so");
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/shim/disk.c");
-        let mut cc = Command::new("cc");
-        cc.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&shim).arg(source).arg("-ldl");
-        assert!(cc.status().unwrap().success(), "the C compiler that SQLite needs, too");
-        shim
-    })
-}
+use common::load::Acknowledged;
+use common::{CORP, Lab, Settings, concurrently, eventually, now, shim, text};
+use wecom_dirsync::demo::sender::contact_event;
 
 /// A lab whose database lies on a disk of the shim's.
 struct Disk {
@@ -49,9 +35,8 @@ impl Disk {
     }
 
     fn start(&mut self) {
-        let mut command = Command::new(binary());
-        command.arg("run").arg("-c").arg(self.lab.ini());
-        command.env("LD_PRELOAD", shim()).env("DISK_FAULT", self.control());
+        let mut command = self.lab.prepared(&["run"]);
+        command.env("LD_PRELOAD", shim("disk")).env("DISK_FAULT", self.control());
         self.lab.start_as(command);
     }
 
@@ -108,13 +93,17 @@ fn errors(lab: &Lab) -> usize {
 /// Events are refused in time, and said to be so once; then, after `mended`, all is as before.
 fn refused_until(lab: &Lab, advice: &str, mended: impl FnOnce()) {
     let begun = lab.processor_time();
-    let mut longest = Duration::ZERO;
-    for n in 0..5 {
+    let longest = Mutex::new(Duration::ZERO);
+    let refused = |n: u32| {
         let sent = Instant::now();
         let reply = lab.sender().send(&creation(&format!("refused{n}"))).unwrap();
         assert_eq!(reply.0, 503, "{advice}: {reply:?}");
-        longest = longest.max(sent.elapsed());
-    }
+        let mut longest = longest.lock().unwrap();
+        *longest = longest.max(sent.elapsed());
+    };
+    refused(0);
+    concurrently(1..5, refused);
+    let longest = longest.into_inner().unwrap();
     assert!(longest < Duration::from_secs(5), "{advice}: {longest:?}");
     std::thread::sleep(Duration::from_millis(500));
     assert!(lab.processor_time() - begun < 0.5, "{advice}: it keeps the processor busy");
@@ -226,7 +215,7 @@ fn a_database_that_somebody_locks_is_waited_for_and_then_refused() {
 
 #[test]
 fn a_reader_that_does_not_end_is_told_of_and_the_wal_is_short_again_afterwards() {
-    let lab = Lab::plain();
+    let lab = Lab::new(Settings { speed: 4, ..Settings::default() });
     let reader = lab.db();
     reader.execute_batch("BEGIN; SELECT count(*) FROM members").unwrap();
     let long = "x".repeat(150_000);
@@ -274,43 +263,21 @@ fn cut_the_power(rounds: usize, fault: &str) -> (usize, usize) {
     let mut disk = Disk::new();
     disk.is_now(fault);
     let mut rng = fastrand::Rng::with_seed(11);
-    let acknowledged = Mutex::new(Vec::new());
-    let next = AtomicUsize::new(0);
+    let acknowledged = Acknowledged::default();
     for round in 0..rounds {
         if round > 0 {
             disk.start();
         }
-        let over = AtomicBool::new(false);
-        let url = disk.lab.url("/callback");
-        std::thread::scope(|scope| {
-            for _ in 0..8 {
-                scope.spawn(|| {
-                    let sender = Sender::new(&url, crypt(), CORP);
-                    while !over.load(Ordering::Relaxed) {
-                        let userid = format!("u{}", next.fetch_add(1, Ordering::Relaxed));
-                        if matches!(sender.send(&creation(&userid)), Ok((200, _))) {
-                            acknowledged.lock().unwrap().push(userid);
-                        }
-                    }
-                });
-            }
-            std::thread::sleep(Duration::from_micros(rng.u64(20_000..200_000)));
-            disk.power_fails(&mut rng);
-            over.store(true, Ordering::Relaxed);
-        });
+        let (url, time) = (disk.lab.url("/callback"), Duration::from_micros(rng.u64(20_000..200_000)));
+        acknowledged.until(&url, 8, time, || disk.power_fails(&mut rng));
     }
     let db = rusqlite::Connection::open(disk.lab.database()).unwrap();
-    let acknowledged = acknowledged.into_inner().unwrap();
+    assert_eq!(common::value(&db, "PRAGMA integrity_check"), "ok");
+    let count = acknowledged.count();
     // A disk that lies may leave no tables at all.
-    let found = || -> rusqlite::Result<usize> {
-        assert_eq!(common::value(&db, "PRAGMA integrity_check"), "ok");
-        let mut member =
-            db.prepare("SELECT 1 FROM members JOIN events ON subject = userid WHERE userid = ?1")?;
-        Ok(acknowledged.iter().filter(|userid| member.exists([userid.as_str()]).unwrap_or(false)).count())
-    };
-    let lost = acknowledged.len() - found().unwrap_or(0);
-    eprintln!("power cut {rounds} times: acknowledged={} lost={lost}", acknowledged.len());
-    (acknowledged.len(), lost)
+    let lost = acknowledged.lost(&db).unwrap_or(count);
+    eprintln!("power cut {rounds} times: acknowledged={count} lost={lost}");
+    (count, lost)
 }
 
 #[test]

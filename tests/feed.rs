@@ -4,15 +4,18 @@
 mod common;
 #[path = "common/events.rs"]
 mod events;
+#[path = "common/replica.rs"]
+mod replica;
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
-use common::{CORP, Lab, Settings, binary, crypt, now, text};
-use events::{Replica, Scale, deliver, directory, make};
+use common::{CORP, Lab, Settings, binary, concurrently, crypt, now, text};
+use events::{Scale, deliver, directory, make};
 use fastrand::Rng;
+use replica::Replica;
 use wecom_dirsync::demo::sender::Sender;
 use wecom_dirsync::store::open::open_in_memory;
 
@@ -174,7 +177,7 @@ fn exports_have_one_row_for_each_present_member() {
 #[test]
 fn eight_senders_at_once_in_any_order_end_in_the_same_directory() {
     let scale = Scale { members: 30, departments: 10, tags: 4, events: 400 };
-    for seed in 0..3 {
+    concurrently(0..3, |seed| {
         let mut rng = Rng::with_seed(seed);
         let made = make(&mut rng, scale, seed == 0);
         let expected = open_in_memory().unwrap();
@@ -200,74 +203,13 @@ fn eight_senders_at_once_in_any_order_end_in_the_same_directory() {
             Replica::of_tables(&found).comparable(),
             "seed {seed}"
         );
-    }
-}
-
-/// The tables that a consumer may build from the feed, and how each line of it changes them.
-const REPLICA: &str = "
-    CREATE TABLE members (userid TEXT PRIMARY KEY COLLATE NOCASE, name, alias, mobile, telephone, email, biz_mail,
-        position, gender, status, avatar, address, main_department, direct_leader, ext_attr, openid,
-        department, leader_of);
-    CREATE TABLE departments (id INTEGER PRIMARY KEY, name, parent_id, \"order\");
-    CREATE TABLE tag_members (tag_id INTEGER, userid TEXT COLLATE NOCASE);
-    CREATE TABLE tag_departments (tag_id INTEGER, department_id INTEGER);";
-
-fn replay(replica: &rusqlite::Connection, line: &serde_json::Value) {
-    use rusqlite::types::Value as Sql;
-    use serde_json::Value as Json;
-    let sql_value = |value: &Json| match value {
-        Json::Null => Sql::Null,
-        Json::Number(number) => Sql::Integer(number.as_i64().unwrap()),
-        Json::String(text) => Sql::Text(text.clone()),
-        other => Sql::Text(other.to_string()),
-    };
-    let fields = line["fields"].as_object().unwrap();
-    let (entity, key) = (line["entity"].as_str().unwrap(), line["key"].as_str().unwrap());
-    if entity == "tag" {
-        for (kind, column) in [("member", "userid"), ("department", "department_id")] {
-            let Some(change) = fields.get(kind) else { continue };
-            let (sql, item) = match &change[0] {
-                Json::Null => (format!("INSERT INTO tag_{kind}s VALUES (?1, ?2)"), &change[1]),
-                old => (format!("DELETE FROM tag_{kind}s WHERE tag_id = ?1 AND {column} = ?2"), old),
-            };
-            assert_eq!(replica.execute(&sql, rusqlite::params![key, sql_value(item)]).unwrap(), 1, "{line}");
-        }
-        return;
-    }
-    let (table, id) = if entity == "member" { ("members", "userid") } else { ("departments", "id") };
-    let delete = |key: &str| replica.execute(&format!("DELETE FROM {table} WHERE {id} = ?1"), [key]).unwrap();
-    match line["action"].as_str().unwrap() {
-        "created" => {
-            delete(key);
-            replica.execute(&format!("INSERT INTO {table} ({id}) VALUES (?1)"), [key]).unwrap();
-        }
-        "deleted" => {
-            assert_eq!(delete(key), 1, "{line}");
-            return;
-        }
-        "renamed" => {
-            delete(key);
-            let old = fields["userid"][0].as_str().unwrap();
-            let moved =
-                replica.execute("UPDATE members SET userid = ?2 WHERE userid = ?1", [old, key]).unwrap();
-            assert_eq!(moved, 1, "{line}");
-        }
-        _ => {}
-    }
-    for (name, change) in fields.iter().filter(|(name, _)| *name != "deleted_at") {
-        let sql = format!("UPDATE {table} SET \"{name}\" = ?2 WHERE {id} = ?1");
-        assert_eq!(
-            replica.execute(&sql, rusqlite::params![key, sql_value(&change[1])]).unwrap(),
-            1,
-            "{line}"
-        );
-    }
+    });
 }
 
 #[test]
-fn replaying_the_feed_into_an_empty_file_gives_the_rows_of_the_directory() {
+fn a_replica_of_the_feed_that_the_command_prints_has_the_rows_of_the_directory() {
     let scale = Scale { members: 20, departments: 6, tags: 3, events: 300 };
-    for seed in 10..14 {
+    concurrently(10..14, |seed| {
         let mut rng = Rng::with_seed(seed);
         let mut made = make(&mut rng, scale, seed % 2 == 0);
         rng.shuffle(&mut made);
@@ -282,45 +224,12 @@ fn replaying_the_feed_into_an_empty_file_gives_the_rows_of_the_directory() {
         let sender = lab.sender();
         made.iter().for_each(|event| assert_eq!(sender.send(&event.xml()).unwrap().0, 200));
         lab.wait_for("SELECT count(*) FROM members WHERE openid IS NULL AND deleted_at IS NULL", "0");
-        let file = lab.folder.path().join("replica.db");
-        let replica = rusqlite::Connection::open(&file).unwrap();
-        replica.execute_batch(REPLICA).unwrap();
-        replica.execute_batch("BEGIN").unwrap();
-        for line in text(&lab.command(&["changes"]).stdout).lines() {
-            replay(&replica, &serde_json::from_str(line).unwrap());
-        }
-        replica.execute_batch("COMMIT").unwrap();
-        replica.execute("ATTACH ?1 AS d", [lab.database().to_str().unwrap()]).unwrap();
-        let member = "userid, name, alias, mobile, telephone, email, biz_mail, position, gender, status, avatar, address, \
-                      main_department, direct_leader, ext_attr, openid";
-        let tables = [
-            (
-                format!("SELECT {member} FROM main.members"),
-                format!("SELECT {member} FROM d.members WHERE deleted_at IS NULL"),
-            ),
-            (
-                "SELECT userid, value, key, value IN (SELECT value FROM json_each(coalesce(leader_of, '[]')))
-                 FROM main.members, json_each(coalesce(department, '[]'))"
-                    .into(),
-                "SELECT userid, department_id, position, is_leader FROM d.member_departments".into(),
-            ),
-            (
-                "SELECT id, name, parent_id, \"order\" FROM main.departments".into(),
-                "SELECT id, name, parent_id, \"order\" FROM d.departments WHERE deleted_at IS NULL".into(),
-            ),
-            (
-                "SELECT tag_id, lower(userid) FROM main.tag_members".into(),
-                "SELECT tag_id, lower(userid) FROM d.tag_members".into(),
-            ),
-            ("SELECT * FROM main.tag_departments".into(), "SELECT * FROM d.tag_departments".into()),
-        ];
-        for (ours, theirs) in tables {
-            let rows = |sql: &str| {
-                let mut rows = wecom_dirsync::store::queries::table(&replica, sql).unwrap().split_off(1);
-                rows.sort();
-                rows
-            };
-            assert_eq!(rows(&ours), rows(&theirs), "seed {seed}: {ours}");
-        }
-    }
+        let feed = text(&lab.command(&["changes"]).stdout);
+        let found = lab.db();
+        assert_eq!(
+            Replica::of_lines(&feed).comparable(),
+            Replica::of_tables(&found).comparable(),
+            "seed {seed}"
+        );
+    });
 }

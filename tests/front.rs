@@ -206,7 +206,7 @@ fn v2(command: u8, family: u8, block: &[u8]) -> Vec<u8> {
 
 #[test]
 fn a_proxy_header_names_the_client_in_either_version_and_in_pieces() {
-    let lab = Lab::new(Settings { callback: "proxy_protocol = yes", ..Settings::default() });
+    let lab = Lab::new(Settings { callback: "proxy_protocol = yes", speed: 4, ..Settings::default() });
     let v4 = [203, 0, 113, 9, 10, 0, 0, 1, 0x30, 0x39, 0, 80];
     let v6 =
         [&[0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7][..], &[0; 16], &[0, 7, 0, 8]].concat();
@@ -248,7 +248,7 @@ fn a_proxy_header_names_the_client_in_either_version_and_in_pieces() {
 
 #[test]
 fn a_proxy_header_is_part_of_the_time_that_a_request_may_take() {
-    let lab = Lab::new(Settings { callback: "proxy_protocol = yes", ..Settings::default() });
+    let lab = Lab::new(Settings { callback: "proxy_protocol = yes", speed: 4, ..Settings::default() });
     let answer = in_pieces(&lab, &[b"PROXY TCP4 203.0."]);
     assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
     lab.event_through(b"PROXY UNKNOWN\r\n", &plain(&creation("next"), CLOSE));

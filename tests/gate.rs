@@ -1,12 +1,15 @@
 //! The gate by itself: who goes when there is no room, and that it is never who keeps to the rules.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod common;
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use common::eventually;
 use wecom_dirsync::gate::{Gate, Limits, Routes, bind, private_server};
 
 /// A gate whose server takes `pause` for each answer, one after the other.
@@ -18,11 +21,11 @@ struct Lab {
 
 impl Lab {
     fn new(limits: Limits, in_flight: usize, pause: Duration) -> Self {
-        let (http, backend) = private_server(in_flight, &std::env::temp_dir()).unwrap();
+        let (http, upstreams) = private_server(in_flight, &std::env::temp_dir()).unwrap();
         let http = Arc::new(http);
         let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
-        let gate =
-            Gate::start(listener, Routes::new().with("/callback", &["POST"]), limits, backend, None).unwrap();
+        let gate = Gate::start(listener, Routes::new().with("/callback", &["POST"]), limits, upstreams, None)
+            .unwrap();
         let served = Arc::clone(&http);
         let server = std::thread::spawn(move || {
             while let Ok(mut request) = served.recv() {
@@ -66,14 +69,6 @@ fn answer(mut stream: TcpStream) -> String {
     let mut answer = Vec::new();
     let _ = stream.read_to_end(&mut answer);
     String::from_utf8_lossy(&answer).into_owned()
-}
-
-fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let until = Instant::now() + Duration::from_secs(8);
-    while !condition() {
-        assert!(Instant::now() < until, "waited in vain: {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }
 
 #[test]

@@ -368,7 +368,7 @@ fn calls_go_through_the_configured_proxy_with_its_credentials() {
     let used = converts(lab(&far, &http), &[("ALL_PROXY", "http://127.0.0.1:1")]);
     assert!(proxies.lock().unwrap()[0].load(Ordering::SeqCst) > 0);
     let check = text(&used.command(&["check"]).stdout);
-    assert!(check.contains("proxy = [redacted]") && !check.contains("w0rd"), "{check}");
+    assert!(check.contains("proxy = http://user:***@127.0.0.1:") && !check.contains("w0rd"), "{check}");
     assert!(!used.log().contains("w0rd"), "{}", used.log());
 
     let names = Mutex::new(Vec::new());

@@ -11,7 +11,15 @@ mod events;
 use events::{Made, Replica, Scale, deliver, directory, make};
 use fastrand::Rng;
 use rusqlite::Connection;
+use std::time::Duration;
+use wecom_dirsync::directory::openid::Backoff;
+use wecom_dirsync::directory::{UnixSeconds, UserId};
+use wecom_dirsync::store::ConversionOutcome;
 use wecom_dirsync::store::open::open_in_memory;
+use wecom_dirsync::store::openids::{CallTime, claim, record_conversion};
+use wecom_dirsync::store::queries::table;
+
+const NOW: UnixSeconds = UnixSeconds(1_800_000_000);
 
 const SMALL: Scale = Scale { members: 4, departments: 3, tags: 2, events: 14 };
 
@@ -79,14 +87,17 @@ impl Receiver {
         }
     }
 
-    /// Everybody who is there signs in and is converted.
-    fn convert_all(&self) {
-        let sql = "INSERT INTO changes (at, entity, key, action, fields)
-                   SELECT 0, 'member', userid, 'openid', json_object('openid', json_array(NULL, 'o-' || lower(userid)))
-                   FROM members WHERE deleted_at IS NULL;
-                   UPDATE members SET openid = 'o-' || lower(userid), openid_state = 'converted', openid_next_attempt_at = NULL
-                   WHERE deleted_at IS NULL";
-        self.db.execute_batch(sql).unwrap();
+    /// All present members sign in and are converted at `at`.
+    fn convert_all(&self, at: i64) {
+        let sql =
+            "SELECT userid, openid FROM members WHERE deleted_at IS NULL AND openid IS NULL ORDER BY userid";
+        let backoff = Backoff { first: Duration::from_secs(60), max: Duration::from_secs(60) };
+        for row in table(&self.db, sql).unwrap().into_iter().skip(1) {
+            let claim = claim(&self.db, &UserId::parse(&row[0]).unwrap(), None, NOW).unwrap().unwrap();
+            let openid = ConversionOutcome::Openid(format!("o-{}", row[0].to_ascii_lowercase()));
+            let call = CallTime { until: UnixSeconds(at), seconds: 0 };
+            record_conversion(&self.db, &claim, &openid, call, backoff, NOW.into(), 0.0).unwrap();
+        }
     }
 }
 
@@ -126,7 +137,8 @@ impl Case {
         for n in first {
             receiver.receive(&self.events[*n], rng.u32(0..3) == 0);
         }
-        receiver.convert_all();
+        let signed_in_at = self.signed_in.checked_sub(1).map_or(0, |last| self.events[last].at);
+        receiver.convert_all(signed_in_at);
         for n in second {
             receiver.receive(&self.events[*n], rng.u32(0..3) == 0);
         }

@@ -7,7 +7,7 @@ mod common;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use common::{Lab, PATIENCE, Settings, eventually, now, text};
+use common::{Lab, Settings, concurrently, eventually, now, text};
 use fastrand::Rng;
 use rusqlite::Connection;
 use serde_json::Value as Json;
@@ -229,7 +229,7 @@ fn rows(db: &Connection) -> BTreeMap<String, String> {
 fn what_was_missed_is_repaired_and_nothing_else_is_touched() {
     let members = std::env::var("RECONCILE_MEMBERS").map_or(1500, |n| n.parse().unwrap());
     let (departments, tags) = (u32::try_from(members / 40).unwrap(), 50);
-    for seed in 0..3 {
+    concurrently(0..3, |seed| {
         let mut rng = Rng::with_seed(seed);
         let mut lab = Lab::idle(quiet());
         lab.stand_in.company(|company| found(company, members, departments, tags, &mut rng));
@@ -261,7 +261,7 @@ fn what_was_missed_is_repaired_and_nothing_else_is_touched() {
         let again = reconcile(&lab, &[]);
         assert_eq!((again["done"]["created"].as_u64(), again["deletions"].as_u64()), (Some(0), Some(0)));
         assert_eq!(again["done"]["updated"], 0, "{again}");
-    }
+    });
 }
 
 /// A company of 60 in pages of 10, all of them known; then three leave.
@@ -285,7 +285,6 @@ const PRESENT: &str = "SELECT count(*) FROM members WHERE deleted_at IS NULL";
 
 #[test]
 fn a_listing_that_is_wrong_deletes_nobody_whatever_is_wrong_with_it() {
-    let lab = three_leave();
     let mut wrong: Vec<ListingFault> = Vec::new();
     for page in 1..=6 {
         wrong.extend([
@@ -296,16 +295,20 @@ fn a_listing_that_is_wrong_deletes_nobody_whatever_is_wrong_with_it() {
         ]);
         wrong.extend((page > 1).then_some(ListingFault::SamePage(page)));
     }
-    for listing_fault in wrong {
-        lab.stand_in.company(|company| company.listing_fault = Some(listing_fault.clone()));
-        let report = reconcile(&lab, &[]);
-        assert_eq!(report["done"]["deleted"], 0, "{listing_fault:?}: {report}");
-        assert_ne!(outcome(&report), "ok", "{listing_fault:?}");
-        assert!(lab.value(PRESENT).parse::<u32>().unwrap() >= 60, "{listing_fault:?}");
-    }
-    lab.stand_in.company(|company| company.listing_fault = None);
-    assert_eq!(outcome(&reconcile(&lab, &[])), "ok");
-    is_exact(&lab);
+    // One company for a few of them: after each comparison the next one waits for another second.
+    concurrently(wrong.chunks(3), |wrong| {
+        let lab = three_leave();
+        for listing_fault in wrong {
+            lab.stand_in.company(|company| company.listing_fault = Some(listing_fault.clone()));
+            let report = reconcile(&lab, &[]);
+            assert_eq!(report["done"]["deleted"], 0, "{listing_fault:?}: {report}");
+            assert_ne!(outcome(&report), "ok", "{listing_fault:?}");
+            assert!(lab.value(PRESENT).parse::<u32>().unwrap() >= 60, "{listing_fault:?}");
+        }
+        lab.stand_in.company(|company| company.listing_fault = None);
+        assert_eq!(outcome(&reconcile(&lab, &[])), "ok");
+        is_exact(&lab);
+    });
 }
 
 #[test]
@@ -355,7 +358,7 @@ fn too_many_deletions_wait_for_the_operator_and_the_rest_is_done() {
 
 #[test]
 fn events_that_come_during_a_comparison_win() {
-    for api in ["user/list_id", "department/simplelist", "tag/list", "tag/get", "user/get"] {
+    concurrently(["user/list_id", "department/simplelist", "tag/list", "tag/get", "user/get"], |api| {
         let lab = Lab::new(quiet());
         lab.stand_in.company(|company| {
             found(company, 40, 3, 1, &mut Rng::with_seed(6));
@@ -389,34 +392,34 @@ fn events_that_come_during_a_comparison_win() {
         ] {
             assert_eq!(lab.value(sql), expected, "{api}: {sql}");
         }
-    }
+    });
 }
 
 #[test]
 fn what_a_secret_may_not_do_is_told_once_and_the_rest_goes_on() {
-    for (api, refused, compared) in [
+    let cases = [
         ("department/simplelist", "contacts", true),
         ("department/list", "app", true),
         ("tag/list", "contacts", true),
         ("tag/get", "contacts", true),
         ("user/get", "app", true),
         ("user/list_id", "contacts", false),
-    ] {
-        for errcode in [48002, 48009] {
-            let lab = Lab::new(quiet());
-            lab.stand_in.company(|company| {
-                found(company, 20, 3, 2, &mut Rng::with_seed(7));
-                company.forbidden.insert((api, refused), errcode);
-            });
-            let report = reconcile(&lab, &[]);
-            assert_eq!(lab.value(PRESENT), if compared { "20" } else { "0" }, "{api}: {report}");
-            assert_eq!(lab.value("SELECT count(*) FROM departments"), "3", "{api}: {report}");
-            reconcile(&lab, &[]);
-            let told = lab.log().lines().filter(|line| line.contains(&format!("{api} with"))).count();
-            let is_asked = api != "user/get";
-            assert_eq!(told, usize::from(is_asked), "{api} {errcode}: {}", lab.log());
-        }
-    }
+    ];
+    let cases = cases.into_iter().flat_map(|case| [48002, 48009].map(|errcode| (case, errcode)));
+    concurrently(cases, |((api, refused, compared), errcode)| {
+        let lab = Lab::new(quiet());
+        lab.stand_in.company(|company| {
+            found(company, 20, 3, 2, &mut Rng::with_seed(7));
+            company.forbidden.insert((api, refused), errcode);
+        });
+        let report = reconcile(&lab, &[]);
+        assert_eq!(lab.value(PRESENT), if compared { "20" } else { "0" }, "{api}: {report}");
+        assert_eq!(lab.value("SELECT count(*) FROM departments"), "3", "{api}: {report}");
+        reconcile(&lab, &[]);
+        let told = lab.log().lines().filter(|line| line.contains(&format!("{api} with"))).count();
+        let is_asked = api != "user/get";
+        assert_eq!(told, usize::from(is_asked), "{api} {errcode}: {}", lab.log());
+    });
 }
 
 #[test]
@@ -449,22 +452,14 @@ fn doubts_bring_a_comparison_soon() {
     lab.stand_in.company(|company| company.hire("zhang"));
     lab.start();
     lab.wait_for("SELECT outcome FROM reconciles", "ok");
-    // As if that had been long ago: doubts do not bring comparisons all the time.
-    let long_ago = || {
-        let db = Connection::open(lab.database()).unwrap();
-        db.busy_timeout(Duration::from_secs(5)).unwrap();
-        db.execute_batch(
-            "UPDATE reconciles SET started_at = started_at - 600, finished_at = finished_at - 600",
-        )
-        .unwrap();
-    };
-    long_ago();
+    // Doubts do not bring comparisons all the time.
+    lab.age_comparisons();
     let job = "<xml><ToUserName>wx5823bf96d3bd56c7</ToUserName><FromUserName>sys</FromUserName><CreateTime>1700000000</CreateTime>\
         <MsgType>event</MsgType><Event>batch_job_result</Event><BatchJob><JobId>j</JobId><JobType>sync_user</JobType>\
         <ErrCode>0</ErrCode></BatchJob></xml>";
     assert_eq!(lab.sender().send(job).unwrap().0, 200);
     lab.wait_for("SELECT reason FROM reconciles WHERE seq = 2 AND outcome = 'ok'", "batch job sync_user");
-    long_ago();
+    lab.age_comparisons();
     lab.kill();
     lab.start();
     lab.wait_for(
@@ -554,7 +549,8 @@ fn details_that_are_refused_are_denied_and_not_asked_for_endlessly() {
 
 #[test]
 fn an_openid_is_asked_for_again_when_it_is_old_and_a_changed_one_is_a_change() {
-    let lab = Lab::new(Settings { openid: "recheck_after = 30d", ..Settings::default() });
+    let speed = 5;
+    let lab = Lab::new(Settings { openid: "recheck_after = 30d", speed, ..Settings::default() });
     lab.hire("zhang");
     lab.stand_in.company(|company| company.sign_in("zhang", "old"));
     lab.event(now(), "update_user", "<UserID>zhang</UserID><Status>1</Status>");
@@ -575,7 +571,7 @@ fn an_openid_is_asked_for_again_when_it_is_old_and_a_changed_one_is_a_change() {
     lab.wait_for("SELECT openid_errcode FROM members", "43004");
     assert_eq!(lab.value("SELECT openid || openid_state FROM members"), "newconverted");
     let calls = lab.stand_in.count("user/convert_to_openid");
-    assert!(!lab.stand_in.wait_for(Duration::from_secs(7), |all| {
+    assert!(!lab.stand_in.wait_for(Duration::from_secs(7) / speed, |all| {
         all.iter().filter(|call| call.api == "user/convert_to_openid").count() > calls
     }));
 }
@@ -600,29 +596,31 @@ fn the_daily_sample_tells_drift_and_mends_it() {
 
 #[test]
 fn calls_of_all_kinds_together_never_exceed_the_limit_in_any_minute() {
-    let mut lab =
-        Lab::idle(Settings { wecom: "calls_per_minute = 120", reconcile: true, ..Settings::default() });
+    // A minute of the daemon's in a quarter of one.
+    let speed = 4;
+    let minute = Duration::from_secs(60) / speed;
+    let settings =
+        Settings { wecom: "calls_per_minute = 120", reconcile: true, speed, ..Settings::default() };
+    let mut lab = Lab::idle(settings);
     lab.stand_in.company(|company| {
         found(company, 400, 8, 60, &mut Rng::with_seed(2));
         company.page = 20;
     });
     lab.start();
     let begun = Instant::now();
-    let long = Duration::from_secs(75);
+    let long = Duration::from_secs(75) / speed + Duration::from_secs(5);
     let enough = lab.stand_in.wait_for(long, |calls| calls.len() > 150);
     assert!(enough, "only {} calls", lab.stand_in.calls().len());
     let calls = lab.stand_in.calls();
     for (n, call) in calls.iter().enumerate() {
-        let minute =
-            calls[n..].iter().take_while(|later| later.at - call.at < Duration::from_secs(60)).count();
+        let minute = calls[n..].iter().take_while(|later| later.at - call.at < minute).count();
         assert!(minute <= 120, "{minute} calls in a minute");
     }
-    assert!(begun.elapsed() > Duration::from_secs(50));
+    assert!(begun.elapsed() > Duration::from_secs(50) / speed);
     let of = |api: &str| calls.iter().filter(|call| call.api == api).count();
     for api in ["user/convert_to_openid", "user/list_id", "tag/get"] {
         assert!(of(api) > 5, "{api}: {}", of(api));
     }
-    let _ = PATIENCE;
 }
 
 #[test]
@@ -640,14 +638,14 @@ fn an_app_whose_address_is_not_allowed_does_not_keep_contacts_sync_from_listing(
 #[test]
 fn what_was_seen_before_the_network_failed_is_kept() {
     // No answer at all ends the comparison; one that cannot be used costs only what it should have shown.
-    for (fault, expected) in [(Fault::Reset, "failed"), (Fault::Garbage, "partial")] {
-        let lab = Lab::idle(quiet());
+    concurrently([(Fault::Reset, "failed"), (Fault::Garbage, "partial")], |(fault, expected)| {
+        let lab = Lab::idle(Settings { speed: 8, ..quiet() });
         lab.stand_in.company(|company| found(company, 20, 3, 2, &mut Rng::with_seed(11)));
         lab.stand_in.fail(Some("tag/list"), fault, 1000);
         let report = reconcile(&lab, &[]);
         assert_eq!((outcome(&report), report["done"]["created"].as_u64()), (expected, Some(23)), "{report}");
         assert_eq!(lab.value(PRESENT), "20");
-    }
+    });
 }
 
 #[test]
@@ -736,7 +734,7 @@ fn a_wish_that_a_daemon_left_behind_is_not_granted_by_the_next() {
 
 #[test]
 fn the_command_does_not_wait_for_ever_for_a_daemon_that_cannot_compare() {
-    let lab = Lab::new(Settings::default());
+    let lab = Lab::new(Settings { speed: 5, ..Settings::default() });
     let ini = std::fs::read_to_string(lab.ini()).unwrap();
     std::fs::write(lab.ini(), ini.replace("[callback]", "contacts_secret = new\n[callback]")).unwrap();
     let output = lab.command(&["reconcile"]);

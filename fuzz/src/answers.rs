@@ -1,7 +1,7 @@
 //! Answers of the API: from JSON to the directory's types.
 
 use serde_json::{Map, Value as Json, json};
-use wecom_dirsync::directory::fields::Sort;
+use wecom_dirsync::directory::fields::FieldKind;
 use wecom_dirsync::directory::text::normal;
 use wecom_dirsync::directory::{
     DepartmentField, Field, Fields, MemberEvent, MemberField, Subject, UnixSeconds, UserId, Value,
@@ -164,16 +164,16 @@ fn id(json: &Json, id: u32) -> bool {
 pub fn values<F: Field>(fields: &Fields<F>) {
     for (field, value) in fields {
         let fits = match value {
-            Value::Emptied => true,
-            Value::Text(text) => field.sort() == Sort::Text && !text.is_empty(),
-            Value::Int(_) => field.sort() == Sort::Int,
-            Value::Ids(_) => matches!(field.sort(), Sort::Ids | Sort::Leads),
-            Value::Flags(_) => field.sort() == Sort::Leads,
-            Value::Attrs(attrs) => field.sort() == Sort::Attrs && attrs.is_array(),
+            Value::Cleared => true,
+            Value::Text(text) => field.kind() == FieldKind::Text && !text.is_empty(),
+            Value::Int(_) => field.kind() == FieldKind::Int,
+            Value::Ids(_) => matches!(field.kind(), FieldKind::Ids | FieldKind::Leads),
+            Value::Flags(_) => field.kind() == FieldKind::Leads,
+            Value::Attrs(attrs) => field.kind() == FieldKind::Attrs && attrs.is_array(),
         };
         assert!(fits, "{field:?} {value:?}");
         let kept = serde_json::from_str(&value.to_json().to_string()).unwrap();
-        let again = Value::from_json(field.sort(), &kept);
+        let again = Value::from_json(field.kind(), &kept);
         // Empty flags and empty ids have the same JSON and the same meaning.
         let same = again.as_ref() == Some(value)
             || (*value == Value::Flags(Vec::new()) && again == Some(Value::Ids(Vec::new())));
@@ -227,7 +227,7 @@ fn member(userid: &UserId, fields: &Fields<MemberField>) {
         if !shown.contains_key(field.name()) && *field != MemberField::LeaderOf {
             shown.insert(
                 field.name().into(),
-                if *value == Value::Emptied { json!("") } else { value.to_json() },
+                if *value == Value::Cleared { json!("") } else { value.to_json() },
             );
         }
         told.push_str(&format!("<{element}>{}</{element}>", xml::escape(&content)));

@@ -140,7 +140,7 @@ fn text(text: &str, given: &str) {
             return;
         }
     };
-    hidden(&format!("{config:?}{}", config.remarks().join("\n")));
+    hidden(&format!("{config:?}{}", config.warnings().join("\n")));
     let shown = render(&config);
     hidden(&shown);
     // The rendered text, with the secrets inserted, is the same configuration.
@@ -155,10 +155,10 @@ fn put_back(shown: &str, config: &Config) -> String {
     let mut text = String::new();
     for line in shown.lines() {
         if line.starts_with('[') {
-            section = line;
+            section = line.trim_matches(['[', ']']);
         }
         let (key, value) = line.split_once(" = ").unwrap_or((line, ""));
-        let secret = secret(config, section, key).filter(|_| value == "[redacted]");
+        let secret = config.secret(section, key).filter(|_| value == "[redacted]");
         text += &match secret {
             Some(secret) => format!("{key} = \"{}\"\n", secret.expose()),
             None => format!("{line}\n"),
@@ -167,40 +167,19 @@ fn put_back(shown: &str, config: &Config) -> String {
     text
 }
 
-fn secret<'a>(config: &'a Config, section: &str, key: &str) -> Option<&'a Secret> {
-    let keys = match section {
-        "[callback.app]" => config.app_callback.as_ref().map(|app| &app.keys),
-        _ => Some(&config.callback.keys),
-    };
-    let previous = match section {
-        "[callback.app]" => config.app_callback.as_ref().map(|app| &app.previous),
-        _ => Some(&config.callback.previous),
-    };
-    match key {
-        "contacts_secret" => config.wecom.contacts_secret.as_ref(),
-        "app_secret" => config.wecom.app_secret.as_ref(),
-        "robot_webhook" => config.notify.robot_webhook.as_ref(),
-        "token" => keys.map(|keys| &keys.token),
-        "encoding_aes_key" => keys.map(|keys| &keys.encoding_aes_key),
-        "token_previous" => previous.and_then(|keys| keys.token.as_ref()),
-        "encoding_aes_key_previous" => previous.and_then(|keys| keys.encoding_aes_key.as_ref()),
-        _ => None,
-    }
-}
-
 fn secrets(config: &Config) -> [Option<&str>; 11] {
     let all = [
-        ("", "contacts_secret"),
-        ("", "app_secret"),
-        ("", "robot_webhook"),
-        ("", "token"),
-        ("", "encoding_aes_key"),
-        ("", "token_previous"),
-        ("", "encoding_aes_key_previous"),
-        ("[callback.app]", "token"),
-        ("[callback.app]", "encoding_aes_key"),
-        ("[callback.app]", "token_previous"),
-        ("[callback.app]", "encoding_aes_key_previous"),
+        ("wecom", "contacts_secret"),
+        ("wecom", "app_secret"),
+        ("notify", "robot_webhook"),
+        ("callback", "token"),
+        ("callback", "encoding_aes_key"),
+        ("callback", "token_previous"),
+        ("callback", "encoding_aes_key_previous"),
+        ("callback.app", "token"),
+        ("callback.app", "encoding_aes_key"),
+        ("callback.app", "token_previous"),
+        ("callback.app", "encoding_aes_key_previous"),
     ];
-    all.map(|(section, key)| secret(config, section, key).map(Secret::expose))
+    all.map(|(section, key)| config.secret(section, key).map(Secret::expose))
 }

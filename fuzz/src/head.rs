@@ -24,7 +24,7 @@ pub fn check(data: &[u8]) {
         }
         Ok(None) => {}
         Err(refusal) => {
-            let (status, _) = refusal.status();
+            let status = refusal.status();
             assert!(
                 [400, 404, 405, 411, 413, 417, 431].contains(&status),
                 "{status} is not the head's fault"
@@ -42,7 +42,7 @@ pub fn check(data: &[u8]) {
 
 /// The head for the server has the same meaning, in the strictest form, and nothing more.
 fn forwarded(head: &Head, taken: &[u8], judge: impl Fn(&[u8]) -> Result<Option<Head>, Refusal>) {
-    let passed = if head.body_passes { head.body } else { 0 };
+    let passed = if head.forwards_body { head.body } else { 0 };
     let forward = head.forward(passed);
     let text = std::str::from_utf8(&forward).expect("ASCII");
     assert!(text.bytes().all(|b| b.is_ascii_graphic() || b" \r\n".contains(&b)), "{text:?}");
@@ -80,6 +80,6 @@ fn forwarded(head: &Head, taken: &[u8], judge: impl Fn(&[u8]) -> Result<Option<H
 
     let again = judge(&forward).expect("accepted").expect("complete");
     assert_eq!((again.len, again.body, again.keep_alive), (forward.len(), passed, true));
-    assert_eq!((again.body_passes, again.answer_bodiless), (head.body_passes, head.answer_bodiless));
+    assert_eq!((again.forwards_body, again.is_head_request), (head.forwards_body, head.is_head_request));
     assert_eq!(again.forward(passed), forward, "forwarding is idempotent");
 }

@@ -1,9 +1,10 @@
 //! The decrypted XML of an event.
 
-use wecom_dirsync::directory::history::{Fact, Word};
-use wecom_dirsync::directory::life::{Saying, timed};
+use wecom_dirsync::directory::fact::timed;
+use wecom_dirsync::directory::members::{MemberFact, Record};
 use wecom_dirsync::directory::{
-    DepartmentEvent, Field, Fields, MemberEvent, MemberField, Stamp, Subject, UserId, department,
+    DepartmentEvent, Fact, Field, Fields, MemberEvent, MemberField, Presence, Rank, Source, Stamp, Subject,
+    UserId,
 };
 use wecom_dirsync::wecom::callback::message::{self, Message};
 use wecom_dirsync::wecom::callback::xml::{self, Element};
@@ -131,27 +132,27 @@ fn sensible(message: &Message) {
         return;
     }
     assert_eq!(Some(event.at), message.create_time);
-    let stamp = Stamp::told(event.at);
-    let word = match &event.subject {
+    let source = Source::Event(event.at);
+    let fact = match &event.subject {
         Subject::Member(userid, told) => {
             good(userid);
             match told {
-                MemberEvent::Created(fields) => seen(stamp, fields, true),
-                MemberEvent::Updated(fields) => seen(stamp, fields, false),
+                MemberEvent::Created(fields) => present(source, fields, Presence::Created),
+                MemberEvent::Updated(fields) => present(source, fields, Presence::Updated),
                 MemberEvent::Renamed(to, fields) => {
                     good(to);
                     values(fields);
-                    Word::Renamed(to.clone(), timed(stamp, fields))
+                    MemberFact::Renamed(to.clone(), timed(Stamp::new(event.at, Rank::Renamed), fields))
                 }
-                MemberEvent::Deleted => Word::Of(Saying::Deleted),
+                MemberEvent::Deleted => MemberFact::Entity(Fact::Deleted),
             }
         }
         Subject::Department(_, told) => {
             if let DepartmentEvent::Created(fields) | DepartmentEvent::Updated(fields) = told {
                 values(fields);
-                let saying = Saying::Seen { created: true, fields: timed(stamp, fields) };
-                let fact = department::Fact { stamp, arrival: 1, saying };
-                assert_eq!(Saying::from_json(stamp, &fact.saying_to_json()), Some(fact.saying));
+                let stamp = Stamp::new(event.at, Rank::Created);
+                let fact = Fact::present(Presence::Created, source, fields);
+                assert_eq!(Fact::from_json(stamp, &fact.to_json(stamp)), Some(fact));
             }
             return;
         }
@@ -161,17 +162,17 @@ fn sensible(message: &Message) {
         Subject::Trigger(userid, _) => return good(userid),
         Subject::BatchJob(_) | Subject::Other => return,
     };
-    let fact = Fact { userid: UserId::parse("a").unwrap(), stamp, arrival: 1, word };
-    let kept = serde_json::from_str(&fact.word_to_json().to_string()).unwrap();
-    let again = Fact::word_from_json(stamp, &kept).expect("readable");
-    assert_eq!(without_empty_flags(again), without_empty_flags(fact.word));
+    let record = Record::new(UserId::parse("a").unwrap(), source, 1, fact);
+    let kept = serde_json::from_str(&record.said().to_json(record.stamp).to_string()).unwrap();
+    let again = MemberFact::from_json(record.stamp, &kept).expect("readable");
+    assert_eq!(without_empty_flags(again), without_empty_flags(record.said().clone()));
 }
 
 fn good(userid: &UserId) {
     assert!(UserId::parse(userid.as_str()).is_ok_and(|again| again.same_spelling(userid)));
 }
 
-fn seen(stamp: Stamp, fields: &Fields<MemberField>, created: bool) -> Word {
+fn present(source: Source, fields: &Fields<MemberField>, kind: Presence) -> MemberFact {
     values(fields);
     if let Some(led) = fields.get(&MemberField::LeaderOf) {
         let with_departments = fields.contains_key(&MemberField::Department);
@@ -179,17 +180,17 @@ fn seen(stamp: Stamp, fields: &Fields<MemberField>, created: bool) -> Word {
         assert_eq!(is_ids, with_departments, "flags are for the fold only where it has the list");
     }
     assert!(fields.keys().all(|field| MemberField::ALL.contains(field)));
-    Word::Of(Saying::Seen { created, fields: timed(stamp, fields) })
+    MemberFact::Entity(Fact::present(kind, source, fields))
 }
 
 /// A list without a flag is kept as one without an id, which means the same.
-fn without_empty_flags(mut word: Word) -> Word {
+fn without_empty_flags(mut fact: MemberFact) -> MemberFact {
     use wecom_dirsync::directory::Value;
-    if let Word::Of(Saying::Seen { fields, .. }) | Word::Renamed(_, fields) = &mut word
+    if let MemberFact::Entity(Fact::Present(_, fields)) | MemberFact::Renamed(_, fields) = &mut fact
         && let Some((_, value)) = fields.get_mut(&MemberField::LeaderOf)
         && *value == Value::Flags(Vec::new())
     {
         *value = Value::Ids(Vec::new());
     }
-    word
+    fact
 }

@@ -1,4 +1,4 @@
-//! `changes`: the change feed as lines of JSON, and on as it grows.
+//! `changes`: the change feed, one JSON object per line; `--follow` continues as it grows.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use crate::text::printable_json;
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// Failures in a row after which a follower gives up: some 10 s.
 const FAILURES: u32 = 40;
-/// Lines that are read in one go.
+/// Most lines of one query.
 const BATCH: u32 = 1000;
 
 pub(super) fn changes(path: Option<&Path>, since: &Position, follow: bool) -> Result<(), Failure> {
@@ -94,13 +94,13 @@ fn next(
     Ok(lines)
 }
 
-/// Lines after `last`, at most a batch; none if there are no more.
+/// The next lines after `last`, at most [`BATCH`]; `None` at the end of the feed.
 fn read(
     connection: &Connection,
     last: &mut i64,
     epoch: &mut Option<String>,
 ) -> Result<Option<String>, Failure> {
-    // The lines are of the epoch that is read with them.
+    // One transaction: the epoch is that of these lines.
     let transaction = connection.unchecked_transaction()?;
     let now = epoch::epoch(&transaction)?;
     if epoch.is_some() && now != *epoch {
@@ -141,7 +141,7 @@ fn inode(path: &Path) -> Option<u64> {
     std::fs::metadata(path).ok().map(|found| found.ino())
 }
 
-/// Whether the feed goes on from a consumer's position.
+/// Refuses a position that is pruned, of another epoch, or beyond the end.
 fn check_position(connection: &Connection, since: &Position, epoch: Option<&str>) -> Result<(), Failure> {
     let last = epoch::last_change(connection)?;
     if since.epoch.is_some() && since.epoch.as_deref() != epoch {
@@ -149,14 +149,14 @@ fn check_position(connection: &Connection, since: &Position, epoch: Option<&str>
     }
     if since.seq > last {
         return Err(Failure::PositionGone(format!(
-            "the change feed has no #{} yet, its last change is #{last}: the database is older than this position; \
-             export the directory and go on from #{last}",
+            "position #{} is beyond the last change, #{last}: the database is older than the position; \
+             export the directory and continue from #{last}",
             since.seq
         )));
     }
     match oldest_change(connection)? {
         Some(oldest) if since.seq > 0 && oldest > since.seq + 1 => Err(Failure::PositionGone(format!(
-            "changes {} to {} are not kept any more; export the directory and go on from #{last}",
+            "changes {} to {} are pruned; export the directory and continue from #{last}",
             since.seq + 1,
             oldest - 1
         ))),
@@ -167,8 +167,8 @@ fn check_position(connection: &Connection, since: &Position, epoch: Option<&str>
 fn another_epoch(theirs: Option<&str>, ours: Option<&str>) -> Failure {
     let (theirs, ours) = (theirs.unwrap_or("(none)"), ours.unwrap_or("(none)"));
     Failure::PositionGone(format!(
-        "the change feed is of epoch {ours}, not {theirs}: an older copy of the database was put back, and numbers mean \
-         other changes now; export the directory and go on from `changes --since {ours}:SEQ`, with last_change_seq of `status --json`"
+        "the change feed has epoch {ours}, not {theirs}: an older copy of the database was restored, so its numbers mean \
+         other changes; export the directory and continue with `changes --since {ours}:SEQ`, SEQ being last_change_seq of `status --json`"
     ))
 }
 
@@ -181,7 +181,7 @@ fn wait_for(database: &Path) -> Result<Connection, Failure> {
     }
 }
 
-/// Prints; false if nobody reads any more.
+/// Prints lines; false if the reader closed the pipe.
 fn write_out(lines: &str) -> Result<bool, Failure> {
     use std::io::Write;
     let mut out = std::io::stdout().lock();

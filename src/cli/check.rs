@@ -1,4 +1,4 @@
-//! `check`: is the configuration right, and what does it come to?
+//! `check`: validates the configuration and prints the effective one, secrets redacted.
 
 use std::path::Path;
 
@@ -9,9 +9,9 @@ use crate::text::printable;
 pub(super) fn check(path: Option<&Path>) -> Result<(), Failure> {
     let config = load(path)?;
     let file = config.file.display().to_string();
-    let mut text = format!("# {}: the configuration is valid; this is what holds\n", printable(&file));
-    for remark in config.remarks() {
-        text.push_str(&format!("# note: {}\n", printable(&remark)));
+    let mut text = format!("# {}: the configuration is valid; in effect are:\n", printable(&file));
+    for warning in config.warnings() {
+        text.push_str(&format!("# note: {}\n", printable(&warning)));
     }
     text.push('\n');
     for line in render(&config).lines() {

@@ -1,39 +1,39 @@
-//! `demo`: the story that everybody who connects to WeCom lives through, played on this machine.
+//! `demo`: from the saved callback URL to the first openid, on this machine.
 //!
-//! The daemon is the real one, over real sockets and a real database; only WeCom is pretended.
+//! The daemon, its sockets and its database are real; only WeCom's API is a stand-in.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::store::Connection;
+use unicode_width::UnicodeWidthStr;
+
 use crate::unix_time::unix_now;
 
 use super::{Failure, load, print};
 use crate::daemon::{Daemon, is_running};
 use crate::demo::sender::{Sender, contact_event};
 use crate::demo::standin::{Company, StandIn};
-use crate::store::open_reader;
 use crate::store::queries::table;
+use crate::store::{Connection, open_reader};
 use crate::text::printable;
 use crate::wecom::callback::crypt::{Crypt, EncodingAesKey};
 
 const TOKEN: &str = "QDG6eK";
 const KEY: &str = "jWmYm7qr5nMoAUwZRjGtBxmz3KA1tkAj3ykkR6q2B2C";
-/// How a demo's own configuration begins: nothing else is ever overwritten.
-const SIGN: &str = "# Written by `wecom-dirsync demo`, which makes this folder anew each time.";
-/// Far more than anything here takes.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// First line of a demo's configuration. A folder with any other configuration is not overwritten.
+const MARKER: &str = "# Written by `wecom-dirsync demo`, which recreates these files at each start.";
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(super) fn demo(folder: &Path) -> Result<(), Failure> {
-    let stage = Stage::set(folder)?;
-    let told = stage.play();
-    stage.daemon.stop();
-    drop(stage.stand_in);
-    told?;
-    let ini = stage.ini.display();
+    let demo = Demo::start(folder)?;
+    let outcome = demo.play();
+    demo.daemon.stop();
+    drop(demo.stand_in);
+    outcome?;
+    let ini = demo.ini.display();
     print(&format!(
         "
-The daemon has stopped; the database stays for looking:
+The daemon has stopped. Queries for its database:
   sqlite3 {db} 'select * from active_members'
   sqlite3 {db} 'select * from pending_members'
   sqlite3 {db} 'select * from recent_events'
@@ -42,12 +42,12 @@ The daemon has stopped; the database stays for looking:
 Next, for your own company: copy sync.example.ini to sync.ini, fill in what is marked there, then
   {me} check && {me} run
 ",
-        db = stage.database.display(),
+        db = demo.database.display(),
         me = std::env::args().next().unwrap_or_else(|| "wecom-dirsync".into()),
     ))
 }
 
-struct Stage {
+struct Demo {
     stand_in: StandIn,
     daemon: Daemon,
     sender: Sender,
@@ -57,22 +57,19 @@ struct Stage {
     database: PathBuf,
 }
 
-impl Stage {
-    fn set(folder: &Path) -> Result<Self, Failure> {
+impl Demo {
+    fn start(folder: &Path) -> Result<Self, Failure> {
         let ini = folder.join("sync.ini");
         let database = folder.join("directory.db");
-        let is_demos = std::fs::read_to_string(&ini).is_ok_and(|text| text.starts_with(SIGN));
-        if (database.exists() || ini.exists()) && !is_demos {
-            let what = format!(
-                "{}: what is here is not a demo's; name another folder: demo FOLDER",
-                folder.display()
-            );
-            return Err(Failure::Other(what));
+        let failure = |what: &str| Failure::Other(format!("{}: {what}", folder.display()));
+        let is_demo = std::fs::read_to_string(&ini).is_ok_and(|text| text.starts_with(MARKER));
+        if (database.exists() || ini.exists()) && !is_demo {
+            return Err(failure("the files here are not a demo's; name another folder: demo FOLDER"));
         }
         if is_running(&database) {
-            return Err(Failure::Other(format!("{}: a daemon is at work here", database.display())));
+            return Err(failure("a daemon uses the database in this folder; stop it first"));
         }
-        let cannot = |error: std::io::Error| Failure::Other(format!("{}: {error}", folder.display()));
+        let cannot = |error: std::io::Error| failure(&error.to_string());
         std::fs::create_dir_all(folder).map_err(cannot)?;
         for leftover in ["directory.db", "directory.db-wal", "directory.db-shm"] {
             match std::fs::remove_file(folder.join(leftover)) {
@@ -83,7 +80,7 @@ impl Stage {
         let stand_in = StandIn::start()?;
         let Company { corp_id, app_secret, .. } = stand_in.company(|company| company.clone());
         let text = format!(
-            "{SIGN}\n[wecom]\ncorp_id = {corp_id}\napp_secret = {app_secret}\napi_base = {}\nproxy = none\n\
+            "{MARKER}\n[wecom]\ncorp_id = {corp_id}\napp_secret = {app_secret}\napi_base = {}\nproxy = none\n\
              [callback]\nlisten = 127.0.0.1:0\ntoken = {TOKEN}\nencoding_aes_key = {KEY}\n\
              [admin]\nlisten =\n",
             stand_in.base_url()
@@ -99,10 +96,8 @@ impl Stage {
     }
 
     fn play(&self) -> Result<(), Failure> {
-        print(&format!(
-            "A daemon runs on {}, and a stand-in for WeCom's API beside it.\n",
-            self.daemon.address()
-        ))?;
+        let address = self.daemon.address();
+        print(&format!("A daemon runs on {address}, and a stand-in for WeCom's API beside it.\n"))?;
         self.step(1, "The callback URL is saved in the admin console; WeCom checks that it is ours")?;
         let (status, body) = self.sender.verify("1616140317555161061").map_err(Failure::Other)?;
         self.note(&format!("GET  -> {status} {body}: verified"))?;
@@ -111,10 +106,8 @@ impl Stage {
         self.event("create_party", "<Id>2</Id><Name>研发部</Name><ParentId>1</ParentId>")?;
         for (userid, name) in [("zhangsan", "张三"), ("lisi", "李四")] {
             self.stand_in.company(|company| company.hire(userid));
-            self.event(
-                "create_user",
-                &format!("<UserID>{userid}</UserID><Name>{name}</Name><Department>2</Department>"),
-            )?;
+            let inner = format!("<UserID>{userid}</UserID><Name>{name}</Name><Department>2</Department>");
+            self.event("create_user", &inner)?;
         }
 
         self.step(3, "The daemon asks for their openids at once, but they have not signed in yet: 43004")?;
@@ -151,13 +144,13 @@ impl Stage {
     }
 
     fn wait_until(&self, sql: &str) -> Result<(), Failure> {
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + TIMEOUT;
         loop {
             if self.reader.query_row(sql, [], |row| row.get(0))? {
                 return Ok(());
             }
             if Instant::now() >= until {
-                return Err(Failure::Other(format!("waited in vain for: {sql}")));
+                return Err(Failure::Other(format!("not true after {TIMEOUT:?}: {sql}")));
             }
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -168,18 +161,13 @@ impl Stage {
         let rows: Vec<Vec<String>> =
             rows.iter().map(|row| row.iter().map(|cell| printable(cell).into_owned()).collect()).collect();
         let columns = rows.first().map_or(0, Vec::len);
-        let width = |column: usize| rows.iter().map(|row| columns_of(&row[column])).max().unwrap_or(0);
+        let width = |column: usize| rows.iter().map(|row| row[column].width()).max().unwrap_or(0);
         let widths: Vec<usize> = (0..columns).map(width).collect();
         for row in &rows {
             let cells = row.iter().zip(&widths);
-            let padded = cells.map(|(cell, width)| format!("{cell}{}", " ".repeat(width - columns_of(cell))));
+            let padded = cells.map(|(cell, width)| format!("{cell}{}", " ".repeat(width - cell.width())));
             self.note(padded.collect::<Vec<_>>().join("  ").trim_end())?;
         }
         Ok(())
     }
-}
-
-/// Columns that a text takes on a terminal: Chinese characters take two.
-fn columns_of(text: &str) -> usize {
-    text.chars().map(|c| if u32::from(c) >= 0x1100 { 2 } else { 1 }).sum()
 }

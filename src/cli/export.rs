@@ -1,4 +1,4 @@
-//! `export`: the present members, for a spreadsheet or for a program.
+//! `export`: current members as CSV for a spreadsheet, or as JSON lines for a program.
 
 use std::io::{BufWriter, Write};
 use std::path::Path;
@@ -11,12 +11,11 @@ use crate::store::open_reader;
 use crate::store::queries::{EXPORTED, export_members};
 use crate::text::{printable_cell, printable_json};
 
-/// How to write it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Format {
-    /// For Excel: UTF-8 with a byte order mark, nothing that Excel would run as a formula
+    /// For Excel: UTF-8 with a byte order mark; formulas are neutralised
     Csv,
-    /// One JSON object a line
+    /// One JSON object per line
     Ndjson,
 }
 
@@ -25,11 +24,10 @@ pub(super) fn export(path: Option<&Path>, format: Format) -> Result<(), Failure>
     let connection = open_reader(&config.database.path)?;
     let connection = connection.unchecked_transaction()?;
     let mut out = BufWriter::new(std::io::stdout().lock());
-    let mut failed = None;
-    if format == Format::Csv {
-        let names: Vec<String> = EXPORTED.iter().map(|name| (*name).to_owned()).collect();
-        failed = write!(out, "\u{feff}{}\r\n", names.join(",")).err();
-    }
+    let mut written = match format {
+        Format::Csv => write!(out, "\u{feff}{}\r\n", EXPORTED.join(",")),
+        Format::Ndjson => Ok(()),
+    };
     export_members(&connection, |row| {
         let line = match format {
             Format::Ndjson => printable_json(&Json::Object(row).to_string()).into_owned() + "\n",
@@ -38,18 +36,18 @@ pub(super) fn export(path: Option<&Path>, format: Format) -> Result<(), Failure>
                 cells.collect::<Vec<_>>().join(",") + "\r\n"
             }
         };
-        if failed.is_none() {
-            failed = out.write_all(line.as_bytes()).err();
+        if written.is_ok() {
+            written = out.write_all(line.as_bytes());
         }
-        failed.is_none()
+        written.is_ok()
     })?;
-    match failed.map_or_else(|| out.flush(), Err) {
+    match written.and_then(|()| out.flush()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(()),
     }
 }
 
-/// A value as a cell of CSV. Text that a spreadsheet would take for a formula is preceded by `'`.
+/// A CSV cell. `'` precedes text that a spreadsheet would evaluate as a formula.
 fn cell(value: &Json) -> String {
     let text = match value {
         Json::Null => String::new(),
@@ -63,15 +61,12 @@ fn cell(value: &Json) -> String {
     };
     let is_text = !value.is_number();
     let text = printable_cell(&text);
-    // Excel reads the full-width signs as it reads the ASCII ones.
+    // Excel treats the full-width signs as the ASCII ones.
     let formula = is_text && text.starts_with(['=', '+', '-', '@', '\t', '\r', '\n', '＝', '＋', '－', '＠']);
     let text = if formula { format!("'{text}") } else { text.into_owned() };
-    if text.contains([',', '"', '\n', '\r', '\t', ';', '\'']) || text.starts_with(' ') || text.ends_with(' ')
-    {
-        format!("\"{}\"", text.replace('"', "\"\""))
-    } else {
-        text
-    }
+    let needs_quotes =
+        text.contains([',', '"', '\n', '\r', '\t', ';', '\'']) || text.trim_matches(' ') != text;
+    if needs_quotes { format!("\"{}\"", text.replace('"', "\"\"")) } else { text }
 }
 
 #[cfg(test)]
@@ -80,7 +75,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn cells_open_rightly_in_a_spreadsheet() {
+    fn a_spreadsheet_evaluates_no_cell() {
         let cases = [
             (json!(null), ""),
             (json!("张三"), "张三"),

@@ -1,56 +1,61 @@
-//! Where log lines go and how they look there.
+//! The log: this program's own lines, one per call, on standard error or in a file.
 //!
-//! systemd's journal has its own time stamps and reads a level from `<N>` at a line's beginning, so that is
-//! what standard error gets, unless a person is watching; a person and a file get times.
+//! The journal adds its own time stamps and reads the level from `<N>`, so standard error gets `<N>` unless it is a
+//! terminal. A terminal and a file get times.
 
 use std::fs::OpenOptions;
 use std::io::{IsTerminal, Write};
 use std::os::unix::fs::OpenOptionsExt;
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
-use simplelog::{CombinedLogger, Config as Format, ConfigBuilder, SharedLogger, WriteLogger};
+use simplelog::{Config as Format, ConfigBuilder, SharedLogger, WriteLogger};
 
 use super::Failure;
 use crate::config;
 use crate::text::printable;
 
-/// Sets the log up, for the whole process.
+/// Sets up the log of the whole process; once.
 pub(super) fn start(settings: &config::Log) -> Result<(), Failure> {
-    let cannot = |what: String| Failure::Other(what);
-    let logger: Box<dyn SharedLogger> = match &settings.file {
+    let level = settings.level;
+    let timed: Option<Box<dyn SharedLogger>> = match &settings.file {
         Some(path) => {
-            let file = OpenOptions::new().create(true).append(true).mode(0o640).open(path);
             let file =
-                file.map_err(|error| cannot(format!("{}: cannot write the log: {error}", path.display())))?;
-            WriteLogger::new(settings.level, with_times(), file)
+                OpenOptions::new().create(true).append(true).mode(0o640).open(path).map_err(|error| {
+                    Failure::Other(format!("{}: cannot write the log: {error}", path.display()))
+                })?;
+            Some(WriteLogger::new(level, with_times(), file))
         }
         None if std::io::stderr().is_terminal() => {
-            WriteLogger::new(settings.level, with_times(), std::io::stderr())
+            Some(WriteLogger::new(level, with_times(), std::io::stderr()))
         }
-        None => Box::new(Journal { level: settings.level }),
+        None => None,
     };
-    CombinedLogger::init(vec![Box::new(OwnLines(logger))]).map_err(|error| cannot(error.to_string()))
+    log::set_boxed_logger(Box::new(Lines { level, timed }))
+        .map_err(|error| Failure::Other(error.to_string()))?;
+    log::set_max_level(level);
+    Ok(())
 }
 
-/// Makes a panic a line of the log, too. What it says is told only of this program's own: a library's may contain a URL,
-/// and with it secrets.
-pub(super) fn tell_panics() {
+/// Logs every panic as one line. Only the message of this program's own panic is logged: a library's may contain a URL,
+/// and with it a secret.
+pub(super) fn log_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let payload = panic.payload();
-        let said = payload.downcast_ref::<&str>().copied();
-        let said = said.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or_default();
+        let message = payload.downcast_ref::<&str>().copied();
+        let message =
+            message.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or_default();
         let (file, line) = panic.location().map_or(("", 0), |at| (at.file(), at.line()));
-        let said = if file.starts_with("src/") { format!(" ({said})") } else { String::new() };
+        let message = if file.starts_with("src/") { format!(" ({message})") } else { String::new() };
         let file = within_its_crate(file);
         let thread = std::thread::current();
         let thread = thread.name().unwrap_or("without a name");
         log::error!(
-            "thread {thread}: panic at {file}:{line}{said}; what it was doing has failed. If it comes again, please report it"
+            "thread {thread}: panic at {file}:{line}{message}; the work in progress failed. If it recurs, please report it"
         );
     }));
 }
 
-/// Where the compiler and the libraries lay when this was built is nobody's business.
+/// Removes the folders of the machine that built this program.
 fn within_its_crate(file: &str) -> &str {
     match file.split_once("/registry/src/") {
         Some((_, rest)) => rest.split_once('/').map_or(rest, |(_, rest)| rest),
@@ -65,84 +70,48 @@ fn with_times() -> Format {
         .set_thread_level(LevelFilter::Off)
         .set_target_level(LevelFilter::Off)
         .set_location_level(LevelFilter::Off);
-    if builder.set_time_offset_to_local().is_err() {
-        // The zone cannot be found out safely in a process that has threads already: UTC then.
-    }
+    // UTC, where the time zone cannot be read safely because the process has threads already.
+    let _ = builder.set_time_offset_to_local();
     builder.build()
 }
 
-/// Lets only this program's own lines through: what libraries log may contain URLs, and with them secrets.
-struct OwnLines(Box<dyn SharedLogger>);
+/// Drops the lines of libraries, because they may contain URLs, and with them secrets.
+struct Lines {
+    level: LevelFilter,
+    /// Writes lines with times; `None`: lines for the journal.
+    timed: Option<Box<dyn SharedLogger>>,
+}
 
-impl Log for OwnLines {
+impl Log for Lines {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.target().starts_with("wecom_dirsync") && self.0.enabled(metadata)
+        metadata.target().starts_with("wecom_dirsync") && metadata.level() <= self.level
     }
 
     fn log(&self, record: &Record<'_>) {
         if !self.enabled(record.metadata()) {
             return;
         }
-        // One call is one line: names and messages in it may contain line breaks.
+        // A name in the text may contain line breaks, but one call is one line.
         let text = record.args().to_string();
-        let mut line = Record::builder();
-        line.metadata(record.metadata().clone());
-        self.0.log(&line.args(format_args!("{}", printable(&text))).build());
-    }
-
-    fn flush(&self) {
-        self.0.flush();
-    }
-}
-
-impl SharedLogger for OwnLines {
-    fn level(&self) -> LevelFilter {
-        self.0.level()
-    }
-
-    fn config(&self) -> Option<&Format> {
-        self.0.config()
-    }
-
-    fn as_log(self: Box<Self>) -> Box<dyn Log> {
-        self
-    }
-}
-
-/// Standard error as the journal reads it.
-struct Journal {
-    level: LevelFilter,
-}
-
-impl Log for Journal {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.level() <= self.level
-    }
-
-    fn log(&self, record: &Record<'_>) {
+        let text = printable(&text);
+        if let Some(timed) = &self.timed {
+            let mut line = Record::builder();
+            line.metadata(record.metadata().clone());
+            return timed.log(&line.args(format_args!("{text}")).build());
+        }
         let priority = match record.level() {
             Level::Error => 3,
             Level::Warn => 4,
             Level::Info => 6,
             Level::Debug | Level::Trace => 7,
         };
-        // There is nobody left to tell if this fails.
-        let _ = writeln!(std::io::stderr().lock(), "<{priority}>{}", record.args());
+        // A failure cannot be reported: standard error is where it would go.
+        let _ = writeln!(std::io::stderr().lock(), "<{priority}>{text}");
     }
 
-    fn flush(&self) {}
-}
-
-impl SharedLogger for Journal {
-    fn level(&self) -> LevelFilter {
-        self.level
-    }
-
-    fn config(&self) -> Option<&Format> {
-        None
-    }
-
-    fn as_log(self: Box<Self>) -> Box<dyn Log> {
-        self
+    fn flush(&self) {
+        if let Some(timed) = &self.timed {
+            timed.flush();
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! `member USERID`: all that is known of one member, and its story.
+//! `member USERID`: one member's fields, openid state and history of events, changes and API calls.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -13,7 +13,7 @@ use crate::store::open_reader;
 use crate::store::queries::{Moment, local_time, member as find, story};
 use crate::text::printable_json;
 
-/// The latest of each kind that are shown.
+/// Latest entries of each kind in the history.
 const MOMENTS: u32 = 200;
 
 pub(super) fn member(path: Option<&Path>, userid: &str) -> Result<(), Failure> {
@@ -22,15 +22,13 @@ pub(super) fn member(path: Option<&Path>, userid: &str) -> Result<(), Failure> {
     let connection = open_reader(&config.database.path)?;
     let connection = connection.unchecked_transaction()?;
     let found = find(&connection, &userid)?.map(|member| printable_map(&member));
-    let mut story = story(&connection, &userid, MOMENTS)?;
-    for moment in &mut story {
+    let mut history = story(&connection, &userid, MOMENTS)?;
+    for moment in &mut history {
         moment.what = printable_map(&moment.what);
     }
-    if found.is_none() && story.is_empty() {
-        let what = format!(
-            "nothing is known of {userid}; `select userid, name from active_members` lists everybody"
-        );
-        return Err(Failure::Other(what));
+    if found.is_none() && history.is_empty() {
+        let what = "the database has no such member, event or call; `select userid, name from active_members` lists all";
+        return Err(Failure::Other(format!("{userid}: {what}")));
     }
     let mut text = String::new();
     match &found {
@@ -43,9 +41,9 @@ pub(super) fn member(path: Option<&Path>, userid: &str) -> Result<(), Failure> {
             let _ = writeln!(text, "  openid clash             {} have this openid", others.join(" and "));
         }
     }
-    text.push_str("\nstory\n");
-    for moment in &story {
-        let _ = writeln!(text, "  {}  {}", local_time(&connection, moment.at)?, tell(&connection, moment)?);
+    text.push_str("\nhistory\n");
+    for moment in &history {
+        let _ = writeln!(text, "  {}  {}", local_time(&connection, moment.at)?, line(&connection, moment)?);
     }
     print(&text)
 }
@@ -57,13 +55,13 @@ fn printable_map(map: &Map<String, Json>) -> Map<String, Json> {
 fn describe(
     text: &mut String,
     connection: &Connection,
-    asked: &UserId,
+    requested: &UserId,
     member: &Map<String, Json>,
 ) -> Result<(), Failure> {
-    let now_called = member.get("userid").and_then(Json::as_str).unwrap_or("");
-    let _ = writeln!(text, "{now_called}");
-    if !asked.as_str().eq_ignore_ascii_case(now_called) {
-        let _ = writeln!(text, "  formerly {asked}");
+    let userid = member.get("userid").and_then(Json::as_str).unwrap_or("");
+    let _ = writeln!(text, "{userid}");
+    if !requested.as_str().eq_ignore_ascii_case(userid) {
+        let _ = writeln!(text, "  formerly {requested}");
     }
     for (key, value) in member {
         let shown = match (key.as_str(), value) {
@@ -92,21 +90,20 @@ fn list(items: &[Json]) -> String {
     items.collect::<Vec<_>>().join(", ")
 }
 
-/// One moment in one line.
-fn tell(connection: &Connection, moment: &Moment) -> Result<String, Failure> {
-    let word = |key: &str| moment.what.get(key).and_then(Json::as_str).unwrap_or("");
+fn line(connection: &Connection, moment: &Moment) -> Result<String, Failure> {
+    let text = |key: &str| moment.what.get(key).and_then(Json::as_str).unwrap_or("");
     let number = |key: &str| moment.what.get(key).and_then(Json::as_i64);
     Ok(match moment.kind {
         "event" => {
-            let what = if word("change_type").is_empty() { word("event") } else { word("change_type") };
+            let what = if text("change_type").is_empty() { text("event") } else { text("change_type") };
             let happened = match number("create_time") {
                 Some(at) => format!(", happened {}", local_time(connection, UnixSeconds(at))?),
                 None => String::new(),
             };
-            format!("event   {what}: {}{happened}", word("outcome"))
+            format!("event   {what}: {}{happened}", text("outcome"))
         }
         "change" => {
-            let fields: Map<String, Json> = serde_json::from_str(word("fields")).unwrap_or_default();
+            let fields: Map<String, Json> = serde_json::from_str(text("fields")).unwrap_or_default();
             let fields = fields.iter().map(|(name, change)| {
                 let side = |n: usize| {
                     change
@@ -118,15 +115,15 @@ fn tell(connection: &Connection, moment: &Moment) -> Result<String, Failure> {
                     old => format!("{name}: {old} -> {}", side(1)),
                 }
             });
-            format!("change  {} {}", word("action"), fields.collect::<Vec<_>>().join(", "))
+            format!("change  {} {}", text("action"), fields.collect::<Vec<_>>().join(", "))
         }
         _ => {
             let errcode =
                 number("errcode").map_or_else(|| "no answer".into(), |code| format!("errcode {code}"));
             format!(
                 "api     {}: {errcode} {} ({} ms)",
-                word("api"),
-                word("errmsg"),
+                text("api"),
+                text("errmsg"),
                 number("millis").unwrap_or(0)
             )
         }

@@ -1,7 +1,6 @@
-//! The command line: one file per command, and what they share.
+//! The command line: one file per command. Nothing else in the program prints.
 //!
-//! This is the only part that prints. Results go to standard output; an error is one line on standard
-//! error that says what, where and what to do.
+//! Results go to standard output. An error is one line on standard error: what failed, where, and the remedy.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod changes;
@@ -28,8 +27,7 @@ use crate::store::StoreError;
 use crate::store::epoch::Position;
 use crate::text::{printable, printable_json};
 
-/// Keeps an exact local copy of your WeCom (企业微信) directory in one SQLite file, and turns userids into
-/// openids.
+/// Keeps an exact local copy of your WeCom (企业微信) directory in one SQLite file, and converts userids to openids.
 #[derive(Parser)]
 #[command(version, max_term_width = 100, after_help = "Try it without an account: wecom-dirsync demo")]
 struct Cli {
@@ -46,78 +44,77 @@ struct ConfigFile {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Answer callbacks and convert userids, until SIGTERM or SIGINT
+    /// Serve callbacks, convert userids and reconcile, until SIGTERM or SIGINT
     Run(ConfigFile),
-    /// Validate the configuration and print what holds, secrets left out
+    /// Validate the configuration and print the effective one, secrets redacted
     Check(ConfigFile),
-    /// Show counts by state, what waits and for how long, and what is paused
+    /// Show counts by state, age of the backlog, last event and comparison, pauses
     Status {
         #[command(flatten)]
         config: ConfigFile,
-        /// As one JSON object
+        /// Print the result as one JSON object
         #[arg(long)]
         json: bool,
     },
-    /// Show one member: its fields, its openid's state, and its story
+    /// Show one member: fields, openid state, and its history
     Member {
         #[command(flatten)]
         config: ConfigFile,
-        /// The member, also by a former userid
+        /// Present or former userid of the member
         userid: String,
     },
     /// Make conversions of members without an openid due now
     Retry {
         #[command(flatten)]
         config: ConfigFile,
-        /// These members
+        /// Members whose conversion becomes due
         #[arg(value_name = "USERID", required_unless_present = "all")]
         userids: Vec<String>,
-        /// All members without an openid, also those that WeCom refuses
+        /// All members without an openid, failed ones included
         #[arg(long, conflicts_with = "userids")]
         all: bool,
     },
-    /// Compare the directory with WeCom, repair it, and print what was different
+    /// Compare the directory with WeCom, repair it, and print the differences
     Reconcile {
         #[command(flatten)]
         config: ConfigFile,
-        /// Only print what is different; write nothing
+        /// Print the differences; change nothing
         #[arg(long)]
         dry_run: bool,
-        /// Make up to N deletions, the number that a blocked comparison printed
+        /// Allow N deletions, the number that a blocked comparison printed
         #[arg(long, value_name = "N")]
         allow_deletes: Option<usize>,
-        /// As one JSON object
+        /// Print the result as one JSON object
         #[arg(long)]
         json: bool,
     },
-    /// Print the change feed, one JSON object a line
+    /// Print the change feed, one JSON object per line
     Changes {
         #[command(flatten)]
         config: ConfigFile,
-        /// Only changes after this one: SEQ or EPOCH:SEQ, as the lines before gave them
+        /// Start after this change; each line contains its epoch and seq
         #[arg(long, value_name = "[EPOCH:]SEQ", default_value = "0")]
         since: Position,
-        /// Go on as changes come
+        /// Keep printing changes as they are committed
         #[arg(long)]
         follow: bool,
     },
-    /// Write the present members to standard output
+    /// Write the current members to standard output
     Export {
         #[command(flatten)]
         config: ConfigFile,
-        /// How
+        /// Format, for a spreadsheet or for programs
         #[arg(long, value_enum)]
         format: export::Format,
     },
-    /// Play the whole story on this machine, against a built-in stand-in for WeCom
+    /// Try the daemon on this machine, against a built-in stand-in for WeCom
     Demo {
-        /// Where to leave the database and its configuration [default: ./demo-wecom-dirsync]
+        /// Folder for the database and its configuration [default: ./demo-wecom-dirsync]
         #[arg(value_name = "FOLDER")]
         folder: Option<PathBuf>,
     },
 }
 
-/// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
     #[error("{0}")]
@@ -126,7 +123,7 @@ pub(crate) enum Failure {
     Store(#[from] StoreError),
     #[error("{0}")]
     Start(#[from] StartError),
-    /// The change feed does not go on from where the consumer was.
+    /// The change feed cannot continue at the consumer's position: pruned, or of another epoch.
     #[error("{0}")]
     PositionGone(String),
     #[error("{0}")]
@@ -146,7 +143,7 @@ impl From<std::io::Error> for Failure {
 }
 
 impl Failure {
-    /// A line for each error of the configuration; else one.
+    /// One line for each error of the configuration; else a single line.
     fn lines(&self) -> Vec<String> {
         match self {
             Self::Config(ConfigError(lines)) => lines.clone(),
@@ -154,7 +151,7 @@ impl Failure {
         }
     }
 
-    /// 78 is sysexits' EX_CONFIG: systemd need not try again before somebody has mended it.
+    /// 78 is EX_CONFIG of sysexits: the unit does not restart the daemon after it.
     fn exit_code(&self) -> ExitCode {
         match self {
             Self::Config(_) | Self::Start(StartError::Config(_)) => ExitCode::from(78),
@@ -164,10 +161,20 @@ impl Failure {
     }
 }
 
-/// Runs the command that the arguments name. Usage errors end the process with 2, as clap does.
+/// The arguments, parsed. Help and usage errors end the process with 0 and 2.
+fn arguments() -> Cli {
+    Cli::try_parse().unwrap_or_else(|error| {
+        // An error repeats arguments: they are parsed again with control characters escaped, which fails alike.
+        let printable =
+            std::env::args_os().map(|argument| printable(&argument.to_string_lossy()).into_owned());
+        Cli::try_parse_from(printable).err().unwrap_or(error).exit()
+    })
+}
+
+/// Runs the command that the arguments name.
 #[must_use]
 pub fn main() -> ExitCode {
-    let done = match Cli::parse().command {
+    let done = match arguments().command {
         Command::Run(file) => run::run(file.config.as_deref()),
         Command::Check(file) => check::check(file.config.as_deref()),
         Command::Status { config, json } => status::status(config.config.as_deref(), json),
@@ -197,12 +204,12 @@ fn load(path: Option<&Path>) -> Result<Config, Failure> {
     Ok(Config::load(path)?)
 }
 
-/// Prints a JSON object over several lines, safe for a terminal.
+/// Prints indented JSON with control characters escaped.
 fn print_json(object: &Json) -> Result<(), Failure> {
     print(&printable_json(&format!("{object:#}\n")))
 }
 
-/// The same JSON with all its texts printable, for people.
+/// JSON with control characters in all its texts escaped, for text output.
 fn shown(json: &Json) -> Json {
     match json {
         Json::String(text) => Json::from(printable(text)),
@@ -214,7 +221,7 @@ fn shown(json: &Json) -> Json {
     }
 }
 
-/// Prints to standard output; that somebody closed it (`| head`) is no error.
+/// Prints to standard output. A closed pipe (`| head`) is no error.
 fn print(text: &str) -> Result<(), Failure> {
     use std::io::Write;
     match std::io::stdout().lock().write_all(text.as_bytes()) {

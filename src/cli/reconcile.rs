@@ -28,14 +28,14 @@ use crate::unix_time::unix_now;
 const LOOK: Duration = Duration::from_millis(200);
 /// A daemon that shows neither progress nor a report for so long does not take the wish up.
 const TAKEN_UP: Duration = Duration::from_secs(20);
-/// A line so often where there is no terminal.
+/// Interval of progress lines where standard error is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
 pub(super) fn reconcile(path: Option<&Path>, wish: Wish, as_json: bool) -> Result<(), Failure> {
     let config = load(path)?;
     if config.wecom.contacts_secret.is_none() {
         return Err(Failure::Config(ConfigError(vec![format!(
-            "{}: [wecom] contacts_secret is not set: only with the secret of contacts sync (通讯录同步) can members be listed",
+            "{}: [wecom] contacts_secret is not set; listing members needs the secret of contacts sync (通讯录同步)",
             config.file.display()
         )])));
     }
@@ -54,8 +54,10 @@ pub(super) fn reconcile(path: Option<&Path>, wish: Wish, as_json: bool) -> Resul
     match report.get("outcome").and_then(Json::as_str) {
         Some("ok" | "partial") => Ok(()),
         Some("blocked") if wish.dry_run => Ok(()),
-        Some("blocked") => Err(Failure::Other("deletions are blocked; see the note".into())),
-        _ => Err(Failure::Other("the comparison did not come to its end; see the note".into())),
+        Some("blocked") => Err(Failure::Other(
+            "deletions are blocked; the note states how many and how to allow them".into(),
+        )),
+        _ => Err(Failure::Other("the comparison did not finish; the note states why".into())),
     }
 }
 
@@ -133,7 +135,7 @@ fn here(config: &Config, wish: Wish, shown: &Shown) -> Result<Json, Failure> {
     Ok(report?.to_json(wish.dry_run))
 }
 
-/// Where it is: a bar on a terminal, else a line now and then.
+/// Progress: a bar on a terminal, else a line every [`LINE_EVERY`].
 struct Shown {
     bar: Option<ProgressBar>,
     last_line: std::cell::Cell<Instant>,

@@ -1,4 +1,4 @@
-//! `retry`: conversions that an operator wants tried now.
+//! `retry`: makes conversions due now.
 
 use std::path::Path;
 
@@ -41,6 +41,6 @@ pub(super) fn retry(path: Option<&Path>, userids: &[String], all: bool) -> Resul
     if refused.is_empty() {
         return Ok(());
     }
-    let what = format!("not known, gone, or converted already: {}", refused.join(", "));
+    let what = format!("unknown, deleted or converted already: {}", refused.join(", "));
     Err(Failure::Other(what))
 }

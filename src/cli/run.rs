@@ -11,11 +11,11 @@ use crate::daemon::Daemon;
 pub(super) fn run(path: Option<&Path>) -> Result<(), Failure> {
     let config = load(path)?;
     logging::start(&config.log)?;
-    logging::tell_panics();
-    // Before any thread: a signal from now on is one to stop.
+    logging::log_panics();
+    // Before the daemon starts: a signal that comes during the start stops it.
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
-    for remark in config.remarks() {
-        log::warn!("{remark}");
+    for warning in config.warnings() {
+        log::warn!("{warning}");
     }
     let daemon = Daemon::start(&config)?;
     log::info!(
@@ -28,10 +28,10 @@ pub(super) fn run(path: Option<&Path>) -> Result<(), Failure> {
     );
     let (sender, receiver) = std::sync::mpsc::channel();
     let handle = signals.handle();
-    let waiting = std::thread::Builder::new().name("signals".into()).spawn(move || {
+    let signals_thread = std::thread::Builder::new().name("signals".into()).spawn(move || {
         for signal in signals.forever() {
             if signal == SIGHUP {
-                log::info!("SIGHUP: nothing is read anew; restart the service to change its configuration");
+                log::info!("SIGHUP has no effect; restart the service to change its configuration");
             } else if sender.send(signal).is_err() {
                 break;
             }
@@ -45,16 +45,16 @@ pub(super) fn run(path: Option<&Path>) -> Result<(), Failure> {
         }
     };
     handle.close();
-    let _ = waiting.join();
+    let _ = signals_thread.join();
     match signal {
         Some(SIGTERM) => log::info!("stopping: SIGTERM"),
         Some(_) => log::info!("stopping: SIGINT"),
-        None => log::error!("stopping: a part of the daemon has ended; please report this"),
+        None => log::error!("stopping: a thread of the daemon has ended; please report this"),
     }
     daemon.stop();
     log::info!("stopped");
     match signal {
         Some(_) => Ok(()),
-        None => Err(Failure::Other("the daemon broke; the log says where".into())),
+        None => Err(Failure::Other("a thread of the daemon ended by itself; the log names it".into())),
     }
 }

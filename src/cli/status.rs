@@ -23,18 +23,18 @@ use crate::store::state::reconcile_request;
 use crate::store::{get_state, open_reader};
 use crate::text::printable;
 
-/// Refusals that are shown to a person (seconds).
+/// Age of the refusals in the text output, in seconds.
 const DAY: i64 = 86_400;
 
 pub(super) fn status(path: Option<&Path>, as_json: bool) -> Result<(), Failure> {
     let config = load(path)?;
     let connection = open_reader(&config.database.path)?;
     let now = unix_now();
-    // One transaction: all figures are of the same moment.
+    // One transaction: all figures belong to one snapshot.
     let connection = connection.unchecked_transaction()?;
     let counts = counts(&connection, now)?;
     let running = is_running(&config.database.path);
-    // What a daemon that is gone said is no longer so.
+    // The state that an ended daemon left behind is obsolete.
     let said = |name| if running { get_state(&connection, name) } else { Ok(None) };
     let daemon = said("daemon")?;
     let pauses = said("pauses")?.map_or_else(|| json!([]), |(_, pauses)| pauses);
@@ -112,7 +112,7 @@ pub(super) fn status(path: Option<&Path>, as_json: bool) -> Result<(), Failure> 
         );
         let _ = writeln!(
             text,
-            "               one is wrong, or a person has two userids: remove one in WeCom's admin console"
+            "               one is wrong, or one person has two userids: remove one in WeCom's admin console"
         );
     }
     if let Some(line) = clock_line(&clock_estimate) {
@@ -123,7 +123,7 @@ pub(super) fn status(path: Option<&Path>, as_json: bool) -> Result<(), Failure> 
     }
     if counts.details_due + counts.details_denied > 0 {
         let (due, denied) = (counts.details_due, counts.details_denied);
-        let _ = writeln!(text, "details        {due} to be asked for, {denied} that WeCom does not show");
+        let _ = writeln!(text, "details        {due} due, {denied} denied by WeCom");
     }
     comparison.write(&mut text, when)?;
     for pause in pauses.as_array().into_iter().flatten() {
@@ -150,13 +150,13 @@ pub(super) fn status(path: Option<&Path>, as_json: bool) -> Result<(), Failure> 
     print(&text)
 }
 
-/// WeCom's clock beside this machine's, and what to do if they differ.
+/// The offset of WeCom's clock from this machine's, with a remedy where one is needed.
 fn clock_line(estimate: &Json) -> Option<String> {
     let offset = estimate.get("offset_seconds").and_then(Json::as_i64)?;
     let agreement = estimate.get("agreement").and_then(Json::as_str).unwrap_or("");
     if let Some(seconds) = estimate.get("date_contradicts_by").and_then(Json::as_i64) {
         return Some(format!(
-            "the Date of WeCom's answers differs by {seconds} s, and no event confirms it; deletions by comparisons are held: \
+            "the Date of WeCom's responses differs by {seconds} s, and no event confirms it; deletions by comparisons are held: \
              check this machine's clock (NTP), and the gateways and caches in front of api_base"
         ));
     }
@@ -164,7 +164,6 @@ fn clock_line(estimate: &Json) -> Option<String> {
     Some(format!("WeCom's clock is {offset:+} s from this machine's ({agreement}){advice}"))
 }
 
-/// The callback paths.
 fn paths(config: &Config) -> Vec<String> {
     let app = config.app_callback.as_ref().map(|app| &app.path);
     std::iter::once(&config.callback.path).chain(app).cloned().collect()
@@ -185,7 +184,7 @@ fn refusals_json(rows: &[RefusalRow], paths: &[String]) -> Json {
     Json::Array(rows.collect())
 }
 
-/// How the directory stands to WeCom's.
+/// Why no comparison runs, or the last, the due and the running one.
 struct Comparison {
     off: Option<&'static str>,
     last: Option<Reconcile>,
@@ -267,13 +266,13 @@ impl Comparison {
         if let Some((at, drift)) = &self.drift {
             let (different, asked) = (number(drift, "different"), number(drift, "asked"));
             let at = when(Some(*at))?;
-            let _ = writeln!(text, "daily sample   {different} of {asked} members were different, {at}");
+            let _ = writeln!(text, "daily sample   {different} of {asked} members differed, {at}");
         }
         Ok(())
     }
 }
 
-/// Why userids are not converted at all, if they are not.
+/// The setting that disables conversion, if one does.
 pub(super) fn why_not_converting(config: &Config) -> Option<&'static str> {
     if !config.openid.enabled {
         Some("[openid] enabled is no")
@@ -313,7 +312,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn distances_read_well() {
+    fn distances_have_a_readable_unit() {
         let now = UnixSeconds(1_000_000);
         for (offset, expected) in [
             (0, "0 s ago"),

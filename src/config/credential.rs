@@ -1,56 +1,49 @@
-//! What a secret may look like: WeCom's are printable ASCII without blanks or quotes.
+//! The form of a secret: WeCom's are printable ASCII without blanks or quotes.
 
+use super::ini::unquote;
 use crate::text::is_invisible;
 
 /// Longest file of a secret, in bytes; WeCom's secrets have 43 characters.
-pub(super) const LONGEST_FILE: u64 = 64 * 1024;
+pub(super) const MAX_FILE: u64 = 64 * 1024;
 
-/// A file's bytes as text.
-///
-/// # Errors
-/// What is wrong with the file; never its content.
-pub(super) fn decode(bytes: Vec<u8>) -> Result<String, String> {
-    if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
-        return Err("is UTF-16; save it as UTF-8 in the editor".into());
+/// The text of a file that must be UTF-8. An error states the encoding, never the content.
+pub(super) fn decode(bytes: Vec<u8>) -> Result<String, &'static str> {
+    if bytes.contains(&0) || bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
+        return Err("is UTF-16 or binary; save it as UTF-8 in the editor");
     }
-    if bytes.contains(&0) {
-        return Err("is binary or UTF-16; save it as text in UTF-8".into());
-    }
-    String::from_utf8(bytes).map_err(|_| "is not UTF-8; save it as UTF-8 (not GBK) in the editor".into())
+    String::from_utf8(bytes).map_err(|_| "is not UTF-8; save it as UTF-8 (not GBK) in the editor")
 }
 
-/// Without the byte order mark, line ends and blanks that editors and the console's copy button leave around it.
+/// Removes byte order marks, line ends and blanks, which editors and the console's copy button add.
 pub(super) fn trim(text: &str) -> &str {
     text.trim_matches(|c: char| c.is_whitespace() || c == '\u{feff}')
 }
 
-/// Refuses what WeCom never issues.
-///
-/// # Errors
-/// What is wrong and what to do; never the value.
-pub(super) fn judge(secret: &str) -> Result<(), String> {
-    if secret.is_empty() {
-        return Err("is empty; fill it in, or delete the line".into());
-    }
-    if is_placeholder(secret) {
-        return Err("is a placeholder; replace it with the value from the admin console".into());
-    }
-    if secret.contains(is_quote) {
-        return Err("has quotes in it; write the value without them".into());
-    }
-    if secret.contains(is_invisible) {
-        return Err("has invisible (zero-width) characters in it; type it, or copy it as plain text".into());
-    }
-    if secret.contains(char::is_whitespace) {
-        return Err("has blanks in it, which WeCom's never have; comments stand on lines of their own".into());
-    }
-    if secret.contains(char::is_control) {
-        return Err("has control characters in it; copy it again from the console".into());
-    }
-    if !secret.is_ascii() {
-        return Err("has characters that are not ASCII; copy it again from the console".into());
-    }
-    Ok(())
+/// The secret in a file, by the rules of a value in the INI.
+pub(super) fn of_file(content: &str) -> &str {
+    trim(unquote(trim(content)))
+}
+
+/// Refuses what WeCom never issues. An error never contains the value.
+pub(super) fn validate(secret: &str) -> Result<(), &'static str> {
+    let has = |found: fn(char) -> bool| secret.contains(found);
+    Err(if secret.is_empty() {
+        "is empty; fill it in, or delete the line"
+    } else if is_placeholder(secret) {
+        "is a placeholder or a value that anybody guesses; replace it with the value from the admin console"
+    } else if has(is_quote) {
+        "contains quotes; only one pair of double quotes around the whole value is accepted"
+    } else if has(is_invisible) {
+        "contains invisible (zero-width) characters; type it, or copy it as plain text"
+    } else if has(char::is_whitespace) {
+        "contains blanks, which WeCom's secrets never do; a comment needs a line of its own"
+    } else if has(char::is_control) {
+        "contains control characters; copy it again from the console"
+    } else if !secret.is_ascii() {
+        "contains characters that are not ASCII; copy it again from the console"
+    } else {
+        return Ok(());
+    })
 }
 
 fn is_quote(c: char) -> bool {
@@ -60,21 +53,18 @@ fn is_quote(c: char) -> bool {
     )
 }
 
-/// Whether a value is what examples and forms have where a value belongs.
+/// Whether a value is filler of an example or a form: `changeme`, `your_secret`, `test-token-1`, `123456`, `xxx`.
+#[rustfmt::skip]
 pub(super) fn is_placeholder(value: &str) -> bool {
     const ANYWHERE: [&str; 10] = [
-        "changeme",
-        "replaceme",
-        "placeholder",
-        "yoursecret",
-        "yourtoken",
-        "yourapp",
-        "yourcorp",
-        "secrethere",
-        "tokenhere",
-        "redacted",
+        "changeme", "replaceme", "placeholder", "yoursecret", "yourtoken", "yourapp", "yourcorp", "secrethere",
+        "tokenhere", "redacted",
     ];
-    const WHOLE: [&str; 8] = ["todo", "tbd", "fixme", "none", "null", "undefined", "secret", "fillin"];
+    const WHOLE: [&str; 9] = ["todo", "tbd", "fixme", "none", "null", "undefined", "secret", "password", "fillin"];
+    /// With nothing else but [`FILLING`] beside them.
+    const EXAMPLE: [&str; 6] = ["example", "dummy", "test", "testing", "sample", "foobar"];
+    const FILLING: [&str; 11] =
+        ["", "a", "my", "the", "app", "corp", "secret", "token", "key", "value", "contacts"];
     const CHINESE: [&str; 8] = ["你的", "您的", "请", "填写", "填入", "替换", "在此", "此处"];
     // Of a URL, the value of its last parameter.
     let value = value.rsplit('=').next().unwrap_or(value);
@@ -84,15 +74,28 @@ pub(super) fn is_placeholder(value: &str) -> bool {
     let begins_as_filler = plain.starts_with("xxx") && value.len() != 43 && value.len() != 32;
     let is_yours = plain.starts_with("your")
         && (value.len() != 43 || value.get(4..).is_some_and(|rest| rest.starts_with(['_', '-'])));
+    let lower = value.to_lowercase();
+    let mut parts = lower.split(|c: char| !c.is_alphabetic());
+    let is_example = parts.clone().any(|part| EXAMPLE.contains(&part))
+        && parts.all(|part| EXAMPLE.contains(&part) || FILLING.contains(&part));
     is_filler
         || begins_as_filler
         || is_yours
+        || is_example
+        || is_counting(value)
         || value.contains(['<', '>', '{', '}'])
         || value.starts_with(['$', '%'])
-        || CHINESE.iter().any(|word| value.contains(word))
+        || CHINESE.iter().any(|filler| value.contains(filler))
         || WHOLE.contains(&plain.as_str())
-        || (value.len() != 43 && ANYWHERE.iter().any(|word| plain.contains(word)))
+        || (value.len() != 43 && ANYWHERE.iter().any(|filler| plain.contains(filler)))
         || (plain.starts_with("ww") && plain.len() > 4 && plain[2..].bytes().all(|b| b == b'x'))
+}
+
+/// Four digits or more that count up (`123456`, `7890`), or one digit repeated.
+fn is_counting(value: &str) -> bool {
+    let digits = value.as_bytes();
+    let steps = |step: u8| digits.windows(2).all(|pair| (pair[0] - b'0' + step) % 10 == pair[1] - b'0');
+    digits.len() >= 4 && digits.iter().all(u8::is_ascii_digit) && (steps(0) || steps(1))
 }
 
 #[cfg(test)]
@@ -100,10 +103,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_surrounds_a_secret_is_trimmed_and_what_is_in_it_is_judged() {
+    fn what_surrounds_a_secret_is_removed_and_its_form_is_validated() {
         assert_eq!(trim("\u{feff}\u{feff} \u{3000}abc\u{a0}\r\n"), "abc");
-        for good in ["abc", "s-9f3Hq2Wd8Pz5Rk", "T1", "xx", "https://h/send?key=693a91f6-7xxx"] {
-            assert_eq!(judge(good), Ok(()), "{good}");
+        assert_eq!(of_file("\u{feff}\" abc\"\r\n"), "abc");
+        for good in [
+            "abc",
+            "s-9f3Hq2Wd8Pz5Rk",
+            "T1",
+            "xx",
+            "https://h/send?key=693a91f6-7xxx",
+            "QDG6eK",
+            "1357",
+            "Testarossa",
+        ] {
+            assert_eq!(validate(good), Ok(()), "{good}");
         }
         for (bad, expected) in [
             ("", "empty"),
@@ -118,26 +131,26 @@ mod tests {
             ("a\u{3000}bc", "blanks"),
             ("a\u{7}bc", "control"),
             ("ａｂｃ", "not ASCII"),
-            ("YOUR_SECRET", "placeholder"),
-            ("your-app-secret", "placeholder"),
-            ("xxx", "placeholder"),
-            ("xxxxxxxxxxxx", "placeholder"),
-            ("XXXX-XXXX", "placeholder"),
-            ("<secret>", "placeholder"),
-            ("changeme", "placeholder"),
-            ("你的Secret", "placeholder"),
-            ("请填写", "placeholder"),
-            ("[redacted]", "placeholder"),
-            ("${APP_SECRET}", "placeholder"),
-            ("wwxxxxxxxx", "placeholder"),
         ] {
-            let said = judge(bad).unwrap_err();
-            assert!(said.contains(expected) && (bad.is_empty() || !said.contains(bad)), "{bad}: {said}");
+            let error = validate(bad).unwrap_err();
+            assert!(error.contains(expected) && (bad.is_empty() || !error.contains(bad)), "{bad}: {error}");
         }
     }
 
     #[test]
-    fn files_that_are_no_text_are_said() {
+    #[rustfmt::skip]
+    fn placeholders_are_refused() {
+        for bad in [
+            "YOUR_SECRET", "your-app-secret", "xxx", "xxxxxxxxxxxx", "XXXX-XXXX", "<secret>", "changeme", "ChangeMe123",
+            "你的Secret", "请填写", "[redacted]", "${APP_SECRET}", "wwxxxxxxxx", "example", "Example", "dummy", "test",
+            "TEST1", "test-secret", "my_test_token", "dummy-app-secret-2", "123456", "0123456789", "1234567890", "0000",
+        ] {
+            assert!(validate(bad).is_err_and(|error| error.contains("placeholder")), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_error_about_an_encoding_names_it() {
         assert!(decode(b"\xff\xfea\0b\0".to_vec()).unwrap_err().contains("UTF-16"));
         assert!(decode(b"a\0b\0".to_vec()).unwrap_err().contains("UTF-16"));
         assert!(decode(vec![0xc4, 0xe3]).unwrap_err().contains("GBK"));

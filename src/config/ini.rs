@@ -1,95 +1,70 @@
-//! A strict reader of INI text that knows on which line everything stands.
+//! An INI parser that keeps line numbers, because every error names file, line and key; the INI crates keep none.
 //!
-//! Of our own, because an operator is to be told the file, the line and the key of what is wrong, and
-//! the INI crates keep no line numbers.
+//! Its messages never repeat what a line says: a misplaced line may be a secret.
 
-/// One `key = value`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Entry {
-    /// The section it stands in.
-    pub section: String,
-    /// The key.
-    pub key: String,
-    /// The value, without surrounding blanks and quotes.
-    pub value: String,
-    /// Line, from 1.
-    pub line: usize,
+    pub(super) section: String,
+    pub(super) key: String,
+    /// Without surrounding blanks and one pair of double quotes.
+    pub(super) value: String,
+    /// The line number, counted from 1.
+    pub(super) line: usize,
 }
 
-/// Something wrong on a line.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Wrong {
-    /// Line, from 1; 0 for the file as a whole.
-    pub line: usize,
-    /// What, and what to do.
-    pub what: String,
-}
-
-/// What INI text says.
 #[derive(Debug, Default)]
 pub(super) struct Ini {
-    /// All keys, in order.
+    /// In the order of the file; a key may occur twice.
     pub(super) entries: Vec<Entry>,
-    /// All sections, also empty ones, with their lines.
+    /// Each section's name and line, also of an empty section.
     pub(super) sections: Vec<(String, usize)>,
-    /// All that is wrong.
-    pub(super) wrong: Vec<Wrong>,
+    /// Line and text of each syntax error.
+    pub(super) errors: Vec<(usize, String)>,
 }
 
-/// Reads INI text.
-///
-/// Comments are whole lines that begin with `#` or `;`. A byte order mark and CRLF are accepted.
-#[must_use]
+/// Parses INI text. Comments are whole lines that begin with `#` or `;`. A byte order mark and CRLF are accepted.
 pub(super) fn read(text: &str) -> Ini {
-    let mut entries: Vec<Entry> = Vec::new();
-    let mut wrong = Vec::new();
-    let mut sections: Vec<(String, usize)> = Vec::new();
+    let mut ini = Ini::default();
     for (number, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
-        let (number, line) = (number + 1, line.trim());
+        if let Err(what) = ini.add(number + 1, line.trim()) {
+            ini.errors.push((number + 1, what));
+        }
+    }
+    ini
+}
+
+impl Ini {
+    fn add(&mut self, number: usize, line: &str) -> Result<(), String> {
         if line.is_empty() || line.starts_with(['#', ';']) {
-            continue;
+            return Ok(());
         }
         if let Some(rest) = line.strip_prefix('[') {
-            match rest.strip_suffix(']') {
-                Some(name) => {
-                    let name = name.trim().to_owned();
-                    if let Some((_, first)) = sections.iter().find(|(known, _)| *known == name) {
-                        let what =
-                            format!("section [{name}] stands on line {first} already; put them together");
-                        wrong.push(Wrong { line: number, what });
-                    }
-                    sections.push((name, number));
-                }
-                None => {
-                    let what = "a section is written [name], with nothing after it; comments stand on lines of their own";
-                    wrong.push(Wrong { line: number, what: what.into() });
-                }
-            }
-            continue;
+            let name = rest.strip_suffix(']').map(str::trim);
+            let name = name.ok_or("a section is written [name]; a comment needs a line of its own")?;
+            let first = self.sections.iter().find(|(known, _)| known == name).map(|(_, line)| *line);
+            self.sections.push((name.to_owned(), number));
+            return first.map_or(Ok(()), |first| {
+                Err(format!("duplicate section: it begins on line {first} already; merge the two"))
+            });
         }
-        let Some((key, value)) = line.split_once('=') else {
-            let what =
-                "this is neither [section] nor key = value nor a comment (# or ; at the line's beginning)";
-            wrong.push(Wrong { line: number, what: what.into() });
-            continue;
-        };
-        let Some((section, _)) = sections.last() else {
-            let what =
-                format!("{} stands before any [section]; put it below the one it belongs to", key.trim());
-            wrong.push(Wrong { line: number, what });
-            continue;
-        };
-        let key = key.trim().to_owned();
-        if let Some(first) = entries.iter().find(|e| e.section == *section && e.key == key) {
-            let what = format!("[{section}] {key} stands on line {} already; delete one of them", first.line);
-            wrong.push(Wrong { line: number, what });
-            continue;
-        }
-        let value = value.trim();
-        let unquoted = value.strip_prefix('"').and_then(|v| v.strip_suffix('"')).unwrap_or(value);
-        entries.push(Entry { section: section.clone(), key, value: unquoted.to_owned(), line: number });
+        let (key, value) = line.split_once('=').ok_or(
+            "this is neither [section] nor key = value nor a comment (# or ; at the beginning of the line)",
+        )?;
+        let (section, _) =
+            self.sections.last().ok_or("key = value before the first [section]; move it into its section")?;
+        self.entries.push(Entry {
+            section: section.clone(),
+            key: key.trim().to_owned(),
+            value: unquote(value.trim()).to_owned(),
+            line: number,
+        });
+        Ok(())
     }
-    Ini { entries, sections, wrong }
+}
+
+/// Removes one pair of double quotes around the whole value.
+pub(super) fn unquote(value: &str) -> &str {
+    value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(value)
 }
 
 #[cfg(test)]
@@ -98,18 +73,19 @@ mod tests {
 
     #[test]
     fn windows_files_comments_and_quotes_are_read() {
-        let Ini { entries, wrong, .. } =
+        let Ini { entries, errors, .. } =
             read("\u{feff}# c\r\n[a]\r\n; c\r\nk = v = w \r\nq = \" x \"\r\ne =\r\n");
-        assert_eq!(wrong, []);
+        assert_eq!(errors, []);
         let values: Vec<_> = entries.iter().map(|e| (e.key.as_str(), e.value.as_str(), e.line)).collect();
         assert_eq!(values, [("k", "v = w", 4), ("q", " x ", 5), ("e", "", 6)]);
     }
 
     #[test]
-    fn every_wrong_line_is_named() {
-        let Ini { wrong, .. } = read("x = 1\n[a]\nk = 1\nk = 2\nhello\n[a]\n[b\n");
-        let lines: Vec<_> = wrong.iter().map(|w| w.line).collect();
-        assert_eq!(lines, [1, 4, 5, 6, 7]);
-        assert!(wrong[1].what.contains("line 3"), "{}", wrong[1].what);
+    fn every_syntax_error_names_its_line_and_repeats_nothing_of_it() {
+        let Ini { errors, .. } = read("hush = 1\n[a]\nk = 1\nhush\n[a]\n[hush\n");
+        let lines: Vec<_> = errors.iter().map(|(line, _)| *line).collect();
+        assert_eq!(lines, [1, 4, 5, 6]);
+        assert!(errors[2].1.contains("line 2"), "{errors:?}");
+        assert!(errors.iter().all(|(_, what)| !what.contains("hush")), "{errors:?}");
     }
 }

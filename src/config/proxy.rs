@@ -3,36 +3,30 @@
 use super::{Secret, Wecom};
 use crate::wecom::api::network::{host_of, parse_proxy};
 
-/// The environment's variables, in the order in which they are asked; lower case counts as well.
+/// In order of precedence; the lower-case name of each counts, too.
 const VARIABLES: [&str; 3] = ["ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY"];
 
-/// `[wecom] proxy`
 #[derive(Debug, Clone, Default)]
-pub enum Proxy {
-    /// Not set: what the environment says.
+pub(crate) enum Proxy {
+    /// Not set: the environment decides.
     #[default]
     Environment,
     /// `none`: a direct connection; the environment is ignored.
     Direct,
-    /// This URL; it may hold a password.
     Url(Secret),
 }
 
-/// A proxy, and where it is set.
 #[derive(Debug, Clone)]
-pub struct ChosenProxy {
-    /// Its URL.
-    pub url: Secret,
-    /// `[wecom] proxy`, or the environment's variable.
-    pub source: String,
+pub(crate) struct ChosenProxy {
+    pub(crate) url: Secret,
+    /// Where it is set: `[wecom] proxy`, or the environment's variable.
+    pub(crate) source: String,
 }
 
 impl Wecom {
-    /// The proxy for API calls; `variable` reads the environment.
-    ///
-    /// # Errors
-    /// What is wrong with the variable that would be used: calls never bypass a configured proxy.
-    pub fn chosen_proxy(
+    /// The proxy for API calls; `variable` reads the environment. A malformed URL in the environment is an error,
+    /// because calls must not bypass a configured proxy.
+    pub(crate) fn chosen_proxy(
         &self,
         variable: impl Fn(&str) -> Option<String>,
     ) -> Result<Option<ChosenProxy>, String> {
@@ -59,8 +53,8 @@ impl Wecom {
     }
 }
 
-/// Whether `NO_PROXY` names the host of this URL: a name with all below it, `*.name`, `.name`, an address, each with a
-/// port if it has one; or `*`.
+/// Whether `NO_PROXY` exempts the host of this URL. An entry is `*`, an address, or a domain (`name`, `.name`, `*.name`)
+/// with its subdomains; a port restricts it.
 fn is_exception(url: &str, exceptions: &str) -> bool {
     let authority = host_of(url).to_ascii_lowercase();
     let (host, port) = match authority.rsplit_once(':') {
@@ -68,27 +62,16 @@ fn is_exception(url: &str, exceptions: &str) -> bool {
         _ => (authority.as_str(), if url.starts_with("https://") { "443" } else { "80" }),
     };
     let host = host.trim_matches(['[', ']']);
-    exceptions
-        .split([',', ' '])
-        .map(|entry| entry.trim().to_ascii_lowercase())
-        .filter(|entry| !entry.is_empty())
-        .any(|entry| {
-            if entry == "*" {
-                return true;
-            }
-            let entry = match entry.rsplit_once(':') {
-                Some((name, of)) if !name.is_empty() && !name.ends_with(':') && !name.contains(':') => {
-                    if of != port {
-                        return false;
-                    }
-                    name.to_owned()
-                }
-                _ => entry,
-            };
-            let name = entry.trim_start_matches('*').trim_start_matches('.').trim_matches(['[', ']']);
-            let is_below = host.strip_suffix(name).is_some_and(|before| before.ends_with('.'));
-            !name.is_empty() && (host == name || is_below)
-        })
+    let exempts = |entry: &str| {
+        let (name, of_port) = match entry.rsplit_once(':') {
+            Some((name, of_port)) if !name.is_empty() && !name.contains(':') => (name, of_port),
+            _ => (entry, port),
+        };
+        let name = name.trim_start_matches('*').trim_start_matches('.').trim_matches(['[', ']']);
+        let is_below = host.strip_suffix(name).is_some_and(|before| before.ends_with('.'));
+        entry == "*" || (of_port == port && !name.is_empty() && (host == name || is_below))
+    };
+    exceptions.to_ascii_lowercase().split([',', ' ']).map(str::trim).any(exempts)
 }
 
 #[cfg(test)]
@@ -103,7 +86,7 @@ mod tests {
         {
             assert!(is_exception(url, yes), "{yes}");
         }
-        for no in ["", ",", "q.com", "qq.com:80", "x.qq.com", "com.cn", "."] {
+        for no in ["", ",", "*:443", "q.com", "qq.com:80", "x.qq.com", "com.cn", "."] {
             assert!(!is_exception(url, no), "{no}");
         }
         assert!(is_exception("http://127.0.0.1:8080/x", "localhost,127.0.0.1"));

@@ -1,56 +1,40 @@
-//! Reading and writing the values of settings.
+//! Values of settings: text to types, and back to the shortest text. An error completes "KEY: "VALUE" ..".
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// `30s 5m 24h 7d`; 0 needs no unit.
+const DURATIONS: [(&str, u64); 4] = [("d", 86_400), ("h", 3600), ("m", 60), ("s", 1)];
+const SIZES: [(&str, u64); 3] = [("MiB", 1024 * 1024), ("KiB", 1024), ("", 1)];
+
+fn scaled(text: &str, units: &[(&str, u64)]) -> Option<u64> {
+    let number = |unit| text.strip_suffix(unit).and_then(|number| number.trim().parse::<u64>().ok());
+    units.iter().find_map(|(unit, scale)| number(*unit)?.checked_mul(*scale))
+}
+
+/// With the largest unit that divides it.
+fn show_scaled(value: u64, units: &[(&str, u64)]) -> String {
+    let divides = |(_, scale): &&(&str, u64)| value > 0 && value.is_multiple_of(*scale);
+    units.iter().find(divides).map_or("0".into(), |(unit, scale)| format!("{}{unit}", value / scale))
+}
+
+/// `30s`, `5m`, `24h`, `7d` or `0`. Not by humantime: it accepts months, `1w` and `1h 30m` as well.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
-    const HOW: &str = "is not a duration such as 30s, 5m, 24h or 7d";
-    if text == "0" {
-        return Ok(Duration::ZERO);
-    }
-    let unit = match text.chars().last() {
-        Some('s') => 1,
-        Some('m') => 60,
-        Some('h') => 3600,
-        Some('d') => 86_400,
-        _ => return Err(HOW.into()),
-    };
-    let number: u64 = text[..text.len() - 1].trim().parse().map_err(|_| HOW.to_owned())?;
-    number.checked_mul(unit).map(Duration::from_secs).ok_or_else(|| HOW.into())
+    let seconds = if text == "0" { Some(0) } else { scaled(text, &DURATIONS) };
+    seconds.map(Duration::from_secs).ok_or_else(|| "is not a duration such as 30s, 5m, 24h or 7d".into())
 }
 
-/// The shortest text that [`duration`] reads as this.
-pub(super) fn show_duration(duration: Duration) -> String {
-    let seconds = duration.as_secs();
-    for (unit, name) in [(86_400, 'd'), (3600, 'h'), (60, 'm')] {
-        if seconds > 0 && seconds.is_multiple_of(unit) {
-            return format!("{}{name}", seconds / unit);
-        }
-    }
-    if seconds == 0 { "0".into() } else { format!("{seconds}s") }
+pub(super) fn show_duration(duration: &Duration) -> String {
+    show_scaled(duration.as_secs(), &DURATIONS)
 }
 
-/// `64KiB 1MiB`, or plain bytes.
-pub(super) fn size(text: &str) -> Result<u64, String> {
-    const HOW: &str = "is not a size such as 64KiB or 1MiB";
-    let (number, unit) = match (text.strip_suffix("KiB"), text.strip_suffix("MiB")) {
-        (Some(number), _) => (number, 1024),
-        (_, Some(number)) => (number, 1024 * 1024),
-        _ => (text, 1),
-    };
-    let number: u64 = number.trim().parse().map_err(|_| HOW.to_owned())?;
-    number.checked_mul(unit).ok_or_else(|| HOW.into())
+/// `64KiB`, `1MiB` or a number of bytes.
+pub(super) fn size(text: &str) -> Result<usize, String> {
+    let bytes = scaled(text, &SIZES).and_then(|bytes| usize::try_from(bytes).ok());
+    bytes.ok_or_else(|| "is not a size such as 64KiB or 1MiB".into())
 }
 
-/// The shortest text that [`size`] reads as this.
-pub(super) fn show_size(bytes: u64) -> String {
-    for (unit, name) in [(1024 * 1024, "MiB"), (1024, "KiB")] {
-        if bytes > 0 && bytes.is_multiple_of(unit) {
-            return format!("{}{name}", bytes / unit);
-        }
-    }
-    bytes.to_string()
+pub(super) fn show_size(bytes: &usize) -> String {
+    show_scaled(u64::try_from(*bytes).unwrap_or(u64::MAX), &SIZES)
 }
 
 pub(super) fn boolean(text: &str) -> Result<bool, String> {
@@ -61,54 +45,33 @@ pub(super) fn boolean(text: &str) -> Result<bool, String> {
     }
 }
 
-/// `127.0.0.1:8080`, `[::]:8080`, `localhost:8080`.
+/// An IP address or `localhost`, with a port. No other name, because reading a configuration resolves none.
 pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
-    if let Ok(address) = text.parse() {
-        return Ok(address);
-    }
-    // Only a port may follow: nothing is looked up while a configuration is read.
-    let port = text.strip_prefix("localhost:").and_then(|port| port.parse().ok());
-    let local = port.map(|port: u16| SocketAddr::from(([127, 0, 0, 1], port)));
-    local.ok_or_else(|| "is not an address and port such as 127.0.0.1:8080".into())
+    let address = text.replacen("localhost:", "127.0.0.1:", 1).parse();
+    address.map_err(|_| "is not an address and port such as 127.0.0.1:8080".into())
 }
 
-/// `0640`
+/// An octal mode with which the owner can read and write.
 pub(super) fn file_mode(text: &str) -> Result<u32, String> {
     const HOW: &str = "is not an octal file mode such as 0600 or 0640 that lets the owner read and write";
     let mode = u32::from_str_radix(text, 8).map_err(|_| HOW.to_owned())?;
     if mode <= 0o777 && mode & 0o600 == 0o600 { Ok(mode) } else { Err(HOW.into()) }
 }
 
-/// `https://qyapi.weixin.qq.com`; without a slash at the end.
+/// `https://HOST[:PORT][/PATH]` or `http://`, without credentials, query and slash at the end.
 pub(super) fn base_url(text: &str) -> Result<String, String> {
-    let host = text
-        .strip_prefix("https://")
-        .or_else(|| text.strip_prefix("http://"))
-        .map(|h| h.trim_end_matches('/'));
-    match host {
-        Some(host)
-            if !host.is_empty() && host.bytes().all(|b| b.is_ascii_graphic() && !b"?#@".contains(&b)) =>
-        {
-            Ok(text.trim_end_matches('/').to_owned())
-        }
-        _ => Err("is not a URL such as https://qyapi.weixin.qq.com".into()),
-    }
+    let text = text.trim_end_matches('/');
+    let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://")).unwrap_or("");
+    let fits = !host.is_empty() && host.bytes().all(|b| b.is_ascii_graphic() && !b"?#@".contains(&b));
+    fits.then(|| text.to_owned()).ok_or_else(|| "is not a URL such as https://qyapi.weixin.qq.com".into())
 }
 
-/// Letters that must be inserted, deleted or replaced to turn one text into the other.
-pub(super) fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, ca) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, cb) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(ca != *cb);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
+/// `/callback`; a slash at the end is removed.
+pub(super) fn url_path(text: &str) -> Result<String, String> {
+    let fits = text.starts_with('/') && text.bytes().all(|b| b.is_ascii_graphic() && !b"?#%".contains(&b));
+    let path = text.trim_end_matches('/');
+    let path = if path.is_empty() { "/" } else { path };
+    fits.then(|| path.to_owned()).ok_or_else(|| "is not a path such as /callback".into())
 }
 
 #[cfg(test)]
@@ -118,11 +81,11 @@ mod tests {
     #[test]
     fn durations_and_sizes_read_back() {
         for text in ["0", "30s", "5m", "24h", "7d", "90s"] {
-            let shown = show_duration(duration(text).unwrap());
+            let shown = show_duration(&duration(text).unwrap());
             assert_eq!(duration(&shown), duration(text), "{text}");
         }
         for text in ["64KiB", "1MiB", "1000"] {
-            assert_eq!(show_size(size(text).unwrap()), text);
+            assert_eq!(show_size(&size(text).unwrap()), text);
         }
         for bad in ["", "5", "m", "-5m", "5w", "1.5h", "99999999999999999999d", "5张"] {
             assert!(duration(bad).is_err(), "{bad}");
@@ -147,12 +110,5 @@ mod tests {
         assert!(
             base_url("x.y").is_err() && base_url("https://").is_err() && base_url("https://a@b").is_err()
         );
-    }
-
-    #[test]
-    fn distance_counts_edits() {
-        assert_eq!(distance("listen", "lisen"), 1);
-        assert_eq!(distance("", "abc"), 3);
-        assert_eq!(distance("kitten", "sitting"), 3);
     }
 }

@@ -19,7 +19,7 @@ use crate::shutdown::Shutdown;
 use crate::store::details::{
     DetailsClaim, details_due, details_sample, move_details, record_denied, record_details,
 };
-use crate::store::observed::Effect;
+use crate::store::observations::Effect;
 use crate::store::{StoreError, Writer, get_state, set_state};
 use crate::wecom::api::errcode::Reason;
 use crate::wecom::api::rate_limiter::Priority;

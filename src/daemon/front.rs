@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::metrics::Metrics;
 use super::reconciler::triggers::ReconcileTriggers;
 use super::refusals::{Refusals, Refused};
-use crate::gate::{Observer, Refusal, Refused as ByGate, without_slash};
+use crate::gate::{Observer, Refusal, RefusedRequest, without_slash};
 use crate::unix_time::unix_now;
 
 /// Minimum interval between comparisons because of incomplete requests: a stranger can send such requests without end.
@@ -39,16 +39,16 @@ impl Front {
         Self { refusals, metrics, triggers, last_unsure: Mutex::default() }
     }
 
-    fn loss(&self, refused: &ByGate) -> Loss {
+    fn loss(&self, refused: &RefusedRequest) -> Loss {
         let request = &refused.request;
         let path = without_slash(&request.path);
         if request.method != "POST" || !self.refusals.paths().iter().any(|known| known == path) {
             return Loss::No;
         }
         match refused.refusal {
-            Refusal::Deadline | Refusal::Memory | Refusal::NoBackend | Refusal::BadGateway => Loss::Likely,
+            Refusal::Deadline | Refusal::Memory | Refusal::NoUpstream | Refusal::BadGateway => Loss::Likely,
             // WeCom hangs up after 5 s. A path that loses large packets stops all of its three tries.
-            Refusal::Timeout | Refusal::HungUp if request.is_signed => Loss::Possible,
+            Refusal::Timeout | Refusal::ClientClosed if request.is_signed => Loss::Possible,
             _ => Loss::No,
         }
     }
@@ -64,8 +64,8 @@ impl Front {
 }
 
 impl Observer for Front {
-    fn refused(&self, refused: &ByGate) {
-        let (status, _) = refused.refusal.status();
+    fn refused(&self, refused: &RefusedRequest) {
+        let status = refused.refusal.status();
         if status == 503 {
             self.metrics.unavailable.note(Instant::now(), unix_now());
         }
@@ -93,15 +93,20 @@ impl Observer for Front {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gate::Glimpse;
+    use crate::gate::RequestSummary;
 
     fn front() -> Front {
         Front::new(Arc::new(Refusals::new(vec!["/callback".into()])), Arc::default(), Arc::default())
     }
 
-    fn refused(refusal: Refusal, method: &str, path: &str, is_signed: bool) -> ByGate {
-        let request = Glimpse { method: method.into(), path: path.into(), is_signed, ..Glimpse::default() };
-        ByGate { refusal, peer: "192.0.2.7:81".parse().unwrap(), request }
+    fn refused(refusal: Refusal, method: &str, path: &str, is_signed: bool) -> RefusedRequest {
+        let request = RequestSummary {
+            method: method.into(),
+            path: path.into(),
+            is_signed,
+            ..RequestSummary::default()
+        };
+        RefusedRequest { refusal, peer: "192.0.2.7:81".parse().unwrap(), request }
     }
 
     #[test]
@@ -110,11 +115,11 @@ mod tests {
         for (refusal, method, path, is_signed, loss) in [
             (Refusal::Deadline, "POST", "/callback", true, Loss::Likely),
             (Refusal::Memory, "POST", "/callback/", false, Loss::Likely),
-            (Refusal::NoBackend, "POST", "/callback", true, Loss::Likely),
+            (Refusal::NoUpstream, "POST", "/callback", true, Loss::Likely),
             (Refusal::BadGateway, "POST", "/callback", true, Loss::Likely),
             (Refusal::BadGateway, "GET", "/callback", true, Loss::No),
             (Refusal::Timeout, "POST", "/callback", true, Loss::Possible),
-            (Refusal::HungUp, "POST", "/callback", true, Loss::Possible),
+            (Refusal::ClientClosed, "POST", "/callback", true, Loss::Possible),
             (Refusal::Timeout, "POST", "/callback", false, Loss::No),
             (Refusal::Timeout, "POST", "/elsewhere", true, Loss::No),
             (Refusal::TooLarge, "POST", "/callback", true, Loss::No),

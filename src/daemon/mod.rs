@@ -173,7 +173,7 @@ impl Daemon {
         let reserved = RESERVED_DESCRIPTORS + admin_listener.as_ref().map_or(0, |_| admin::DESCRIPTORS);
         let budget = crate::gate::descriptor_budget(wanted, reserved);
         let folder = config.database.path.parent().unwrap_or(Path::new("."));
-        let (http, backend) = crate::gate::private_server(budget.max_in_flight, folder)?;
+        let (http, upstreams) = crate::gate::private_server(budget.max_in_flight, folder)?;
         let refusals = Arc::new(Refusals::new(endpoints.iter().map(|e| e.path.clone()).collect()));
         let refusals_thread = refusals.start(writer.clone())?;
         let routes = endpoints.iter().fold(Routes::new(), |r, e| r.with_callback(&e.path, &["GET", "POST"]));
@@ -204,7 +204,7 @@ impl Daemon {
             ..Limits::default()
         };
         let front = Arc::new(Front::new(refusals, Arc::clone(&metrics), triggers));
-        let gate = Gate::start(listener, routes, limits, backend, Some(front))?;
+        let gate = Gate::start(listener, routes, limits, upstreams, Some(front))?;
         let compares = config.reconcile.enabled && config.wecom.contacts_secret.is_some();
         let watched =
             Watched { metrics, gate: gate.stats(), writer: writer.clone(), clock: wecom_clock, compares };
@@ -416,8 +416,7 @@ pub fn client(
 ) -> Result<Client<ApiRecorder>, StartError> {
     let proxy = config.wecom.chosen_proxy(|name| std::env::var(name).ok()).map_err(StartError::Config)?;
     let proxy = proxy.as_ref().map(|proxy| proxy.url.expose());
-    let authorities = config.wecom.ca_file.as_ref().map_or_else(Vec::new, |file| file.certificates.clone());
-    let network = Network::new(&config.wecom.api_base, proxy, authorities);
+    let network = Network::new(&config.wecom.api_base, proxy, config.wecom.authorities.clone());
     let secrets = config.secrets().into_iter().chain(proxy.iter().flat_map(|url| secrets_of_url(url)));
     let text = |secret: &Option<Secret>| secret.as_ref().map(|secret| secret.expose().to_owned());
     let settings = Settings {

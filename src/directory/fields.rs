@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use serde_json::Value as Json;
 
-/// What sort of value a field holds.
+/// The kind of value that a field holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sort {
+pub enum FieldKind {
     /// Text; empty when WeCom emptied it.
     Text,
     /// A whole number.
@@ -19,31 +19,31 @@ pub enum Sort {
     Attrs,
 }
 
-/// A field's value. Which variant a field takes is told by its [`Sort`]; [`Value::Emptied`] fits all.
+/// A field's value. Which variant a field takes is told by its [`FieldKind`]; [`Value::Cleared`] fits all.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Value {
     /// WeCom says that there is no value (an empty element, not an absent one).
-    Emptied,
+    Cleared,
     /// Text that is not empty.
     Text(String),
     /// A number.
     Int(i64),
-    /// Department ids in order. For [`Sort::Leads`]: the departments that are led.
+    /// Department ids in order. For [`FieldKind::Leads`]: the departments that are led.
     Ids(Vec<u32>),
-    /// For [`Sort::Leads`] only: 0/1 in the order of the member's departments at that time.
+    /// For [`FieldKind::Leads`] only: 0/1 in the order of the member's departments at that time.
     Flags(Vec<bool>),
-    /// For [`Sort::Attrs`] only: a JSON array.
+    /// For [`FieldKind::Attrs`] only: a JSON array.
     Attrs(Json),
 }
 
-/// One field of an entity: its column's name, its sort, and its place in the list of all.
+/// One field of an entity: its column's name, its kind, and its place in the list of all.
 pub trait Field: Copy + Ord + std::fmt::Debug + 'static {
     /// All fields, in the order of the schema.
     const ALL: &'static [Self];
     /// The name in the database and in the change feed.
     fn name(self) -> &'static str;
     /// What it holds.
-    fn sort(self) -> Sort;
+    fn kind(self) -> FieldKind;
 
     /// The field of that name.
     fn by_name(name: &str) -> Option<Self> {
@@ -52,14 +52,14 @@ pub trait Field: Copy + Ord + std::fmt::Debug + 'static {
 }
 
 macro_rules! fields {
-    ($(#[$doc:meta])* $type:ident { $($(#[$vdoc:meta])* $variant:ident $name:literal $sort:ident,)* }) => {
+    ($(#[$doc:meta])* $type:ident { $($(#[$vdoc:meta])* $variant:ident $name:literal $kind:ident,)* }) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum $type { $($(#[$vdoc])* $variant,)* }
         impl Field for $type {
             const ALL: &'static [Self] = &[$(Self::$variant,)*];
             fn name(self) -> &'static str { match self { $(Self::$variant => $name,)* } }
-            fn sort(self) -> Sort { match self { $(Self::$variant => Sort::$sort,)* } }
+            fn kind(self) -> FieldKind { match self { $(Self::$variant => FieldKind::$kind,)* } }
         }
     };
 }
@@ -114,22 +114,30 @@ fields! {
     }
 }
 
-/// The fields that something said, and their values. A field that is not in it was not spoken of.
+fields! {
+    /// A tag's fields (doc 90976). Events carry none: the API tells the name.
+    TagField {
+        /// 标签名称
+        Name "name" Text,
+    }
+}
+
+/// Fields and their values. A field that is not in the map is unchanged.
 pub type Fields<F> = BTreeMap<F, Value>;
 
 impl Value {
-    /// Text in its [normal form](super::text), or [`Value::Emptied`] if nothing is left of it.
+    /// Text in its [normal form](super::text), or [`Value::Cleared`] if nothing is left of it.
     #[must_use]
     pub fn text(text: &str) -> Self {
         let text = super::text::normal(text);
-        if text.is_empty() { Self::Emptied } else { Self::Text(text.into_owned()) }
+        if text.is_empty() { Self::Cleared } else { Self::Text(text.into_owned()) }
     }
 
     /// As the change feed and the memory of the merge write it.
     #[must_use]
     pub fn to_json(&self) -> Json {
         match self {
-            Self::Emptied => Json::Null,
+            Self::Cleared => Json::Null,
             Self::Text(text) => Json::from(text.as_str()),
             Self::Int(number) => Json::from(*number),
             Self::Ids(ids) => Json::from(ids.as_slice()),
@@ -138,21 +146,21 @@ impl Value {
         }
     }
 
-    /// The value that [`Value::to_json`] wrote for a field of this sort; `None` if it does not fit.
+    /// The value that [`Value::to_json`] wrote for a field of this kind; `None` if it does not fit.
     #[must_use]
-    pub fn from_json(sort: Sort, json: &Json) -> Option<Self> {
+    pub fn from_json(kind: FieldKind, json: &Json) -> Option<Self> {
         if json.is_null() {
-            return Some(Self::Emptied);
+            return Some(Self::Cleared);
         }
-        match sort {
-            Sort::Text => json.as_str().map(Self::text),
-            Sort::Int => json.as_i64().map(Self::Int),
-            Sort::Ids => ids(json).map(Self::Ids),
-            Sort::Leads => ids(json).map(Self::Ids).or_else(|| {
+        match kind {
+            FieldKind::Text => json.as_str().map(Self::text),
+            FieldKind::Int => json.as_i64().map(Self::Int),
+            FieldKind::Ids => ids(json).map(Self::Ids),
+            FieldKind::Leads => ids(json).map(Self::Ids).or_else(|| {
                 let flags = json.as_array()?.iter().map(Json::as_bool);
                 flags.collect::<Option<Vec<_>>>().map(Self::Flags)
             }),
-            Sort::Attrs => json.is_array().then(|| Self::Attrs(json.clone())),
+            FieldKind::Attrs => json.is_array().then(|| Self::Attrs(json.clone())),
         }
     }
 }
@@ -170,25 +178,25 @@ mod tests {
     #[test]
     fn values_survive_their_json_form() {
         let values = [
-            (Sort::Text, Value::Text("张三".into())),
-            (Sort::Text, Value::Emptied),
-            (Sort::Int, Value::Int(-1)),
-            (Sort::Ids, Value::Ids(vec![1, u32::MAX])),
-            (Sort::Ids, Value::Ids(vec![])),
-            (Sort::Leads, Value::Flags(vec![true, false])),
-            (Sort::Leads, Value::Ids(vec![7])),
-            (Sort::Attrs, Value::Attrs(json!([{"name": "工号"}]))),
+            (FieldKind::Text, Value::Text("张三".into())),
+            (FieldKind::Text, Value::Cleared),
+            (FieldKind::Int, Value::Int(-1)),
+            (FieldKind::Ids, Value::Ids(vec![1, u32::MAX])),
+            (FieldKind::Ids, Value::Ids(vec![])),
+            (FieldKind::Leads, Value::Flags(vec![true, false])),
+            (FieldKind::Leads, Value::Ids(vec![7])),
+            (FieldKind::Attrs, Value::Attrs(json!([{"name": "工号"}]))),
         ];
-        for (sort, value) in values {
-            assert_eq!(Value::from_json(sort, &value.to_json()), Some(value));
+        for (kind, value) in values {
+            assert_eq!(Value::from_json(kind, &value.to_json()), Some(value));
         }
     }
 
     #[test]
-    fn a_value_of_the_wrong_sort_is_refused() {
-        assert_eq!(Value::from_json(Sort::Int, &json!("1")), None);
-        assert_eq!(Value::from_json(Sort::Ids, &json!([-1])), None);
-        assert_eq!(Value::from_json(Sort::Attrs, &json!({})), None);
+    fn a_value_of_the_wrong_kind_is_refused() {
+        assert_eq!(Value::from_json(FieldKind::Int, &json!("1")), None);
+        assert_eq!(Value::from_json(FieldKind::Ids, &json!([-1])), None);
+        assert_eq!(Value::from_json(FieldKind::Attrs, &json!({})), None);
     }
 
     #[test]

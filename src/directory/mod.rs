@@ -1,28 +1,28 @@
-//! Ground floor, pure: what a directory is and how it changes.
+//! Pure: what a directory is and how it changes.
 //!
-//! Nothing here knows of XML, HTTP, SQL, threads or a clock: time comes as a parameter. The idea of the
-//! merge is in [`history`]: what WeCom said is kept and folded in order of *its* time, so the order in
-//! which it arrived cannot matter.
+//! No XML, HTTP, SQL, threads or clock: time is a parameter. The merge is in [`members`] and [`numbered`]: what WeCom said
+//! is kept and folded in order of WeCom's time, so that the order of arrival cannot matter.
 
 pub mod attributes;
-pub mod changes;
 pub mod clock;
 pub mod comparison;
-pub mod department;
+pub mod diff;
+pub mod entity;
 pub mod event;
+pub mod fact;
 pub mod fields;
-pub mod history;
 pub mod ids;
-pub mod life;
 pub mod listing;
+pub mod members;
+pub mod numbered;
 pub mod openid;
 pub mod restamp;
 pub mod text;
 pub mod time;
 
-pub use changes::{Action, Change};
+pub use diff::{Action, Change};
 pub use event::{BatchJob, DepartmentEvent, Event, MemberEvent, Subject, TagEvent, Trigger};
-pub use fields::{DepartmentField, Field, Fields, MemberField, Value};
-pub use history::{Fact, Saying};
+pub use fact::{Fact, FactRecord, Presence, Source};
+pub use fields::{DepartmentField, Field, Fields, MemberField, TagField, Value};
 pub use ids::{DepartmentId, TagId, UserId};
-pub use time::{Stamp, UnixSeconds};
+pub use time::{Rank, Stamp, UnixSeconds};

@@ -19,7 +19,7 @@ impl Restamped {
     /// The stamp that stands for this one now.
     #[must_use]
     pub fn stamp(&self, stamp: Stamp) -> Stamp {
-        self.0.get(&stamp.seconds()).map_or(stamp, |second| stamp.in_second(*second))
+        self.0.get(&stamp.second).map_or(stamp, |second| Stamp::new(*second, stamp.rank))
     }
 }
 
@@ -27,8 +27,7 @@ impl Restamped {
 /// be added to them, if anything is. `None`: all are plausible.
 #[must_use]
 pub fn restamp(known: &[Place], latest: UnixSeconds, next: Option<UnixSeconds>) -> Option<Restamped> {
-    let (ahead, sane): (Vec<Place>, Vec<Place>) =
-        known.iter().partition(|(stamp, _)| stamp.seconds() > latest);
+    let (ahead, sane): (Vec<Place>, Vec<Place>) = known.iter().partition(|(stamp, _)| stamp.second > latest);
     if ahead.is_empty() {
         return None;
     }
@@ -36,16 +35,16 @@ pub fn restamp(known: &[Place], latest: UnixSeconds, next: Option<UnixSeconds>) 
     let order = |(stamp, arrival): &Place| (*arrival, !stamp.is_observed());
     let mut first_arrivals = BTreeMap::new();
     for place in &ahead {
-        let first = first_arrivals.entry(place.0.seconds()).or_insert(order(place));
+        let first = first_arrivals.entry(place.0.second).or_insert(order(place));
         *first = order(place).min(*first);
     }
     let mut seconds = BTreeMap::new();
     let mut before = latest.plus(-TOLERANCE);
     for (second, arrived) in first_arrivals.iter().rev() {
         let is_earlier = |place: &&Place| order(place) < *arrived;
-        let floor = sane.iter().filter(is_earlier).map(|(stamp, _)| stamp.seconds()).max();
+        let floor = sane.iter().filter(is_earlier).map(|(stamp, _)| stamp.second).max();
         let floor = floor.unwrap_or(UnixSeconds(i64::MIN));
-        let later = sane.iter().filter(|place| !is_earlier(place)).map(|(stamp, _)| stamp.seconds());
+        let later = sane.iter().filter(|place| !is_earlier(place)).map(|(stamp, _)| stamp.second);
         // What came later with an older time is a late event, and tells nothing of when this was.
         let later = later.chain(next).filter(|second| *second > floor).min();
         let room = later.map_or(before, |later| later.min(before)).plus(-1);
@@ -58,44 +57,45 @@ pub fn restamp(known: &[Place], latest: UnixSeconds, next: Option<UnixSeconds>) 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::directory::time::Rank;
     use proptest::prelude::*;
 
     const LATEST: UnixSeconds = UnixSeconds(1_000_000);
     const NOW: i64 = 1_000_000 - TOLERANCE;
 
-    fn told(second: i64, arrival: i64) -> Place {
-        (Stamp::told(UnixSeconds(second)), arrival)
+    fn event(second: i64, arrival: i64) -> Place {
+        (Stamp::new(UnixSeconds(second), Rank::Updated), arrival)
     }
 
     fn observed(second: i64, arrival: i64) -> Place {
-        (Stamp::observed(UnixSeconds(second)), arrival)
+        (Stamp::new(UnixSeconds(second), Rank::Listed), arrival)
     }
 
     fn moved(known: &[Place], next: Option<i64>) -> Vec<i64> {
         let restamped = restamp(known, LATEST, next.map(UnixSeconds)).unwrap();
-        known.iter().map(|(stamp, _)| restamped.stamp(*stamp).seconds().0).collect()
+        known.iter().map(|(stamp, _)| restamped.stamp(*stamp).second.0).collect()
     }
 
     #[test]
     fn plausible_facts_stay() {
-        assert_eq!(restamp(&[told(5, 1), told(1_000_000, 2)], LATEST, None), None);
+        assert_eq!(restamp(&[event(5, 1), event(1_000_000, 2)], LATEST, None), None);
         assert_eq!(restamp(&[], LATEST, None), None);
     }
 
     #[test]
     fn a_fact_ahead_comes_before_what_arrived_after_it() {
-        assert_eq!(moved(&[told(9_000_000, 1)], None), [NOW - 1]);
-        assert_eq!(moved(&[told(9_000_000, 1)], Some(NOW - 50)), [NOW - 51]);
-        assert_eq!(moved(&[told(100, 1), told(9_000_000, 2), told(500, 3)], None), [100, 499, 500]);
-        assert_eq!(moved(&[told(100, 1), told(9_000_000, 2), told(50, 3)], None), [100, NOW - 1, 50]);
-        assert_eq!(moved(&[told(100, 1), told(9_000_000, 2)], Some(100)), [100, NOW - 1], "a late event");
-        let asked_before = [observed(9_000_000, 7), told(500, 7)];
+        assert_eq!(moved(&[event(9_000_000, 1)], None), [NOW - 1]);
+        assert_eq!(moved(&[event(9_000_000, 1)], Some(NOW - 50)), [NOW - 51]);
+        assert_eq!(moved(&[event(100, 1), event(9_000_000, 2), event(500, 3)], None), [100, 499, 500]);
+        assert_eq!(moved(&[event(100, 1), event(9_000_000, 2), event(50, 3)], None), [100, NOW - 1, 50]);
+        assert_eq!(moved(&[event(100, 1), event(9_000_000, 2)], Some(100)), [100, NOW - 1], "a late event");
+        let asked_before = [observed(9_000_000, 7), event(500, 7)];
         assert_eq!(moved(&asked_before, None), [499, 500]);
     }
 
     #[test]
     fn facts_ahead_keep_their_order() {
-        let known = [told(9_000_000, 1), told(9_000_500, 2), told(9_000_500, 3), told(9_900_000, 4)];
+        let known = [event(9_000_000, 1), event(9_000_500, 2), event(9_000_500, 3), event(9_900_000, 4)];
         assert_eq!(moved(&known, None), [NOW - 3, NOW - 2, NOW - 2, NOW - 1]);
         assert_eq!(moved(&known, Some(777)), [774, 775, 775, 776]);
     }
@@ -108,7 +108,7 @@ mod tests {
         ) {
             let known: Vec<Place> = places
                 .into_iter()
-                .map(|(second, arrival, event)| if event { told(second, arrival) } else { observed(second, arrival) })
+                .map(|(second, arrival, is_event)| if is_event { event(second, arrival) } else { observed(second, arrival) })
                 .collect();
             let Some(restamped) = restamp(&known, LATEST, next.map(UnixSeconds)) else { return Ok(()) };
             let mut after = known.clone();
@@ -117,11 +117,11 @@ mod tests {
             }
             prop_assert_eq!(restamp(&after, LATEST, None), None);
             for (was, is) in known.iter().zip(&after) {
-                prop_assert!(was.0.seconds() > LATEST || was == is);
-                prop_assert!(is.0.seconds() <= LATEST);
+                prop_assert!(was.0.second > LATEST || was == is);
+                prop_assert!(is.0.second <= LATEST);
                 for (other_was, other_is) in known.iter().zip(&after) {
-                    if was.0.seconds() > LATEST && other_was.0.seconds() > was.0.seconds() {
-                        prop_assert!(is.0.seconds() <= other_is.0.seconds());
+                    if was.0.second > LATEST && other_was.0.second > was.0.second {
+                        prop_assert!(is.0.second <= other_is.0.second);
                     }
                 }
             }

@@ -26,88 +26,93 @@ impl fmt::Display for UnixSeconds {
     }
 }
 
-/// What kind of news a [`Stamp`] orders inside one second, later wins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(i64)]
-enum Rank {
-    /// Seen in an API answer of that second: an event of the same second is at least as fresh.
-    Observed = 0,
-    /// Told by an event.
-    Told = 1,
-    /// A deletion: an update of the same second must have come before it, the member being gone after.
-    Deleted = 2,
-    /// A creation that arrived after a deletion of the same second.
-    Reborn = 3,
+/// The order of facts within one second, which WeCom's clock leaves open. Later ranks win.
+///
+/// An API answer precedes events, because an event of the same second is at least as fresh. An update precedes a
+/// deletion, because the member is gone afterwards. A creation follows a deletion of the same second: if the userid was
+/// created first and deleted then, the details that this makes due show it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Rank {
+    /// A complete listing lacks the entity.
+    Absent,
+    /// An API answer shows the entity.
+    Listed,
+    /// update_user, update_party
+    Updated,
+    /// update_tag
+    Tagged,
+    /// update_user with NewUserID
+    Renamed,
+    /// delete_user, delete_party
+    Deleted,
+    /// create_user, create_party
+    Created,
+    /// WeCom answered a conversion at the end of this second.
+    Converted,
 }
 
-/// A point in the merge's time: WeCom's second, and the order of what its one-second clock leaves open.
-///
-/// Kept as one integer (`seconds * 4 + rank`), so that SQLite can sort by it.
+impl Rank {
+    /// All ranks, in order; the position is the number in the database.
+    pub const ALL: [Self; 8] = [
+        Self::Absent,
+        Self::Listed,
+        Self::Updated,
+        Self::Tagged,
+        Self::Renamed,
+        Self::Deleted,
+        Self::Created,
+        Self::Converted,
+    ];
+}
+
+/// A point in the merge's time: a second on WeCom's clock, and the order within it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Stamp(i64);
+pub struct Stamp {
+    /// WeCom's second.
+    pub second: UnixSeconds,
+    /// The order within the second.
+    pub rank: Rank,
+}
 
 impl Stamp {
-    /// Before everything.
-    pub const BEGINNING: Self = Self(i64::MIN);
+    /// Before all facts.
+    pub const BEGINNING: Self = Self { second: UnixSeconds(i64::MIN), rank: Rank::Absent };
 
-    fn new(at: UnixSeconds, rank: Rank) -> Self {
-        // Far beyond any real time on both sides, and safe to multiply.
-        const LIMIT: i64 = 1 << 60;
-        Self(at.0.clamp(-LIMIT, LIMIT) * 4 + rank as i64)
-    }
-
-    /// For what an API answer of second `at` shows.
+    /// A stamp of this second and rank.
     #[must_use]
-    pub fn observed(at: UnixSeconds) -> Self {
-        Self::new(at, Rank::Observed)
+    pub fn new(second: UnixSeconds, rank: Rank) -> Self {
+        Self { second, rank }
     }
 
-    /// For an event of second `at`.
-    #[must_use]
-    pub fn told(at: UnixSeconds) -> Self {
-        Self::new(at, Rank::Told)
-    }
-
-    /// For a deletion of second `at`.
-    #[must_use]
-    pub fn deleted(at: UnixSeconds) -> Self {
-        Self::new(at, Rank::Deleted)
-    }
-
-    /// For a creation of second `at` that arrived after a deletion of the same second.
-    #[must_use]
-    pub fn reborn(at: UnixSeconds) -> Self {
-        Self::new(at, Rank::Reborn)
-    }
-
-    /// The same rank in another second.
-    #[must_use]
-    pub fn in_second(self, at: UnixSeconds) -> Self {
-        Self(Self::new(at, Rank::Observed).0 + self.0.rem_euclid(4))
-    }
-
-    /// Whether it is of an API answer, not of an event.
+    /// Whether the fact is from an API answer, not from an event.
     #[must_use]
     pub fn is_observed(self) -> bool {
-        self.0.rem_euclid(4) == Rank::Observed as i64
+        matches!(self.rank, Rank::Absent | Rank::Listed | Rank::Converted)
     }
 
-    /// The second this stamp lies in.
+    /// The order of values of one field. A creation precedes an update of the same second here, because the update
+    /// tells what changed since; for existence it is the other way round.
     #[must_use]
-    pub fn seconds(self) -> UnixSeconds {
-        UnixSeconds(self.0.div_euclid(4))
+    pub fn field_order(self) -> (UnixSeconds, u8) {
+        let order = match self.rank {
+            Rank::Absent | Rank::Listed => 0,
+            Rank::Created => 1,
+            _ => 2,
+        };
+        (self.second, order)
     }
 
-    /// As kept in the database.
+    /// The rank's number in the database.
     #[must_use]
-    pub fn to_raw(self) -> i64 {
-        self.0
+    pub fn rank_number(self) -> i64 {
+        self.rank as i64
     }
 
-    /// As read from the database.
+    /// Reads a stamp from the database; `None` if the rank's number is unknown.
     #[must_use]
-    pub fn from_raw(raw: i64) -> Self {
-        Self(raw)
+    pub fn from_columns(second: i64, rank: i64) -> Option<Self> {
+        let rank = Rank::ALL.get(usize::try_from(rank).ok()?)?;
+        Some(Self { second: UnixSeconds(second), rank: *rank })
     }
 }
 
@@ -116,20 +121,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn within_a_second_a_deletion_ends_updates_and_a_later_creation_survives_it() {
-        let t = UnixSeconds(1_700_000_000);
-        assert!(Stamp::observed(t) < Stamp::told(t));
-        assert!(Stamp::told(t) < Stamp::deleted(t));
-        assert!(Stamp::deleted(t) < Stamp::reborn(t));
-        assert!(Stamp::reborn(t) < Stamp::observed(t.plus(1)));
+    fn within_a_second_a_deletion_ends_updates_and_a_creation_survives_it() {
+        let at = |rank| Stamp::new(UnixSeconds(1_700_000_000), rank);
+        assert!(at(Rank::Listed) < at(Rank::Updated));
+        assert!(at(Rank::Updated) < at(Rank::Deleted));
+        assert!(at(Rank::Deleted) < at(Rank::Created));
+        assert!(at(Rank::Converted) < Stamp::new(UnixSeconds(1_700_000_001), Rank::Absent));
+        assert!(at(Rank::Created).field_order() < at(Rank::Updated).field_order());
     }
 
     #[test]
-    fn a_stamp_keeps_its_second_even_at_the_extremes() {
-        for s in [-5, -1, 0, 1, 1_700_000_000] {
-            assert_eq!(Stamp::reborn(UnixSeconds(s)).seconds(), UnixSeconds(s));
+    fn the_columns_hold_every_rank() {
+        for rank in Rank::ALL {
+            let stamp = Stamp::new(UnixSeconds(-5), rank);
+            assert_eq!(Stamp::from_columns(-5, stamp.rank_number()), Some(stamp));
         }
-        assert!(Stamp::told(UnixSeconds(i64::MAX)) > Stamp::told(UnixSeconds(1 << 40)));
-        assert!(Stamp::BEGINNING < Stamp::observed(UnixSeconds(i64::MIN)));
+        assert_eq!(Stamp::from_columns(1, 8), None);
+        assert_eq!(Stamp::from_columns(1, -1), None);
     }
 }

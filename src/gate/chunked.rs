@@ -1,52 +1,50 @@
-//! Chunked request bodies: decoded as they arrive. Pure.
+//! Incremental decoder of chunked request bodies.
 //!
-//! Strict where a decoder and a proxy before it could disagree about where a body ends: lines end with CRLF,
-//! a size is hexadecimal digits and nothing else. What goes on to the server has a `Content-Length`.
+//! It is stricter than RFC 9112 where two decoders could disagree about the end of a body: lines end with CRLF, a size
+//! is hexadecimal digits only. The decoded body is forwarded with a `Content-Length`.
 
 use super::refusal::Refusal;
 
-/// Bytes of a chunk's size line, extension included.
+/// Longest size line of a chunk in bytes, extension included.
 const MAX_LINE: usize = 128;
-/// Bytes of all trailer fields; they are checked and dropped.
+/// Bytes of all trailer fields together. Trailers are checked and dropped.
 const MAX_TRAILERS: usize = 2048;
-/// Framing that is accepted besides [`OVERHEAD_PER_BYTE`]: a few lines with extensions.
+/// Bytes of framing that are accepted in addition to [`OVERHEAD_PER_BYTE`], for lines with extensions.
 const MAX_OVERHEAD: usize = 16 * 1024;
-/// Chunks of one byte take five bytes of framing for each byte of data.
+/// Bytes of framing that are accepted per byte of data. Chunks of one byte need five.
 const OVERHEAD_PER_BYTE: usize = 8;
 
-/// The decoder of one body.
+/// Decoder of one body.
 #[derive(Debug, Default)]
-pub(super) struct Chunks {
+pub(super) struct ChunkDecoder {
     body: Vec<u8>,
     state: State,
     overhead: usize,
     trailers: usize,
 }
 
-/// What the next bytes are.
+/// The element of the body that the next bytes belong to.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// A size line.
     #[default]
-    Size,
-    /// So many bytes of data.
+    SizeLine,
+    /// Data of a chunk, with the number of missing bytes.
     Data(usize),
-    /// The CRLF after the data.
+    /// The CRLF behind a chunk's data.
     DataEnd,
-    /// A trailer field, or the empty line at the end.
+    /// A trailer field, or the empty line that ends the body.
     Trailer,
-    /// The next request.
     Done,
 }
 
-impl Chunks {
-    /// Takes all that can be decoded from the front of `buf`; true if the body is complete. Memory grows by
-    /// what has arrived, never by what a size line announces.
+impl ChunkDecoder {
+    /// Removes the decodable bytes from the front of `buf`; true if the body is complete. Memory grows with the
+    /// received bytes, not with an announced size.
     ///
     /// # Errors
     /// [`Refusal::TooLarge`] as soon as a size line exceeds `max_body`, [`Refusal::HeadTooLarge`] for long
     /// trailers, else [`Refusal::Chunk`].
-    pub(super) fn take(&mut self, buf: &mut Vec<u8>, max_body: usize) -> Result<bool, Refusal> {
+    pub(super) fn decode(&mut self, buf: &mut Vec<u8>, max_body: usize) -> Result<bool, Refusal> {
         let mut at = 0;
         while self.state != State::Done {
             let rest = buf.get(at..).unwrap_or_default();
@@ -57,11 +55,11 @@ impl Chunks {
         Ok(self.state == State::Done)
     }
 
-    /// One step; how many bytes it took, or nothing if there are too few.
+    /// Decodes one element; returns its length, or `None` if it is incomplete.
     fn advance(&mut self, rest: &[u8], max_body: usize) -> Result<Option<usize>, Refusal> {
         let taken = match self.state {
             State::Done => return Ok(None),
-            State::Size => {
+            State::SizeLine => {
                 let Some(line) = line(rest, MAX_LINE, Refusal::Chunk)? else { return Ok(None) };
                 let size = size(line)?;
                 if size > max_body.saturating_sub(self.body.len()) as u64 {
@@ -69,7 +67,7 @@ impl Chunks {
                 }
                 let size = usize::try_from(size).map_err(|_| Refusal::TooLarge)?;
                 self.state = if size == 0 { State::Trailer } else { State::Data(size) };
-                self.framing(line.len().saturating_add(2))?
+                self.add_framing(line.len().saturating_add(2))?
             }
             State::Data(left) => {
                 let data = rest.get(..left.min(rest.len())).unwrap_or_default();
@@ -84,8 +82,8 @@ impl Chunks {
             State::DataEnd => match rest {
                 [] | [b'\r'] => return Ok(None),
                 [b'\r', b'\n', ..] => {
-                    self.state = State::Size;
-                    self.framing(2)?
+                    self.state = State::SizeLine;
+                    self.add_framing(2)?
                 }
                 _ => return Err(Refusal::Chunk),
             },
@@ -106,8 +104,8 @@ impl Chunks {
         Ok(Some(taken))
     }
 
-    /// Counts framing, which must stay in proportion to the data.
-    fn framing(&mut self, bytes: usize) -> Result<usize, Refusal> {
+    /// Adds to the framing, which is bounded in proportion to the data.
+    fn add_framing(&mut self, bytes: usize) -> Result<usize, Refusal> {
         self.overhead = self.overhead.saturating_add(bytes);
         let most = MAX_OVERHEAD.saturating_add(self.body.len().saturating_mul(OVERHEAD_PER_BYTE));
         if self.overhead > most { Err(Refusal::Chunk) } else { Ok(bytes) }
@@ -116,30 +114,29 @@ impl Chunks {
     fn append(&mut self, data: &[u8], max_body: usize) {
         let (len, room) = (self.body.len(), self.body.capacity().saturating_sub(self.body.len()));
         if room < data.len() {
-            // It grows by doubling, but not beyond the limit.
+            // Doubles the capacity, up to the limit.
             self.body.reserve_exact(len.max(data.len()).min(max_body.saturating_sub(len)).max(data.len()));
         }
         self.body.extend_from_slice(data);
     }
 
-    /// How many bytes of the chunk that has begun are missing.
-    pub(super) fn wants(&self) -> usize {
+    /// Missing bytes of the current chunk.
+    pub(super) fn missing(&self) -> usize {
         if let State::Data(left) = self.state { left } else { 0 }
     }
 
-    /// Memory of the decoded part.
-    pub(super) fn held(&self) -> usize {
+    /// Bytes of heap memory.
+    pub(super) fn memory(&self) -> usize {
         self.body.capacity()
     }
 
-    /// The decoded body.
     pub(super) fn into_body(self) -> Vec<u8> {
         self.body
     }
 }
 
-/// The next line, without its CRLF; nothing if its end is missing. A line is longer than `most`, or has a
-/// control character: an error.
+/// The next line without its CRLF, or `None` if it is incomplete. A line longer than `most` is refused with
+/// `too_long`, one with a control character with [`Refusal::Chunk`].
 fn line(rest: &[u8], most: usize, too_long: Refusal) -> Result<Option<&[u8]>, Refusal> {
     let window = rest.get(..most.saturating_add(2)).unwrap_or(rest);
     let Some(end) = window.iter().position(|byte| *byte == b'\n') else {
@@ -150,7 +147,7 @@ fn line(rest: &[u8], most: usize, too_long: Refusal) -> Result<Option<&[u8]>, Re
     if plain { Ok(Some(line)) } else { Err(Refusal::Chunk) }
 }
 
-/// The size of a chunk; an extension is dropped. A size beyond 64 bits is the largest one.
+/// Size of a chunk without its extension. A size beyond 64 bits saturates.
 fn size(line: &[u8]) -> Result<u64, Refusal> {
     let digits = line.split(|byte| *byte == b';').next().unwrap_or_default();
     let digits = if digits.len() < line.len() { digits.trim_ascii_end() } else { digits };
@@ -177,18 +174,18 @@ mod tests {
 
     type Decoded = Result<Option<(Vec<u8>, Vec<u8>)>, Refusal>;
 
-    /// The body and what is left behind it, or the refusal; nothing if it is not complete.
+    /// The body and the bytes behind it; `None` if the body is incomplete.
     fn decode(pieces: &[&[u8]]) -> Decoded {
-        let (mut chunks, mut buf, mut done) = (Chunks::default(), Vec::new(), false);
+        let (mut chunks, mut buf, mut done) = (ChunkDecoder::default(), Vec::new(), false);
         for piece in pieces {
             buf.extend_from_slice(piece);
-            done = done || chunks.take(&mut buf, MAX)?;
+            done = done || chunks.decode(&mut buf, MAX)?;
         }
         Ok(done.then(|| (chunks.into_body(), buf)))
     }
 
     #[test]
-    fn a_body_is_decoded_and_ends_where_it_says() {
+    fn a_body_is_decoded_up_to_its_end() {
         for (text, body, rest) in [
             ("5\r\nhello\r\n0\r\n\r\nGET /", "hello", "GET /"),
             ("0\r\n\r\n", "", ""),
@@ -202,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn what_two_decoders_could_read_differently_is_refused() {
+    fn framing_that_two_decoders_could_read_differently_is_refused() {
         for text in [
             "zz\r\n",
             "0x1\r\na\r\n",
@@ -238,11 +235,15 @@ mod tests {
         assert_eq!(decode(&[&[b'1'; MAX_LINE + 2]]), Err(Refusal::Chunk));
         let long = format!("0\r\n{}", "a: b\r\n".repeat(400));
         assert_eq!(decode(&[long.as_bytes()]), Err(Refusal::HeadTooLarge));
-        let (mut chunks, extension) = (Chunks::default(), "e".repeat(100));
+        let (mut chunks, extension) = (ChunkDecoder::default(), "e".repeat(100));
         let padded = format!("1;{extension}\r\nx\r\n").repeat(200).into_bytes();
-        assert_eq!(chunks.take(&mut padded.clone(), 1000), Err(Refusal::Chunk), "mostly framing");
+        assert_eq!(chunks.decode(&mut padded.clone(), 1000), Err(Refusal::Chunk), "mostly framing");
         let mut tiny = "1\r\nx\r\n".repeat(100_000).into_bytes();
-        assert_eq!(Chunks::default().take(&mut tiny, 100_000), Ok(false), "small chunks are accepted");
+        assert_eq!(
+            ChunkDecoder::default().decode(&mut tiny, 100_000),
+            Ok(false),
+            "small chunks are accepted"
+        );
     }
 
     fn chunked() -> impl Strategy<Value = Vec<u8>> {
@@ -261,7 +262,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn how_the_bytes_are_split_does_not_matter(bytes in chunked(), cut in any::<prop::sample::Index>()) {
+        fn the_result_does_not_depend_on_the_split(bytes in chunked(), cut in any::<prop::sample::Index>()) {
             let whole = decode(&[&bytes]);
             let single: Vec<&[u8]> = bytes.chunks(1).collect();
             prop_assert_eq!(&decode(&single), &whole);
@@ -270,7 +271,7 @@ mod tests {
         }
 
         #[test]
-        fn any_body_in_any_chunks_comes_out_as_it_was(
+        fn any_body_in_any_chunks_is_restored(
             body in prop::collection::vec(any::<u8>(), 0..MAX),
             sizes in prop::collection::vec(1_usize..9, MAX),
         ) {

@@ -1,4 +1,4 @@
-//! How much the gate takes on, and how many descriptors there are for it.
+//! Limits on clients and requests, the listener, and the division of the process's descriptors.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -7,26 +7,26 @@ use std::time::Duration;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// Bounds on clients and their requests.
+/// Limits of one gate. Sizes are in bytes.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Client connections open at a time.
+    /// Client connections that are open at the same time.
     pub max_connections: usize,
-    /// Bytes of a request's head.
+    /// Longest head of a request; a longer one is refused with 431.
     pub max_head: usize,
-    /// Bytes of a request's body.
+    /// Longest body of a request; a longer one is refused with 413.
     pub max_body: usize,
-    /// Bytes of requests not yet passed on, over all connections.
+    /// Memory for incomplete requests of all connections, and as much again for complete ones.
     pub max_buffered: usize,
-    /// For a whole request, head and body, from its first byte (of a new connection: from accept).
+    /// From the first byte of a request (for a new connection, from accept) to its last.
     pub request_deadline: Duration,
-    /// For a kept-alive connection on which nothing has begun.
+    /// For a kept-alive connection without a request.
     pub idle_timeout: Duration,
-    /// From the complete request to the server's answer; then the gate answers 503.
+    /// From the complete request to tiny_http's answer; then the gate answers 503.
     pub answer_deadline: Duration,
-    /// For the client to take its answer.
+    /// From the answer to the moment when the client has received all of it.
     pub write_deadline: Duration,
-    /// Whether every connection must begin with a PROXY protocol header (version 1 or 2).
+    /// Whether every connection must begin with a PROXY protocol header, version 1 or 2.
     pub proxy_protocol: bool,
 }
 
@@ -46,7 +46,14 @@ impl Default for Limits {
     }
 }
 
-/// A listener for the gate: address reusable at once after a restart, long backlog.
+impl Limits {
+    /// [`Limits::max_buffered`], but at least room for two requests of the greatest length.
+    pub(super) fn memory_bound(&self) -> usize {
+        self.max_buffered.max(2 * (self.max_body + self.max_head))
+    }
+}
+
+/// Binds a listener for the gate, with SO_REUSEADDR for restarts and a backlog of 4096.
 pub fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
@@ -55,29 +62,29 @@ pub fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// What the process's descriptors suffice for.
+/// Numbers of connections that the process's descriptors allow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Budget {
-    /// Client connections.
+    /// Client connections that are open at the same time.
     pub max_connections: usize,
-    /// Connections to the server behind the gate.
+    /// Upstreams, and so requests that tiny_http handles at the same time.
     pub max_in_flight: usize,
 }
 
-/// Descriptors of a connection to the server: the gate's end, and the server's end twice.
-const PER_BACKEND: u64 = 3;
+/// Descriptors of an upstream: the gate's end, and tiny_http's end twice.
+const PER_UPSTREAM: u64 = 3;
 
-/// Listener, poll, waker, the server's listener, and one to accept with while full.
+/// Descriptors of listener, epoll, waker and tiny_http's listener, and one to accept with at the limit.
 const OWN: u64 = 5;
 
-/// Raises the soft limit on descriptors as far as needed, and divides what there is. `reserve` is
-/// for the rest of the process: database, logs, API calls, other gates.
+/// Raises the soft limit on descriptors to the need and divides the available ones. `reserve` is the share of the rest
+/// of the process: database, logs, API calls, other gates.
 ///
-/// It is not raised beyond the need, since child processes inherit it, and some of them walk
-/// through every possible descriptor.
+/// The limit is not raised beyond the need, because child processes inherit it, and some of them close every possible
+/// descriptor one by one.
 pub fn descriptor_budget(wanted: Budget, reserve: usize) -> Budget {
     let need = (wanted.max_connections as u64)
-        .saturating_add(PER_BACKEND.saturating_mul(wanted.max_in_flight as u64))
+        .saturating_add(PER_UPSTREAM.saturating_mul(wanted.max_in_flight as u64))
         .saturating_add(OWN)
         .saturating_add(reserve as u64);
     let limit = getrlimit(Resource::Nofile);
@@ -101,10 +108,10 @@ pub fn descriptor_budget(wanted: Budget, reserve: usize) -> Budget {
 
 fn divide(limit: u64, wanted: Budget, reserve: u64) -> Budget {
     let free = limit.saturating_sub(reserve.min(limit / 2)).saturating_sub(OWN);
-    // At most half of them for the server's side: clients that wait are better than none let in.
-    let in_flight = (free / (2 * PER_BACKEND)).clamp(1, (wanted.max_in_flight as u64).max(1));
+    // Upstreams get at most half: a waiting client is better than a rejected one.
+    let in_flight = (free / (2 * PER_UPSTREAM)).clamp(1, (wanted.max_in_flight as u64).max(1));
     let connections = free
-        .saturating_sub(PER_BACKEND.saturating_mul(in_flight))
+        .saturating_sub(PER_UPSTREAM.saturating_mul(in_flight))
         .clamp(2, (wanted.max_connections as u64).max(2));
     Budget {
         max_connections: usize::try_from(connections).unwrap_or(wanted.max_connections),
@@ -117,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn descriptors_are_divided_and_few_still_do() {
+    fn few_descriptors_are_divided_too() {
         let wanted = Budget { max_connections: 4096, max_in_flight: 16 };
         for (limit, connections, in_flight) in [
             (20_000, 4096, 16),

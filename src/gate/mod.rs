@@ -1,132 +1,116 @@
-//! The front door: takes client connections, reads each request whole, within bounds of size and time,
-//! and only then passes it to the tiny_http server behind it, over connections that are always there.
+//! Reverse proxy that limits every client before its request reaches tiny_http.
 //!
-//! tiny_http gives every connection a thread for as long as the client likes, reads bodies without a
-//! time-out, and its accept loop ends at the first error. Behind this gate it meets none of that: it sees
-//! complete requests of bounded size, composed anew, over a fixed number of local connections. One
-//! thread, readiness-driven, serves all clients; what a client costs before its request is complete is a
-//! descriptor and the bytes that it sent, and the oldest incomplete ones go when there are too many.
+//! tiny_http gives each connection a thread for as long as the client likes, reads bodies without a timeout, and
+//! stops accepting at the first error. The gate therefore accepts the connections itself, reads each request whole
+//! within bounds of size and time, and forwards it over a fixed number of local connections, the upstreams. One
+//! thread serves all clients. An incomplete request costs one descriptor and the bytes that were received.
+//!
+//! - `event_loop` accepts, reads and writes whatever is ready, enforces deadlines and dispatches to the upstreams.
+//! - `connection` is the state machine of one client; `connections` holds all of them, their totals and the queue.
+//! - `request_reader` turns bytes into requests with `proxy_protocol`, `request_head` and `chunked`; no socket, no clock.
+//! - `upstream` and `response` are the side of tiny_http; `nonblocking` is epoll and socket I/O.
+//! - `limits`, `routes`, `refusal`, `request_summary` and `stats` are what the daemon configures and observes.
 
-mod answer;
-mod backend;
 mod chunked;
-mod client;
-mod clients;
-mod conn;
-mod glimpse;
-mod head;
+mod connection;
+mod connections;
+mod event_loop;
 mod limits;
-mod memory;
-mod observer;
-mod opening;
-mod poll;
+mod nonblocking;
+mod proxy_protocol;
 mod refusal;
+mod request_head;
+mod request_reader;
+mod request_summary;
+mod response;
 mod routes;
 mod stats;
-mod times;
+mod upstream;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-pub use backend::{Backend, private_server};
-pub use glimpse::Glimpse;
-pub use head::{Head, PEER_HEADER, parse as parse_head};
+use event_loop::EventLoop;
+use nonblocking::Waker;
+
 pub use limits::{Budget, Limits, bind, descriptor_budget};
-pub use observer::{Observer, Refused};
-pub use refusal::Refusal;
+pub use refusal::{Observer, Refusal, RefusedRequest};
+pub use request_head::{Head, PEER_HEADER, parse as parse_head};
+pub use request_summary::RequestSummary;
 pub use routes::Routes;
 pub(crate) use routes::without_slash;
-pub use stats::{GateSnapshot, GateStats};
-pub use times::TimesSnapshot;
+pub use stats::{GateSnapshot, GateStats, LatencySnapshot};
+pub use upstream::{Upstream, private_server};
 
-/// A gate at work.
+/// Handle of a running gate. Dropping it leaves the gate running; call [`Gate::stop`].
 pub struct Gate {
     address: SocketAddr,
     stats: Arc<GateStats>,
-    signal: Arc<Signal>,
-    waker: mio::Waker,
+    shutdown: Arc<Shutdown>,
     thread: JoinHandle<()>,
 }
 
-/// Tells the gate's thread to end.
-#[derive(Default)]
-struct Signal {
-    given: AtomicBool,
-    deadline: Mutex<Option<Instant>>,
-}
-
-impl Signal {
-    fn deadline(&self) -> Option<Instant> {
-        // The flag spares the lock at every turn of the loop.
-        if !self.given.load(Ordering::Acquire) {
-            return None;
-        }
-        *self.deadline.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// Request to the event loop to end.
+struct Shutdown {
+    /// When the event loop ends at the latest; set once.
+    deadline: OnceLock<Instant>,
+    waker: Waker,
 }
 
 impl Gate {
-    /// Starts to serve: `routes` admits requests from `listener` to `backend`, and `observer` is called for each
-    /// refused request.
+    /// Starts the gate's thread. `routes` selects the requests from `listener` that go on to `upstreams`; `observer`
+    /// is called for each request that the gate refuses.
     ///
     /// # Errors
-    /// If the system refuses what it takes: polling, or a thread.
+    /// The system provides no epoll instance, eventfd or thread.
     pub fn start(
         listener: TcpListener,
         routes: Routes,
         limits: Limits,
-        backend: Backend,
+        upstreams: Vec<Upstream>,
         observer: Option<Arc<dyn Observer>>,
     ) -> io::Result<Self> {
         let address = listener.local_addr()?;
         let stats = Arc::new(GateStats::default());
-        let signal = Arc::new(Signal::default());
-        let (mut poll, waker) = poll::Poll::new(
-            listener,
-            routes,
-            limits,
-            backend,
-            observer,
-            Arc::clone(&stats),
-            Arc::clone(&signal),
-        )?;
-        let thread = std::thread::Builder::new().name("gate".into()).spawn(move || poll.run())?;
-        Ok(Self { address, stats, signal, waker, thread })
+        let shutdown = Arc::new(Shutdown { deadline: OnceLock::new(), waker: Waker::new()? });
+        let shared = connection::Shared { routes, limits, stats: Arc::clone(&stats), observer };
+        let mut event_loop = EventLoop::new(listener, shared, upstreams, Arc::clone(&shutdown))?;
+        let thread = std::thread::Builder::new().name("gate".into()).spawn(move || event_loop.run())?;
+        Ok(Self { address, stats, shutdown, thread })
     }
 
-    /// Where it listens.
+    /// The listening address, with the port that the system chose if 0 was asked for.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
         self.address
     }
 
-    /// Its counters.
+    /// The live counters, readable from any thread.
     #[must_use]
     pub fn stats(&self) -> Arc<GateStats> {
         Arc::clone(&self.stats)
     }
 
-    /// Whether its thread has ended, which it does only when it is told to, or when polling fails.
+    /// Whether the thread has ended. It ends only after [`Gate::stop`], a polling error or a panic.
     #[must_use]
     pub fn is_finished(&self) -> bool {
         self.thread.is_finished()
     }
 
-    /// Takes no more connections, answers what was completely received, and ends: after `grace` in any
-    /// case.
+    /// Accepts no more connections, answers the complete requests, and joins the thread. Remaining connections are
+    /// closed after `grace`.
     pub fn stop(self, grace: Duration) {
-        *self.signal.deadline.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + grace);
-        self.signal.given.store(true, Ordering::Release);
-        if let Err(error) = self.waker.wake() {
-            log::error!("gate: cannot be told to stop: {error}");
+        // Nothing else sets the deadline, because this consumes the handle.
+        let _ = self.shutdown.deadline.set(Instant::now() + grace);
+        if let Err(error) = self.shutdown.waker.wake() {
+            log::error!("gate: cannot wake the event loop to stop it: {error}");
             return;
         }
         if self.thread.join().is_err() {
-            log::error!("gate: ended in a panic; please report this");
+            log::error!("gate: the event loop ended in a panic; please report this");
         }
     }
 }

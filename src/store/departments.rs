@@ -1,157 +1,199 @@
-//! Departments and tags: writing rows as the merge tells them.
+//! Departments and tags: merging facts, and writing the rows.
 
 use rusqlite::{Connection, OptionalExtension, params};
-use serde_json::{Map, json};
 
-use super::facts;
+use super::events::next_event;
+use super::facts::{self, FactTable};
 use super::members::write_changes;
-use crate::directory::changes::{At, Change, Entity};
+use super::observations::{Observation, observe, tag_content};
 use crate::directory::clock::Moment;
-use crate::directory::life::{Life, Saying};
-use crate::directory::{Action, DepartmentField, DepartmentId, Stamp, TagId, UnixSeconds, Value, department};
+use crate::directory::entity::EntityState;
+use crate::directory::fact::{Fact, Source};
+use crate::directory::numbered::{self, Difference, Merge, implied_by_listing};
+use crate::directory::{DepartmentField, Field, TagField, TagId, UnixSeconds, Value};
 
-/// Applies what was said of a department.
-pub(super) fn tell_department(
+/// What differs between the row tables of departments and tags.
+pub(super) trait NumberedTable: FactTable {
+    /// Writes the row; `changed`: anything but the time of the newest fact.
+    fn write_row(
+        connection: &Connection,
+        id: u32,
+        state: &EntityState<Self>,
+        changed: bool,
+        now: UnixSeconds,
+    ) -> rusqlite::Result<()>
+    where
+        Self: Sized;
+}
+
+/// Merges a fact about a department or tag: stores it and writes what differs.
+pub(super) fn add_numbered_fact<F: NumberedTable>(
     connection: &Connection,
-    id: DepartmentId,
-    (at, mut arrival): (At, i64),
-    saying: Saying<DepartmentField>,
+    id: u32,
+    source: Source,
+    fact: Fact<F>,
     moment: Moment,
-) -> rusqlite::Result<department::Merge> {
-    let known = plausible_department_facts(connection, id, at.seconds(), moment)?;
-    if let At::Observed(second) = at {
-        let same = known.iter().filter(|fact| fact.stamp == Stamp::observed(second));
-        arrival = same.map(|fact| fact.arrival + 1).fold(arrival, i64::max);
+) -> rusqlite::Result<Merge<F>> {
+    let mut known = plausible_numbered_facts::<F>(connection, id, source.second(), moment)?;
+    if let Some(listing) = facts::later_listing(connection, F::ENTITY.as_str(), source.second(), moment)?
+        && let Some(implied) = implied_by_listing(&known, listing.second, listing.arrival)
+    {
+        facts::remember_numbered(connection, id, &known, &implied)?;
+        known.push(implied);
     }
-    let merge = department::merge(&known, id, at, arrival, saying);
-    facts::remember_department(connection, id, &known, &merge.fact)?;
+    let mut merge = numbered::merge(&known, id, source, next_event(connection)?, fact);
+    let is_replay = |r: &numbered::Record<F>| r.stamp == merge.record.stamp && r.fact == merge.record.fact;
+    if known.iter().any(is_replay) {
+        merge.took_effect = false;
+        return Ok(merge);
+    }
+    facts::remember_numbered(connection, id, &known, &merge.record)?;
     write_difference(connection, id, &merge.difference, moment.local)?;
     Ok(merge)
 }
 
-/// A department's facts. Times that are later than plausible are corrected, in memory and in the database, so that
-/// a fact of `next` counts.
-pub(super) fn plausible_department_facts(
+/// The facts of a department or tag. Times that are later than plausible are corrected, in memory and in the database, so
+/// that a fact of `next` counts.
+pub(super) fn plausible_numbered_facts<F: NumberedTable>(
     connection: &Connection,
-    id: DepartmentId,
+    id: u32,
     next: UnixSeconds,
     moment: Moment,
-) -> rusqlite::Result<Vec<department::Fact>> {
-    let known = facts::department_facts(connection, id)?;
-    let restamped = moment.latest.and_then(|latest| department::restamped(&known, latest, next));
+) -> rusqlite::Result<Vec<numbered::Record<F>>> {
+    let known = facts::numbered_facts::<F>(connection, id)?;
+    let restamped = moment.latest.and_then(|latest| numbered::restamped(&known, latest, next));
     let Some(restamped) = restamped else { return Ok(known) };
-    log::debug!("department {id} had times ahead of WeCom's clock; they are corrected");
-    facts::replace_department(connection, id, &restamped)?;
-    let (before, after) = (department::fold(&known), department::fold(&restamped));
-    write_difference(connection, id, &department::difference_of(id, &before, after), moment.local)?;
+    log::debug!("{} {id} had times ahead of WeCom's clock; they are corrected", F::ENTITY.as_str());
+    facts::replace_numbered(connection, id, &restamped)?;
+    let (before, after) = (numbered::fold(&known), numbered::fold(&restamped));
+    write_difference(connection, id, &numbered::difference_of(id, &before, after), moment.local)?;
     Ok(restamped)
 }
 
-fn write_difference(
+fn write_difference<F: NumberedTable>(
     connection: &Connection,
-    id: DepartmentId,
-    difference: &department::Difference,
+    id: u32,
+    difference: &Difference<F>,
     now: UnixSeconds,
 ) -> rusqlite::Result<()> {
-    if let Some(life) = &difference.row {
-        if difference.anew {
-            connection.prepare_cached("DELETE FROM departments WHERE id = ?1")?.execute([id.0])?;
-        }
-        write_row(connection, id, life, difference.changed, now)?;
+    if let Some(state) = &difference.row {
+        F::write_row(connection, id, state, difference.changed, now)?;
     }
     for (tag, within) in &difference.tags {
         let sql = if *within {
-            "INSERT OR REPLACE INTO tag_departments (tag_id, department_id) VALUES (?1, ?2)"
+            "INSERT INTO tag_departments (tag_id, department_id) VALUES (?1, ?2) ON CONFLICT DO NOTHING"
         } else {
             "DELETE FROM tag_departments WHERE tag_id = ?1 AND department_id = ?2"
         };
-        connection.prepare_cached(sql)?.execute(params![tag.0, id.0])?;
+        connection.prepare_cached(sql)?.execute(params![tag.0, id])?;
     }
     write_changes(connection, &difference.changes, now)
 }
 
-fn write_row(
-    connection: &Connection,
-    id: DepartmentId,
-    life: &Life<DepartmentField>,
-    changed: bool,
-    now: UnixSeconds,
-) -> rusqlite::Result<()> {
-    let value = |field| life.fields.get(&field).map(|(_, value)| value);
-    let number = |field| match value(field) {
-        Some(Value::Int(number)) => Some(*number),
-        _ => None,
-    };
-    let name = match value(DepartmentField::Name) {
-        Some(Value::Text(name)) => Some(name.as_str()),
+fn text<F: Field>(state: &EntityState<F>, field: F) -> Option<&str> {
+    match state.fields.get(&field).map(|(_, value)| value) {
+        Some(Value::Text(text)) => Some(text),
         Some(_) => Some(""),
         None => None,
-    };
-    connection
-        .prepare_cached(
-            "INSERT INTO departments (id, name, parent_id, \"order\", created_at, updated_at, event_time, deleted_at)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?5, ?6, ?7)
-             ON CONFLICT (id) DO UPDATE SET name = ?2, parent_id = ?3, \"order\" = ?4,
-                updated_at = CASE WHEN ?8 THEN ?5 ELSE updated_at END, event_time = ?6, deleted_at = ?7",
-        )?
-        .execute(params![
-            id.0,
-            name,
-            number(DepartmentField::ParentId),
-            number(DepartmentField::Order),
-            now.0,
-            life.event_time().0,
-            life.deleted.map(|stamp| stamp.seconds().0),
-            changed,
-        ])?;
-    Ok(())
+    }
 }
 
-/// Gives a tag whose times are ahead of what is plausible times before `at`.
-pub(super) fn restamp_tag(
-    connection: &Connection,
-    id: TagId,
-    at: UnixSeconds,
-    moment: Moment,
-) -> rusqlite::Result<()> {
-    let Some(latest) = moment.latest else { return Ok(()) };
-    connection
-        .prepare_cached(
-            "UPDATE tags SET event_time = ?2, deleted_at = CASE WHEN deleted_at IS NOT NULL THEN ?2 END
-             WHERE id = ?1 AND event_time > ?3",
-        )?
-        .execute(params![id.0, at.plus(-1).0, latest.0])?;
-    Ok(())
+impl NumberedTable for DepartmentField {
+    fn write_row(
+        connection: &Connection,
+        id: u32,
+        state: &EntityState<Self>,
+        changed: bool,
+        now: UnixSeconds,
+    ) -> rusqlite::Result<()> {
+        let number = |field| match state.fields.get(&field) {
+            Some((_, Value::Int(number))) => Some(*number),
+            _ => None,
+        };
+        connection
+            .prepare_cached(
+                "INSERT INTO departments (id, name, parent_id, \"order\", created_at, updated_at, event_time, deleted_at)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?5, ?6, ?7)
+                 ON CONFLICT (id) DO UPDATE SET name = ?2, parent_id = ?3, \"order\" = ?4,
+                    updated_at = CASE WHEN ?8 THEN ?5 ELSE departments.updated_at END, event_time = ?6, deleted_at = ?7",
+            )?
+            .execute(params![
+                id,
+                text(state, Self::Name),
+                number(Self::ParentId),
+                number(Self::Order),
+                now.0,
+                state.event_time().0,
+                state.deleted.map(|stamp| stamp.second.0),
+                changed,
+            ])?;
+        Ok(())
+    }
 }
 
-/// Notes that a tag exists; its name is not told by events. False if it was deleted later than that.
-pub(super) fn see_tag(
+impl NumberedTable for TagField {
+    fn write_row(
+        connection: &Connection,
+        id: u32,
+        state: &EntityState<Self>,
+        changed: bool,
+        now: UnixSeconds,
+    ) -> rusqlite::Result<()> {
+        connection
+            .prepare_cached(
+                "INSERT INTO tags (id, name, created_at, updated_at, event_time, deleted_at, starts_at)
+                 VALUES (?1, ?2, ?3, ?3, ?4, ?5, ?7)
+                 ON CONFLICT (id) DO UPDATE SET name = ?2,
+                    updated_at = CASE WHEN ?6 THEN ?3 ELSE tags.updated_at END, event_time = ?4, deleted_at = ?5,
+                    starts_at = ?7",
+            )?
+            .execute(params![
+                id,
+                text(state, Self::Name),
+                now.0,
+                state.event_time().0,
+                state.deleted.map(|stamp| stamp.second.0),
+                changed,
+                state.deleted.unwrap_or(state.reset_at).second.0.max(0),
+            ])?;
+        Ok(())
+    }
+}
+
+/// The second from which on events count for the tag's content: the end of its former existence, or its last complete
+/// listing. `None` if the tag is deleted or unknown.
+pub(super) fn tag_starts_at(
     connection: &Connection,
-    id: TagId,
-    at: UnixSeconds,
+    tag: TagId,
     moment: Moment,
-) -> rusqlite::Result<bool> {
-    restamp_tag(connection, id, at, moment)?;
-    let now = moment.local;
-    let known: Option<Option<i64>> = connection
-        .prepare_cached("SELECT deleted_at FROM tags WHERE id = ?1")?
-        .query_row([id.0], |row| row.get(0))
+) -> rusqlite::Result<Option<UnixSeconds>> {
+    let row: Option<(i64, Option<i64>)> = connection
+        .prepare_cached(
+            "SELECT starts_at, (SELECT second FROM tag_listings WHERE tag_id = tags.id) FROM tags
+             WHERE id = ?1 AND deleted_at IS NULL",
+        )?
+        .query_row([tag.0], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
-    if let Some(Some(deleted)) = known
-        && deleted > at.0
-    {
-        return Ok(false);
+    let is_plausible = |second: &i64| moment.latest.is_none_or(|latest| *second <= latest.0);
+    Ok(row.map(|(starts_at, listed_at)| {
+        UnixSeconds(listed_at.filter(is_plausible).map_or(starts_at, |at| at.max(starts_at)))
+    }))
+}
+
+/// A complete listing of tags lacks this one: its content is void up to then.
+pub(super) fn tag_absent(
+    connection: &Connection,
+    tag: TagId,
+    at: UnixSeconds,
+    moment: Moment,
+) -> rusqlite::Result<Merge<TagField>> {
+    // Before the tag's own fact, from which on older memberships are void.
+    let (members, departments) = tag_content(connection, tag)?;
+    for userid in members {
+        observe(connection, &Observation::TagMember(tag, userid, false), at, moment)?;
     }
-    if known != Some(None) {
-        let fields = Map::from_iter([("id".to_owned(), json!([null, id.0]))]);
-        write_changes(connection, &[Change::new(Entity::Tag, id, Action::Created, fields)], now)?;
+    for id in departments {
+        observe(connection, &Observation::TagDepartment(tag, id, false), at, moment)?;
     }
-    connection
-        .prepare_cached(
-            "INSERT INTO tags (id, created_at, updated_at, event_time) VALUES (?1, ?2, ?2, ?3)
-             ON CONFLICT (id) DO UPDATE SET updated_at = ?2, event_time = max(event_time, ?3),
-                name = CASE WHEN deleted_at IS NULL THEN name END, deleted_at = NULL",
-        )?
-        .execute(params![id.0, now.0, at.0])?;
-    Ok(true)
+    add_numbered_fact::<TagField>(connection, tag.0, Source::Api(at), Fact::Absent, moment)
 }

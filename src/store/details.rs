@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::observed::{Effect, observe_member};
+use super::observations::{Effect, observe_member};
 use crate::directory::clock::Moment;
 use crate::directory::{Fields, MemberField, UnixSeconds, UserId};
 
@@ -101,7 +101,7 @@ pub fn record_details(
         .optional()?;
     let Some(revision) = row else { return Ok(Effect::default()) };
     let merge = observe_member(connection, &asked.userid, fields, at, moment)?;
-    let state = if revision == asked.revision && !merge.unsettled { "known" } else { "due" };
+    let state = if revision == asked.revision && !merge.is_unsettled { "known" } else { "due" };
     connection
         .prepare_cached("UPDATE members SET details_state = ?2, details_fetched_at = ?3 WHERE userid = ?1")?
         .execute(params![asked.userid.as_str(), state, now.0])?;

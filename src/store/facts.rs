@@ -2,38 +2,103 @@
 
 use std::collections::BTreeSet;
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension, params};
+use serde_json::Value as Json;
 
-use crate::directory::history::{self, Fact, Word};
-use crate::directory::life::{FEW, Saying};
-use crate::directory::{DepartmentId, Stamp, UserId, department};
+use crate::directory::clock::Moment;
+use crate::directory::entity::FEW;
+use crate::directory::fact::{Fact, FactRecord};
+use crate::directory::members::{self, MemberFact, Record};
+use crate::directory::numbered::{self, Numbered};
+use crate::directory::{DepartmentField, Field, Stamp, TagField, TagId, UnixSeconds, UserId};
 
 /// All facts of the names that renames tie to `userid`, itself among them.
-pub(super) fn group_facts(connection: &Connection, userid: &UserId) -> rusqlite::Result<Vec<Fact>> {
+pub(super) fn group_facts(connection: &Connection, userid: &UserId) -> rusqlite::Result<Vec<Record>> {
+    facts_of(connection, tied_names(connection, userid)?)
+}
+
+/// All facts of the group that the fact belongs to: a rename ties the groups of both names together.
+pub(super) fn facts_tied_by(
+    connection: &Connection,
+    userid: &UserId,
+    fact: &MemberFact,
+) -> rusqlite::Result<Vec<Record>> {
+    let mut names = tied_names(connection, userid)?;
+    if let MemberFact::Renamed(to, _) = fact
+        && !names.contains(to)
+    {
+        names.extend(tied_names(connection, to)?);
+    }
+    facts_of(connection, names)
+}
+
+fn facts_of(connection: &Connection, names: BTreeSet<UserId>) -> rusqlite::Result<Vec<Record>> {
     let mut of_name = connection
-        .prepare_cached("SELECT userid, stamp, arrival, word FROM member_facts WHERE userid = ?1")?;
+        .prepare_cached("SELECT userid, second, rank, arrival, fact FROM member_facts WHERE userid = ?1")?;
     let mut facts = Vec::new();
-    for name in tied_names(connection, userid)? {
+    for name in names {
         let mut rows = of_name.query([name.as_str()])?;
         while let Some(row) = rows.next()? {
-            let (userid, stamp, arrival): (String, i64, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
-            facts.extend(read_fact(&userid, stamp, arrival, row.get_ref(3)?.as_str()?));
+            let spelled = row.get_ref(0)?.as_str()?;
+            let read = read_fact(row, 1, MemberFact::from_json)?;
+            match (UserId::parse(spelled), read) {
+                (Ok(userid), Some((stamp, arrival, fact))) => {
+                    facts.push(Record { stamp, arrival, fact: (userid, fact) });
+                }
+                _ => {
+                    log::error!("database: a row of member_facts is unreadable and skipped userid={spelled}")
+                }
+            }
         }
     }
-    Ok(facts)
+    without_void_tags(connection, facts, |(_, fact)| match fact {
+        MemberFact::Entity(Fact::Tagged(tag, _)) => Some(*tag),
+        _ => None,
+    })
+}
+
+/// Stamp, arrival and fact from the columns second, rank, arrival and fact, the first at `first`.
+fn read_fact<T>(
+    row: &rusqlite::Row<'_>,
+    first: usize,
+    read: impl Fn(Stamp, &Json) -> Option<T>,
+) -> rusqlite::Result<Option<(Stamp, i64, T)>> {
+    let (second, rank, arrival) = (row.get(first)?, row.get(first + 1)?, row.get(first + 2)?);
+    let text = row.get_ref(first + 3)?.as_str()?;
+    let fact = || {
+        let stamp = Stamp::from_columns(second, rank)?;
+        Some((stamp, arrival, read(stamp, &serde_json::from_str(text).ok()?)?))
+    };
+    Ok(fact())
 }
 
 /// The names that renames tie to `userid`, itself among them.
 pub(super) fn tied_names(connection: &Connection, userid: &UserId) -> rusqlite::Result<BTreeSet<UserId>> {
-    let mut names = BTreeSet::from([userid.clone()]);
-    let mut to_visit = vec![userid.clone()];
-    // UNION ALL: with UNION, SQLite compiles the statement anew for each use.
-    let mut tied = connection.prepare_cached(
+    // UNION ALL: SQLite compiles a statement with UNION anew for each use.
+    closure(
+        connection,
+        userid,
+        "SELECT new_userid FROM renames WHERE old_userid = ?1 AND is_tied = 1
+         UNION ALL SELECT old_userid FROM renames WHERE new_userid = ?1 AND is_tied = 1",
+    )
+}
+
+/// All names that the member had or may have had, `userid` among them.
+pub(super) fn all_names(connection: &Connection, userid: &UserId) -> rusqlite::Result<BTreeSet<UserId>> {
+    closure(
+        connection,
+        userid,
         "SELECT new_userid FROM renames WHERE old_userid = ?1
          UNION ALL SELECT old_userid FROM renames WHERE new_userid = ?1",
-    )?;
+    )
+}
+
+fn closure(connection: &Connection, userid: &UserId, sql: &str) -> rusqlite::Result<BTreeSet<UserId>> {
+    let mut names = BTreeSet::from([userid.clone()]);
+    let mut to_visit = vec![userid.clone()];
+    let mut neighbours = connection.prepare_cached(sql)?;
     while let Some(name) = to_visit.pop() {
-        let mut rows = tied.query([name.as_str()])?;
+        let mut rows = neighbours.query([name.as_str()])?;
         while let Some(row) = rows.next()? {
             if let Ok(other) = UserId::parse(row.get_ref(0)?.as_str()?)
                 && names.insert(other.clone())
@@ -45,126 +110,200 @@ pub(super) fn tied_names(connection: &Connection, userid: &UserId) -> rusqlite::
     Ok(names)
 }
 
-fn read_fact(userid: &str, stamp: i64, arrival: i64, word: &str) -> Option<Fact> {
-    let stamp = Stamp::from_raw(stamp);
-    let read = || -> Option<Fact> {
-        let word = Fact::word_from_json(stamp, &serde_json::from_str(word).ok()?)?;
-        Some(Fact { userid: UserId::parse(userid).ok()?, stamp, arrival, word })
-    };
-    let fact = read();
-    if fact.is_none() {
-        log::error!("database: a row of member_facts cannot be read userid={userid}; it is passed over");
-    }
-    fact
-}
-
-/// Remembers a fact; tells the member's facts shorter when they have become many.
-pub(super) fn remember(connection: &Connection, known: &[Fact], fact: &Fact) -> rusqlite::Result<()> {
-    if let Word::Renamed(to, _) = &fact.word {
+/// Stores a fact; compacts the group when it has many.
+pub(super) fn remember(connection: &Connection, known: &[Record], record: &Record) -> rusqlite::Result<()> {
+    if let MemberFact::Renamed(to, _) = record.said() {
         connection
             .prepare_cached(
-                "INSERT OR IGNORE INTO renames (old_userid, new_userid, event_time) VALUES (?1, ?2, ?3)",
+                "INSERT INTO renames (old_userid, new_userid, event_time) VALUES (?1, ?2, ?3)
+                 ON CONFLICT (old_userid, new_userid) DO UPDATE SET is_tied = 1,
+                    event_time = CASE WHEN renames.event_time > excluded.event_time THEN renames.event_time
+                                      ELSE excluded.event_time END",
             )?
-            .execute(params![fact.userid.as_str(), to.as_str(), fact.stamp.seconds().0])?;
+            .execute(params![record.userid().as_str(), to.as_str(), record.stamp.second.0])?;
     }
-    insert(connection, fact)?;
+    insert(connection, record)?;
     if known.len() < FEW {
         return Ok(());
     }
     let mut all = known.to_vec();
-    all.push(fact.clone());
-    if let Some(shorter) = history::shortened(&all) {
-        replace(connection, &all, &shorter)?;
+    all.push(record.clone());
+    if let Some(compacted) = members::compact(&all) {
+        replace(connection, &all, &compacted.records)?;
+        if !compacted.keeps_ties {
+            untie(connection, &all, compacted.up_to)?;
+        }
     }
     Ok(())
 }
 
-/// Replaces all facts of the names that these facts are about.
-pub(super) fn replace(connection: &Connection, known: &[Fact], facts: &[Fact]) -> rusqlite::Result<()> {
-    let names: BTreeSet<&UserId> = known.iter().map(|fact| &fact.userid).collect();
+/// Ends the ties that the renames of a snapshot made.
+fn untie(connection: &Connection, known: &[Record], up_to: UnixSeconds) -> rusqlite::Result<()> {
+    let mut update = connection.prepare_cached(
+        "UPDATE renames SET is_tied = 0 WHERE old_userid = ?1 AND is_tied = 1 AND event_time <= ?2",
+    )?;
+    for name in known.iter().map(Record::userid).collect::<BTreeSet<_>>() {
+        update.execute(params![name.as_str(), up_to.0])?;
+    }
+    Ok(())
+}
+
+/// Replaces all facts of the names of these facts.
+pub(super) fn replace(connection: &Connection, known: &[Record], records: &[Record]) -> rusqlite::Result<()> {
+    let names: BTreeSet<&UserId> = known.iter().map(Record::userid).collect();
     for name in names {
         connection.prepare_cached("DELETE FROM member_facts WHERE userid = ?1")?.execute([name.as_str()])?;
     }
-    for fact in facts {
-        insert(connection, fact)?;
-    }
-    Ok(())
+    records.iter().try_for_each(|record| insert(connection, record))
 }
 
-fn insert(connection: &Connection, fact: &Fact) -> rusqlite::Result<()> {
+fn insert(connection: &Connection, record: &Record) -> rusqlite::Result<()> {
     connection
         .prepare_cached(
-            "INSERT OR REPLACE INTO member_facts (userid, stamp, arrival, word) VALUES (?1, ?2, ?3, ?4)",
+            "INSERT INTO member_facts (userid, second, rank, n, arrival, fact)
+             VALUES (?1, ?2, ?3, (SELECT coalesce(max(n) + 1, 0) FROM member_facts
+                                  WHERE userid = ?1 AND second = ?2 AND rank = ?3), ?4, ?5)",
         )?
         .execute(params![
-            fact.userid.as_str(),
-            fact.stamp.to_raw(),
-            fact.arrival,
-            fact.word_to_json().to_string()
+            record.userid().as_str(),
+            record.stamp.second.0,
+            record.stamp.rank_number(),
+            record.arrival,
+            record.said().to_json(record.stamp).to_string()
         ])?;
     Ok(())
 }
 
-/// All facts of a department.
-pub(super) fn department_facts(
-    connection: &Connection,
-    id: DepartmentId,
-) -> rusqlite::Result<Vec<department::Fact>> {
-    let mut statement =
-        connection.prepare_cached("SELECT stamp, arrival, saying FROM department_facts WHERE id = ?1")?;
-    let mut rows = statement.query([id.0])?;
-    let mut facts = Vec::new();
-    while let Some(row) = rows.next()? {
-        let stamp = Stamp::from_raw(row.get(0)?);
-        let json = serde_json::from_str(row.get_ref(2)?.as_str()?).ok();
-        match json.and_then(|json| Saying::from_json(stamp, &json)) {
-            Some(saying) => facts.push(department::Fact { stamp, arrival: row.get(1)?, saying }),
-            None => {
-                log::error!("database: a row of department_facts cannot be read id={id}; it is passed over")
-            }
-        }
-    }
-    Ok(facts)
+/// The statements for the facts of departments or tags.
+pub(super) trait FactTable: Numbered {
+    /// Selects by id.
+    const SELECT: &'static str;
+    /// Inserts id, second, rank, arrival and fact.
+    const INSERT: &'static str;
+    /// Deletes by id.
+    const DELETE: &'static str;
 }
 
-/// Remembers a fact of a department; tells its facts shorter when they have become many.
-pub(super) fn remember_department(
+impl FactTable for DepartmentField {
+    const SELECT: &'static str = "SELECT second, rank, arrival, fact FROM department_facts WHERE id = ?1";
+    const INSERT: &'static str = "INSERT INTO department_facts (id, second, rank, n, arrival, fact)
+         VALUES (?1, ?2, ?3, (SELECT coalesce(max(n) + 1, 0) FROM department_facts
+                              WHERE id = ?1 AND second = ?2 AND rank = ?3), ?4, ?5)";
+    const DELETE: &'static str = "DELETE FROM department_facts WHERE id = ?1";
+}
+
+impl FactTable for TagField {
+    const SELECT: &'static str = "SELECT second, rank, arrival, fact FROM tag_facts WHERE id = ?1";
+    const INSERT: &'static str = "INSERT INTO tag_facts (id, second, rank, n, arrival, fact)
+         VALUES (?1, ?2, ?3, (SELECT coalesce(max(n) + 1, 0) FROM tag_facts
+                              WHERE id = ?1 AND second = ?2 AND rank = ?3), ?4, ?5)";
+    const DELETE: &'static str = "DELETE FROM tag_facts WHERE id = ?1";
+}
+
+/// All facts of a department or tag.
+pub(super) fn numbered_facts<F: FactTable>(
     connection: &Connection,
-    id: DepartmentId,
-    known: &[department::Fact],
-    fact: &department::Fact,
+    id: u32,
+) -> rusqlite::Result<Vec<numbered::Record<F>>> {
+    let mut statement = connection.prepare_cached(F::SELECT)?;
+    let mut rows = statement.query([id])?;
+    let mut facts = Vec::new();
+    while let Some(row) = rows.next()? {
+        match read_fact(row, 0, Fact::from_json)? {
+            Some((stamp, arrival, fact)) => facts.push(FactRecord { stamp, arrival, fact }),
+            None => log::error!("database: a fact of {} {id} is unreadable and skipped", F::ENTITY.as_str()),
+        }
+    }
+    without_void_tags(connection, facts, |fact| match fact {
+        Fact::Tagged(tag, _) => Some(*tag),
+        _ => None,
+    })
+}
+
+/// Stores a fact of a department or tag; compacts its facts when they are many.
+pub(super) fn remember_numbered<F: FactTable>(
+    connection: &Connection,
+    id: u32,
+    known: &[numbered::Record<F>],
+    record: &numbered::Record<F>,
 ) -> rusqlite::Result<()> {
-    insert_department(connection, id, fact)?;
+    insert_numbered(connection, id, record)?;
     if known.len() < FEW {
         return Ok(());
     }
     let mut all = known.to_vec();
-    all.push(fact.clone());
-    match department::shortened(&all) {
-        Some(shorter) => replace_department(connection, id, &shorter),
+    all.push(record.clone());
+    match numbered::compact(&all) {
+        Some(compacted) => replace_numbered(connection, id, &compacted),
         None => Ok(()),
     }
 }
 
-/// Replaces all facts of a department.
-pub(super) fn replace_department(
+/// Replaces all facts of a department or tag.
+pub(super) fn replace_numbered<F: FactTable>(
     connection: &Connection,
-    id: DepartmentId,
-    facts: &[department::Fact],
+    id: u32,
+    records: &[numbered::Record<F>],
 ) -> rusqlite::Result<()> {
-    connection.prepare_cached("DELETE FROM department_facts WHERE id = ?1")?.execute([id.0])?;
-    facts.iter().try_for_each(|fact| insert_department(connection, id, fact))
+    connection.prepare_cached(F::DELETE)?.execute([id])?;
+    records.iter().try_for_each(|record| insert_numbered(connection, id, record))
 }
 
-fn insert_department(
+fn insert_numbered<F: Field + FactTable>(
     connection: &Connection,
-    id: DepartmentId,
-    fact: &department::Fact,
+    id: u32,
+    record: &numbered::Record<F>,
 ) -> rusqlite::Result<()> {
-    connection
-        .prepare_cached(
-            "INSERT OR REPLACE INTO department_facts (id, stamp, arrival, saying) VALUES (?1, ?2, ?3, ?4)",
-        )?
-        .execute(params![id.0, fact.stamp.to_raw(), fact.arrival, fact.saying_to_json().to_string()])?;
+    connection.prepare_cached(F::INSERT)?.execute(params![
+        id,
+        record.stamp.second.0,
+        record.stamp.rank_number(),
+        record.arrival,
+        record.fact.to_json(record.stamp).to_string()
+    ])?;
     Ok(())
+}
+
+/// A complete listing of one kind of entity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Listing {
+    /// WeCom's second.
+    pub(super) second: UnixSeconds,
+    /// Facts from this event number on came after it.
+    pub(super) arrival: i64,
+}
+
+/// The last complete listing of this kind, if it is newer than a fact of `second`. One that is dated later than
+/// plausible was dated by a wrong clock, and says nothing.
+pub(super) fn later_listing(
+    connection: &Connection,
+    kind: &str,
+    second: UnixSeconds,
+    moment: Moment,
+) -> rusqlite::Result<Option<Listing>> {
+    let last = connection
+        .prepare_cached("SELECT second, arrival FROM listings WHERE kind = ?1")?
+        .query_row([kind], |row| Ok(Listing { second: UnixSeconds(row.get(0)?), arrival: row.get(1)? }))
+        .optional()?;
+    let is_plausible = |listing: &Listing| moment.latest.is_none_or(|latest| listing.second <= latest);
+    Ok(last.filter(|listing| second < listing.second && is_plausible(listing)))
+}
+
+/// Removes the facts about tags that began a new existence later: of those, no membership is left.
+pub(super) fn without_void_tags<T>(
+    connection: &Connection,
+    mut facts: Vec<FactRecord<T>>,
+    tag_of: impl Fn(&T) -> Option<TagId>,
+) -> rusqlite::Result<Vec<FactRecord<T>>> {
+    let tags: BTreeSet<TagId> = facts.iter().filter_map(|record| tag_of(&record.fact)).collect();
+    for tag in tags {
+        let starts_at: Option<i64> = connection
+            .prepare_cached("SELECT coalesce(deleted_at, starts_at) FROM tags WHERE id = ?1")?
+            .query_row([tag.0], |row| row.get(0))
+            .optional()?;
+        if let Some(starts_at) = starts_at {
+            facts.retain(|record| tag_of(&record.fact) != Some(tag) || record.stamp.second.0 >= starts_at);
+        }
+    }
+    Ok(facts)
 }

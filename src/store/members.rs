@@ -4,15 +4,13 @@ use std::collections::BTreeMap;
 
 use rusqlite::types::Value as Sql;
 use rusqlite::{Connection, OptionalExtension, params, params_from_iter};
-use serde_json::{Map, json};
 
 use super::clashes;
-use crate::directory::changes::{Change, Details, Entity, MemberRow, Merge, RowWrite};
-use crate::directory::fields::Sort;
-use crate::directory::history::Identity;
+use crate::directory::diff::{Change, Details, MemberRow, Merge, RowWrite};
+use crate::directory::fields::FieldKind;
 use crate::directory::{Action, Field, MemberField, TagId, UnixSeconds, UserId, Value};
 
-/// What a row holds besides what WeCom's events tell; it moves with the member.
+/// The columns of a row that the facts do not determine; they move with the member.
 struct Carried {
     openid: Option<String>,
     state: String,
@@ -48,7 +46,30 @@ impl Carried {
         }
     }
 
-    /// Takes a row away, remembering what is to be carried.
+    /// Sets the openid that the facts give the member. Without one, it is due at once, unless it was present before or WeCom
+    /// refuses it.
+    fn with_openid(mut self, row: &MemberRow, was_present: bool, now: UnixSeconds) -> Self {
+        if let Some(openid) = &row.openid {
+            if self.openid.as_ref() != Some(openid) {
+                self.openid_updated_at = Some(now.0);
+                self.next_attempt_at = None;
+            }
+            self.openid = Some(openid.clone());
+            self.state = "converted".into();
+            return self;
+        }
+        let refusal_is_void = self.state == "failed" && !row.is_refused;
+        if self.openid.is_some() || refusal_is_void || (!was_present && row.deleted_at.is_none()) {
+            self.openid = None;
+            self.state = "pending".into();
+            self.attempts = 0;
+            self.next_attempt_at = Some(now.0);
+            self.revision = self.revision.wrapping_add(1);
+        }
+        self
+    }
+
+    /// Deletes a row and returns the columns to carry.
     fn take(connection: &Connection, userid: &UserId) -> rusqlite::Result<Option<Self>> {
         connection
             .prepare_cached(
@@ -117,35 +138,27 @@ pub(super) fn write_rows(
                     carried.insert(from.clone(), taken);
                 }
             }
-            RowWrite::Remove(userid, identity) => {
-                if let Some(openid) = Carried::take(connection, userid)?.and_then(|taken| taken.openid) {
-                    set_aside(connection, identity, &openid)?;
-                }
+            RowWrite::Remove(userid) => {
+                connection
+                    .prepare_cached("DELETE FROM members WHERE userid = ?1")?
+                    .execute([userid.as_str()])?;
             }
-            RowWrite::Create(..) | RowWrite::Update { .. } => {}
+            RowWrite::Create(_) | RowWrite::Update { .. } => {}
         }
     }
-    // Members that the change feed tells of anew, with the openids that they have kept.
-    let mut newly_told: Vec<(&UserId, String)> = Vec::new();
+    // Openids that a member did not have before.
+    let mut new_openids: Vec<&str> = Vec::new();
     for write in writes {
         match write {
-            RowWrite::Remove(..) => {}
-            RowWrite::Create(row, identity) => {
-                let mut carried = Carried::fresh(now);
-                if let Some(openid) = take_from_aside(connection, identity)? {
-                    newly_told.extend(row.deleted_at.is_none().then(|| (&row.userid, openid.clone())));
-                    carried = Carried {
-                        openid: Some(openid),
-                        state: "converted".into(),
-                        next_attempt_at: None,
-                        openid_updated_at: Some(now.0),
-                        ..carried
-                    };
-                }
-                insert(connection, row, &carried, now)?;
+            RowWrite::Remove(_) => {}
+            RowWrite::Create(row) => {
+                insert(connection, row, Carried::fresh(now).with_openid(row, false, now), now)?;
+                new_openids.extend(row.openid.as_deref());
             }
             RowWrite::Update { row, changed, respelled } => {
-                update(connection, row, !changed.is_empty(), now)?;
+                if update(connection, row, !changed.is_empty(), now)? {
+                    new_openids.extend(row.openid.as_deref());
+                }
                 let departments = [MemberField::Department, MemberField::LeaderOf];
                 if *respelled || row.deleted_at.is_some() || departments.iter().any(|f| changed.contains(f)) {
                     write_departments(connection, row)?;
@@ -153,12 +166,10 @@ pub(super) fn write_rows(
             }
             RowWrite::Move { from, row, was_present } => {
                 let carried = carried.remove(from).unwrap_or_else(|| Carried::fresh(now));
-                if let Some(openid) =
-                    carried.openid.clone().filter(|_| !was_present && row.deleted_at.is_none())
-                {
-                    newly_told.push((&row.userid, openid));
+                if carried.openid != row.openid || !was_present {
+                    new_openids.extend(row.openid.as_deref());
                 }
-                insert(connection, row, &carried, now)?;
+                insert(connection, row, carried.with_openid(row, *was_present, now), now)?;
             }
         }
     }
@@ -166,35 +177,19 @@ pub(super) fn write_rows(
         write_tag_member(connection, *tag, userid, *within)?;
     }
     write_changes(connection, changes, now)?;
-    for (userid, openid) in newly_told {
-        write_openid_change(connection, userid.as_str(), None, Some(&openid), now)?;
-        clashes::look_for(connection, &openid, now)?;
+    for openid in new_openids {
+        clashes::look_for(connection, openid, now)?;
     }
-    let resolves = |write: &RowWrite| match write {
+    let may_resolve = |write: &RowWrite| match write {
         RowWrite::Update { row, respelled, .. } => *respelled || row.deleted_at.is_some(),
         RowWrite::Remove(..) | RowWrite::Move { .. } => true,
         RowWrite::Create(..) => false,
     };
-    if writes.iter().any(resolves) {
+    let openid_changed = changes.iter().any(|change| change.action == Action::Openid);
+    if openid_changed || writes.iter().any(may_resolve) {
         clashes::review(connection, now)?;
     }
     Ok(())
-}
-
-/// Keeps the openid of a member whose row goes because events, as far as they have come, make it part of
-/// another one: one that is still to come may show that it is not.
-fn set_aside(connection: &Connection, (name, floor): &Identity, openid: &str) -> rusqlite::Result<()> {
-    connection
-        .prepare_cached("INSERT OR REPLACE INTO openids_aside (name, floor, openid) VALUES (?1, ?2, ?3)")?
-        .execute(params![name.as_str(), floor.to_raw(), openid])?;
-    Ok(())
-}
-
-fn take_from_aside(connection: &Connection, (name, floor): &Identity) -> rusqlite::Result<Option<String>> {
-    connection
-        .prepare_cached("DELETE FROM openids_aside WHERE name = ?1 AND floor = ?2 RETURNING openid")?
-        .query_row(params![name.as_str(), floor.to_raw()], |row| row.get(0))
-        .optional()
 }
 
 /// The fields that are columns of `members`; the two others are rows of `member_departments`.
@@ -210,7 +205,7 @@ fn column_values(row: &MemberRow) -> Vec<Sql> {
             Some(Value::Text(text)) => Sql::Text(text.clone()),
             Some(Value::Int(number)) => Sql::Integer(*number),
             Some(Value::Attrs(attrs)) => Sql::Text(attrs.to_string()),
-            Some(Value::Emptied) if field.sort() == Sort::Text => Sql::Text(String::new()),
+            Some(Value::Cleared) if field.kind() == FieldKind::Text => Sql::Text(String::new()),
             Some(_) => Sql::Null,
         })
         .collect()
@@ -219,21 +214,21 @@ fn column_values(row: &MemberRow) -> Vec<Sql> {
 fn insert(
     connection: &Connection,
     row: &MemberRow,
-    carried: &Carried,
+    carried: Carried,
     now: UnixSeconds,
 ) -> rusqlite::Result<()> {
     let mut values = column_values(row);
     values.extend([
         Sql::Text(row.userid.as_str().to_owned()),
-        carried.openid.clone().into(),
-        carried.state.clone().into(),
+        carried.openid.into(),
+        carried.state.into(),
         carried.attempts.into(),
         carried.next_attempt_at.into(),
         carried.errcode.into(),
-        carried.error.clone().into(),
+        carried.error.into(),
         carried.openid_updated_at.into(),
         carried.revision.into(),
-        carried.details_state.clone().into(),
+        carried.details_state.into(),
         carried.details_fetched_at.into(),
         carried.details_revision.into(),
         carried.created_at.into(),
@@ -254,7 +249,13 @@ fn insert(
     write_departments(connection, row)
 }
 
-fn update(connection: &Connection, row: &MemberRow, changed: bool, now: UnixSeconds) -> rusqlite::Result<()> {
+/// Writes the row in place; whether its openid is another one now.
+fn update(
+    connection: &Connection,
+    row: &MemberRow,
+    changed: bool,
+    now: UnixSeconds,
+) -> rusqlite::Result<bool> {
     let mut values = column_values(row);
     let own: [Sql; 5] = [
         Sql::Text(row.userid.as_str().to_owned()),
@@ -266,11 +267,11 @@ fn update(connection: &Connection, row: &MemberRow, changed: bool, now: UnixSeco
     values.extend(own);
     let set: Vec<String> = columns().map(|field| format!("{} = ?", field.name())).collect();
     let n = set.len();
-    connection
+    let (openid, state): (Option<String>, String) = connection
         .prepare_cached(&format!(
             "UPDATE members SET {}, userid = ?{u},
                 updated_at = CASE WHEN ?{c} OR deleted_at IS NOT ?{d} THEN ?{t} ELSE updated_at END,
-                event_time = ?{e}, deleted_at = ?{d} WHERE userid = ?{u}",
+                event_time = ?{e}, deleted_at = ?{d} WHERE userid = ?{u} RETURNING openid, openid_state",
             set.join(", "),
             u = n + 1,
             c = n + 2,
@@ -278,8 +279,30 @@ fn update(connection: &Connection, row: &MemberRow, changed: bool, now: UnixSeco
             e = n + 4,
             d = n + 5,
         ))?
-        .execute(params_from_iter(values))?;
-    Ok(())
+        .query_row(params_from_iter(values), |row| Ok((row.get(0)?, row.get(1)?)))?;
+    match &row.openid {
+        Some(known) if openid.as_ref() == Some(known) => Ok(false),
+        Some(known) => {
+            connection
+                .prepare_cached(
+                    "UPDATE members SET openid = ?2, openid_state = 'converted', openid_attempts = 0,
+                        openid_next_attempt_at = NULL, openid_errcode = NULL, openid_error = NULL,
+                        openid_updated_at = ?3 WHERE userid = ?1",
+                )?
+                .execute(params![row.userid.as_str(), known, now.0])?;
+            Ok(true)
+        }
+        None if openid.is_some() || (state == "failed" && !row.is_refused) => {
+            connection
+                .prepare_cached(
+                    "UPDATE members SET openid = NULL, openid_state = 'pending', openid_attempts = 0,
+                        openid_next_attempt_at = ?2, openid_revision = openid_revision + 1 WHERE userid = ?1",
+                )?
+                .execute(params![row.userid.as_str(), now.0])?;
+            Ok(false)
+        }
+        None => Ok(false),
+    }
 }
 
 /// The member's departments as they are now; somebody who is gone is in none.
@@ -296,7 +319,8 @@ fn write_departments(connection: &Connection, row: &MemberRow) -> rusqlite::Resu
     };
     let (departments, led) = (list(MemberField::Department), list(MemberField::LeaderOf));
     let mut statement = connection.prepare_cached(
-        "INSERT OR IGNORE INTO member_departments (userid, department_id, is_leader, position) VALUES (?1, ?2, ?3, ?4)",
+        "INSERT INTO member_departments (userid, department_id, is_leader, position) VALUES (?1, ?2, ?3, ?4)
+         ON CONFLICT DO NOTHING",
     )?;
     for (position, id) in departments.iter().enumerate() {
         let position = i64::try_from(position).unwrap_or(i64::MAX);
@@ -312,7 +336,8 @@ fn write_tag_member(
     within: bool,
 ) -> rusqlite::Result<()> {
     let sql = if within {
-        "INSERT OR REPLACE INTO tag_members (tag_id, userid) VALUES (?1, ?2)"
+        "INSERT INTO tag_members (tag_id, userid) VALUES (?1, ?2)
+         ON CONFLICT (tag_id, userid) DO UPDATE SET userid = excluded.userid"
     } else {
         "DELETE FROM tag_members WHERE tag_id = ?1 AND userid = ?2"
     };
@@ -340,16 +365,4 @@ pub(super) fn write_changes(
         ])?;
     }
     Ok(())
-}
-
-/// Appends a change of a member's openid.
-pub(super) fn write_openid_change(
-    connection: &Connection,
-    userid: &str,
-    old: Option<&str>,
-    new: Option<&str>,
-    now: UnixSeconds,
-) -> rusqlite::Result<()> {
-    let fields = Map::from_iter([("openid".to_owned(), json!([old, new]))]);
-    write_changes(connection, &[Change::new(Entity::Member, userid, Action::Openid, fields)], now)
 }

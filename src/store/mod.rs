@@ -2,29 +2,29 @@
 //!
 //! Knows no HTTP and no XML. All SQL of the program is here.
 
-mod apply;
 pub mod clashes;
 pub mod departments;
 pub mod details;
 pub mod epoch;
 mod error;
+mod events;
 mod facts;
 pub mod file;
 pub mod holders;
 pub mod members;
 pub mod monitor;
-pub mod observed;
+pub mod observations;
 pub mod open;
 pub mod openids;
 pub mod queries;
 pub mod reconciles;
 pub mod refusals;
+mod sqlite;
 pub mod state;
-mod watch;
 pub mod writer;
 
-pub use apply::{Applied, NewEvent, Outcome, apply_event, record_invalid};
 pub use error::StoreError;
+pub use events::{Applied, NewEvent, Outcome, apply_event, record_invalid};
 pub use open::{Opened, open_reader, open_writer};
 pub use openids::{
     ApiCall, ConversionOutcome, due_members, earliest_due, make_due, record_api_call, record_conversion,

@@ -13,10 +13,10 @@ use super::file;
 const APPLICATION_ID: i64 = file::APPLICATION_ID as i64;
 
 /// Each brings the schema from its index to the next `user_version`.
-const MIGRATIONS: &[&str] = &[include_str!("migrations/0001.sql"), include_str!("migrations/0002.sql")];
+const MIGRATIONS: &[&str] = &[include_str!("sqlite/schema.sql")];
 
 /// Made anew with each migration, so that a view never needs a migration of its own.
-const VIEWS: &str = include_str!("migrations/views.sql");
+const VIEWS: &str = include_str!("sqlite/views.sql");
 
 /// How long a command waits for a lock; the daemon's writer sets its own time for each commit.
 const PATIENCE: Duration = Duration::from_secs(4);

@@ -1,11 +1,15 @@
 //! Openids: who is due, what WeCom said, and when to try again.
 
+use std::time::Duration;
+
 use rusqlite::{Connection, OptionalExtension, params, params_from_iter};
 
 use super::clashes;
-use super::members::write_openid_change;
+use super::events::add_member_fact;
+use crate::directory::clock::Moment;
+use crate::directory::members::{Answer, Conversion, MemberFact};
 use crate::directory::openid::Backoff;
-use crate::directory::{UnixSeconds, UserId};
+use crate::directory::{Source, UnixSeconds, UserId};
 
 /// What WeCom said to one conversion.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +48,9 @@ pub struct ApiCall {
     /// How long it took.
     pub millis: u64,
 }
+
+/// Wait before the next attempt after an answer that counts for nobody: until the second is over.
+const CHANGED_HANDS: Duration = Duration::from_secs(2);
 
 /// API calls that are kept.
 const CALLS_KEPT: i64 = 10_000;
@@ -210,72 +217,107 @@ pub fn make_all_due(connection: &Connection, now: UnixSeconds) -> rusqlite::Resu
         .execute([now.0])
 }
 
-/// Writes what WeCom said; false if it no longer counts, because an event came while WeCom was being asked:
-/// the member may be another one by now, or wants to be tried again at once, which it will be.
+/// Stores WeCom's answer; false if it no longer counts, because an event came while WeCom was being asked. The member is
+/// asked about again then.
+///
+/// An openid or a final refusal is a fact about the name at the time of the call: the merge decides whose it is.
 ///
 /// # Errors
-/// Whatever SQLite says.
+/// SQLite's; the caller rolls back.
 pub fn record_conversion(
     connection: &Connection,
-    asked: &ConversionClaim,
-    verdict: &ConversionOutcome,
+    claim: &ConversionClaim,
+    outcome: &ConversionOutcome,
+    call: CallTime,
     backoff: Backoff,
-    now: UnixSeconds,
+    moment: Moment,
     random: f64,
 ) -> rusqlite::Result<bool> {
-    let userid = asked.userid.as_str();
-    let row: Option<(Option<String>, u32, String)> = connection
-        .prepare_cached(
-            "SELECT openid, openid_attempts, userid FROM members
-             WHERE userid = ?1 AND openid_revision = ?2 AND deleted_at IS NULL",
-        )?
-        .query_row(params![userid, asked.revision], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
-        .optional()?;
-    let Some((old, attempts, spelling)) = row else { return Ok(false) };
-    let back_off = |errcode: Option<i64>, errmsg: &str| -> rusqlite::Result<()> {
+    let now = moment.local;
+    let (openid, attempts, is_current) = stored(connection, claim)?.unwrap_or_default();
+    let back_off = |backoff: Backoff, errcode: Option<i64>, errmsg: &str| -> rusqlite::Result<bool> {
         let attempts = attempts.saturating_add(1);
         // A clash is no reason to ask more than once.
-        let next = (!asked.only_for_clash).then(|| backoff.next(attempts, now, random).0);
+        let next = (!claim.only_for_clash).then(|| backoff.next(attempts, now, random).0);
         connection
             .prepare_cached(
                 "UPDATE members SET openid_attempts = ?2, openid_next_attempt_at = ?3, openid_errcode = ?4,
                     openid_error = ?5 WHERE userid = ?1",
             )?
-            .execute(params![userid, attempts, next, errcode, errmsg])?;
-        Ok(())
+            .execute(params![claim.userid.as_str(), attempts, next, errcode, errmsg])?;
+        Ok(true)
     };
-    match verdict {
-        ConversionOutcome::Openid(openid) => {
-            connection
-                .prepare_cached(
-                    "UPDATE members SET openid = ?2, openid_state = 'converted', openid_attempts = 0,
-                        openid_next_attempt_at = NULL, openid_errcode = NULL, openid_error = NULL,
-                        openid_updated_at = ?3 WHERE userid = ?1",
-                )?
-                .execute(params![userid, openid, now.0])?;
-            if old.as_deref() != Some(openid) {
-                write_openid_change(connection, &spelling, old.as_deref(), Some(openid), now)?;
-                if old.is_some() {
-                    clashes::review(connection, now)?;
-                }
+    let add_fact = |said: Conversion| {
+        let until = call.until.max(claim.event_time);
+        let began = call.until.plus(-call.seconds).max(claim.event_time);
+        let fact = MemberFact::Answered(Answer { asked_before: until.since(began), said });
+        add_member_fact(connection, &claim.userid, Source::Api(until), fact, moment)
+    };
+    match outcome {
+        ConversionOutcome::Openid(said) => {
+            if openid.as_ref() == Some(said) {
+                connection
+                    .prepare_cached(
+                        "UPDATE members SET openid_attempts = 0, openid_next_attempt_at = NULL,
+                            openid_errcode = NULL, openid_error = NULL, openid_updated_at = ?2 WHERE userid = ?1",
+                    )?
+                    .execute(params![claim.userid.as_str(), now.0])?;
+                clashes::look_for(connection, said, now)?;
+                return Ok(true);
             }
-            clashes::look_for(connection, openid, now)?;
+            add_fact(Conversion::Openid(said.clone()))?;
+            match stored(connection, claim)? {
+                Some((Some(known), ..)) if known == *said => Ok(true),
+                Some((_, _, true)) => {
+                    let soon = Backoff { first: CHANGED_HANDS, ..backoff };
+                    back_off(soon, None, "the userid changed hands while WeCom was asked")
+                }
+                _ => Ok(false),
+            }
         }
-        ConversionOutcome::Never { errcode, errmsg } if old.is_none() => {
+        _ if !is_current => Ok(false),
+        ConversionOutcome::Never { errcode, errmsg } if openid.is_none() => {
+            if !add_fact(Conversion::Refused(*errcode, errmsg.clone()))?.holds {
+                return back_off(backoff, Some(*errcode), errmsg);
+            }
             connection
                 .prepare_cached(
                     "UPDATE members SET openid_state = 'failed', openid_attempts = openid_attempts + 1,
                         openid_next_attempt_at = NULL, openid_errcode = ?2, openid_error = ?3,
                         openid_updated_at = ?4 WHERE userid = ?1",
                 )?
-                .execute(params![userid, errcode, errmsg, now.0])?;
+                .execute(params![claim.userid.as_str(), errcode, errmsg, now.0])?;
+            Ok(true)
         }
-        // A converted member keeps the openid that it has, whatever is said when it is asked for again: only
-        // another openid is a change.
-        ConversionOutcome::NotYet { errcode, errmsg } => back_off(*errcode, errmsg)?,
-        ConversionOutcome::Never { errcode, errmsg } => back_off(Some(*errcode), errmsg)?,
+        // A converted member keeps its openid when a repeated call is refused: only another openid is a change.
+        ConversionOutcome::NotYet { errcode, errmsg } => back_off(backoff, *errcode, errmsg),
+        ConversionOutcome::Never { errcode, errmsg } => back_off(backoff, Some(*errcode), errmsg),
     }
-    Ok(true)
+}
+
+/// When WeCom looked a name up: within `seconds` before the end of the second `until`, on its clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CallTime {
+    /// The second in which the answer came.
+    pub until: UnixSeconds,
+    /// How many seconds earlier the call may have begun.
+    pub seconds: i64,
+}
+
+/// Openid and attempts of the present member of this name, and whether the claim is current.
+fn stored(
+    connection: &Connection,
+    claim: &ConversionClaim,
+) -> rusqlite::Result<Option<(Option<String>, u32, bool)>> {
+    connection
+        .prepare_cached(
+            "SELECT openid, openid_attempts, openid_revision = ?2 FROM members
+             WHERE userid = ?1 AND deleted_at IS NULL",
+        )?
+        .query_row(params![claim.userid.as_str(), claim.revision], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+        })
+        .optional()
 }
 
 /// A member as it was when WeCom was asked.
@@ -286,6 +328,9 @@ pub struct ConversionClaim {
     revision: i64,
     /// It has an openid that is not old: it is asked for again because another member has the same.
     only_for_clash: bool,
+    /// WeCom's time of the newest fact about the member. WeCom is asked after that, also where the fact is dated ahead of
+    /// the estimate of its clock.
+    event_time: UnixSeconds,
 }
 
 /// Looks a member up that is to be converted, or whose openid is to be asked for again: since it was last confirmed before
@@ -301,14 +346,14 @@ pub fn claim(
 ) -> rusqlite::Result<Option<ConversionClaim>> {
     connection
         .prepare_cached(
-            "SELECT openid_revision, openid_state = 'converted' AND NOT coalesce(openid_updated_at <= ?2, 0)
+            "SELECT openid_revision, openid_state = 'converted' AND NOT coalesce(openid_updated_at <= ?2, 0), event_time
              FROM members
              WHERE userid = ?1 AND deleted_at IS NULL
                AND (openid_state = 'pending'
                     OR (openid_state = 'converted' AND (openid_updated_at <= ?2 OR openid_next_attempt_at <= ?3)))",
         )?
         .query_row(params![userid.as_str(), recheck_before.map(|at| at.0), now.0], |row| {
-            Ok(ConversionClaim { userid: userid.clone(), revision: row.get(0)?, only_for_clash: row.get(1)? })
+            Ok(ConversionClaim { userid: userid.clone(), revision: row.get(0)?, only_for_clash: row.get(1)?, event_time: UnixSeconds(row.get(2)?) })
         })
         .optional()
 }

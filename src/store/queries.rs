@@ -1,6 +1,6 @@
 //! What the commands ask: counts, and one member's story. Each on a reader's connection of its own.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -8,7 +8,7 @@ use serde_json::{Map, Value as Json, json};
 
 use super::monitor::oldest_pending;
 use super::{epoch, facts};
-use crate::directory::history::fold;
+use crate::directory::members::fold;
 use crate::directory::{UnixSeconds, UserId};
 
 /// Counts for `status`.
@@ -98,9 +98,9 @@ pub fn counts(connection: &Connection, now: UnixSeconds) -> rusqlite::Result<Cou
 /// # Errors
 /// Whatever SQLite says.
 pub fn member(connection: &Connection, userid: &UserId) -> rusqlite::Result<Option<Map<String, Json>>> {
-    let bearer = fold(&facts::group_facts(connection, userid)?).bearer(userid);
+    let holder = present_userid(connection, userid)?;
     let row = connection
-        .query_row("SELECT * FROM members WHERE userid = ?1", [bearer.as_str()], |row| Ok(object(row)))
+        .query_row("SELECT * FROM members WHERE userid = ?1", [holder.as_str()], |row| Ok(object(row)))
         .optional()?;
     let Some(mut member) = row else { return Ok(None) };
     let departments = rows(
@@ -108,16 +108,35 @@ pub fn member(connection: &Connection, userid: &UserId) -> rusqlite::Result<Opti
         "SELECT md.department_id AS id, d.name, md.is_leader FROM member_departments AS md
          LEFT JOIN departments AS d ON d.id = md.department_id AND d.deleted_at IS NULL
          WHERE md.userid = ?1 ORDER BY md.position",
-        bearer.as_str(),
+        holder.as_str(),
     )?;
     let tags = rows(
         connection,
         "SELECT t.id, t.name FROM tag_members AS tm JOIN tags AS t ON t.id = tm.tag_id WHERE tm.userid = ?1",
-        bearer.as_str(),
+        holder.as_str(),
     )?;
     member.insert("departments".into(), Json::Array(departments));
     member.insert("tags".into(), Json::Array(tags));
     Ok(Some(member))
+}
+
+/// The userid that the member has now which is, or was, called so.
+fn present_userid(connection: &Connection, userid: &UserId) -> rusqlite::Result<UserId> {
+    let mut holder = fold(&facts::group_facts(connection, userid)?).resolve(userid);
+    let mut is_known = connection.prepare_cached("SELECT 1 FROM members WHERE userid = ?1")?;
+    let mut next = connection.prepare_cached(
+        "SELECT new_userid FROM renames WHERE old_userid = ?1 ORDER BY event_time DESC LIMIT 1",
+    )?;
+    // Renames that a snapshot untied lead on, a circle of them not for ever.
+    let mut visited = BTreeSet::new();
+    while !is_known.exists([holder.as_str()])? && visited.insert(holder.clone()) {
+        let renamed: Option<String> = next.query_row([holder.as_str()], |row| row.get(0)).optional()?;
+        match renamed.and_then(|name| UserId::parse(&name).ok()) {
+            Some(name) => holder = name,
+            None => break,
+        }
+    }
+    Ok(holder)
 }
 
 /// One moment in a member's story.
@@ -137,11 +156,7 @@ pub struct Moment {
 /// # Errors
 /// Whatever SQLite says.
 pub fn story(connection: &Connection, userid: &UserId, limit: u32) -> rusqlite::Result<Vec<Moment>> {
-    let mut names: Vec<UserId> =
-        facts::group_facts(connection, userid)?.into_iter().map(|fact| fact.userid).collect();
-    names.push(fold(&facts::group_facts(connection, userid)?).bearer(userid));
-    names.sort();
-    names.dedup();
+    let names = facts::all_names(connection, userid)?;
     let sources = [
         (
             "event",

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::observed::Effect;
+use super::observations::Effect;
 use crate::directory::comparison::{KnownDepartment, KnownMember};
 use crate::directory::{DepartmentField, DepartmentId, Fields, TagId, UnixSeconds, UserId, Value};
 
@@ -241,7 +241,7 @@ pub fn known_tag_content(
     connection: &Connection,
     tag: TagId,
 ) -> rusqlite::Result<(BTreeSet<UserId>, BTreeSet<DepartmentId>)> {
-    let (members, departments) = super::observed::tag_content(connection, tag)?;
+    let (members, departments) = super::observations::tag_content(connection, tag)?;
     Ok((members.into_iter().collect(), departments.into_iter().collect()))
 }
 

@@ -14,7 +14,7 @@ use rusqlite::Connection;
 use super::epoch::HighWaterMark;
 use super::error::StoreError;
 use super::open::Opened;
-use super::watch::{Watch, empty_the_wal};
+use super::sqlite::file_watch::{Watch, empty_the_wal};
 
 /// Pieces of work that may wait; more are refused. Far more than callbacks can be in flight.
 const QUEUE: usize = 4096;

@@ -9,13 +9,16 @@
     missing_docs
 )]
 
+pub mod load;
 pub mod proc;
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
@@ -34,6 +37,9 @@ pub struct Lab {
     pub stand_in: StandIn,
     child: Option<Child>,
     pub address: SocketAddr,
+    /// The admin listener, if it is on.
+    pub admin: Option<SocketAddr>,
+    speed: u32,
 }
 
 /// What a lab's configuration may have besides.
@@ -47,6 +53,8 @@ pub struct Settings<'a> {
     pub more: &'a str,
     /// Whether the lab has the secret of contacts sync, so that it compares.
     pub reconcile: bool,
+    /// How many times as fast the monotonic clock of the lab's processes runs; 0 and 1: as fast as the test's.
+    pub speed: u32,
 }
 
 pub fn crypt() -> Crypt {
@@ -71,6 +79,46 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
+/// Cases of one test that are checked at the same time. They mostly sleep.
+const CONCURRENT: usize = 20;
+
+/// Checks all cases, several at a time.
+pub fn concurrently<T: Send>(cases: impl IntoIterator<Item = T>, check: impl Fn(T) + Sync) {
+    let cases = Mutex::new(cases.into_iter().collect::<Vec<_>>().into_iter());
+    let next = || cases.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let work = || {
+        while let Some(case) = next() {
+            check(case);
+        }
+    };
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..CONCURRENT).map(|_| scope.spawn(work)).collect();
+        for thread in threads {
+            // The panic of the case itself, not "a scoped thread panicked".
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        }
+    });
+}
+
+/// A library of `shim/` to be preloaded; compiled once, with the C compiler that SQLite needs, too.
+pub fn shim(name: &'static str) -> PathBuf {
+    static COMPILED: Mutex<Vec<&str>> = Mutex::new(Vec::new());
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let library = folder.join(format!("{name}.so"));
+    let mut compiled = COMPILED.lock().unwrap();
+    if !compiled.contains(&name) {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/shim").join(format!("{name}.c"));
+        // Renamed when complete: another test process may be loading the library.
+        let new = folder.join(format!("{name}.{}.so", std::process::id()));
+        let mut cc = Command::new("cc");
+        cc.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&new).arg(source).arg("-ldl");
+        assert!(cc.status().unwrap().success());
+        std::fs::rename(new, &library).unwrap();
+        compiled.push(name);
+    }
+    library
+}
+
 impl Lab {
     /// A lab whose daemon runs.
     pub fn new(settings: Settings<'_>) -> Self {
@@ -90,7 +138,7 @@ impl Lab {
         let contacts = stand_in.company(|company| company.contacts_secret.clone());
         let contacts =
             if settings.reconcile { format!("contacts_secret = {contacts}\n") } else { String::new() };
-        let Settings { wecom, callback, openid, admin, more, .. } = settings;
+        let Settings { wecom, callback, openid, admin, more, speed, .. } = settings;
         let text = format!(
             "[wecom]\ncorp_id = {CORP}\napp_secret = {secret}\napi_base = {}\n{contacts}{wecom}\n\
              [callback]\nlisten = 127.0.0.1:0\ntoken = {TOKEN}\nencoding_aes_key = {KEY}\n{callback}\n\
@@ -98,13 +146,23 @@ impl Lab {
             stand_in.base_url()
         );
         std::fs::write(folder.path().join("sync.ini"), text).unwrap();
-        Self { folder, stand_in, child: None, address: ([127, 0, 0, 1], 0).into() }
+        Self { folder, stand_in, child: None, address: ([127, 0, 0, 1], 0).into(), admin: None, speed }
     }
 
     pub fn start(&mut self) {
-        let mut command = Command::new(binary());
-        command.arg("run").arg("-c").arg(self.ini());
+        let command = self.prepared(&["run"]);
         self.start_as(command);
+    }
+
+    /// A command of the binary with this lab's configuration and clock.
+    pub fn prepared(&self, arguments: &[impl AsRef<OsStr>]) -> Command {
+        let (name, rest) = arguments.split_first().unwrap();
+        let mut command = Command::new(binary());
+        command.arg(name).arg("-c").arg(self.ini()).args(rest);
+        if self.speed > 1 {
+            command.env("LD_PRELOAD", shim("clock")).env("CLOCK_SPEED", self.speed.to_string());
+        }
+        command
     }
 
     /// Starts the daemon by this command, its log going to `log`.
@@ -112,15 +170,19 @@ impl Lab {
         let log = File::create(self.log_path()).unwrap();
         let child = command.stderr(log).stdout(Stdio::null()).stdin(Stdio::null()).spawn().unwrap();
         self.child = Some(child);
-        let mut address = None;
+        let mut ready = String::new();
         eventually("the daemon is ready", || {
             let log = self.log();
             assert!(self.child.as_mut().unwrap().try_wait().unwrap().is_none(), "the daemon ended: {log}");
-            let found = log.split("callbacks=http://").nth(1).and_then(|rest| rest.split('/').next());
-            address = found.and_then(|text| text.parse().ok());
-            address.is_some()
+            let lines = log.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+            ready = lines.filter(|line| line.contains("ready:")).collect();
+            !ready.is_empty()
         });
-        self.address = address.unwrap();
+        let address = |key: &str| {
+            let found = ready.split(&format!(" {key}=http://")).nth(1)?;
+            found.split(['/', ' ']).next()?.parse().ok()
+        };
+        (self.address, self.admin) = (address("callbacks").unwrap(), address("admin"));
     }
 
     pub fn ini(&self) -> PathBuf {
@@ -168,8 +230,7 @@ impl Lab {
 
     /// Runs another command of the binary with this lab's configuration.
     pub fn command(&self, arguments: &[&str]) -> Output {
-        let (name, rest) = arguments.split_first().unwrap();
-        Command::new(binary()).arg(name).arg("-c").arg(self.ini()).args(rest).output().unwrap()
+        self.prepared(arguments).output().unwrap()
     }
 
     pub fn database(&self) -> PathBuf {
@@ -196,6 +257,14 @@ impl Lab {
             assert!(Instant::now() < until, "{sql}: {found}, not {expected}\n{}", self.log());
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    /// Dates all comparisons ten minutes back, so that a trigger may bring the next one.
+    pub fn age_comparisons(&self) {
+        let db = Connection::open(self.database()).unwrap();
+        db.busy_timeout(Duration::from_secs(5)).unwrap();
+        let sql = "UPDATE reconciles SET started_at = started_at - 600, finished_at = finished_at - 600";
+        db.execute_batch(sql).unwrap();
     }
 
     pub fn url(&self, path: &str) -> String {

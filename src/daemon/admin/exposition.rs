@@ -12,7 +12,7 @@ use crate::daemon::log_limiter::LogLimiter;
 use crate::daemon::metrics::Metrics;
 use crate::directory::UnixSeconds;
 use crate::directory::openid::OpenidState;
-use crate::gate::{GateStats, TimesSnapshot};
+use crate::gate::{GateStats, LatencySnapshot};
 use crate::store::monitor::{last_event, last_reconcile, members_by_state, oldest_pending};
 use crate::wecom::clock::SharedClock;
 
@@ -207,9 +207,9 @@ fn gauge(name: &str, help: &str, samples: impl IntoIterator<Item = (Vec<LabelPai
     family(name, help, MetricType::GAUGE, samples.into_iter().map(metric).collect())
 }
 
-fn histogram(name: &str, help: &str, times: &TimesSnapshot) -> MetricFamily {
+fn histogram(name: &str, help: &str, latencies: &LatencySnapshot) -> MetricFamily {
     let mut cumulative = 0;
-    let buckets = times.classes.iter().map(|(bound, count)| {
+    let buckets = latencies.buckets.iter().map(|(bound, count)| {
         cumulative += count;
         let mut bucket = Bucket::default();
         bucket.set_upper_bound(bound.as_secs_f64());
@@ -219,8 +219,8 @@ fn histogram(name: &str, help: &str, times: &TimesSnapshot) -> MetricFamily {
     let buckets = buckets.collect();
     let mut histogram = Histogram::default();
     histogram.set_bucket(buckets);
-    histogram.set_sample_count(cumulative + times.longer);
-    histogram.set_sample_sum(times.sum.as_secs_f64());
+    histogram.set_sample_count(cumulative + latencies.over);
+    histogram.set_sample_sum(latencies.sum.as_secs_f64());
     let mut metric = Metric::default();
     metric.set_histogram(histogram);
     family(name, help, MetricType::HISTOGRAM, vec![metric])

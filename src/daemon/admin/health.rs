@@ -96,7 +96,7 @@ impl Health {
         if gate.ended {
             return Some("the part that takes callbacks has ended; restart the service".into());
         }
-        (gate.backends == 0)
+        (gate.upstreams == 0)
             .then(|| "the part that answers callbacks cannot be reached; restart the service".into())
     }
 
@@ -181,7 +181,7 @@ mod tests {
     use super::*;
     use crate::directory::UnixSeconds;
     use crate::gate::{self, Gate, Limits, Routes};
-    use crate::store::observed::Effect;
+    use crate::store::observations::Effect;
     use crate::store::open::open_in_memory;
     use crate::store::reconciles::{begin_reconcile, finish_reconcile};
 
@@ -237,8 +237,8 @@ mod tests {
         assert!(report.text.contains("answers callbacks"), "{}", report.text);
 
         let listener = gate::bind("127.0.0.1:0".parse().unwrap()).unwrap();
-        let (_server, backend) = gate::private_server(1, &std::env::temp_dir()).unwrap();
-        let running = Gate::start(listener, Routes::new(), Limits::default(), backend, None).unwrap();
+        let (_server, upstreams) = gate::private_server(1, &std::env::temp_dir()).unwrap();
+        let running = Gate::start(listener, Routes::new(), Limits::default(), upstreams, None).unwrap();
         health.gate = running.stats();
         assert_eq!(health.gate_trouble(), None);
         running.stop(Duration::ZERO);

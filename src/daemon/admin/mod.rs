@@ -77,11 +77,11 @@ impl Admin {
         let (in_flight, max_connections) = if few_descriptors { FEW } else { (IN_FLIGHT, CONNECTIONS) };
 
         let folder = database.parent().unwrap_or(Path::new("."));
-        let (http, backend) = gate::private_server(in_flight, folder)?;
+        let (http, upstreams) = gate::private_server(in_flight, folder)?;
         let http = Arc::new(http);
         let methods = ["GET", "HEAD"];
         let routes = Routes::new().with(HEALTH, &methods).with(METRICS, &methods);
-        let gate = Gate::start(listener, routes, limits(max_connections), backend, None)?;
+        let gate = Gate::start(listener, routes, limits(max_connections), upstreams, None)?;
 
         let (to_health, of_health) = channel();
         let (to_metrics, of_metrics) = channel();

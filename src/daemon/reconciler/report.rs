@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use serde_json::{Value as Json, json};
 
-use crate::store::observed::Effect;
+use crate::store::observations::Effect;
 use crate::store::reconciles::ReconcileOutcome;
 
 /// Names of one kind that are kept; all are counted.

@@ -14,10 +14,11 @@ use super::api_reader::{Ask, End, Refusal};
 use super::report::{Plan, Report};
 use super::write_batch::{Repairs, Target};
 use crate::directory::comparison::{self, Deletions, Guard, MemberDifference};
+use crate::directory::diff::Entity;
 use crate::directory::listing::{Flaw, Listing, Members};
 use crate::directory::{Fields, MemberField, UnixSeconds, UserId, Value};
 use crate::shutdown::Shutdown;
-use crate::store::observed::{Observation, Since, ahead_of};
+use crate::store::observations::{Observation, Since, ahead_of};
 use crate::store::reconciles::{ReconcileOutcome, count_members, known_members};
 use crate::store::{StoreError, Writer};
 use crate::wecom::api::directory::{PAGE, Skipped};
@@ -139,11 +140,13 @@ struct Missing<T> {
     present: usize,
     /// When WeCom was asked, on its clock.
     at: UnixSeconds,
+    /// Whether the listing named all that there is, so that older events cannot add to it.
+    is_complete: bool,
 }
 
 impl<T> Missing<T> {
     fn none(at: UnixSeconds) -> Self {
-        Self { what: Vec::new(), present: 0, at }
+        Self { what: Vec::new(), present: 0, at, is_complete: false }
     }
 
     fn deletions(&self) -> Deletions {
@@ -172,11 +175,25 @@ impl<L: ApiObserver> Run<'_, L> {
             self.notes.push(format!("no member is deleted, because {flaw}"));
             members.what.clear();
             departments.what.clear();
+            members.is_complete = false;
+            departments.is_complete = false;
         } else if !self.odd_rows.of_members.0.is_empty() {
             members.what.clear();
+            members.is_complete = false;
         }
         let blocked = self.delete(&mut members, &mut departments, &mut tags)?;
         self.repairs.flush()?;
+        if !blocked && !self.deletions_held && self.repairs.hidden().is_empty() {
+            let kinds = [
+                (Entity::Member, members.is_complete, members.at),
+                (Entity::Department, departments.is_complete, departments.at),
+                (Entity::Tag, tags.is_complete, tags.at),
+            ];
+            for (kind, _, at) in kinds.into_iter().filter(|(_, is_complete, _)| *is_complete) {
+                self.repairs.add(Observation::Complete(kind), at)?;
+            }
+            self.repairs.flush()?;
+        }
         self.verify_repairs();
         Ok(match (blocked, flaw) {
             (true, _) => ReconcileOutcome::Blocked,
@@ -330,8 +347,12 @@ impl<L: ApiObserver> Run<'_, L> {
                 rows_seen.set(rows_seen.get() + departments.len());
             })
             .peekable();
-        let mut missing =
-            Missing { what: Vec::new(), present: count_members(self.engine.reader)?, at: began };
+        let mut missing = Missing {
+            what: Vec::new(),
+            present: count_members(self.engine.reader)?,
+            at: began,
+            is_complete: true,
+        };
         let mut after = String::new();
         loop {
             self.tell("comparing members", rows_seen.get(), Some(rows));

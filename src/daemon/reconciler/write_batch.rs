@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::directory::UnixSeconds;
 use crate::shutdown::Shutdown;
-use crate::store::observed::{Effect, Observation, Since, observe};
+use crate::store::observations::{Effect, Observation, Since, observe};
 use crate::store::{StoreError, Writer};
 use crate::wecom::clock::SharedClock;
 

@@ -264,7 +264,7 @@ pub fn member(json: &Json) -> Result<(UserId, Fields<MemberField>), String> {
 /// A number, quoted or not, such as gender; an empty text clears the field, as an event's empty element does.
 fn number(json: &Json) -> Option<Value> {
     if json.as_str().is_some_and(|text| text.trim().is_empty()) {
-        return Some(Value::Emptied);
+        return Some(Value::Cleared);
     }
     id(json).map(|number| Value::Int(number.into()))
 }
@@ -309,7 +309,7 @@ mod tests {
         let expected = Fields::from([
             (MemberField::Name, Value::text("张三")),
             (MemberField::Department, Value::Ids(vec![1, 2])),
-            (MemberField::Position, Value::Emptied),
+            (MemberField::Position, Value::Cleared),
             (MemberField::Gender, Value::Int(1)),
             (MemberField::Status, Value::Int(1)),
             (MemberField::LeaderOf, Value::Ids(vec![1])),

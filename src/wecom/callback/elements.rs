@@ -7,7 +7,7 @@ use serde_json::{Map, Value as Json};
 
 use super::xml::Element;
 use crate::directory::attributes::normal_attributes;
-use crate::directory::fields::Sort;
+use crate::directory::fields::FieldKind;
 use crate::directory::text::{self, excerpt, items};
 use crate::directory::{
     BatchJob, DepartmentEvent, DepartmentField, DepartmentId, Field, Fields, MemberEvent, MemberField,
@@ -216,14 +216,14 @@ impl<'a> Reader<'a> {
     fn field<F: Field>(&mut self, field: F, name: &str, fields: &mut Fields<F>) {
         let Some(element) = self.root.child(name) else { return };
         let content = element.text.trim();
-        let value = match field.sort() {
-            Sort::Text if name == "DirectLeader" => self.direct_leader(content),
-            Sort::Text => Some(Value::text(content)),
-            Sort::Int if content.is_empty() => Some(Value::Emptied),
-            Sort::Int => text::number(content).map(|n| Value::Int(n.into())),
-            Sort::Attrs => Some(self.attributes(element)),
+        let value = match field.kind() {
+            FieldKind::Text if name == "DirectLeader" => self.direct_leader(content),
+            FieldKind::Text => Some(Value::text(content)),
+            FieldKind::Int if content.is_empty() => Some(Value::Cleared),
+            FieldKind::Int => text::number(content).map(|n| Value::Int(n.into())),
+            FieldKind::Attrs => Some(self.attributes(element)),
             // Department and IsLeaderInDept.
-            Sort::Ids | Sort::Leads => None,
+            FieldKind::Ids | FieldKind::Leads => None,
         };
         match value {
             Some(value) => {
@@ -329,8 +329,8 @@ mod tests {
             panic!("not an update")
         };
         assert_eq!(fields.len(), 2);
-        assert_eq!(fields[&MemberField::Position], Value::Emptied);
-        assert_eq!(fields[&MemberField::Gender], Value::Emptied);
+        assert_eq!(fields[&MemberField::Position], Value::Cleared);
+        assert_eq!(fields[&MemberField::Gender], Value::Cleared);
     }
 
     fn fields_of(message: Message) -> Fields<MemberField> {

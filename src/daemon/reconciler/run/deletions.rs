@@ -4,7 +4,7 @@ use super::super::api_reader::{End, Existence};
 use super::{Missing, Run};
 use crate::directory::comparison::{Deletions, Inquiry};
 use crate::directory::{DepartmentId, TagId, UserId};
-use crate::store::observed::Observation;
+use crate::store::observations::Observation;
 use crate::wecom::api::ApiObserver;
 
 impl<L: ApiObserver> Run<'_, L> {
@@ -30,6 +30,7 @@ impl<L: ApiObserver> Run<'_, L> {
             );
             gone.clear();
             unasked.clear();
+            members.is_complete = false;
         }
         let deletions = Deletions { missing: gone.len() + unasked.len(), present: members.present };
         let blocked = guard.blocks(&[deletions, others[0], others[1]]);

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::super::api_reader::End;
 use super::{Missing, Run};
 use crate::directory::{DepartmentField, DepartmentId, Fields, UnixSeconds, comparison};
-use crate::store::observed::Observation;
+use crate::store::observations::Observation;
 use crate::store::reconciles::known_departments;
 use crate::wecom::api::Dated;
 use crate::wecom::api::directory::{DepartmentList, Departments};
@@ -101,7 +101,7 @@ impl<L: ApiObserver> Run<'_, L> {
             self.plan.departments.changed.add(id);
             self.repairs.add(Observation::Department(id, fields), at)?;
         }
-        let mut missing = Missing { what: Vec::new(), present: known.len(), at };
+        let mut missing = Missing { what: Vec::new(), present: known.len(), at, is_complete: true };
         for (id, event_time) in differences.missing {
             if self.is_missing(event_time, at, &Observation::DepartmentAbsent(id))? {
                 missing.what.push(id);
@@ -111,6 +111,7 @@ impl<L: ApiObserver> Run<'_, L> {
         let is_incomplete = self.odd_rows.departments
             || structure.is_empty()
             || with_members.iter().any(|id| !structure.contains_key(id));
+        missing.is_complete = !is_incomplete;
         if is_incomplete && !missing.what.is_empty() {
             self.notes
                 .push("no department is deleted, because the listing of departments is incomplete".into());

@@ -4,7 +4,7 @@ use super::super::api_reader::End;
 use super::{Missing, Run, TAGS_NAMED};
 use crate::directory::comparison::SetDifference;
 use crate::directory::{TagId, UnixSeconds};
-use crate::store::observed::Observation;
+use crate::store::observations::Observation;
 use crate::store::reconciles::{known_tag_content, known_tags};
 use crate::wecom::api::Dated;
 use crate::wecom::api::directory::TagContent;
@@ -70,8 +70,9 @@ impl<L: ApiObserver> Run<'_, L> {
         }
         let skipped = std::mem::take(&mut self.odd_rows.of_tags);
         self.skipped("entries of tags, which stay as they are", &skipped);
-        let mut missing = Missing { what: Vec::new(), present: known.len(), at };
-        for (tag, (_, event_time)) in known.iter().filter(|_| sees_all && is_whole && !tags.is_empty()) {
+        let is_complete = sees_all && is_whole && !tags.is_empty();
+        let mut missing = Missing { what: Vec::new(), present: known.len(), at, is_complete };
+        for (tag, (_, event_time)) in known.iter().filter(|_| is_complete) {
             if !tags.contains_key(tag) && self.is_missing(*event_time, at, &Observation::TagAbsent(*tag))? {
                 missing.what.push(*tag);
             }
@@ -95,6 +96,7 @@ impl<L: ApiObserver> Run<'_, L> {
             members.removed.clear();
             departments.removed.clear();
         }
+        let is_complete = sees_all && content.skipped.is_empty();
         self.odd_rows.of_tags.extend(content.skipped.within(&format!("tag {tag}")));
         if was_known && !(members.is_empty() && departments.is_empty()) {
             self.plan.tags.changed.add(tag);
@@ -108,6 +110,9 @@ impl<L: ApiObserver> Run<'_, L> {
             for id in list {
                 self.repairs.add(Observation::TagDepartment(tag, id, within), at)?;
             }
+        }
+        if is_complete {
+            self.repairs.add(Observation::TagContentComplete(tag), at)?;
         }
         Ok(())
     }

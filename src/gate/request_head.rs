@@ -1,51 +1,51 @@
-//! The head of a request: parsed, judged, and written anew for the server behind the gate.
+//! Parser of a request's head. It checks path, method and length, and composes the head for tiny_http.
 //!
-//! Everything here is pure. What goes on is composed from parsed parts, never copied through,
-//! so the gate and the server behind it cannot disagree about where a request ends.
+//! The forwarded head is composed from parsed parts, never copied, so that the gate and tiny_http cannot disagree
+//! about where a request ends (request smuggling).
 
 use std::net::SocketAddr;
 
 use httparse::Status;
 
-use super::glimpse::Glimpse;
 use super::refusal::Refusal;
+use super::request_summary::RequestSummary;
 use super::routes::Routes;
 
-/// Header of the forwarded request that names the client's address; the client cannot set it.
+/// Header of the forwarded request with the client's address. A client's own header of this name is dropped.
 pub const PEER_HEADER: &str = "X-Gate-Peer";
 
-/// More header lines than this is not a client we serve.
+/// Header lines above which a head is refused with 431.
 const MAX_HEADERS: usize = 100;
 
-/// Headers of the client that go on to the server; all others are dropped.
-const PASSED: [&str; 3] = ["X-Forwarded-For", "Content-Type", "User-Agent"];
+/// The client's headers that are forwarded; all others are dropped.
+const FORWARDED: [&str; 3] = ["X-Forwarded-For", "Content-Type", "User-Agent"];
 
-/// A head that was let in.
+/// The head of an accepted request.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Head {
-    /// How many bytes of the input it took.
+    /// Length in the input, in bytes.
     pub len: usize,
-    /// How many bytes of body follow; 0 if it is chunked.
+    /// Length of the body in bytes; 0 if it is chunked.
     pub body: usize,
-    /// Whether the body is chunked.
+    /// Whether the body has chunked transfer coding.
     pub is_chunked: bool,
-    /// Whether the body goes on to the server (that of a GET is read and dropped).
-    pub body_passes: bool,
-    /// Whether the client keeps the connection after the answer.
+    /// Whether the body is forwarded. The body of a GET is read and dropped.
+    pub forwards_body: bool,
+    /// Whether the connection stays open after the answer.
     pub keep_alive: bool,
     /// Whether the client waits for `100 Continue` before it sends the body.
     pub expects_continue: bool,
-    /// Whether the answer has no body because the method is HEAD.
-    pub answer_bodiless: bool,
-    /// Whether the gate itself answers.
+    /// Whether the method is HEAD, so that the answer has no body.
+    pub is_head_request: bool,
+    /// Whether the gate answers the request itself.
     pub is_probe: bool,
-    /// For the log.
-    pub glimpse: Glimpse,
+    /// Method and path for the log.
+    pub summary: RequestSummary,
     forward: Vec<u8>,
 }
 
 impl Head {
-    /// The head as the server gets it, with a body of this length.
+    /// The head for tiny_http, with the length of the body. The result has capacity for the body.
     #[must_use]
     pub fn forward(&self, body: usize) -> Vec<u8> {
         let length = format!("Content-Length: {body}\r\n\r\n");
@@ -56,16 +56,16 @@ impl Head {
         wire
     }
 
-    /// Heap memory.
-    pub(super) fn held(&self) -> usize {
-        self.forward.capacity().saturating_add(self.glimpse.held())
+    /// Bytes of heap memory.
+    pub(super) fn memory(&self) -> usize {
+        self.forward.capacity().saturating_add(self.summary.memory())
     }
 }
 
-/// Parses and judges a head. `None`: not complete yet.
+/// Parses and checks a head. `None`: the head is incomplete.
 ///
 /// # Errors
-/// [`Refusal`], which says what the gate answers by itself.
+/// The refusal that the gate answers. More bytes never turn it into an accepted head.
 pub fn parse(
     bytes: &[u8],
     routes: &Routes,
@@ -86,51 +86,43 @@ pub fn parse(
     if !target.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(Refusal::BadRequest);
     }
-    let facts = Facts::gather(request.headers)?;
+    let framing = Framing::collect(request.headers)?;
 
     let (path, query) = target.split_at(target.find('?').unwrap_or(target.len()));
-    let route = routes.admit(method, path)?;
-    let bodiless = matches!(method, "GET" | "HEAD");
-    let (body, is_chunked) = match facts.body(bodiless, minor)? {
-        Body::Length(length) => (length, false),
-        Body::Chunked => (0, true),
-    };
+    let route = routes.select(method, path)?;
+    let is_bodiless = matches!(method, "GET" | "HEAD");
+    let length = framing.body_length(is_bodiless, minor)?;
+    let body = length.unwrap_or(0);
     if body > max_body as u64 {
         return Err(Refusal::TooLarge);
     }
-    let expects_continue = match facts.expect {
+    let expects_continue = match framing.expect {
         None => false,
         Some(value) if value.eq_ignore_ascii_case(b"100-continue") => true,
         Some(_) => return Err(Refusal::ExpectationFailed),
     };
     let body = usize::try_from(body).map_err(|_| Refusal::TooLarge)?;
-    // The server behind the gate knows each path in one form.
+    // tiny_http's handlers know each path without the optional slash.
     let target = format!("{}{query}", route.path);
 
     Ok(Some(Head {
         len,
         body,
-        is_chunked,
-        body_passes: !bodiless,
-        keep_alive: !facts.close && (minor == 1 || facts.keep_alive),
-        // A 1.0 client knows no interim answers.
+        is_chunked: length.is_none(),
+        forwards_body: !is_bodiless,
+        keep_alive: !framing.close && (minor == 1 || framing.keep_alive),
+        // HTTP/1.0 has no interim answers.
         expects_continue: expects_continue && minor == 1,
-        answer_bodiless: method == "HEAD",
+        is_head_request: method == "HEAD",
         is_probe: route.is_probe,
-        glimpse: Glimpse::of(bytes.get(..len).unwrap_or(bytes)),
-        forward: compose(method, &target, facts.host, request.headers, peer),
+        summary: RequestSummary::of(bytes.get(..len).unwrap_or(bytes)),
+        forward: compose(method, &target, framing.host, request.headers, peer),
     }))
 }
 
-/// How a body ends.
-enum Body {
-    Length(u64),
-    Chunked,
-}
-
-/// What the header lines say about framing and the connection.
+/// The header fields that concern framing and the connection.
 #[derive(Default)]
-struct Facts<'a> {
+struct Framing<'a> {
     host: Option<&'a str>,
     lengths: Vec<&'a [u8]>,
     transfer_codings: Vec<&'a [u8]>,
@@ -139,61 +131,57 @@ struct Facts<'a> {
     keep_alive: bool,
 }
 
-impl<'a> Facts<'a> {
-    fn gather(headers: &[httparse::Header<'a>]) -> Result<Facts<'a>, Refusal> {
-        let mut facts = Facts::default();
+impl<'a> Framing<'a> {
+    fn collect(headers: &[httparse::Header<'a>]) -> Result<Framing<'a>, Refusal> {
+        let mut framing = Framing::default();
         for header in headers {
             let name = header.name;
             if name.eq_ignore_ascii_case("Host") {
-                // Two hosts are two opinions on whom the request is for. None at all is taken:
-                // nothing here depends on it, and hand-made probes leave it out.
+                // Two hosts are ambiguous. A missing one is accepted, because no route depends on it.
                 let value = visible(header.value).ok_or(Refusal::BadRequest)?;
-                if facts.host.replace(value).is_some() {
+                if framing.host.replace(value).is_some() {
                     return Err(Refusal::BadRequest);
                 }
             } else if name.eq_ignore_ascii_case("Content-Length") {
-                facts.lengths.push(header.value);
+                framing.lengths.push(header.value);
             } else if name.eq_ignore_ascii_case("Transfer-Encoding") {
-                facts.transfer_codings.push(header.value.trim_ascii());
+                framing.transfer_codings.push(header.value.trim_ascii());
             } else if name.eq_ignore_ascii_case("Expect") {
-                facts.expect = Some(header.value.trim_ascii());
+                framing.expect = Some(header.value.trim_ascii());
             } else if name.eq_ignore_ascii_case("Connection") {
                 for token in header.value.split(|byte| *byte == b',') {
                     let token = token.trim_ascii();
-                    facts.close |= token.eq_ignore_ascii_case(b"close");
-                    facts.keep_alive |= token.eq_ignore_ascii_case(b"keep-alive");
+                    framing.close |= token.eq_ignore_ascii_case(b"close");
+                    framing.keep_alive |= token.eq_ignore_ascii_case(b"keep-alive");
                 }
             }
         }
-        Ok(facts)
+        Ok(framing)
     }
 
-    fn body(&self, may_lack: bool, minor: u8) -> Result<Body, Refusal> {
+    /// The body's length; `None` if it is chunked. `is_bodiless`: the method allows a request without either.
+    fn body_length(&self, is_bodiless: bool, minor: u8) -> Result<Option<u64>, Refusal> {
         match self.transfer_codings.as_slice() {
             [] => {}
-            // Two opinions on where the body ends: RFC 9112, 6.1 and 6.3. HTTP/1.0 has no codings.
+            // Length and coding together are ambiguous: RFC 9112, 6.1 and 6.3. HTTP/1.0 has no codings.
             _ if !self.lengths.is_empty() || minor == 0 => return Err(Refusal::Framing),
-            [coding] if coding.eq_ignore_ascii_case(b"chunked") => return Ok(Body::Chunked),
+            [coding] if coding.eq_ignore_ascii_case(b"chunked") => return Ok(None),
             _ => return Err(Refusal::TransferCoding),
         }
         let mut length = None;
         for value in &self.lengths {
-            let value = digits(value).ok_or(Refusal::Framing)?;
+            let value = parse_digits(value).ok_or(Refusal::Framing)?;
             if length.is_some_and(|earlier| earlier != value) {
                 return Err(Refusal::Framing);
             }
             length = Some(value);
         }
-        match length {
-            Some(length) => Ok(Body::Length(length)),
-            None if may_lack => Ok(Body::Length(0)),
-            None => Err(Refusal::LengthRequired),
-        }
+        length.or(is_bodiless.then_some(0)).map(Some).ok_or(Refusal::LengthRequired)
     }
 }
 
-/// Digits and nothing else: no sign, no list, no overflow.
-pub(super) fn digits(value: &[u8]) -> Option<u64> {
+/// Parses decimal digits; `None` for a sign, a list or an overflow.
+pub(super) fn parse_digits(value: &[u8]) -> Option<u64> {
     let value = value.trim_ascii();
     if value.is_empty() {
         return None;
@@ -204,16 +192,16 @@ pub(super) fn digits(value: &[u8]) -> Option<u64> {
     })
 }
 
-/// The value as text, if it is only visible ASCII and spaces.
+/// The value as text; `None` unless it is visible ASCII and spaces.
 fn visible(value: &[u8]) -> Option<&str> {
     let plain = value.iter().all(|byte| byte.is_ascii_graphic() || *byte == b' ');
     if plain { std::str::from_utf8(value).ok() } else { None }
 }
 
-/// The head as the server behind the gate gets it, but for the length of the body and the empty line.
+/// Composes the forwarded head without `Content-Length` and the final empty line.
 ///
-/// It is HTTP/1.0 with keep-alive on purpose: tiny_http answers 1.1 in chunks when a body is
-/// long, but 1.0 always with a `Content-Length`.
+/// The version is HTTP/1.0 with keep-alive, because tiny_http answers 1.0 with a `Content-Length`, but long answers
+/// to 1.1 in chunks.
 fn compose(
     method: &str,
     target: &str,
@@ -228,7 +216,7 @@ fn compose(
         host.unwrap_or_default()
     );
     for header in headers {
-        let known = PASSED.iter().find(|name| name.eq_ignore_ascii_case(header.name));
+        let known = FORWARDED.iter().find(|name| name.eq_ignore_ascii_case(header.name));
         if let (Some(name), Some(value)) = (known, visible(header.value)) {
             out.push_str(name);
             out.push_str(": ");
@@ -243,14 +231,14 @@ fn compose(
 mod tests {
     use super::*;
 
-    fn judge(text: &[u8]) -> Result<Option<Head>, Refusal> {
+    fn parse_here(text: &[u8]) -> Result<Option<Head>, Refusal> {
         let routes =
             Routes::new().with_callback("/callback", &["GET", "POST"]).with("/healthz", &["GET", "HEAD"]);
         parse(text, &routes, 1000, "192.0.2.7:81".parse().unwrap())
     }
 
     #[test]
-    fn every_refusal_has_its_place_in_the_order() {
+    fn an_invalid_head_gets_the_refusal_of_its_first_fault() {
         use Refusal::*;
         let long = "9".repeat(30);
         let coded = |lines: &str, refusal| (format!("POST /callback HTTP/1.1\r\n{lines}\r\n\r\n"), refusal);
@@ -295,13 +283,13 @@ mod tests {
             (format!("GET /callback HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(101)), HeadTooLarge),
         ];
         for (text, refusal) in cases {
-            assert_eq!(judge(text.as_bytes()), Err(refusal), "{text}");
+            assert_eq!(parse_here(text.as_bytes()), Err(refusal), "{text}");
         }
     }
 
     #[test]
     fn the_forwarded_head_is_composed_and_not_copied() {
-        let head = judge(
+        let head = parse_here(
             b"POST /callback?a=%20b HTTP/1.1\r\nhost: x.example\r\ncontent-length: 5\r\n\
               x-gate-peer: 203.0.113.1:1\r\nConnection: upgrade\r\nUpgrade: h2c\r\nTE: chunked\r\n\
               user-agent: a b\r\nX-Forwarded-For: 1.2.3.4, 5.6.7.8\r\nContent-Type: \xff\r\n\
@@ -315,7 +303,7 @@ mod tests {
              X-Gate-Peer: 192.0.2.7:81\r\nUser-Agent: a b\r\n\
              X-Forwarded-For: 1.2.3.4, 5.6.7.8\r\nContent-Length: 5\r\n\r\n"
         );
-        assert_eq!((head.body, head.body_passes), (5, true));
+        assert_eq!((head.body, head.forwards_body), (5, true));
     }
 
     #[test]
@@ -329,15 +317,15 @@ mod tests {
             ("1.0", "Connection: keep-alive, close\r\n", false),
         ] {
             let text = format!("GET /callback HTTP/{version}\r\n{connection}\r\n");
-            let head = judge(text.as_bytes()).unwrap().unwrap();
+            let head = parse_here(text.as_bytes()).unwrap().unwrap();
             assert_eq!(head.keep_alive, kept, "{text}");
         }
     }
 
     #[test]
-    fn a_body_on_a_get_is_read_but_does_not_pass() {
-        let head = judge(b"GET /callback HTTP/1.1\r\nContent-Length: 7\r\n\r\n").unwrap().unwrap();
-        assert_eq!((head.body, head.body_passes), (7, false));
+    fn the_body_of_a_get_is_read_and_not_forwarded() {
+        let head = parse_here(b"GET /callback HTTP/1.1\r\nContent-Length: 7\r\n\r\n").unwrap().unwrap();
+        assert_eq!((head.body, head.forwards_body), (7, false));
     }
 
     #[test]

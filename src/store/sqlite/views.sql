@@ -25,7 +25,7 @@ SELECT d.id, '(cycle)/' || coalesce(p.name, '#' || d.parent_id) || '/' || coales
 FROM departments AS d LEFT JOIN departments AS p ON p.id = d.parent_id
 WHERE d.deleted_at IS NULL AND d.id NOT IN (SELECT id FROM tree);
 
--- Everybody who is in the company now.
+-- Present members.
 CREATE VIEW active_members AS
 SELECT m.userid, m.name,
        (SELECT group_concat(label, ', ')
@@ -44,7 +44,7 @@ SELECT m.userid, m.name,
 FROM members AS m
 WHERE m.deleted_at IS NULL;
 
--- Who has no openid yet, why, how often it was tried, and when it is tried next.
+-- Members without an openid: the reason, the attempts, and the next attempt.
 CREATE VIEW pending_members AS
 SELECT userid, name,
        CASE WHEN openid_errcode IS NULL AND openid_error IS NULL THEN 'not tried yet'
@@ -58,6 +58,19 @@ SELECT userid, name,
 FROM members
 WHERE openid_state = 'pending' AND deleted_at IS NULL
 ORDER BY openid_next_attempt_at;
+
+-- Members that WeCom refuses to convert for good. `wecom-dirsync retry` tries them again.
+CREATE VIEW failed_members AS
+SELECT userid, name,
+       CASE openid_errcode WHEN 60111 THEN 'WeCom does not know this userid (60111)'
+            WHEN 60121 THEN 'WeCom does not know this userid (60121)'
+            ELSE 'errcode ' || coalesce(openid_errcode, '?') || coalesce(': ' || openid_error, '') END AS why,
+       openid_attempts AS tried,
+       datetime(openid_updated_at, 'unixepoch', 'localtime') AS refused,
+       datetime(created_at, 'unixepoch', 'localtime') AS known_since
+FROM members
+WHERE openid_state = 'failed' AND deleted_at IS NULL
+ORDER BY userid;
 
 -- The latest callbacks, newest first.
 CREATE VIEW recent_events AS

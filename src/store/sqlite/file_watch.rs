@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
-use super::error::StoreError;
+use crate::store::error::StoreError;
 
 /// A WAL that is longer than this (bytes) should have been emptied long ago: SQLite does so at 4 MB, unless
 /// somebody reads.
@@ -15,7 +15,7 @@ const LONG: u64 = 64 * 1024 * 1024;
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
 
 /// Watches the files of one database, for the writer that has it open.
-pub(super) struct Watch {
+pub(in crate::store) struct Watch {
     /// The database, and the WAL beside it; none for a database in memory.
     files: Option<[Watched; 2]>,
     looked: Option<Instant>,
@@ -37,7 +37,7 @@ impl Watched {
 }
 
 impl Watch {
-    pub(super) fn new(connection: &Connection) -> Self {
+    pub(in crate::store) fn new(connection: &Connection) -> Self {
         let path = connection.path().filter(|path| !path.is_empty() && *path != ":memory:").map(Path::new);
         let watched = |path: PathBuf| {
             let mut watched = Watched { path, identity: None };
@@ -54,7 +54,7 @@ impl Watch {
 
     /// Whether what was just committed is where everybody else will look for it. SQLite goes on with a file
     /// that was deleted or moved away as if nothing had happened.
-    pub(super) fn still_there(&mut self) -> Result<(), StoreError> {
+    pub(in crate::store) fn still_there(&mut self) -> Result<(), StoreError> {
         for file in self.files.iter_mut().flatten() {
             if file.is_gone() {
                 return Err(StoreError::Vanished(file.path.clone()));
@@ -65,7 +65,7 @@ impl Watch {
 
     /// Empties a WAL that has become long; says so if that cannot be, because somebody has been reading for too
     /// long. Between transactions only.
-    pub(super) fn bound_the_wal(&mut self, connection: &Connection, now: Instant) {
+    pub(in crate::store) fn bound_the_wal(&mut self, connection: &Connection, now: Instant) {
         if self.looked.is_some_and(|looked| now.saturating_duration_since(looked) < LOOK_AGAIN) {
             return;
         }
@@ -99,7 +99,7 @@ impl Watch {
 }
 
 /// Whether nobody kept it from that. Waits for nobody.
-pub(super) fn empty_the_wal(connection: &Connection) -> rusqlite::Result<bool> {
+pub(in crate::store) fn empty_the_wal(connection: &Connection) -> rusqlite::Result<bool> {
     connection.busy_timeout(Duration::ZERO)?;
     let busy: i64 = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
     Ok(busy == 0)

@@ -2,19 +2,17 @@
 
 use std::fmt;
 
-use rusqlite::{Connection, OptionalExtension, params};
-use serde_json::{Map, json};
+use rusqlite::{Connection, params};
 
-use super::apply::{next_event, plausible_facts, tell_member};
-use super::departments::{plausible_department_facts, restamp_tag, tell_department};
+use super::departments::{add_numbered_fact, plausible_numbered_facts, tag_absent};
+use super::events::{add_member_fact, next_event, plausible_facts};
 use super::facts::{group_facts, tied_names};
-use super::members::write_changes;
-use crate::directory::changes::{At, Change, Entity, Merge};
 use crate::directory::clock::Moment;
-use crate::directory::history::Word;
-use crate::directory::life::{Saying, timed};
+use crate::directory::diff::{Change, Entity, Merge};
+use crate::directory::fact::{Fact, Presence, Source};
+use crate::directory::members::MemberFact;
 use crate::directory::{
-    Action, DepartmentField, DepartmentId, Fields, MemberField, Stamp, TagId, UnixSeconds, UserId,
+    Action, DepartmentField, DepartmentId, Fields, MemberField, TagField, TagId, UnixSeconds, UserId, Value,
 };
 
 /// One thing that WeCom's API showed.
@@ -38,6 +36,10 @@ pub enum Observation {
     TagDepartment(TagId, DepartmentId, bool),
     /// Recorded times are later than plausible: they are corrected, and nothing else.
     Ahead(Subject),
+    /// All entities of this kind were listed, and what differed was merged.
+    Complete(Entity),
+    /// The whole content of the tag was listed, and what differed was merged.
+    TagContentComplete(TagId),
 }
 
 /// A row of the directory.
@@ -145,46 +147,72 @@ pub fn observe(
     now: impl Into<Moment>,
 ) -> rusqlite::Result<Observed> {
     let now: Moment = now.into();
-    let place = (At::Observed(at), next_event(connection)?);
-    let stamp = Stamp::observed(at);
-    let member = |userid: &UserId, saying| {
-        let merged = tell_member(connection, userid, place, Word::Of(saying), now)?;
+    let source = Source::Api(at);
+    let member = |userid: &UserId, fact| {
+        let merged = add_member_fact(connection, userid, source, MemberFact::Entity(fact), now)?;
         Ok(Observed::of(&merged.changes, merged.holds))
     };
-    let department = |id: DepartmentId, saying| {
-        let merged = tell_department(connection, id, place, saying, now)?;
+    let department = |id: DepartmentId, fact| {
+        let merged = add_numbered_fact::<DepartmentField>(connection, id.0, source, fact, now)?;
         Ok(Observed::of(&merged.difference.changes, merged.holds))
     };
     match observation {
         Observation::Member(userid, fields) => {
-            let merged = observe_member(connection, userid, fields, at, now)?;
-            Ok(Observed::of(&merged.changes, merged.holds))
+            member(userid, Fact::present(Presence::Listed, source, fields))
         }
-        Observation::MemberAbsent(userid) => member(userid, Saying::Absent),
+        Observation::MemberAbsent(userid) => member(userid, Fact::Absent),
         Observation::Department(id, fields) => {
-            department(*id, Saying::Seen { created: true, fields: timed(stamp, fields) })
+            department(*id, Fact::present(Presence::Listed, source, fields))
         }
-        Observation::DepartmentAbsent(id) => department(*id, Saying::Absent),
-        Observation::TagMember(tag, userid, within) => member(userid, Saying::Tagged(*tag, *within)),
-        Observation::TagDepartment(tag, id, within) => department(*id, Saying::Tagged(*tag, *within)),
-        Observation::Tag(tag, name) => see_tag_named(connection, *tag, name, at, now),
-        Observation::TagAbsent(tag) => tag_absent(connection, *tag, at, now),
+        Observation::DepartmentAbsent(id) => department(*id, Fact::Absent),
+        Observation::TagMember(tag, userid, within) => member(userid, Fact::Tagged(*tag, *within)),
+        Observation::TagDepartment(tag, id, within) => department(*id, Fact::Tagged(*tag, *within)),
+        Observation::Tag(tag, name) => {
+            let fields = Fields::from([(TagField::Name, Value::text(name))]);
+            let fact = Fact::present(Presence::Listed, source, &fields);
+            let merged = add_numbered_fact::<TagField>(connection, tag.0, source, fact, now)?;
+            Ok(Observed::of(&merged.difference.changes, merged.holds))
+        }
+        Observation::TagAbsent(tag) => {
+            let merged = tag_absent(connection, *tag, at, now)?;
+            Ok(Observed::of(&merged.difference.changes, merged.holds))
+        }
+        Observation::Complete(kind) => {
+            connection
+                .prepare_cached(
+                    "INSERT INTO listings (kind, second, arrival) VALUES (?1, ?2, ?3)
+                     ON CONFLICT (kind) DO UPDATE SET second = excluded.second, arrival = excluded.arrival",
+                )?
+                .execute(params![kind.as_str(), at.0, next_event(connection)?])?;
+            Ok(Observed::of(&[], true))
+        }
+        Observation::TagContentComplete(tag) => {
+            connection
+                .prepare_cached(
+                    "INSERT INTO tag_listings (tag_id, second) VALUES (?1, ?2)
+                     ON CONFLICT (tag_id) DO UPDATE SET second = excluded.second",
+                )?
+                .execute(params![tag.0, at.0])?;
+            Ok(Observed::of(&[], true))
+        }
         Observation::Ahead(subject) => {
             match subject {
                 Subject::Member(userid) => {
                     plausible_facts(connection, userid, group_facts(connection, userid)?, at, now)?;
                 }
                 Subject::Department(id) => {
-                    plausible_department_facts(connection, *id, at, now)?;
+                    plausible_numbered_facts::<DepartmentField>(connection, id.0, at, now)?;
                 }
-                Subject::Tag(tag) => restamp_tag(connection, *tag, at, now)?,
+                Subject::Tag(tag) => {
+                    plausible_numbered_facts::<TagField>(connection, tag.0, at, now)?;
+                }
             }
             Ok(Observed::of(&[], true))
         }
     }
 }
 
-/// Brings in a member's fields; see [`observe`].
+/// Merges a member's fields; see [`observe`].
 pub(super) fn observe_member(
     connection: &Connection,
     userid: &UserId,
@@ -192,78 +220,9 @@ pub(super) fn observe_member(
     at: UnixSeconds,
     now: Moment,
 ) -> rusqlite::Result<Merge> {
-    // Said to be created, because it is never meant for whoever was renamed from this name.
-    let saying = Saying::Seen { created: true, fields: timed(Stamp::observed(at), fields) };
-    tell_member(connection, userid, (At::Observed(at), next_event(connection)?), Word::Of(saying), now)
-}
-
-fn see_tag_named(
-    connection: &Connection,
-    tag: TagId,
-    name: &str,
-    at: UnixSeconds,
-    moment: Moment,
-) -> rusqlite::Result<Observed> {
-    restamp_tag(connection, tag, at, moment)?;
-    let now = moment.local;
-    let known: Option<(Option<String>, Option<i64>)> = connection
-        .prepare_cached("SELECT name, deleted_at FROM tags WHERE id = ?1")?
-        .query_row([tag.0], |row| Ok((row.get(0)?, row.get(1)?)))
-        .optional()?;
-    let change = match known {
-        Some((Some(known), None)) if known == name => return Ok(Observed::of(&[], true)),
-        Some((known, None)) => {
-            let fields = Map::from_iter([("name".to_owned(), json!([known, name]))]);
-            Change::new(Entity::Tag, tag, Action::Updated, fields)
-        }
-        _ => {
-            let fields = [("id", json!([null, tag.0])), ("name", json!([null, name]))];
-            let fields = fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
-            Change::new(Entity::Tag, tag, Action::Created, fields)
-        }
-    };
-    connection
-        .prepare_cached(
-            "INSERT INTO tags (id, name, created_at, updated_at, event_time) VALUES (?1, ?2, ?3, ?3, ?4)
-             ON CONFLICT (id) DO UPDATE SET name = ?2, updated_at = ?3, deleted_at = NULL,
-                event_time = max(event_time, ?4)",
-        )?
-        .execute(params![tag.0, name, now.0, at.0])?;
-    let changes = [change];
-    write_changes(connection, &changes, now)?;
-    Ok(Observed::of(&changes, true))
-}
-
-fn tag_absent(
-    connection: &Connection,
-    tag: TagId,
-    at: UnixSeconds,
-    moment: Moment,
-) -> rusqlite::Result<Observed> {
-    restamp_tag(connection, tag, at, moment)?;
-    let now = moment.local;
-    let gone = connection
-        .prepare_cached(
-            "UPDATE tags SET deleted_at = ?2, updated_at = ?3
-             WHERE id = ?1 AND deleted_at IS NULL AND event_time < ?2",
-        )?
-        .execute(params![tag.0, at.0, now.0])?;
-    if gone == 0 {
-        let is_present = connection
-            .prepare_cached("SELECT 1 FROM tags WHERE id = ?1 AND deleted_at IS NULL")?
-            .exists([tag.0])?;
-        return Ok(Observed::of(&[], !is_present));
-    }
-    let (members, departments) = tag_content(connection, tag)?;
-    for userid in members {
-        observe(connection, &Observation::TagMember(tag, userid, false), at, moment)?;
-    }
-    for id in departments {
-        observe(connection, &Observation::TagDepartment(tag, id, false), at, moment)?;
-    }
-    let changes = [Change::new(Entity::Tag, tag, Action::Deleted, Map::new())];
-    write_changes(connection, &changes, now)?;
-    Ok(Observed::of(&changes, true))
+    let source = Source::Api(at);
+    let fact = Fact::present(Presence::Listed, source, fields);
+    add_member_fact(connection, userid, source, MemberFact::Entity(fact), now)
 }
 
 /// A moment in the life of the database: what came later has higher numbers or times.
@@ -302,7 +261,7 @@ impl Observation {
             Self::Tag(tag, _) | Self::TagAbsent(tag) => {
                 has_event(connection, &tag.to_string(), "update_tag", since)
             }
-            Self::Ahead(_) => Ok(false),
+            Self::Ahead(_) | Self::Complete(_) | Self::TagContentComplete(_) => Ok(false),
             Self::TagMember(tag, userid, _) => {
                 Ok(has_event(connection, &tag.to_string(), "update_tag", since)?
                     || member_has_news(connection, userid, since)?)
@@ -320,7 +279,8 @@ impl Observation {
         match self {
             Self::Member(userid, _) | Self::MemberAbsent(userid) => userid.to_string(),
             Self::Department(id, _) | Self::DepartmentAbsent(id) => format!("department {id}"),
-            Self::Tag(tag, _) | Self::TagAbsent(tag) => format!("tag {tag}"),
+            Self::Tag(tag, _) | Self::TagAbsent(tag) | Self::TagContentComplete(tag) => format!("tag {tag}"),
+            Self::Complete(kind) => format!("all of kind {}", kind.as_str()),
             Self::Ahead(subject) => subject.to_string(),
             Self::TagMember(tag, userid, _) => format!("{userid} in tag {tag}"),
             Self::TagDepartment(tag, id, _) => format!("department {id} in tag {tag}"),
@@ -380,7 +340,7 @@ mod tests {
     use crate::directory::openid::Backoff;
     use crate::directory::{Event, MemberEvent, Subject as EventSubject, Value};
     use crate::store::open::open_in_memory;
-    use crate::store::openids::{claim, record_conversion};
+    use crate::store::openids::{CallTime, claim, record_conversion};
     use crate::store::{ConversionOutcome, NewEvent, apply_event};
 
     const NOW: UnixSeconds = UnixSeconds(1_790_000_000);
@@ -423,7 +383,17 @@ mod tests {
         apply(&db, 3, ahead(2), MemberEvent::Created(named("present")));
         let asked = claim(&db, &userid(), None, NOW).unwrap().unwrap();
         let backoff = Backoff { first: std::time::Duration::ZERO, max: std::time::Duration::ZERO };
-        record_conversion(&db, &asked, &ConversionOutcome::Openid("o1".into()), backoff, NOW, 0.0).unwrap();
+        let call = CallTime { until: NOW.plus(AHEAD + 3), seconds: 0 };
+        record_conversion(
+            &db,
+            &asked,
+            &ConversionOutcome::Openid("o1".into()),
+            call,
+            backoff,
+            NOW.into(),
+            0.0,
+        )
+        .unwrap();
         let changes = value(&db, "SELECT count(*) || '' FROM changes");
 
         let latest = NOW.plus(300);

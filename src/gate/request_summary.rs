@@ -1,26 +1,27 @@
-//! The outline of a refused request for the log, complete or not. Pure.
+//! Method, path and client of a request for the log, read from an incomplete or invalid head too.
 
-/// Bytes of a method, a path or an address list that are kept.
+/// Longest method that is recognised, in bytes.
 const MAX_METHOD: usize = 16;
+/// Bytes that are kept of a path and of `X-Forwarded-For`.
 const MAX_TEXT: usize = 128;
 
-/// The outline of a request. Every text is bounded, and foreign: escape it before it is shown.
+/// Summary of a request. Its texts are bounded, but come from the client: escape them for display.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Glimpse {
-    /// Empty if there is no request line yet.
+pub struct RequestSummary {
+    /// Empty if the request line is incomplete or invalid.
     pub method: String,
-    /// Without the query; empty if there is no request line yet.
+    /// Without the query; empty if the request line is incomplete or invalid.
     pub path: String,
     /// Whether the query has msg_signature.
     pub is_signed: bool,
     /// Whether the query has msg_signature and echostr, as when a URL is saved in the console.
     pub is_verification: bool,
-    /// The value of the last X-Forwarded-For.
+    /// Value of the last X-Forwarded-For header.
     pub forwarded_for: Option<String>,
 }
 
-impl Glimpse {
-    /// Reads what there is of a head, complete or not, valid or not; cost is linear.
+impl RequestSummary {
+    /// Reads the received bytes of a head in linear time.
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
         let blank = bytes.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
@@ -33,7 +34,7 @@ impl Glimpse {
         let is_method =
             (1..=MAX_METHOD).contains(&method.len()) && method.iter().all(u8::is_ascii_alphabetic);
         let is_target = target.starts_with(b"/") || target.starts_with(b"http");
-        // A path ends with a blank or a question mark; else it may be half a path.
+        // A path without a space or a question mark behind it may be incomplete.
         if !is_method || !is_target || (more.is_none() && !target.contains(&b'?')) {
             return Self::default();
         }
@@ -49,8 +50,8 @@ impl Glimpse {
         }
     }
 
-    /// Heap memory.
-    pub(super) fn held(&self) -> usize {
+    /// Bytes of heap memory.
+    pub(super) fn memory(&self) -> usize {
         let forwarded = self.forwarded_for.as_ref().map_or(0, String::capacity);
         self.method.capacity().saturating_add(self.path.capacity()).saturating_add(forwarded)
     }
@@ -76,19 +77,19 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn a_head_is_outlined_however_far_it_came() {
+    fn an_incomplete_head_is_summarised() {
         let head =
             b"\r\nGET /a?msg_signature=1&echostr=2 HTTP/1.1\r\nHost: x\r\nx-forwarded-for: 1.2.3.4\r\n\r\n";
-        let expected = Glimpse {
+        let expected = RequestSummary {
             method: "GET".into(),
             path: "/a".into(),
             is_signed: true,
             is_verification: true,
             forwarded_for: Some("1.2.3.4".into()),
         };
-        assert_eq!(Glimpse::of(head), expected);
-        assert_eq!(Glimpse::of(&head[..50]).path, "/a");
-        assert_eq!(Glimpse::of(&head[..12]).path, "/a");
+        assert_eq!(RequestSummary::of(head), expected);
+        assert_eq!(RequestSummary::of(&head[..50]).path, "/a");
+        assert_eq!(RequestSummary::of(&head[..12]).path, "/a");
         for nothing in [
             &head[..8],
             b"",
@@ -97,17 +98,17 @@ mod tests {
             b"\0 / HTTP/1.1\r\n",
             b"PROXY TCP4 1.2.3.4 ",
         ] {
-            assert_eq!(Glimpse::of(nothing), Glimpse::default());
+            assert_eq!(RequestSummary::of(nothing), RequestSummary::default());
         }
-        let post = Glimpse::of(b"POST /b?msg_signature=1 HTTP/1.1\r\n");
+        let post = RequestSummary::of(b"POST /b?msg_signature=1 HTTP/1.1\r\n");
         assert!(post.is_signed && !post.is_verification);
     }
 
     proptest! {
         #[test]
-        fn an_outline_is_bounded(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
-            let glimpse = Glimpse::of(&[b"GET /", &bytes[..], b" HTTP/1.1\r\nX-Forwarded-For: ", &bytes[..]].concat());
-            prop_assert!(glimpse.held() <= 16 + 2 * 8 * MAX_TEXT);
+        fn a_summary_is_bounded(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
+            let head = [b"GET /", &bytes[..], b" HTTP/1.1\r\nX-Forwarded-For: ", &bytes[..]].concat();
+            prop_assert!(RequestSummary::of(&head).memory() <= 16 + 2 * 8 * MAX_TEXT);
         }
     }
 }

@@ -2,15 +2,16 @@
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::departments::{see_tag, tell_department};
+use super::departments::{add_numbered_fact, tag_starts_at};
 use super::openids::make_due_now;
 use super::{facts, members, state};
-use crate::directory::changes::{At, Details, Merge, Restamp, RowWrite, merge, restamp};
 use crate::directory::clock::Moment;
-use crate::directory::history::{Word, fold};
-use crate::directory::life::{Saying, timed};
+use crate::directory::diff::{Details, Merge, Restamp, RowWrite, merge, restamp};
+use crate::directory::fact::{Fact, Presence, Source, timed};
+use crate::directory::members::{MemberFact, Record, fold, implied_by_listing};
 use crate::directory::{
-    BatchJob, DepartmentEvent, Event, Fact, MemberEvent, Stamp, Subject, TagEvent, TagId, UnixSeconds, UserId,
+    BatchJob, DepartmentEvent, DepartmentField, Event, MemberEvent, Rank, Stamp, Subject, TagEvent, TagField,
+    TagId, UnixSeconds, UserId,
 };
 
 /// What became of an event. The schema's CHECK has the same list.
@@ -70,7 +71,14 @@ pub struct NewEvent {
     pub comparison_due: Option<&'static str>,
 }
 
-/// What applying an event came to.
+impl NewEvent {
+    /// The digest, where it has to stand for a content that is not stored.
+    fn stored_digest(&self) -> Option<i64> {
+        self.payload.is_empty().then_some(self.digest)
+    }
+}
+
+/// The result of applying an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Applied {
     /// What became of it.
@@ -115,25 +123,25 @@ pub fn record_invalid(connection: &Connection, event: &NewEvent) -> rusqlite::Re
     Ok(Applied { outcome: Outcome::Invalid, to_convert: Vec::new(), details_due: false })
 }
 
-/// The first event of the same content. The content identifies a repetition: WeCom encrypts a message anew when it sends it
-/// again, and its CreateTime is the same for different events of one second. Where the content is not stored, the
-/// digest and what is stored stand for it.
+/// The first event of the same content. The content identifies a repetition: WeCom encrypts a message anew when it sends
+/// it again, and its CreateTime is the same for different events of one second. Where the content is not stored, the digest
+/// stands for it. The index by subject and CreateTime leaves few rows to compare, and serves other queries as well.
 fn original(connection: &Connection, event: &NewEvent) -> rusqlite::Result<Option<i64>> {
     connection
         .prepare_cached(
             "SELECT seq FROM events
-             WHERE digest = ?1 AND payload = ?2 AND event = ?3 AND change_type = ?4 AND subject = ?5
-               AND create_time IS ?6
+             WHERE subject = ?4 AND create_time IS ?5 AND payload = ?1 AND digest IS ?6 AND event = ?2
+               AND change_type = ?3 AND outcome <> 'duplicate'
              LIMIT 1",
         )?
         .query_row(
             params![
-                event.digest,
                 event.payload,
                 event.event,
                 event.change_type,
                 event.subject,
-                event.create_time.map(|at| at.0)
+                event.create_time.map(|at| at.0),
+                event.stored_digest(),
             ],
             |row| row.get(0),
         )
@@ -180,7 +188,7 @@ fn add_repeats(connection: &Connection, original: i64, count: i64) -> rusqlite::
 }
 
 fn record_event(connection: &Connection, event: &NewEvent, outcome: Outcome) -> rusqlite::Result<()> {
-    insert_event(connection, event, outcome, (&event.payload, Some(event.digest)))
+    insert_event(connection, event, outcome, (&event.payload, event.stored_digest()))
 }
 
 fn insert_event(
@@ -215,65 +223,68 @@ fn apply(
 ) -> rusqlite::Result<Outcome> {
     let now = moment.local;
     let to_convert = &mut applied.to_convert;
-    let at = (At::Told(event.at), next_event(connection)?);
+    let source = Source::Event(event.at);
     let took_effect = match &event.subject {
         Subject::Other => return Ok(Outcome::Ignored),
         Subject::Member(userid, told) => {
-            let deleted = matches!(told, MemberEvent::Deleted);
-            let merged = tell_member(connection, userid, at, member_word(event.at, told), moment)?;
+            let is_deletion = matches!(told, MemberEvent::Deleted);
+            let merged = add_member_fact(connection, userid, source, member_fact(source, told), moment)?;
             applied.details_due = merged.details == Details::Due;
-            if merged.took_effect && !deleted {
+            if merged.took_effect && !is_deletion {
                 to_convert.extend(make_due_now(connection, &merged.named, now)?);
             }
-            // What comes late may bring others to light than the one that it names.
-            for write in &merged.writes {
-                if let RowWrite::Create(row, _) = write
-                    && row.deleted_at.is_none()
-                    && !to_convert.contains(&row.userid)
-                {
+            // A late event may bring members into presence other than the one that it names.
+            for row in merged.writes.iter().filter_map(RowWrite::into_presence) {
+                if row.openid.is_none() && !to_convert.contains(&row.userid) {
                     to_convert.push(row.userid.clone());
                 }
             }
-            if merged.contradicts_api && deleted {
+            if (is_deletion && merged.contradicts_api) || (merged.is_unsettled && !merged.is_present) {
                 // Only a comparison tells whether the member is gone.
-                let reason = format!("WeCom's API showed userid={userid} after the time of its deletion");
+                let reason =
+                    format!("the deletion of userid={userid} contradicts what WeCom said at that time");
+                state::request_reconcile(connection, &reason, now)?;
+            }
+            if merged.contradicts_api && !is_deletion && !merged.holds {
+                // A listing may have been older than it claims: the member would be missing until the next one.
+                let reason = format!("an event about userid={userid} contradicts the last comparison");
                 state::request_reconcile(connection, &reason, now)?;
             }
             merged.took_effect
         }
         Subject::Department(id, told) => {
-            let stamp = Stamp::told(event.at);
-            let saying = match told {
-                DepartmentEvent::Created(fields) => {
-                    Saying::Seen { created: true, fields: timed(stamp, fields) }
-                }
-                DepartmentEvent::Updated(fields) => {
-                    Saying::Seen { created: false, fields: timed(stamp, fields) }
-                }
-                DepartmentEvent::Deleted => Saying::Deleted,
+            let fact = match told {
+                DepartmentEvent::Created(fields) => Fact::present(Presence::Created, source, fields),
+                DepartmentEvent::Updated(fields) => Fact::present(Presence::Updated, source, fields),
+                DepartmentEvent::Deleted => Fact::Deleted,
             };
-            tell_department(connection, *id, at, saying, moment)?.took_effect
+            let merged = add_numbered_fact::<DepartmentField>(connection, id.0, source, fact, moment)?;
+            if merged.is_unsettled {
+                let reason = format!("two events of one second contradict each other about department {id}");
+                state::request_reconcile(connection, &reason, now)?;
+            }
+            merged.took_effect
         }
-        Subject::Tag(tag, told) => tell_tag(connection, *tag, at, event.at, told, moment)?,
+        Subject::Tag(tag, told) => apply_tag_event(connection, *tag, source, told, moment)?,
         Subject::Trigger(userid, _) => {
             let group = fold(&facts::group_facts(connection, userid)?);
-            let bearer = group.bearer(userid);
-            if !group.people.get(&bearer).is_some_and(|person| person.life.alive()) {
-                // Its creation may come later, and brings the first try with it.
+            let holder = group.resolve(userid);
+            if !group.members.get(&holder).is_some_and(|member| member.state.is_present()) {
+                // Its creation may come later, and brings the first attempt with it.
                 return Ok(Outcome::Ignored);
             }
-            to_convert.extend(make_due_now(connection, &bearer, now)?);
+            to_convert.extend(make_due_now(connection, &holder, now)?);
             true
         }
         Subject::BatchJob(job) => {
-            comparison_due(connection, job, now)?;
+            request_reconcile_after(connection, job, now)?;
             true
         }
     };
     Ok(if took_effect { Outcome::Applied } else { Outcome::Stale })
 }
 
-/// The number that the event under way will have.
+/// The number of the event that is being applied.
 pub(super) fn next_event(connection: &Connection) -> rusqlite::Result<i64> {
     let last = connection
         .prepare_cached("SELECT seq FROM sqlite_sequence WHERE name = 'events'")?
@@ -282,17 +293,14 @@ pub(super) fn next_event(connection: &Connection) -> rusqlite::Result<i64> {
     Ok(last.unwrap_or(0) + 1)
 }
 
-fn member_word(at: UnixSeconds, told: &MemberEvent) -> Word {
-    let stamp = Stamp::told(at);
+fn member_fact(source: Source, told: &MemberEvent) -> MemberFact {
     match told {
-        MemberEvent::Created(fields) => {
-            Word::Of(Saying::Seen { created: true, fields: timed(stamp, fields) })
+        MemberEvent::Created(fields) => MemberFact::Entity(Fact::present(Presence::Created, source, fields)),
+        MemberEvent::Updated(fields) => MemberFact::Entity(Fact::present(Presence::Updated, source, fields)),
+        MemberEvent::Renamed(to, fields) => {
+            MemberFact::Renamed(to.clone(), timed(Stamp::new(source.second(), Rank::Renamed), fields))
         }
-        MemberEvent::Updated(fields) => {
-            Word::Of(Saying::Seen { created: false, fields: timed(stamp, fields) })
-        }
-        MemberEvent::Renamed(to, fields) => Word::Renamed(to.clone(), timed(stamp, fields)),
-        MemberEvent::Deleted => Word::Of(Saying::Deleted),
+        MemberEvent::Deleted => MemberFact::Entity(Fact::Deleted),
     }
 }
 
@@ -301,88 +309,92 @@ fn member_word(at: UnixSeconds, told: &MemberEvent) -> Word {
 pub(super) fn plausible_facts(
     connection: &Connection,
     userid: &UserId,
-    known: Vec<Fact>,
+    known: Vec<Record>,
     next: UnixSeconds,
     moment: Moment,
-) -> rusqlite::Result<Vec<Fact>> {
+) -> rusqlite::Result<Vec<Record>> {
     let Some(restamped) = moment.latest.and_then(|latest| restamp(&known, latest, Some(next))) else {
         return Ok(known);
     };
     log::debug!("userid={userid} had times ahead of WeCom's clock; they are corrected");
-    facts::replace(connection, &known, &restamped.facts)?;
-    let Restamp { facts, writes, tags, changes } = restamped;
+    facts::replace(connection, &known, &restamped.records)?;
+    let Restamp { records, writes, tags, changes } = restamped;
     let rows = members::Rows { writes: &writes, tags: &tags, changes: &changes };
     members::write_rows(connection, rows, moment.local)?;
-    Ok(facts)
+    Ok(records)
 }
 
-/// Applies what was said of a member.
-pub(super) fn tell_member(
+/// Merges a fact about a member: stores it and writes what differs.
+pub(super) fn add_member_fact(
     connection: &Connection,
     userid: &UserId,
-    at: (At, i64),
-    word: Word,
+    source: Source,
+    fact: MemberFact,
     moment: Moment,
 ) -> rusqlite::Result<Merge> {
-    let mut known = facts::group_facts(connection, userid)?;
-    if let Word::Renamed(to, _) = &word
-        && !known.iter().any(|fact| fact.userid == *to)
-    {
-        // The rename ties the two names' groups together from now on.
-        let others = facts::group_facts(connection, to)?;
-        known.extend(others);
+    let known = facts::facts_tied_by(connection, userid, &fact)?;
+    let mut known = plausible_facts(connection, userid, known, source.second(), moment)?;
+    if let Some(listing) = facts::later_listing(connection, "member", source.second(), moment)? {
+        for implied in implied_by_listing(&known, userid, listing.second, listing.arrival) {
+            facts::remember(connection, &known, &implied)?;
+            known.push(implied);
+        }
     }
-    let (at, mut arrival) = at;
-    known = plausible_facts(connection, userid, known, at.seconds(), moment)?;
-    if let At::Observed(second) = at {
-        // Events have numbers of their own; of what WeCom showed in one second, each stands by itself.
-        let same = known.iter().filter(|fact| fact.stamp == Stamp::observed(second));
-        arrival = same.map(|fact| fact.arrival + 1).fold(arrival, i64::max);
-    }
-    let mut merged = merge(&known, userid, at, arrival, word);
-    let fact = &merged.fact;
-    let is_repeated =
-        |known: &Fact| known.stamp == fact.stamp && known.userid == fact.userid && known.word == fact.word;
-    if known.iter().any(is_repeated) {
-        // A replay, after its first delivery has left the events: it asks for nothing again.
+    let mut merged = merge(&known, userid, source, next_event(connection)?, fact);
+    if known.iter().any(|record| record.repeats(&merged.record)) {
+        // A replay, after its first delivery was deleted from the events: it requests nothing again.
         merged.took_effect = false;
         merged.details = Details::Keep;
         return Ok(merged);
     }
-    facts::remember(connection, &known, fact)?;
+    facts::remember(connection, &known, &merged.record)?;
     members::write_merge(connection, &merged, moment.local)?;
     Ok(merged)
 }
 
-fn tell_tag(
+fn apply_tag_event(
     connection: &Connection,
     tag: TagId,
-    at: (At, i64),
-    event_time: UnixSeconds,
+    source: Source,
     told: &TagEvent,
     moment: Moment,
 ) -> rusqlite::Result<bool> {
-    if !see_tag(connection, tag, event_time, moment)? {
+    let fact = Fact::present(Presence::Updated, source, &crate::directory::Fields::new());
+    let merged = add_numbered_fact::<TagField>(connection, tag.0, source, fact, moment)?;
+    // Older than the tag's present existence, or than the last complete listing of its content.
+    if tag_starts_at(connection, tag, moment)?.is_none_or(|starts_at| source.second() < starts_at) {
         return Ok(false);
     }
-    let mut took_effect = false;
+    let mut took_effect = merged.took_effect && *told == TagEvent::default();
+    let mut is_unsettled = false;
     let lists = [(&told.added_members, true), (&told.removed_members, false)];
     for (userid, within) in lists.into_iter().flat_map(|(list, within)| list.iter().map(move |u| (u, within)))
     {
-        let word = Word::Of(Saying::Tagged(tag, within));
-        took_effect |= tell_member(connection, userid, at, word, moment)?.took_effect;
+        let fact = MemberFact::Entity(Fact::Tagged(tag, within));
+        let merged = add_member_fact(connection, userid, source, fact, moment)?;
+        took_effect |= merged.took_effect;
+        is_unsettled |= merged.is_unsettled;
     }
     let lists = [(&told.added_departments, true), (&told.removed_departments, false)];
     for (id, within) in lists.into_iter().flat_map(|(list, within)| list.iter().map(move |d| (d, within))) {
-        let saying = Saying::Tagged(tag, within);
-        took_effect |= tell_department(connection, *id, at, saying, moment)?.took_effect;
+        let fact = Fact::Tagged(tag, within);
+        let merged = add_numbered_fact::<DepartmentField>(connection, id.0, source, fact, moment)?;
+        took_effect |= merged.took_effect;
+        is_unsettled |= merged.is_unsettled;
     }
-    let empty = *told == TagEvent::default();
-    Ok(took_effect || empty)
+    if is_unsettled {
+        let reason = format!("two events of one second contradict each other about tag {tag}");
+        state::request_reconcile(connection, &reason, moment.local)?;
+    }
+    Ok(took_effect)
 }
 
-/// A bulk job may have changed much without telling; only comparing with the API shows what.
-fn comparison_due(connection: &Connection, job: &BatchJob, now: UnixSeconds) -> rusqlite::Result<()> {
+/// A bulk job may have changed much without an event for each change; only a comparison shows what.
+fn request_reconcile_after(
+    connection: &Connection,
+    job: &BatchJob,
+    now: UnixSeconds,
+) -> rusqlite::Result<()> {
     if job.changes_the_directory() {
         state::request_reconcile(connection, &format!("batch job {}", job.job_type), now)?;
     }

@@ -1,87 +1,86 @@
-//! The first bytes of a connection: a PROXY protocol header (versions 1 and 2 of haproxy's specification),
-//! and what speaks another protocol than HTTP/1. Pure.
+//! The first bytes of a connection: the PROXY protocol header (versions 1 and 2 of haproxy's specification), and
+//! recognition of protocols that the gate does not speak.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 const V1: &[u8] = b"PROXY ";
-/// The longest header of version 1, CRLF included.
+/// Longest header of version 1 in bytes, CRLF included.
 const V1_MAX: usize = 107;
 const V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
-/// Signature, version and command, family, length.
+/// Bytes of signature, version and command, family, and length.
 const V2_FIXED: usize = 16;
-/// The longest header of version 2 that is accepted, TLVs included; the known ones take a few hundred bytes.
+/// Longest accepted header of version 2 in bytes. The registered TLVs need a few hundred.
 const V2_MAX: usize = 4096;
 const HTTP2: &[u8] = b"PRI * HTTP/2.0\r\n";
 
-/// What a connection begins with.
+/// Protocol of a connection, by its first bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Opening {
-    /// Too few bytes to tell.
+pub(super) enum Protocol {
+    /// The bytes begin more than one protocol.
     Undecided,
-    /// A TLS handshake.
     Tls,
-    /// HTTP/2 without an upgrade.
     Http2,
-    /// A PROXY protocol header.
-    Proxy,
-    /// None of these.
+    ProxyHeader,
+    /// HTTP/1, or a protocol that its parser rejects.
     Other,
 }
 
-/// Recognises the protocol.
-pub(super) fn recognise(bytes: &[u8]) -> Opening {
+pub(super) fn recognise(bytes: &[u8]) -> Protocol {
     // A TLS record: type 22 (handshake), major version 3.
-    for (start, opening) in [
-        (&b"\x16\x03"[..], Opening::Tls),
-        (HTTP2, Opening::Http2),
-        (V1, Opening::Proxy),
-        (V2, Opening::Proxy),
+    for (start, protocol) in [
+        (&b"\x16\x03"[..], Protocol::Tls),
+        (HTTP2, Protocol::Http2),
+        (V1, Protocol::ProxyHeader),
+        (V2, Protocol::ProxyHeader),
     ] {
         if bytes.starts_with(start) {
-            return opening;
+            return protocol;
         }
         if start.starts_with(bytes) {
-            return Opening::Undecided;
+            return Protocol::Undecided;
         }
     }
-    Opening::Other
+    Protocol::Other
 }
 
-/// A PROXY protocol header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Proxy {
-    /// Too few bytes to tell.
-    Partial,
-    /// A header of `len` bytes; `client` is none if it names none (LOCAL, UNKNOWN, a Unix socket).
-    Whole { len: usize, client: Option<SocketAddr> },
-    /// Something else, or a header that contradicts itself.
-    Bad,
+pub(super) enum ProxyHeader {
+    Incomplete,
+    /// A header of `len` bytes. `client` is `None` for LOCAL, UNKNOWN and Unix sockets.
+    Complete {
+        len: usize,
+        client: Option<SocketAddr>,
+    },
+    /// Another protocol, or a header that contradicts itself.
+    Invalid,
 }
 
-/// Reads a PROXY protocol header from the beginning of a connection.
-pub(super) fn proxy(bytes: &[u8]) -> Proxy {
+/// Parses the PROXY protocol header at the beginning of a connection.
+pub(super) fn parse(bytes: &[u8]) -> ProxyHeader {
     if bytes.starts_with(V1) {
         version_1(bytes)
     } else if bytes.starts_with(V2) {
         version_2(bytes)
     } else if V1.starts_with(bytes) || V2.starts_with(bytes) {
-        Proxy::Partial
+        ProxyHeader::Incomplete
     } else {
-        Proxy::Bad
+        ProxyHeader::Invalid
     }
 }
 
-fn version_1(bytes: &[u8]) -> Proxy {
+fn version_1(bytes: &[u8]) -> ProxyHeader {
     let window = bytes.get(..V1_MAX).unwrap_or(bytes);
     let Some(end) = window.iter().position(|byte| *byte == b'\n') else {
-        return if bytes.len() < V1_MAX { Proxy::Partial } else { Proxy::Bad };
+        return if bytes.len() < V1_MAX { ProxyHeader::Incomplete } else { ProxyHeader::Invalid };
     };
     let line = window.get(V1.len()..end).and_then(|line| line.strip_suffix(b"\r"));
-    let Some(fields) = line.and_then(|line| std::str::from_utf8(line).ok()) else { return Proxy::Bad };
+    let Some(fields) = line.and_then(|line| std::str::from_utf8(line).ok()) else {
+        return ProxyHeader::Invalid;
+    };
     let fields: Vec<&str> = fields.split(' ').collect();
     let len = end.saturating_add(1);
     match fields.as_slice() {
-        ["UNKNOWN", ..] => Proxy::Whole { len, client: None },
+        ["UNKNOWN", ..] => ProxyHeader::Complete { len, client: None },
         [family @ ("TCP4" | "TCP6"), source, destination, source_port, destination_port] => {
             let address = |text: &str| -> Option<IpAddr> {
                 if *family == "TCP4" {
@@ -94,43 +93,43 @@ fn version_1(bytes: &[u8]) -> Proxy {
                 let digits = text.bytes().all(|byte| byte.is_ascii_digit());
                 text.parse().ok().filter(|_| digits)
             };
-            let whole =
+            let fields =
                 address(source).zip(port(source_port)).zip(address(destination)).zip(port(destination_port));
-            whole.map_or(Proxy::Bad, |(((ip, port), _), _)| Proxy::Whole {
+            fields.map_or(ProxyHeader::Invalid, |(((ip, port), _), _)| ProxyHeader::Complete {
                 len,
                 client: Some(SocketAddr::new(ip, port)),
             })
         }
-        _ => Proxy::Bad,
+        _ => ProxyHeader::Invalid,
     }
 }
 
-fn version_2(bytes: &[u8]) -> Proxy {
+fn version_2(bytes: &[u8]) -> ProxyHeader {
     let fixed = bytes.get(V2.len()..V2_FIXED);
     let Some([command, family, high, low]) = fixed.and_then(|fixed| <[u8; 4]>::try_from(fixed).ok()) else {
-        return Proxy::Partial;
+        return ProxyHeader::Incomplete;
     };
     let length = usize::from(u16::from_be_bytes([high, low]));
     let len = V2_FIXED.saturating_add(length);
     if len > V2_MAX || !matches!(command, 0x20 | 0x21) {
-        return Proxy::Bad;
+        return ProxyHeader::Invalid;
     }
-    // Address blocks: source and destination, then both ports.
+    // Bytes of the address block: source and destination, then both ports.
     let (addresses, known) = match family {
         0x11 | 0x12 => (12, true),
         0x21 | 0x22 => (36, true),
         0x31 | 0x32 => (216, false),
         0x00 => (0, false),
-        // LOCAL may name any family, which is ignored.
+        // The family of LOCAL is ignored.
         _ if command == 0x20 => (0, false),
-        _ => return Proxy::Bad,
+        _ => return ProxyHeader::Invalid,
     };
     if command == 0x21 && length < addresses {
-        return Proxy::Bad;
+        return ProxyHeader::Invalid;
     }
-    let Some(rest) = bytes.get(V2_FIXED..len) else { return Proxy::Partial };
+    let Some(rest) = bytes.get(V2_FIXED..len) else { return ProxyHeader::Incomplete };
     let client = if command == 0x20 || !known { None } else { source(rest, addresses == 12) };
-    Proxy::Whole { len, client }
+    ProxyHeader::Complete { len, client }
 }
 
 fn source(block: &[u8], v4: bool) -> Option<SocketAddr> {
@@ -155,8 +154,8 @@ mod tests {
 
     const V4: [u8; 12] = [203, 0, 113, 9, 10, 0, 0, 1, 0x30, 0x39, 0, 80];
 
-    fn whole(bytes: &[u8], client: Option<&str>) -> Proxy {
-        Proxy::Whole { len: bytes.len(), client: client.map(|text| text.parse().unwrap()) }
+    fn complete(bytes: &[u8], client: Option<&str>) -> ProxyHeader {
+        ProxyHeader::Complete { len: bytes.len(), client: client.map(|text| text.parse().unwrap()) }
     }
 
     #[test]
@@ -177,11 +176,11 @@ mod tests {
             (v2(0x21, 0x31, &[0; 216]), None),
         ];
         for (header, client) in cases {
-            assert_eq!(proxy(&header), whole(&header, client), "{header:?}");
+            assert_eq!(parse(&header), complete(&header, client), "{header:?}");
             let more = [&header[..], b"GET /"].concat();
-            assert_eq!(proxy(&more), whole(&header, client), "with a request behind it");
+            assert_eq!(parse(&more), complete(&header, client), "with a request behind it");
             for cut in 0..header.len() {
-                assert_eq!(proxy(&header[..cut]), Proxy::Partial, "{cut} bytes of {header:?}");
+                assert_eq!(parse(&header[..cut]), ProxyHeader::Incomplete, "{cut} bytes of {header:?}");
             }
         }
     }
@@ -206,24 +205,24 @@ mod tests {
             v2(0x21, 0x41, &V4),
             v2(0x21, 0x11, &[0; V2_MAX]),
         ] {
-            assert_eq!(proxy(&header), Proxy::Bad, "{header:?}");
+            assert_eq!(parse(&header), ProxyHeader::Invalid, "{header:?}");
         }
     }
 
     #[test]
     fn other_protocols_are_recognised_in_pieces_too() {
-        for (bytes, opening) in [
-            (&b"\x16\x03\x01\x02\x00\x01\x00"[..], Opening::Tls),
-            (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Opening::Http2),
-            (b"PROXY TCP4", Opening::Proxy),
-            (V2, Opening::Proxy),
-            (b"POST /", Opening::Other),
-            (b"\r\nGET /", Opening::Other),
-            (b"\x16\x04", Opening::Other),
+        for (bytes, protocol) in [
+            (&b"\x16\x03\x01\x02\x00\x01\x00"[..], Protocol::Tls),
+            (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Protocol::Http2),
+            (b"PROXY TCP4", Protocol::ProxyHeader),
+            (V2, Protocol::ProxyHeader),
+            (b"POST /", Protocol::Other),
+            (b"\r\nGET /", Protocol::Other),
+            (b"\x16\x04", Protocol::Other),
         ] {
-            assert_eq!(recognise(bytes), opening, "{bytes:?}");
-            let first = (0..bytes.len()).map(|n| recognise(&bytes[..n])).find(|o| *o != Opening::Undecided);
-            assert!(first.is_none_or(|first| first == opening), "{bytes:?}: {first:?}");
+            assert_eq!(recognise(bytes), protocol, "{bytes:?}");
+            let first = (0..bytes.len()).map(|n| recognise(&bytes[..n])).find(|o| *o != Protocol::Undecided);
+            assert!(first.is_none_or(|first| first == protocol), "{bytes:?}: {first:?}");
         }
     }
 
@@ -234,7 +233,7 @@ mod tests {
             bytes in prop::collection::vec(any::<u8>(), 0..300),
         ) {
             let bytes = [start, &bytes[..]].concat();
-            if let Proxy::Whole { len, .. } = proxy(&bytes) {
+            if let ProxyHeader::Complete { len, .. } = parse(&bytes) {
                 prop_assert!(len <= bytes.len());
             }
         }

@@ -1,0 +1,211 @@
+//! The state of one entity, folded from its facts in order of time: whether it exists, and the newest value of each
+//! field. Members, departments and tags share it.
+
+use std::collections::BTreeMap;
+
+use super::fact::{Fact, FactRecord, Presence, TimedFields};
+use super::fields::{Field, FieldKind, Value};
+use super::ids::TagId;
+use super::restamp::Restamped;
+use super::time::{Rank, Stamp, UnixSeconds};
+
+/// The state of an entity after some facts.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EntityState<F> {
+    /// The last deletion before the present existence began. Facts up to here belong to a former holder of the name.
+    pub reset_at: Stamp,
+    /// Whether a fact showed that it exists. A tag may name an entity before its creation arrives.
+    pub known: bool,
+    /// When it was deleted; `None` while it is not.
+    pub deleted: Option<Stamp>,
+    /// The newest value of each field, with its time.
+    pub fields: TimedFields<F>,
+    /// A last-writer-wins register per tag: since when the entity is in it (true) or not.
+    pub tags: BTreeMap<TagId, (Stamp, bool)>,
+    /// The newest fact.
+    pub newest: Stamp,
+}
+
+impl<F> Default for EntityState<F> {
+    fn default() -> Self {
+        Self {
+            reset_at: Stamp::BEGINNING,
+            known: false,
+            deleted: None,
+            fields: BTreeMap::new(),
+            tags: BTreeMap::new(),
+            newest: Stamp::BEGINNING,
+        }
+    }
+}
+
+impl<F: Field> EntityState<F> {
+    /// Whether it exists now.
+    #[must_use]
+    pub fn is_present(&self) -> bool {
+        self.known && self.deleted.is_none()
+    }
+
+    /// The tags it is in now, also before its creation has arrived.
+    pub fn tags_now(&self) -> impl Iterator<Item = TagId> + '_ {
+        let is_deleted = self.deleted.is_some();
+        self.tags.iter().filter(move |(_, (_, within))| !is_deleted && *within).map(|(tag, _)| *tag)
+    }
+
+    /// Applies the next fact in order of time.
+    pub fn apply(&mut self, stamp: Stamp, fact: &Fact<F>) {
+        match fact {
+            Fact::Present(_, fields) => self.upsert(stamp, fields),
+            Fact::Tagged(tag, within) => {
+                let register = self.tags.entry(*tag).or_insert((stamp, *within));
+                // Within one second "came" wins over "left", in any order; the tag is compared then.
+                if (register.0, register.1) <= (stamp, *within) {
+                    *register = (stamp, *within);
+                }
+            }
+            Fact::Deleted | Fact::Absent => {
+                self.deleted = self.deleted.max(Some(stamp));
+                self.newest = self.newest.max(stamp);
+            }
+        }
+    }
+
+    /// Sets fields of an entity that exists at `stamp`. After a deletion, a new existence begins, without the fields and
+    /// tags of the former one.
+    pub fn upsert(&mut self, stamp: Stamp, fields: &TimedFields<F>) {
+        if let Some(deleted) = self.deleted.take() {
+            self.reset_at = deleted;
+            self.fields.clear();
+            self.tags.retain(|_, (at, _)| *at > deleted);
+        }
+        self.known = true;
+        self.newest = self.newest.max(stamp);
+        for (field, (at, value)) in fields {
+            self.set(*field, *at, value.clone());
+        }
+    }
+
+    fn set(&mut self, field: F, at: Stamp, value: Value) {
+        let is_superseded =
+            self.fields.get(&field).is_some_and(|(newer, _)| newer.field_order() > at.field_order());
+        if at <= self.reset_at || is_superseded {
+            return;
+        }
+        let value = match value {
+            Value::Flags(flags) => Value::Ids(self.ids_of_flags(&flags)),
+            other => other,
+        };
+        self.fields.insert(field, (at, value));
+    }
+
+    /// The ids of the entity's own list whose flag, by position, is set.
+    fn ids_of_flags(&self, flags: &[bool]) -> Vec<u32> {
+        let list = F::ALL.iter().find(|f| f.kind() == FieldKind::Ids);
+        match list.and_then(|f| self.fields.get(f)) {
+            Some((_, Value::Ids(ids))) => {
+                let pairs = ids.iter().zip(flags);
+                pairs.filter(|(_, set)| **set).map(|(id, _)| *id).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// Whether the state agrees with the fact. A value that was resolved from another form counts by its time.
+    #[must_use]
+    pub fn agrees_with(&self, fact: &Fact<F>) -> bool {
+        match fact {
+            Fact::Present(_, fields) => {
+                let same = |(field, (at, value)): (&F, &(Stamp, Value))| {
+                    self.fields.get(field).is_some_and(|(time, known)| time == at || known == value)
+                };
+                self.is_present() && fields.iter().all(same)
+            }
+            Fact::Tagged(tag, within) => self.tags_now().any(|known| known == *tag) == *within,
+            Fact::Deleted | Fact::Absent => !self.is_present(),
+        }
+    }
+
+    /// Takes over fields and tags of another state that are newer than this one's.
+    pub fn merge_from(&mut self, other: Self) {
+        for (field, (at, value)) in other.fields {
+            self.set(field, at, value);
+        }
+        let reset_at = self.reset_at;
+        for (tag, (at, within)) in other.tags.into_iter().filter(|(_, (at, _))| *at > reset_at) {
+            self.apply(at, &Fact::Tagged(tag, within));
+        }
+        self.newest = self.newest.max(other.newest);
+    }
+
+    /// The smallest list of facts that folds to this state.
+    #[must_use]
+    pub fn snapshot(&self) -> Vec<(Stamp, Fact<F>)> {
+        let mut facts = Vec::new();
+        if self.reset_at > Stamp::BEGINNING {
+            facts.push((self.reset_at, Fact::Deleted));
+        }
+        for (tag, (at, within)) in &self.tags {
+            facts.push((*at, Fact::Tagged(*tag, *within)));
+        }
+        if self.known {
+            let newest_field = self.fields.values().map(|(at, _)| *at).max();
+            // Not before the end of the former existence, else it would fold into that one.
+            let before_deletion =
+                |at: Stamp| Stamp::new(at.second.plus(-1), Rank::Converted).max(self.reset_at);
+            let without_fields = || match self.deleted {
+                Some(at) => before_deletion(at),
+                None => Stamp::new(self.newest.second, Rank::Converted),
+            };
+            let at = newest_field.unwrap_or_else(without_fields);
+            facts.push((at, Fact::Present(Presence::Updated, self.fields.clone())));
+        }
+        if let Some(deleted) = self.deleted {
+            facts.push((deleted, Fact::Deleted));
+        }
+        facts
+    }
+
+    /// The second of the newest fact.
+    #[must_use]
+    pub fn event_time(&self) -> UnixSeconds {
+        self.newest.second
+    }
+}
+
+/// With fewer facts than these there is no compaction.
+pub const FEW: usize = 16;
+/// With more facts than these the older half is compacted at any age, so that the cost of an event is bounded.
+const MANY: usize = 64;
+/// Age at which facts are compacted, in seconds older than the newest: WeCom gives up after three deliveries within
+/// minutes.
+const SETTLED: i64 = 7 * 24 * 3600;
+
+/// The first arrival number of the facts of a snapshot: before those of all events.
+pub const SNAPSHOT: i64 = i64::MIN / 2;
+
+/// How many of the oldest facts are to be compacted, given the stamps of all, sorted. Never part of a second.
+pub(super) fn compaction_cut(sorted: &[Stamp]) -> Option<usize> {
+    let newest = sorted.last()?.second;
+    let settled = sorted.iter().take_while(|stamp| newest.since(stamp.second) > SETTLED).count();
+    let cut = match sorted.len() {
+        n if n > MANY => settled.max(n / 2),
+        n if n > FEW && settled > FEW / 2 => settled,
+        _ => return None,
+    };
+    let last = sorted.get(cut.checked_sub(1)?)?.second;
+    Some(sorted.iter().take_while(|stamp| stamp.second <= last).count())
+}
+
+/// Gives fields other stamps.
+pub(super) fn restamp_fields<F>(fields: &mut TimedFields<F>, restamped: &Restamped) {
+    for (at, _) in fields.values_mut() {
+        *at = restamped.stamp(*at);
+    }
+}
+
+/// Whether a fact of `stamp` is older than the snapshot among the known facts, if there is one: the fold still is the
+/// same in every order, but the snapshot may have forgotten what it would have contradicted.
+#[must_use]
+pub fn is_below_snapshot<T>(known: &[FactRecord<T>], stamp: Stamp) -> bool {
+    known.iter().any(|record| record.arrival < 0 && record.stamp > stamp && record.stamp.rank != Rank::Tagged)
+}

@@ -1,0 +1,209 @@
+//! The merge of departments and tags: the same fold as members, without renames.
+
+use serde_json::{Map, json};
+
+use super::diff::{Action, Change, Entity, difference, tag_item, updated};
+use super::entity::{EntityState, SNAPSHOT, compaction_cut, restamp_fields};
+use super::fact::{Fact, FactRecord, Presence, Source, TimedFields, fold_order};
+use super::fields::{DepartmentField, Field, TagField};
+use super::ids::TagId;
+use super::restamp::restamp;
+use super::time::{Rank, Stamp, UnixSeconds};
+
+/// A fact about a department or tag.
+pub type Record<F> = FactRecord<Fact<F>>;
+
+/// A kind of entity that has a number and fields: departments and tags.
+pub trait Numbered: Field {
+    /// The kind in the change feed.
+    const ENTITY: Entity;
+    /// The key of the number in the change feed's `created` lines, if they carry it.
+    const ID: Option<&'static str>;
+}
+
+impl Numbered for DepartmentField {
+    const ENTITY: Entity = Entity::Department;
+    const ID: Option<&'static str> = None;
+}
+
+impl Numbered for TagField {
+    const ENTITY: Entity = Entity::Tag;
+    const ID: Option<&'static str> = Some("id");
+}
+
+/// The difference between two states, for the rows and the change feed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Difference<F> {
+    /// The entity as it is now; `None` while only tags named it.
+    pub row: Option<EntityState<F>>,
+    /// Whether the row begins anew: there was none, or the entity was deleted in between.
+    pub is_new: bool,
+    /// Whether anything but the time of the newest fact changed.
+    pub changed: bool,
+    /// Tags that it came into (true) and left.
+    pub tags: Vec<(TagId, bool)>,
+    /// Lines for the change feed.
+    pub changes: Vec<Change>,
+}
+
+/// What one more fact does.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Merge<F> {
+    /// The fact as it is to be stored.
+    pub record: Record<F>,
+    /// What changes.
+    pub difference: Difference<F>,
+    /// Whether the fact changed anything, or is at least the newest.
+    pub took_effect: bool,
+    /// Whether the entity agrees with the fact.
+    pub holds: bool,
+    /// Whether another fact of the same second contradicts this one, so that only the API tells which holds.
+    pub is_unsettled: bool,
+}
+
+/// Folds facts, given in any order.
+#[must_use]
+pub fn fold<'a, F: Field>(records: impl IntoIterator<Item = &'a Record<F>>) -> EntityState<F> {
+    let mut records: Vec<&Record<F>> = records.into_iter().collect();
+    sort(&mut records);
+    let mut state = EntityState::default();
+    for second in records.chunk_by(|a, b| a.stamp.second == b.stamp.second) {
+        // Created and deleted within one second, unless it was there before and is created again.
+        let is_deletion = |r: &&&Record<F>| r.arrival >= 0 && r.stamp.rank == Rank::Deleted;
+        let is_created = second.iter().any(|r| r.arrival >= 0 && r.stamp.rank == Rank::Created);
+        let comes_last = |r: &&&Record<F>| is_deletion(r) && is_created;
+        let was_present = state.is_present();
+        for record in second.iter().filter(|r| was_present || !comes_last(r)) {
+            state.apply(record.stamp, &record.fact);
+        }
+        for record in second.iter().filter(|r| !was_present && comes_last(r)) {
+            state.apply(Stamp::new(record.stamp.second, Rank::Converted), &record.fact);
+        }
+    }
+    state
+}
+
+fn sort<F: Field>(records: &mut [&Record<F>]) {
+    records
+        .sort_by(|a, b| fold_order((a, ()), (b, ()), |record| record.fact.to_json(record.stamp).to_string()));
+}
+
+/// Adds a fact about entity `id` to its known facts. `arrival`: the number of the event that carries it.
+#[must_use]
+pub fn merge<F: Numbered>(
+    known: &[Record<F>],
+    id: u32,
+    source: Source,
+    arrival: i64,
+    fact: Fact<F>,
+) -> Merge<F> {
+    let stamp = Stamp::new(source.second(), fact.rank(source));
+    let record = FactRecord { stamp, arrival, fact };
+    let after = fold(known.iter().chain([&record]));
+    let is_newest = known.iter().all(|other| other.stamp <= stamp);
+    let holds = after.agrees_with(&record.fact);
+    let same_second = |other: &&Record<F>| other.stamp.second == stamp.second;
+    let is_unsettled = known.iter().filter(same_second).any(|other| other.fact.contradicts(&record.fact));
+    let difference = difference_of(id, &fold(known), after);
+    Merge {
+        took_effect: is_newest || !difference.changes.is_empty(),
+        holds,
+        is_unsettled,
+        difference,
+        record,
+    }
+}
+
+/// What changes between two states of entity `id`.
+#[must_use]
+pub fn difference_of<F: Numbered>(id: u32, before: &EntityState<F>, after: EntityState<F>) -> Difference<F> {
+    let mut changes = Vec::new();
+    let begins_anew = before.known && after.known && before.reset_at != after.reset_at;
+    let is_new = after.known && (!before.known || begins_anew);
+    if begins_anew && before.is_present() {
+        changes.push(Change::new(F::ENTITY, id, Action::Deleted, Map::new()));
+    }
+    let (_, mut fields) = difference((!is_new).then_some(before), &after);
+    let differs = !fields.is_empty();
+    if !before.is_present() && !after.is_present() {
+        // Late facts about a deleted entity are kept, but are no news.
+    } else if is_new && !after.is_present() {
+        // The deletion of the former existence is all that the feed tells.
+    } else if is_new {
+        if let Some(key) = F::ID {
+            fields.insert(key.to_owned(), json!([null, id]));
+        }
+        changes.push(Change::new(F::ENTITY, id, Action::Created, fields));
+    } else if after.known && differs {
+        let action = updated(before, &after);
+        changes.push(Change::new(F::ENTITY, id, action, fields));
+    }
+    let mut tags = Vec::new();
+    let (old, new): (Vec<TagId>, Vec<TagId>) = (before.tags_now().collect(), after.tags_now().collect());
+    for tag in old.iter().filter(|tag| !new.contains(tag)) {
+        tags.push((*tag, false));
+        changes.push(tag_item(*tag, F::ENTITY.as_str(), json!([id, null])));
+    }
+    for tag in new.iter().filter(|tag| !old.contains(tag)) {
+        tags.push((*tag, true));
+        changes.push(tag_item(*tag, F::ENTITY.as_str(), json!([null, id])));
+    }
+    Difference { changed: is_new || differs, is_new, tags, changes, row: after.known.then_some(after) }
+}
+
+/// What the last complete listing said without naming the entity; see
+/// [`implied_by_listing`](super::members::implied_by_listing).
+#[must_use]
+pub fn implied_by_listing<F: Field>(
+    known: &[Record<F>],
+    second: UnixSeconds,
+    arrival: i64,
+) -> Option<Record<F>> {
+    let is_stored = |r: &Record<F>| r.arrival >= arrival && r.stamp.second == second && r.stamp.is_observed();
+    if known.iter().any(is_stored) {
+        return None;
+    }
+    let then = fold(known.iter().filter(|r| r.arrival < arrival && r.stamp.second < second));
+    let fact =
+        if then.is_present() { Fact::Present(Presence::Listed, TimedFields::new()) } else { Fact::Absent };
+    Some(FactRecord { stamp: Stamp::new(second, fact.rank(Source::Api(second))), arrival, fact })
+}
+
+/// The facts with plausible stamps; `None` if all are plausible. `next`: the time of the fact that is about to be added.
+#[must_use]
+pub fn restamped<F: Field>(
+    records: &[Record<F>],
+    latest: UnixSeconds,
+    next: UnixSeconds,
+) -> Option<Vec<Record<F>>> {
+    let places = records.iter().flat_map(|record| {
+        let fields = record.fact.fields().into_iter();
+        let fields = fields.flat_map(|fields| fields.values().map(|(at, _)| *at));
+        std::iter::once(record.stamp).chain(fields).map(|stamp| (stamp, record.arrival))
+    });
+    let restamped = restamp(&places.collect::<Vec<_>>(), latest, Some(next))?;
+    let mut moved = records.to_vec();
+    for record in &mut moved {
+        record.stamp = restamped.stamp(record.stamp);
+        if let Some(fields) = record.fact.fields_mut() {
+            restamp_fields(fields, &restamped);
+        }
+    }
+    Some(moved)
+}
+
+/// Replaces the older facts by the smallest list that folds to the same, if it is time for that.
+#[must_use]
+pub fn compact<F: Field>(records: &[Record<F>]) -> Option<Vec<Record<F>>> {
+    let mut sorted: Vec<&Record<F>> = records.iter().collect();
+    sort(&mut sorted);
+    let stamps: Vec<Stamp> = sorted.iter().map(|record| record.stamp).collect();
+    let (old, recent) = sorted.split_at(compaction_cut(&stamps)?);
+    let snapshot = fold(old.iter().copied()).snapshot();
+    if snapshot.len() >= old.len() {
+        return None;
+    }
+    let snapshot = snapshot.into_iter().zip(SNAPSHOT..);
+    let snapshot = snapshot.map(|((stamp, fact), arrival)| FactRecord { stamp, arrival, fact });
+    Some(snapshot.chain(recent.iter().map(|record| (*record).clone())).collect())
+}

@@ -1,0 +1,3 @@
+//! The SQLite engine: files, their watch, and the schema.
+
+pub(super) mod file_watch;
