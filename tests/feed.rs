@@ -87,7 +87,11 @@ fn a_contradiction_within_one_second_goes_by_content_and_makes_the_details_due()
     lab.event(101, "update_user", "<UserID>a</UserID><Name>two</Name>");
     assert_eq!(lab.value("SELECT details_state FROM members"), "known");
     lab.event(101, "update_user", "<UserID>a</UserID><Name>three</Name>");
-    assert_eq!(lab.value("SELECT name || ' ' || details_state FROM members"), "two due", "in every order of arrival");
+    assert_eq!(
+        lab.value("SELECT name || ' ' || details_state FROM members"),
+        "two due",
+        "in every order of arrival"
+    );
 }
 
 #[test]
