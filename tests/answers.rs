@@ -97,7 +97,7 @@ fn an_answer_about_one_members_details_that_cannot_be_used_does_not_stop_those_o
         // The newest news come first.
         join(&lab, "user0");
         lab.wait_for("SELECT count(*) FROM members WHERE details_state = 'known'", "5");
-        eventually("the reason is told", || {
+        eventually("the log has the reason", || {
             let log = lab.log();
             log.lines().any(|line| line.contains("details userid=user0") && line.contains(reason))
         });

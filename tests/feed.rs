@@ -185,7 +185,9 @@ fn eight_senders_at_once_in_any_order_end_in_the_same_directory() {
         let mut rng = Rng::with_seed(seed);
         let made = make(&mut rng, scale, seed == 0);
         let expected = open_in_memory().unwrap();
-        made.iter().for_each(|event| deliver(&expected, &event.xml()));
+        for event in &made {
+            deliver(&expected, &event.xml());
+        }
         let lab = Lab::new(without_conversion());
         let mut messages: Vec<String> = made.iter().map(events::Made::xml).collect();
         messages.extend(made.iter().filter(|_| rng.bool()).map(events::Made::xml));

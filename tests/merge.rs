@@ -4,11 +4,14 @@
 
 #[path = "common/events.rs"]
 mod events;
+#[path = "common/replica.rs"]
+mod replica;
 
 use std::time::Duration;
 
-use events::{Replica, deliver, directory};
+use events::{deliver, directory};
 use fastrand::Rng;
+use replica::Replica;
 use rusqlite::Connection;
 use wecom_dirsync::demo::sender::contact_event;
 use wecom_dirsync::directory::diff::Entity;

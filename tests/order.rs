@@ -7,9 +7,12 @@
 
 #[path = "common/events.rs"]
 mod events;
+#[path = "common/replica.rs"]
+mod replica;
 
-use events::{Made, Replica, Scale, deliver, directory, make};
+use events::{Made, Scale, deliver, directory, make};
 use fastrand::Rng;
+use replica::Replica;
 use rusqlite::Connection;
 use std::time::Duration;
 use wecom_dirsync::directory::openid::Backoff;

@@ -452,7 +452,7 @@ fn doubts_bring_a_comparison_soon() {
     lab.stand_in.company(|company| company.hire("zhang"));
     lab.start();
     lab.wait_for("SELECT outcome FROM reconciles", "ok");
-    // Doubts do not bring comparisons all the time.
+    // Triggers do not start comparisons continuously.
     lab.age_comparisons();
     let job = "<xml><ToUserName>wx5823bf96d3bd56c7</ToUserName><FromUserName>sys</FromUserName><CreateTime>1700000000</CreateTime>\
         <MsgType>event</MsgType><Event>batch_job_result</Event><BatchJob><JobId>j</JobId><JobType>sync_user</JobType>\

@@ -6,10 +6,9 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use fastrand::Rng;
 use rusqlite::Connection;
-use serde_json::{Map, Value as Json};
 use wecom_dirsync::demo::sender::contact_event;
 use wecom_dirsync::directory::UnixSeconds;
-use wecom_dirsync::store::{NewEvent, apply_event};
+use wecom_dirsync::store::{Applied, NewEvent, apply_event};
 use wecom_dirsync::wecom::callback::message;
 
 pub const CORP: &str = "wx5823bf96d3bd56c7";
@@ -193,7 +192,7 @@ fn tag(rng: &mut Rng, scale: Scale, at: i64) -> Made {
 }
 
 /// Applies one message as the daemon does.
-pub fn deliver(connection: &Connection, xml: &str) {
+pub fn deliver(connection: &Connection, xml: &str) -> Applied {
     let read = message::read(xml.as_bytes(), CORP).unwrap();
     let event = NewEvent {
         received_at: UnixSeconds(1_800_000_000),
@@ -207,7 +206,7 @@ pub fn deliver(connection: &Connection, xml: &str) {
         latest: None,
         comparison_due: read.reconcile_reason,
     };
-    apply_event(connection, &event).unwrap();
+    apply_event(connection, &event).unwrap()
 }
 
 /// Of a few bits only, so that different messages share one now and then, as they may.
@@ -243,151 +242,4 @@ pub fn directory(connection: &Connection, with_openids: bool) -> String {
         text.push('\n');
     }
     text
-}
-
-/// What a consumer makes of the change feed, from nothing, by these rules alone: `created` is all that is
-/// known; `updated`, `deleted` and `openid` change fields; `renamed` moves what stands under the old
-/// userid to the new one, over whatever stands there; a tag's `member` and `department` come and go.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Replica {
-    members: BTreeMap<String, BTreeMap<String, String>>,
-    departments: BTreeMap<String, BTreeMap<String, String>>,
-    tags: BTreeSet<(String, String, String)>,
-}
-
-impl Replica {
-    pub fn of_feed(connection: &Connection) -> Self {
-        let mut replica = Self::default();
-        for row in wecom_dirsync::store::queries::table(
-            connection,
-            "SELECT entity, key, action, fields FROM changes ORDER BY seq",
-        )
-        .unwrap()
-        .into_iter()
-        .skip(1)
-        {
-            let fields: Map<String, Json> = serde_json::from_str(&row[3]).unwrap();
-            replica.apply(&row[0], row[1].to_ascii_lowercase(), &row[2], &fields);
-        }
-        replica
-    }
-
-    fn apply(&mut self, entity: &str, key: String, action: &str, fields: &Map<String, Json>) {
-        let old_of = |name: &str| fields[name][0].clone();
-        if entity == "tag" {
-            for kind in ["member", "department"].into_iter().filter(|kind| fields.contains_key(*kind)) {
-                let item =
-                    |value: &Json| value.as_str().map_or_else(|| value.to_string(), str::to_ascii_lowercase);
-                if old_of(kind).is_null() {
-                    assert!(
-                        self.tags.insert((key.clone(), kind.into(), item(&fields[kind][1]))),
-                        "came twice"
-                    );
-                } else {
-                    assert!(
-                        self.tags.remove(&(key.clone(), kind.into(), item(&old_of(kind)))),
-                        "was not there"
-                    );
-                }
-            }
-            return;
-        }
-        let rows = if entity == "member" { &mut self.members } else { &mut self.departments };
-        match action {
-            "created" => {
-                rows.insert(key.clone(), BTreeMap::new());
-            }
-            "deleted" => {
-                rows.remove(&key).unwrap_or_else(|| panic!("{entity} {key} is deleted but was not there"));
-                return;
-            }
-            "renamed" => {
-                let old = old_of("userid").as_str().unwrap().to_ascii_lowercase();
-                let row = rows.remove(&old).unwrap_or_else(|| panic!("{old} is renamed but was not there"));
-                rows.insert(key.clone(), row);
-            }
-            _ => {}
-        }
-        let row =
-            rows.get_mut(&key).unwrap_or_else(|| panic!("{action} of {entity} {key}, which is not there"));
-        for (name, change) in fields {
-            let shown = |value: &Json| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-            let was = row.get(name).cloned();
-            if action == "updated" {
-                assert_eq!(
-                    was.unwrap_or_else(|| "null".into()),
-                    shown(&change[0]),
-                    "{key} {name}: the old value"
-                );
-            }
-            row.insert(name.clone(), shown(&change[1]));
-        }
-        row.retain(|_, value| value != "null");
-    }
-
-    /// The same from the tables.
-    pub fn of_tables(connection: &Connection) -> Self {
-        let mut replica = Self::default();
-        let members = "SELECT userid, name, alias, mobile, position, gender, status, direct_leader, ext_attr, openid \
-                       FROM members WHERE deleted_at IS NULL";
-        let departments = "SELECT id, name, parent_id FROM departments WHERE deleted_at IS NULL";
-        for (sql, rows) in [(members, &mut replica.members), (departments, &mut replica.departments)] {
-            let mut statement = connection.prepare(sql).unwrap();
-            let names: Vec<String> = statement.column_names().map(str::to_owned).collect();
-            let mut found = statement.query([]).unwrap();
-            while let Some(row) = found.next().unwrap() {
-                let mut cells = BTreeMap::new();
-                for (n, name) in names.iter().enumerate().filter(|(_, name)| *name != "id") {
-                    match row.get_ref(n).unwrap() {
-                        rusqlite::types::ValueRef::Null => {}
-                        rusqlite::types::ValueRef::Integer(i) => {
-                            cells.insert(name.clone(), i.to_string());
-                        }
-                        other => {
-                            cells.insert(name.clone(), other.as_str().unwrap().to_owned());
-                        }
-                    }
-                }
-                let key = match row.get_ref(0).unwrap() {
-                    rusqlite::types::ValueRef::Integer(i) => i.to_string(),
-                    other => other.as_str().unwrap().to_ascii_lowercase(),
-                };
-                rows.insert(key, cells);
-            }
-        }
-        let sql = "SELECT userid, department_id, is_leader FROM member_departments ORDER BY userid, position";
-        let mut lists: BTreeMap<String, (Vec<i64>, Vec<i64>)> = BTreeMap::new();
-        let mut statement = connection.prepare(sql).unwrap();
-        let mut found = statement.query([]).unwrap();
-        while let Some(row) = found.next().unwrap() {
-            let key = row.get::<_, String>(0).unwrap().to_ascii_lowercase();
-            let (list, led) = lists.entry(key).or_default();
-            list.push(row.get(1).unwrap());
-            if row.get::<_, bool>(2).unwrap() {
-                led.push(row.get(1).unwrap());
-            }
-        }
-        for (key, (list, _)) in lists {
-            replica.members.get_mut(&key).unwrap().insert("department".into(), Json::from(list).to_string());
-        }
-        let sql = "SELECT tag_id, 'member', lower(userid) FROM tag_members \
-                   UNION ALL SELECT tag_id, 'department', department_id FROM tag_departments";
-        for row in wecom_dirsync::store::queries::table(connection, sql).unwrap().into_iter().skip(1) {
-            replica.tags.insert((row[0].clone(), row[1].clone(), row[2].clone()));
-        }
-        replica
-    }
-
-    /// What the feed tells and the tables hold otherwise, or not at all.
-    #[must_use]
-    pub fn comparable(mut self) -> Self {
-        for row in self.members.values_mut() {
-            row.remove("leader_of");
-            row.retain(|name, value| !(name == "department" && value == "[]"));
-        }
-        for row in self.departments.values_mut() {
-            row.remove("id");
-        }
-        self
-    }
 }
