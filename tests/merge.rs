@@ -214,7 +214,9 @@ fn an_openid_stays_with_its_person_through_a_late_rename() {
     assert!(record(&db, &asked, 11, &not_yet));
     apply(&db, &create(30, "c"));
     convert(&db, "c", 35, "o-next");
-    apply(&db, &rename(20, "c", "f1"));
+    let inner = "<UserID>c</UserID><NewUserID>f1</NewUserID>";
+    let applied = deliver(&db, &contact_event(events::CORP, T + 20, "update_user", inner));
+    assert_eq!(applied.to_convert, [userid("f1")], "the converter is woken for it");
     let members = "SELECT userid, openid_state, coalesce(openid, '-') FROM members ORDER BY userid";
     assert_eq!(text(&db, members), "c converted o-next; f1 pending -");
     assert_eq!(

@@ -350,10 +350,7 @@ fn departments(draw: &mut Draw<'_>, rng: &mut Rng) {
     for (arrival, index) in (0..).zip(&order) {
         let (source, fact) = &all[*index];
         let merged = numbered::merge(&records, 7, *source, arrival, fact.clone());
-        let is_same = |r: &numbered::Record<DepartmentField>| {
-            r.stamp == merged.record.stamp && r.fact == merged.record.fact
-        };
-        if records.iter().any(is_same) {
+        if records.iter().any(|record| record.repeats(&merged.record)) {
             continue;
         }
         merged.difference.changes.iter().for_each(|change| feed.read(change));

@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Map, Value as Json, json};
 
 use super::entity::{EntityState, is_below_snapshot};
-use super::fact::{Fact, Presence, Source};
+use super::fact::{Fact, Presence, Source, with_plausible_stamps};
 use super::fields::{Field, FieldKind, MemberField, Value};
 use super::ids::{TagId, UserId};
-use super::members::{Conversion, Member, MemberFact, MemberIdentity, Record, RenameGroup, fold, restamped};
+use super::members::{Conversion, Member, MemberFact, MemberIdentity, Record, RenameGroup, fold};
 use super::time::UnixSeconds;
 
 /// What a line of the change feed is about.
@@ -129,19 +129,6 @@ pub enum RowWrite {
     },
 }
 
-impl RowWrite {
-    /// The row of a member that was not present before and is now.
-    #[must_use]
-    pub fn into_presence(&self) -> Option<&MemberRow> {
-        match self {
-            Self::Create(row) | Self::Move { row, was_present: false, .. } if row.deleted_at.is_none() => {
-                Some(row)
-            }
-            _ => None,
-        }
-    }
-}
-
 /// What is to be done about a member's details.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Details {
@@ -197,7 +184,7 @@ pub struct Restamp {
 /// the fact that is about to be added.
 #[must_use]
 pub fn restamp(known: &[Record], latest: UnixSeconds, next: Option<UnixSeconds>) -> Option<Restamp> {
-    let (records, restamped) = restamped(known, latest, next)?;
+    let (records, restamped) = with_plausible_stamps(known, latest, next)?;
     let mut diff = Diff::default();
     diff.members(&fold(known).with_identities(&restamped), &fold(&records));
     let Diff { writes, tags, changes } = diff;
@@ -233,7 +220,7 @@ pub fn merge(known: &[Record], userid: &UserId, source: Source, arrival: i64, fa
         writes: diff.writes,
         tags: diff.tags,
         changes: diff.changes,
-        is_present: after.members.get(&named).is_some_and(|member| member.state.is_present()),
+        is_present: after.is_present(&named),
         named,
         details,
         is_unsettled,
@@ -276,7 +263,7 @@ fn details(record: &Record, before: &RenameGroup, named: &UserId) -> Details {
     let set: BTreeSet<MemberField> = fields.keys().copied().collect();
     let only_departments = set.iter().all(|f| matches!(f, MemberField::Department | MemberField::LeaderOf));
     let is_rename = matches!(record.said(), MemberFact::Renamed(..));
-    let is_new = !before.members.get(named).is_some_and(|m| m.state.is_present()) && !is_rename;
+    let is_new = !before.is_present(named) && !is_rename;
     if set.contains(&MemberField::Name) && is_new {
         Details::Known
     } else if is_new || (only_departments && !is_rename) {

@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 use super::fact::{Fact, FactRecord, Presence, TimedFields};
 use super::fields::{Field, FieldKind, Value};
 use super::ids::TagId;
-use super::restamp::Restamped;
 use super::time::{Rank, Stamp, UnixSeconds};
 
 /// The state of an entity after some facts.
@@ -198,13 +197,6 @@ pub(super) fn compaction_cut(sorted: &[Stamp], names: usize) -> Option<usize> {
     };
     let last = sorted.get(cut.checked_sub(1)?)?.second;
     Some(sorted.iter().take_while(|stamp| stamp.second <= last).count())
-}
-
-/// Gives fields other stamps.
-pub(super) fn restamp_fields<F>(fields: &mut TimedFields<F>, restamped: &Restamped) {
-    for (at, _) in fields.values_mut() {
-        *at = restamped.stamp(*at);
-    }
 }
 
 /// Whether a fact of `stamp` is older than the snapshot among the known facts, if there is one: the fold still is the

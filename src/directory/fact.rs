@@ -7,6 +7,7 @@ use serde_json::{Map, Value as Json, json};
 
 use super::fields::{Field, Fields, Value};
 use super::ids::TagId;
+use super::restamp::{Restamped, restamp};
 use super::time::{Rank, Stamp, UnixSeconds};
 
 /// Fields with the time of each value.
@@ -72,10 +73,6 @@ impl<F> Fact<F> {
     /// The fields that the fact sets.
     #[must_use]
     pub fn fields(&self) -> Option<&TimedFields<F>> {
-        if let Self::Present(_, fields) = self { Some(fields) } else { None }
-    }
-
-    pub(super) fn fields_mut(&mut self) -> Option<&mut TimedFields<F>> {
         if let Self::Present(_, fields) = self { Some(fields) } else { None }
     }
 
@@ -194,6 +191,92 @@ pub struct FactRecord<T> {
     pub arrival: i64,
     /// What was said.
     pub fact: T,
+}
+
+impl<T: PartialEq> FactRecord<T> {
+    /// Whether both say the same at the same time: a repetition.
+    #[must_use]
+    pub fn repeats(&self, other: &Self) -> bool {
+        self.stamp == other.stamp && self.fact == other.fact
+    }
+}
+
+/// The last complete listing of one kind of entity. A listing is stored only where it differs from what was known then;
+/// [`CompleteListing::implied`] makes explicit what it said without differing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CompleteListing {
+    /// WeCom's second.
+    pub second: UnixSeconds,
+    /// The number of the first event after the listing: facts with smaller numbers were taken into account.
+    pub arrival: i64,
+}
+
+impl CompleteListing {
+    /// Whether the facts contain what the listing implied.
+    pub(super) fn is_explicit_in<T>(self, known: &[FactRecord<T>]) -> bool {
+        known.iter().any(|record| {
+            record.arrival >= self.arrival && record.stamp.second == self.second && record.stamp.is_observed()
+        })
+    }
+
+    /// The facts that were known when WeCom was asked, about the time before.
+    pub(super) fn known_before<T>(self, known: &[FactRecord<T>]) -> impl Iterator<Item = &FactRecord<T>> {
+        known.iter().filter(move |record| record.arrival < self.arrival && record.stamp.second < self.second)
+    }
+
+    /// What the listing implied of an entity without a difference: one that was not present then was absent, any other
+    /// was listed.
+    pub(super) fn implied<F>(self, was_present: bool) -> (Source, Fact<F>) {
+        let fact =
+            if was_present { Fact::Present(Presence::Listed, TimedFields::new()) } else { Fact::Absent };
+        (Source::Api(self.second), fact)
+    }
+}
+
+/// A fact whose time, and that of its fields, can be corrected.
+pub(super) trait Timed: Clone {
+    /// The fields that the fact sets, with their times.
+    fn stamps(&self) -> impl Iterator<Item = Stamp>;
+    /// Gives the fields other stamps.
+    fn restamp(&mut self, restamped: &Restamped);
+}
+
+impl<F: Field> Timed for Fact<F> {
+    fn stamps(&self) -> impl Iterator<Item = Stamp> {
+        self.fields().into_iter().flat_map(|fields| fields.values().map(|(at, _)| *at))
+    }
+
+    fn restamp(&mut self, restamped: &Restamped) {
+        if let Self::Present(_, fields) = self {
+            restamp_fields(fields, restamped);
+        }
+    }
+}
+
+/// Gives fields other stamps.
+pub(super) fn restamp_fields<F>(fields: &mut TimedFields<F>, restamped: &Restamped) {
+    for (at, _) in fields.values_mut() {
+        *at = restamped.stamp(*at);
+    }
+}
+
+/// The facts with plausible stamps, and the new stamps; `None` if all are plausible. `next`: the time of the fact that is
+/// about to be added.
+pub(super) fn with_plausible_stamps<T: Timed>(
+    records: &[FactRecord<T>],
+    latest: UnixSeconds,
+    next: Option<UnixSeconds>,
+) -> Option<(Vec<FactRecord<T>>, Restamped)> {
+    let places = records.iter().flat_map(|record| {
+        std::iter::once(record.stamp).chain(record.fact.stamps()).map(|stamp| (stamp, record.arrival))
+    });
+    let restamped = restamp(&places.collect::<Vec<_>>(), latest, next)?;
+    let mut moved = records.to_vec();
+    for record in &mut moved {
+        record.stamp = restamped.stamp(record.stamp);
+        record.fact.restamp(&restamped);
+    }
+    Some((moved, restamped))
 }
 
 /// The order of two facts in the fold: by time, and within one second and rank by content, so that it never depends on

@@ -19,7 +19,7 @@ pub enum FieldKind {
     Attrs,
 }
 
-/// A field's value. Which variant a field takes is told by its [`FieldKind`]; [`Value::Cleared`] fits all.
+/// A field's value. The field's [`FieldKind`] decides the variant; [`Value::Cleared`] fits all.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Value {
     /// WeCom says that there is no value (an empty element, not an absent one).

@@ -18,13 +18,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Value as Json, json};
 
 use super::clock::TOLERANCE;
-use super::entity::{EntityState, SNAPSHOT, compaction_cut, restamp_fields};
+use super::entity::{EntityState, SNAPSHOT, compaction_cut};
 use super::fact::{
-    Fact, FactRecord, Presence, Source, TimedFields, fields_from_json, fields_to_json, fold_order,
+    CompleteListing, Fact, FactRecord, Presence, Source, Timed, TimedFields, fields_from_json,
+    fields_to_json, fold_order, restamp_fields,
 };
 use super::fields::MemberField;
 use super::ids::UserId;
-use super::restamp::{Restamped, restamp};
+use super::restamp::Restamped;
 use super::time::{Rank, Stamp, UnixSeconds};
 
 /// WeCom's answer to a conversion, dated at the end of the call.
@@ -34,6 +35,13 @@ pub struct Answer {
     pub asked_before: i64,
     /// What WeCom said.
     pub said: Conversion,
+}
+
+impl Answer {
+    /// The second in which the holder of the name was known, for an answer at `answered`.
+    fn asked_at(&self, answered: Stamp) -> UnixSeconds {
+        answered.second.plus(-self.asked_before)
+    }
 }
 
 /// What WeCom says of a userid's openid for good. A refusal that may change (43004) is no fact.
@@ -64,14 +72,6 @@ impl MemberFact {
     pub fn fields(&self) -> Option<&TimedFields<MemberField>> {
         match self {
             Self::Entity(fact) => fact.fields(),
-            Self::Renamed(_, fields) => Some(fields),
-            Self::Answered(_) | Self::FormerName(..) => None,
-        }
-    }
-
-    fn fields_mut(&mut self) -> Option<&mut TimedFields<MemberField>> {
-        match self {
-            Self::Entity(fact) => fact.fields_mut(),
             Self::Renamed(_, fields) => Some(fields),
             Self::Answered(_) | Self::FormerName(..) => None,
         }
@@ -131,6 +131,20 @@ impl MemberFact {
     }
 }
 
+impl Timed for (UserId, MemberFact) {
+    fn stamps(&self) -> impl Iterator<Item = Stamp> {
+        self.1.fields().into_iter().flat_map(|fields| fields.values().map(|(at, _)| *at))
+    }
+
+    fn restamp(&mut self, restamped: &Restamped) {
+        match &mut self.1 {
+            MemberFact::Entity(fact) => fact.restamp(restamped),
+            MemberFact::Renamed(_, fields) => restamp_fields(fields, restamped),
+            MemberFact::Answered(_) | MemberFact::FormerName(..) => {}
+        }
+    }
+}
+
 /// A fact about a member, under the userid that WeCom used.
 pub type Record = FactRecord<(UserId, MemberFact)>;
 
@@ -152,12 +166,6 @@ impl Record {
     pub fn said(&self) -> &MemberFact {
         &self.fact.1
     }
-
-    /// Whether both say the same of the same name and time: a repetition.
-    #[must_use]
-    pub fn repeats(&self, other: &Self) -> bool {
-        self.stamp == other.stamp && self.fact == other.fact
-    }
 }
 
 /// Which member it is, under any name: the first name it was known by, and the end of that name's former holder.
@@ -176,10 +184,10 @@ pub struct Member {
     pub userid: UserId,
     /// Existence, fields and tags.
     pub state: EntityState<MemberField>,
-    /// Its openid, and when and during how many seconds WeCom was asked.
+    /// Its openid, when WeCom gave it, and how many seconds earlier its holder was known.
     openid: Option<(Stamp, i64, String)>,
     /// The refusal that stands: no event named the member later.
-    refused: Option<(Stamp, i64, i64, String)>,
+    refused: Option<(Stamp, i64, String)>,
 }
 
 impl Member {
@@ -220,8 +228,9 @@ impl Member {
         }
     }
 
-    /// The name changes hands at `stamp`: an answer to a call that was under way may be about either holder.
-    fn forget_answers_under_way(&mut self, stamp: Stamp) {
+    /// The member leaves its name at `stamp`: an answer of that second, which only a snapshot can have, may be about
+    /// either holder.
+    fn forget_answers_of(&mut self, stamp: Stamp) {
         if self.openid.as_ref().is_some_and(|(at, ..)| at.second >= stamp.second) {
             self.openid = None;
         }
@@ -237,7 +246,7 @@ impl Member {
                 self.refused = None;
             }
             Conversion::Refused(errcode, errmsg) if self.openid.is_none() => {
-                self.refused = Some((stamp, answer.asked_before, *errcode, errmsg.clone()));
+                self.refused = Some((stamp, *errcode, errmsg.clone()));
             }
             // A member keeps the openid that it has.
             Conversion::Refused(..) => {}
@@ -260,14 +269,14 @@ impl Member {
             let exists = Fact::Present(Presence::Updated, TimedFields::new());
             facts.push((Stamp::new(at.second, Rank::Listed), MemberFact::Entity(exists)));
         }
-        let mut answered = |stamp, asked_before, said| {
-            facts.push((stamp, MemberFact::Answered(Answer { asked_before, said })));
-        };
+        // The answer counts already, so nothing that happened to the name during the call matters any more.
+        let mut answered =
+            |stamp, said| facts.push((stamp, MemberFact::Answered(Answer { asked_before: 0, said })));
         if let Some((stamp, _, openid)) = &self.openid {
-            answered(*stamp, 0, Conversion::Openid(openid.clone()));
+            answered(*stamp, Conversion::Openid(openid.clone()));
         }
-        if let Some((stamp, _, errcode, errmsg)) = &self.refused {
-            answered(*stamp, 0, Conversion::Refused(*errcode, errmsg.clone()));
+        if let Some((stamp, errcode, errmsg)) = &self.refused {
+            answered(*stamp, Conversion::Refused(*errcode, errmsg.clone()));
         }
         facts
     }
@@ -307,13 +316,19 @@ fn sort(records: &mut [&Record]) {
 }
 
 impl RenameGroup {
+    /// Whether the name has a present holder.
+    #[must_use]
+    pub fn is_present(&self, name: &UserId) -> bool {
+        self.members.get(name).is_some_and(|member| member.state.is_present())
+    }
+
     /// The present userid of the member that `name` refers to: its present holder, else through renames.
     #[must_use]
     pub fn resolve(&self, name: &UserId) -> UserId {
         let mut name = name;
         // At most one step per alias: a circle of renames must not hang the daemon.
         for _ in 0..=self.aliases.len() {
-            if self.members.get(name).is_some_and(|member| member.state.is_present()) {
+            if self.is_present(name) {
                 break;
             }
             match self.aliases.get(name) {
@@ -333,37 +348,33 @@ impl RenameGroup {
         let is_event = |record: &&&Record| record.arrival >= 0 && !record.stamp.is_observed();
         let (events, answers): (Vec<&Record>, Vec<&Record>) = records.iter().partition(|r| is_event(r));
         let is_last = |record: &&&Record| record.arrival >= 0 && record.stamp.rank == Rank::Converted;
-        answers.iter().filter(|r| !is_last(r)).for_each(|record| self.apply(record));
+        answers.iter().filter(|r| !is_last(r)).for_each(|record| self.apply(record.stamp, record));
         let (creations, mut others): (Vec<&Record>, Vec<&Record>) =
             events.into_iter().partition(|record| record.stamp.rank == Rank::Created);
-        self.apply_to_present(&mut others);
-        creations.iter().for_each(|record| self.apply(record));
+        self.apply_to_present(&mut others, |record| record.stamp);
+        creations.iter().for_each(|record| self.apply(record.stamp, record));
         // A deletion after a creation of its second is dated after it, too.
-        let after_creations = |record: &Record| {
-            let is_deletion = record.stamp.rank == Rank::Deleted && !creations.is_empty();
-            let rank = if is_deletion { Rank::Converted } else { record.stamp.rank };
-            Record { stamp: Stamp::new(record.stamp.second, rank), ..record.clone() }
+        let stamp_of = |record: &Record| match record.stamp.rank {
+            Rank::Deleted if !creations.is_empty() => Stamp::new(record.stamp.second, Rank::Converted),
+            _ => record.stamp,
         };
-        let others: Vec<Record> = others.into_iter().map(after_creations).collect();
-        let mut others: Vec<&Record> = others.iter().collect();
-        self.apply_to_present(&mut others);
-        others.iter().for_each(|record| self.apply(record));
-        answers.iter().filter(is_last).for_each(|record| self.apply(record));
+        self.apply_to_present(&mut others, stamp_of);
+        others.iter().for_each(|record| self.apply(stamp_of(record), record));
+        answers.iter().filter(is_last).for_each(|record| self.apply(record.stamp, record));
     }
 
     /// Applies facts about present members, and takes them from the list. A rename may make others apply.
-    fn apply_to_present(&mut self, records: &mut Vec<&Record>) {
-        let is_present = |group: &Self, record: &Record| {
-            let holder = group.resolve(record.userid());
-            group.members.get(&holder).is_some_and(|member| member.state.is_present())
-        };
-        while let Some(next) = records.iter().position(|record| is_present(self, record)) {
-            self.apply(records.remove(next));
+    fn apply_to_present(&mut self, records: &mut Vec<&Record>, stamp_of: impl Fn(&Record) -> Stamp) {
+        let is_meant = |group: &Self, record: &Record| group.is_present(&group.resolve(record.userid()));
+        while let Some(next) = records.iter().position(|record| is_meant(self, record)) {
+            let record = records.remove(next);
+            self.apply(stamp_of(record), record);
         }
     }
 
-    fn apply(&mut self, record: &Record) {
-        let (stamp, userid) = (record.stamp, record.userid());
+    /// Applies a fact at `stamp`.
+    fn apply(&mut self, stamp: Stamp, record: &Record) {
+        let userid = record.userid();
         match record.said() {
             MemberFact::Renamed(to, fields) => self.rename(userid, to, stamp, fields),
             MemberFact::Answered(answer) => self.answer(userid, stamp, answer),
@@ -407,18 +418,13 @@ impl RenameGroup {
     }
 
     fn answer(&mut self, userid: &UserId, stamp: Stamp, answer: &Answer) {
-        if self.changed_hands(userid, stamp, answer) {
+        if let Some((left, before)) = self.lost_holder(userid, stamp, answer) {
             // The member that WeCom was asked about has another name since, and nobody else has held this one.
-            let asked_at = stamp.second.plus(-answer.asked_before);
-            let (left, before) = match self.left_at.get(userid) {
-                Some((left, before)) => (*left, *before),
-                None => return,
-            };
             let was_renamed = self.aliases.get(userid).is_some_and(|(_, at)| *at == left)
-                && before.is_none_or(|before| before.second <= asked_at);
+                && before.is_none_or(|before| before.second <= answer.asked_at(stamp));
             let holder = self.resolve(userid);
-            if let Some(holder) =
-                self.members.get_mut(&holder).filter(|m| was_renamed && m.state.is_present())
+            if was_renamed
+                && let Some(holder) = self.members.get_mut(&holder).filter(|m| m.state.is_present())
             {
                 holder.answer(stamp, answer);
             }
@@ -434,20 +440,24 @@ impl RenameGroup {
         }
     }
 
-    /// Whether the name lost its holder after WeCom was asked and before it answered.
-    fn changed_hands(&self, userid: &UserId, answered: Stamp, answer: &Answer) -> bool {
-        let asked_at = answered.second.plus(-answer.asked_before);
-        self.left_at.get(userid).is_some_and(|(left, _)| left.second > asked_at)
+    /// When the name lost its holder, and the one before, if that was after WeCom was asked and before it answered.
+    fn lost_holder(
+        &self,
+        userid: &UserId,
+        answered: Stamp,
+        answer: &Answer,
+    ) -> Option<(Stamp, Option<Stamp>)> {
+        self.left_at.get(userid).copied().filter(|(left, _)| left.second > answer.asked_at(answered))
     }
 
     /// A fact shows at `stamp` that the name has a holder. An answer about it may be dated a little earlier, because no two
     /// clocks agree to the second; nobody else can have been meant, if the name was never left since.
     fn claim_answer(&mut self, userid: &UserId, stamp: Stamp) {
         let Some((at, answer)) = self.unclaimed.remove(userid) else { return };
-        if !self.changed_hands(userid, at, &answer)
+        if self.lost_holder(userid, at, &answer).is_none()
             && stamp.second.since(at.second) <= TOLERANCE
             && let Some(holder) = self.members.get_mut(userid)
-            && at.second.plus(-answer.asked_before) > holder.state.reset_at.second
+            && answer.asked_at(at) > holder.state.reset_at.second
             && holder.openid.as_ref().is_none_or(|(known, ..)| *known < at)
         {
             holder.answer(at, &answer);
@@ -457,25 +467,25 @@ impl RenameGroup {
     /// The member of this very name. If a member that was renamed from it has its identity, the new one begins where that
     /// one left the name.
     fn member(&mut self, userid: &UserId, reset_at: Option<Stamp>) -> &mut Member {
-        let mut new = Member::new(userid, reset_at.unwrap_or(Stamp::BEGINNING));
+        let mut reset_at = reset_at.unwrap_or(Stamp::BEGINNING);
+        let has_identity =
+            |member: &Member| member.identity.first_userid == *userid && member.identity.reset_at == reset_at;
         if !self.members.contains_key(userid)
-            && self.members.values().any(|other| other.identity == new.identity)
-            && let Some(left_at) = self.left_at.get(userid)
+            && self.members.values().any(has_identity)
+            && let Some((left_at, _)) = self.left_at.get(userid)
         {
-            new = Member::new(userid, left_at.0);
+            reset_at = *left_at;
         }
-        self.members.entry(userid.clone()).or_insert(new)
+        self.members.entry(userid.clone()).or_insert_with(|| Member::new(userid, reset_at))
     }
 
     fn rename(&mut self, from: &UserId, to: &UserId, stamp: Stamp, fields: &TimedFields<MemberField>) {
         let resolved = self.resolve(from);
-        let is_present =
-            |userid: &UserId| self.members.get(userid).is_some_and(|member| member.state.is_present());
         let was_never_known = !self
             .members
             .get(&resolved)
             .is_some_and(|member| member.state.known || member.state.deleted.is_some());
-        if resolved == *to || (was_never_known && is_present(to)) {
+        if resolved == *to || (was_never_known && self.is_present(to)) {
             // A repetition, or only the spelling changes; or the member was never known by the old name, which at most
             // tags have named.
             let only_tagged = if resolved == *to { None } else { self.members.remove(&resolved) };
@@ -494,7 +504,7 @@ impl RenameGroup {
         }
         self.member(&resolved, None);
         let Some(mut member) = self.members.remove(&resolved) else { return };
-        member.forget_answers_under_way(stamp);
+        member.forget_answers_of(stamp);
         for left in [from, &resolved] {
             self.leave(left, stamp);
         }
@@ -538,58 +548,21 @@ impl RenameGroup {
     }
 }
 
-/// The facts with plausible stamps; `None` if all are plausible. `next`: the time of the fact that is about to be added.
-pub(super) fn restamped(
-    records: &[Record],
-    latest: UnixSeconds,
-    next: Option<UnixSeconds>,
-) -> Option<(Vec<Record>, Restamped)> {
-    let places = records.iter().flat_map(|record| {
-        let fields = record.said().fields().into_iter();
-        let fields = fields.flat_map(|fields| fields.values().map(|(at, _)| *at));
-        std::iter::once(record.stamp).chain(fields).map(|stamp| (stamp, record.arrival))
-    });
-    let restamped = restamp(&places.collect::<Vec<_>>(), latest, next)?;
-    let moved = records.iter().map(|record| {
-        let mut record = record.clone();
-        record.stamp = restamped.stamp(record.stamp);
-        if let Some(fields) = record.fact.1.fields_mut() {
-            restamp_fields(fields, &restamped);
-        }
-        record
-    });
-    Some((moved.collect(), restamped))
-}
-
-/// What the last complete listing, at `second`, said of the names of these facts and of `userid` without naming it: a
-/// listing is stored only where it differs from what was known then.
-///
-/// `arrival` is the number of the first event after the listing: `known` facts with smaller numbers were taken into
-/// account. A name that they do not make present then was absent; any other was listed. Nothing is returned where that is
-/// stored already.
+/// What the last complete listing implied of the names of these facts and of `userid`, unless the facts contain it. Former
+/// names that lead to a member are left out.
 #[must_use]
-pub fn implied_by_listing(
-    known: &[Record],
-    userid: &UserId,
-    second: UnixSeconds,
-    arrival: i64,
-) -> Vec<Record> {
-    let is_stored = |record: &Record| {
-        record.arrival >= arrival && record.stamp.second == second && record.stamp.is_observed()
-    };
-    if known.iter().any(is_stored) {
+pub fn implied_by_listing(known: &[Record], userid: &UserId, listing: CompleteListing) -> Vec<Record> {
+    if listing.is_explicit_in(known) {
         return Vec::new();
     }
-    let group = fold(known.iter().filter(|r| r.arrival < arrival && r.stamp.second < second));
+    let group = fold(listing.known_before(known));
     let mut names: BTreeSet<&UserId> = known.iter().map(Record::userid).collect();
     names.insert(userid);
     let names = names.into_iter().filter(|name| !group.aliases.contains_key(*name));
     names
         .map(|name| {
-            let is_present = group.members.get(name).is_some_and(|member| member.state.is_present());
-            let fact =
-                if is_present { Fact::Present(Presence::Listed, TimedFields::new()) } else { Fact::Absent };
-            Record::new(name.clone(), Source::Api(second), arrival, MemberFact::Entity(fact))
+            let (source, fact) = listing.implied(group.is_present(name));
+            Record::new(name.clone(), source, listing.arrival, MemberFact::Entity(fact))
         })
         .collect()
 }
@@ -612,14 +585,14 @@ pub struct Compacted {
 /// snapshot's facts, in every order alike; what it may get wrong, because the snapshot has forgotten the names and
 /// former holders in between, the API settles ([`is_below_snapshot`](super::entity::is_below_snapshot)).
 #[must_use]
-pub fn compact(records: &[Record]) -> Option<Compacted> {
-    let mut sorted: Vec<&Record> = records.iter().collect();
+pub fn compact<'a>(records: impl IntoIterator<Item = &'a Record>) -> Option<Compacted> {
+    let mut sorted: Vec<&Record> = records.into_iter().collect();
     sort(&mut sorted);
     let stamps: Vec<Stamp> = sorted.iter().map(|record| record.stamp).collect();
-    let names = records.iter().map(Record::userid).collect::<BTreeSet<_>>().len();
+    let names = sorted.iter().map(|record| record.userid()).collect::<BTreeSet<_>>().len();
     let (old, recent) = sorted.split_at(compaction_cut(&stamps, names)?);
     let compacted = snapshot_of(old, recent)?;
-    (compacted.records.len() < records.len()).then_some(compacted)
+    (compacted.records.len() < sorted.len()).then_some(compacted)
 }
 
 fn snapshot_of(old: &[&Record], recent: &[&Record]) -> Option<Compacted> {
@@ -631,7 +604,7 @@ fn snapshot_of(old: &[&Record], recent: &[&Record]) -> Option<Compacted> {
         snapshot.extend(facts.map(|(stamp, fact)| (member.userid.clone(), stamp, fact)));
     }
     let mut unclaimed = group.unclaimed.clone();
-    unclaimed.retain(|name, (at, answer)| !group.changed_hands(name, *at, answer));
+    unclaimed.retain(|name, (at, answer)| group.lost_holder(name, *at, answer).is_none());
     snapshot.extend(
         unclaimed
             .iter()
@@ -651,7 +624,7 @@ fn snapshot_of(old: &[&Record], recent: &[&Record]) -> Option<Compacted> {
             snapshot.push((name.clone(), stamp, MemberFact::FormerName(to.clone(), *since)));
         } else if !group.members.contains_key(name) {
             // A name without a holder: no late fact brings one about.
-            let asked_at = unclaimed.get(name).map(|(at, answer)| at.second.plus(-answer.asked_before));
+            let asked_at = unclaimed.get(name).map(|(at, answer)| answer.asked_at(*at));
             let second = asked_at.map_or(up_to, |asked_at| asked_at.min(up_to));
             let stamp = Stamp::new(second, Rank::Deleted);
             snapshot.push((name.clone(), stamp, MemberFact::Entity(Fact::Deleted)));
@@ -764,17 +737,18 @@ mod tests {
 
     #[test]
     fn a_late_event_does_not_revive_what_a_listing_lacked() {
+        let listing = |arrival| CompleteListing { second: UnixSeconds(100), arrival };
         let late = present("x", Presence::Updated, 90, "late");
-        let mut records = implied_by_listing(&[], &userid("x"), UnixSeconds(100), 7);
+        let mut records = implied_by_listing(&[], &userid("x"), listing(7));
         records.push(late);
         assert!(!fold(&records).members[&userid("x")].state.is_present());
         // What the listing named stays, also after a late deletion.
         let known = [present("y", Presence::Created, 50, "y")];
-        let mut records = implied_by_listing(&known, &userid("y"), UnixSeconds(100), 70);
+        let mut records = implied_by_listing(&known, &userid("y"), listing(70));
         records.extend(known);
         records.push(deleted("y", 60));
         assert!(fold(&records).members[&userid("y")].state.is_present());
-        assert_eq!(implied_by_listing(&records, &userid("y"), UnixSeconds(100), 70), []);
+        assert_eq!(implied_by_listing(&records, &userid("y"), listing(70)), []);
     }
 
     /// A random fact about one of `names`, in second `at`.

@@ -3,11 +3,10 @@
 use serde_json::{Map, json};
 
 use super::diff::{Action, Change, Entity, difference, tag_item, updated};
-use super::entity::{EntityState, SNAPSHOT, compaction_cut, restamp_fields};
-use super::fact::{Fact, FactRecord, Presence, Source, TimedFields, fold_order};
+use super::entity::{EntityState, SNAPSHOT, compaction_cut};
+use super::fact::{CompleteListing, Fact, FactRecord, Source, fold_order, with_plausible_stamps};
 use super::fields::{DepartmentField, Field, TagField};
 use super::ids::TagId;
-use super::restamp::restamp;
 use super::time::{Rank, Stamp, UnixSeconds};
 
 /// A fact about a department or tag.
@@ -151,22 +150,15 @@ pub fn difference_of<F: Numbered>(id: u32, before: &EntityState<F>, after: Entit
     Difference { changed: is_new || differs, is_new, tags, changes, row: after.known.then_some(after) }
 }
 
-/// What the last complete listing said without naming the entity; see
-/// [`implied_by_listing`](super::members::implied_by_listing).
+/// What the last complete listing implied of the entity, unless the facts contain it.
 #[must_use]
-pub fn implied_by_listing<F: Field>(
-    known: &[Record<F>],
-    second: UnixSeconds,
-    arrival: i64,
-) -> Option<Record<F>> {
-    let is_stored = |r: &Record<F>| r.arrival >= arrival && r.stamp.second == second && r.stamp.is_observed();
-    if known.iter().any(is_stored) {
+pub fn implied_by_listing<F: Field>(known: &[Record<F>], listing: CompleteListing) -> Option<Record<F>> {
+    if listing.is_explicit_in(known) {
         return None;
     }
-    let then = fold(known.iter().filter(|r| r.arrival < arrival && r.stamp.second < second));
-    let fact =
-        if then.is_present() { Fact::Present(Presence::Listed, TimedFields::new()) } else { Fact::Absent };
-    Some(FactRecord { stamp: Stamp::new(second, fact.rank(Source::Api(second))), arrival, fact })
+    let (source, fact) = listing.implied(fold(listing.known_before(known)).is_present());
+    let stamp = Stamp::new(listing.second, fact.rank(source));
+    Some(FactRecord { stamp, arrival: listing.arrival, fact })
 }
 
 /// The facts with plausible stamps; `None` if all are plausible. `next`: the time of the fact that is about to be added.
@@ -176,26 +168,13 @@ pub fn restamped<F: Field>(
     latest: UnixSeconds,
     next: UnixSeconds,
 ) -> Option<Vec<Record<F>>> {
-    let places = records.iter().flat_map(|record| {
-        let fields = record.fact.fields().into_iter();
-        let fields = fields.flat_map(|fields| fields.values().map(|(at, _)| *at));
-        std::iter::once(record.stamp).chain(fields).map(|stamp| (stamp, record.arrival))
-    });
-    let restamped = restamp(&places.collect::<Vec<_>>(), latest, Some(next))?;
-    let mut moved = records.to_vec();
-    for record in &mut moved {
-        record.stamp = restamped.stamp(record.stamp);
-        if let Some(fields) = record.fact.fields_mut() {
-            restamp_fields(fields, &restamped);
-        }
-    }
-    Some(moved)
+    with_plausible_stamps(records, latest, Some(next)).map(|(records, _)| records)
 }
 
 /// Replaces the older facts by the smallest list that folds to the same, if it is time for that.
 #[must_use]
-pub fn compact<F: Field>(records: &[Record<F>]) -> Option<Vec<Record<F>>> {
-    let mut sorted: Vec<&Record<F>> = records.iter().collect();
+pub fn compact<'a, F: Field>(records: impl IntoIterator<Item = &'a Record<F>>) -> Option<Vec<Record<F>>> {
+    let mut sorted: Vec<&Record<F>> = records.into_iter().collect();
     sort(&mut sorted);
     let stamps: Vec<Stamp> = sorted.iter().map(|record| record.stamp).collect();
     let (old, recent) = sorted.split_at(compaction_cut(&stamps, 1)?);

@@ -36,14 +36,13 @@ pub(super) fn add_numbered_fact<F: NumberedTable>(
 ) -> rusqlite::Result<Merge<F>> {
     let mut known = plausible_numbered_facts::<F>(connection, id, source.second(), moment)?;
     if let Some(listing) = facts::later_listing(connection, F::ENTITY.as_str(), source.second(), moment)?
-        && let Some(implied) = implied_by_listing(&known, listing.second, listing.arrival)
+        && let Some(implied) = implied_by_listing(&known, listing)
     {
         facts::remember_numbered(connection, id, &known, &implied)?;
         known.push(implied);
     }
     let mut merge = numbered::merge(&known, id, source, next_event(connection)?, fact);
-    let is_replay = |r: &numbered::Record<F>| r.stamp == merge.record.stamp && r.fact == merge.record.fact;
-    if known.iter().any(is_replay) {
+    if known.iter().any(|record| record.repeats(&merge.record)) {
         merge.took_effect = false;
         return Ok(merge);
     }

@@ -6,7 +6,7 @@ use super::departments::{add_numbered_fact, tag_starts_at};
 use super::openids::make_due_now;
 use super::{facts, members, state};
 use crate::directory::clock::Moment;
-use crate::directory::diff::{Details, Merge, Restamp, RowWrite, merge, restamp};
+use crate::directory::diff::{Details, Merge, Restamp, merge, restamp};
 use crate::directory::fact::{Fact, Presence, Source, timed};
 use crate::directory::members::{MemberFact, Record, fold, implied_by_listing};
 use crate::directory::{
@@ -222,15 +222,16 @@ fn apply(
         Subject::Other => return Ok(Outcome::Ignored),
         Subject::Member(userid, told) => {
             let is_deletion = matches!(told, MemberEvent::Deleted);
-            let merged = add_member_fact(connection, userid, source, member_fact(source, told), moment)?;
+            let (merged, due) =
+                add_member_fact(connection, userid, source, member_fact(source, told), moment)?;
             applied.details_due = merged.details == Details::Due;
             if merged.took_effect && !is_deletion {
                 to_convert.extend(make_due_now(connection, &merged.named, now)?);
             }
-            // A late event may bring members into presence other than the one that it names.
-            for row in merged.writes.iter().filter_map(RowWrite::into_presence) {
-                if row.openid.is_none() && !to_convert.contains(&row.userid) {
-                    to_convert.push(row.userid.clone());
+            // A late event may concern members other than the one that it names.
+            for userid in due {
+                if !to_convert.contains(&userid) {
+                    to_convert.push(userid);
                 }
             }
             if (is_deletion && merged.contradicts_api) || (merged.is_unsettled && !merged.is_present) {
@@ -259,11 +260,11 @@ fn apply(
             }
             merged.took_effect
         }
-        Subject::Tag(tag, told) => apply_tag_event(connection, *tag, source, told, moment)?,
+        Subject::Tag(tag, told) => apply_tag_event(connection, *tag, source, told, moment, to_convert)?,
         Subject::Trigger(userid, _) => {
             let group = fold(&facts::group_facts(connection, userid)?);
             let holder = group.resolve(userid);
-            if !group.members.get(&holder).is_some_and(|member| member.state.is_present()) {
+            if !group.is_present(&holder) {
                 // Its creation may come later, and brings the first attempt with it.
                 return Ok(Outcome::Ignored);
             }
@@ -299,37 +300,38 @@ fn member_fact(source: Source, told: &MemberEvent) -> MemberFact {
 }
 
 /// Corrects the times of facts that are later than plausible, in memory and in the database, so that a fact of `next`
-/// counts.
+/// counts. Returns the facts, and the members that this made due.
 pub(super) fn plausible_facts(
     connection: &Connection,
     userid: &UserId,
     known: Vec<Record>,
     next: UnixSeconds,
     moment: Moment,
-) -> rusqlite::Result<Vec<Record>> {
+) -> rusqlite::Result<(Vec<Record>, Vec<UserId>)> {
     let Some(restamped) = moment.latest.and_then(|latest| restamp(&known, latest, Some(next))) else {
-        return Ok(known);
+        return Ok((known, Vec::new()));
     };
     log::debug!("userid={userid} had times ahead of WeCom's clock; they are corrected");
-    facts::replace(connection, &known, &restamped.records)?;
+    let names = known.iter().map(Record::userid).collect();
+    facts::replace(connection, &names, &restamped.records)?;
     let Restamp { records, writes, tags, changes } = restamped;
     let rows = members::Rows { writes: &writes, tags: &tags, changes: &changes };
-    members::write_rows(connection, rows, moment.local)?;
-    Ok(records)
+    let due = members::write_rows(connection, rows, moment.local)?;
+    Ok((records, due))
 }
 
-/// Merges a fact about a member: stores it and writes what differs.
+/// Merges a fact about a member: stores it and writes what differs. Returns the members that this made due besides.
 pub(super) fn add_member_fact(
     connection: &Connection,
     userid: &UserId,
     source: Source,
     fact: MemberFact,
     moment: Moment,
-) -> rusqlite::Result<Merge> {
+) -> rusqlite::Result<(Merge, Vec<UserId>)> {
     let known = facts::facts_tied_by(connection, userid, &fact)?;
-    let mut known = plausible_facts(connection, userid, known, source.second(), moment)?;
+    let (mut known, mut due) = plausible_facts(connection, userid, known, source.second(), moment)?;
     if let Some(listing) = facts::later_listing(connection, "member", source.second(), moment)? {
-        for implied in implied_by_listing(&known, userid, listing.second, listing.arrival) {
+        for implied in implied_by_listing(&known, userid, listing) {
             facts::remember(connection, &known, &implied)?;
             known.push(implied);
         }
@@ -339,11 +341,11 @@ pub(super) fn add_member_fact(
         // A replay, after its first delivery was deleted from the events: it requests nothing again.
         merged.took_effect = false;
         merged.details = Details::Keep;
-        return Ok(merged);
+        return Ok((merged, due));
     }
     facts::remember(connection, &known, &merged.record)?;
-    members::write_merge(connection, &merged, moment.local)?;
-    Ok(merged)
+    due.extend(members::write_merge(connection, &merged, moment.local)?);
+    Ok((merged, due))
 }
 
 fn apply_tag_event(
@@ -352,6 +354,7 @@ fn apply_tag_event(
     source: Source,
     told: &TagEvent,
     moment: Moment,
+    to_convert: &mut Vec<UserId>,
 ) -> rusqlite::Result<bool> {
     let fact = Fact::present(Presence::Updated, source, &crate::directory::Fields::new());
     let merged = add_numbered_fact::<TagField>(connection, tag.0, source, fact, moment)?;
@@ -365,7 +368,8 @@ fn apply_tag_event(
     for (userid, within) in lists.into_iter().flat_map(|(list, within)| list.iter().map(move |u| (u, within)))
     {
         let fact = MemberFact::Entity(Fact::Tagged(tag, within));
-        let merged = add_member_fact(connection, userid, source, fact, moment)?;
+        let (merged, due) = add_member_fact(connection, userid, source, fact, moment)?;
+        to_convert.extend(due);
         took_effect |= merged.took_effect;
         is_unsettled |= merged.is_unsettled;
     }

@@ -7,7 +7,7 @@ use serde_json::Value as Json;
 
 use crate::directory::clock::Moment;
 use crate::directory::entity::FEW;
-use crate::directory::fact::{Fact, FactRecord};
+use crate::directory::fact::{CompleteListing, Fact, FactRecord};
 use crate::directory::members::{self, MemberFact, Record};
 use crate::directory::numbered::{self, Numbered};
 use crate::directory::{DepartmentField, Field, Stamp, TagField, TagId, UnixSeconds, UserId};
@@ -126,31 +126,34 @@ pub(super) fn remember(connection: &Connection, known: &[Record], record: &Recor
     if known.len() < FEW {
         return Ok(());
     }
-    let mut all = known.to_vec();
-    all.push(record.clone());
-    if let Some(compacted) = members::compact(&all) {
-        replace(connection, &all, &compacted.records)?;
+    let all = || known.iter().chain([record]);
+    if let Some(compacted) = members::compact(all()) {
+        let names: BTreeSet<&UserId> = all().map(Record::userid).collect();
+        replace(connection, &names, &compacted.records)?;
         if !compacted.keeps_ties {
-            untie(connection, &all, compacted.up_to)?;
+            untie(connection, &names, compacted.up_to)?;
         }
     }
     Ok(())
 }
 
 /// Ends the ties that the renames of a snapshot made.
-fn untie(connection: &Connection, known: &[Record], up_to: UnixSeconds) -> rusqlite::Result<()> {
+fn untie(connection: &Connection, names: &BTreeSet<&UserId>, up_to: UnixSeconds) -> rusqlite::Result<()> {
     let mut update = connection.prepare_cached(
         "UPDATE renames SET is_tied = 0 WHERE old_userid = ?1 AND is_tied = 1 AND event_time <= ?2",
     )?;
-    for name in known.iter().map(Record::userid).collect::<BTreeSet<_>>() {
+    for name in names {
         update.execute(params![name.as_str(), up_to.0])?;
     }
     Ok(())
 }
 
-/// Replaces all facts of the names of these facts.
-pub(super) fn replace(connection: &Connection, known: &[Record], records: &[Record]) -> rusqlite::Result<()> {
-    let names: BTreeSet<&UserId> = known.iter().map(Record::userid).collect();
+/// Replaces all facts of these names.
+pub(super) fn replace(
+    connection: &Connection,
+    names: &BTreeSet<&UserId>,
+    records: &[Record],
+) -> rusqlite::Result<()> {
     for name in names {
         connection.prepare_cached("DELETE FROM member_facts WHERE userid = ?1")?.execute([name.as_str()])?;
     }
@@ -184,21 +187,26 @@ pub(super) trait FactTable: Numbered {
     const DELETE: &'static str;
 }
 
-impl FactTable for DepartmentField {
-    const SELECT: &'static str = "SELECT second, rank, arrival, fact FROM department_facts WHERE id = ?1";
-    const INSERT: &'static str = "INSERT INTO department_facts (id, second, rank, n, arrival, fact)
-         VALUES (?1, ?2, ?3, (SELECT coalesce(max(n) + 1, 0) FROM department_facts
-                              WHERE id = ?1 AND second = ?2 AND rank = ?3), ?4, ?5)";
-    const DELETE: &'static str = "DELETE FROM department_facts WHERE id = ?1";
+macro_rules! fact_table {
+    ($field:ty, $table:literal) => {
+        impl FactTable for $field {
+            const SELECT: &'static str =
+                concat!("SELECT second, rank, arrival, fact FROM ", $table, " WHERE id = ?1");
+            const INSERT: &'static str = concat!(
+                "INSERT INTO ",
+                $table,
+                " (id, second, rank, n, arrival, fact)
+                 VALUES (?1, ?2, ?3, (SELECT coalesce(max(n) + 1, 0) FROM ",
+                $table,
+                " WHERE id = ?1 AND second = ?2 AND rank = ?3), ?4, ?5)"
+            );
+            const DELETE: &'static str = concat!("DELETE FROM ", $table, " WHERE id = ?1");
+        }
+    };
 }
 
-impl FactTable for TagField {
-    const SELECT: &'static str = "SELECT second, rank, arrival, fact FROM tag_facts WHERE id = ?1";
-    const INSERT: &'static str = "INSERT INTO tag_facts (id, second, rank, n, arrival, fact)
-         VALUES (?1, ?2, ?3, (SELECT coalesce(max(n) + 1, 0) FROM tag_facts
-                              WHERE id = ?1 AND second = ?2 AND rank = ?3), ?4, ?5)";
-    const DELETE: &'static str = "DELETE FROM tag_facts WHERE id = ?1";
-}
+fact_table!(DepartmentField, "department_facts");
+fact_table!(TagField, "tag_facts");
 
 /// All facts of a department or tag.
 pub(super) fn numbered_facts<F: FactTable>(
@@ -231,9 +239,7 @@ pub(super) fn remember_numbered<F: FactTable>(
     if known.len() < FEW {
         return Ok(());
     }
-    let mut all = known.to_vec();
-    all.push(record.clone());
-    match numbered::compact(&all) {
+    match numbered::compact(known.iter().chain([record])) {
         Some(compacted) => replace_numbered(connection, id, &compacted),
         None => Ok(()),
     }
@@ -264,15 +270,6 @@ fn insert_numbered<F: Field + FactTable>(
     Ok(())
 }
 
-/// A complete listing of one kind of entity.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Listing {
-    /// WeCom's second.
-    pub(super) second: UnixSeconds,
-    /// Facts from this event number on came after it.
-    pub(super) arrival: i64,
-}
-
 /// The last complete listing of this kind, if it is newer than a fact of `second`. One that is dated later than
 /// plausible was dated by a wrong clock, and says nothing.
 pub(super) fn later_listing(
@@ -280,12 +277,15 @@ pub(super) fn later_listing(
     kind: &str,
     second: UnixSeconds,
     moment: Moment,
-) -> rusqlite::Result<Option<Listing>> {
+) -> rusqlite::Result<Option<CompleteListing>> {
     let last = connection
         .prepare_cached("SELECT second, arrival FROM listings WHERE kind = ?1")?
-        .query_row([kind], |row| Ok(Listing { second: UnixSeconds(row.get(0)?), arrival: row.get(1)? }))
+        .query_row([kind], |row| {
+            Ok(CompleteListing { second: UnixSeconds(row.get(0)?), arrival: row.get(1)? })
+        })
         .optional()?;
-    let is_plausible = |listing: &Listing| moment.latest.is_none_or(|latest| listing.second <= latest);
+    let is_plausible =
+        |listing: &CompleteListing| moment.latest.is_none_or(|latest| listing.second <= latest);
     Ok(last.filter(|listing| second < listing.second && is_plausible(listing)))
 }
 

@@ -26,6 +26,31 @@ struct Carried {
     created_at: i64,
 }
 
+/// What the facts require of the stored openid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum OpenidStep<'a> {
+    /// It agrees with the facts.
+    Keep,
+    /// The facts give the member this openid.
+    Convert(&'a str),
+    /// The member is to be converted, at once and from the start.
+    MakeDue,
+}
+
+impl<'a> OpenidStep<'a> {
+    /// Compares the stored openid and state with the row that the facts make.
+    fn of((openid, state): (Option<&str>, &str), row: &'a MemberRow, was_present: bool) -> Self {
+        let refusal_is_void = state == "failed" && !row.is_refused;
+        let comes_into_presence = !was_present && row.deleted_at.is_none();
+        match &row.openid {
+            Some(known) if openid == Some(known.as_str()) => Self::Keep,
+            Some(known) => Self::Convert(known),
+            None if openid.is_some() || refusal_is_void || comes_into_presence => Self::MakeDue,
+            None => Self::Keep,
+        }
+    }
+}
+
 impl Carried {
     /// A member that was not there: to be converted at once.
     fn fresh(now: UnixSeconds) -> Self {
@@ -37,7 +62,7 @@ impl Carried {
             errcode: None,
             error: None,
             openid_updated_at: None,
-            // Never the same as that of a former bearer of the userid.
+            // Differs from that of a former holder of the userid.
             revision: fastrand::i64(0..1 << 53),
             details_state: "due".into(),
             details_fetched_at: None,
@@ -46,26 +71,25 @@ impl Carried {
         }
     }
 
-    /// Sets the openid that the facts give the member. Without one, it is due at once, unless it was present before or WeCom
-    /// refuses it.
-    fn with_openid(mut self, row: &MemberRow, was_present: bool, now: UnixSeconds) -> Self {
-        if let Some(openid) = &row.openid {
-            if self.openid.as_ref() != Some(openid) {
-                self.openid_updated_at = Some(now.0);
+    fn with_openid(mut self, step: OpenidStep<'_>, now: UnixSeconds) -> Self {
+        match step {
+            OpenidStep::Keep => return self,
+            OpenidStep::Convert(openid) => {
+                self.openid = Some(openid.to_owned());
+                self.state = "converted".into();
                 self.next_attempt_at = None;
+                self.errcode = None;
+                self.error = None;
+                self.openid_updated_at = Some(now.0);
             }
-            self.openid = Some(openid.clone());
-            self.state = "converted".into();
-            return self;
+            OpenidStep::MakeDue => {
+                self.openid = None;
+                self.state = "pending".into();
+                self.next_attempt_at = Some(now.0);
+                self.revision = self.revision.wrapping_add(1);
+            }
         }
-        let refusal_is_void = self.state == "failed" && !row.is_refused;
-        if self.openid.is_some() || refusal_is_void || (!was_present && row.deleted_at.is_none()) {
-            self.openid = None;
-            self.state = "pending".into();
-            self.attempts = 0;
-            self.next_attempt_at = Some(now.0);
-            self.revision = self.revision.wrapping_add(1);
-        }
+        self.attempts = 0;
         self
     }
 
@@ -98,11 +122,16 @@ impl Carried {
     }
 }
 
-/// Writes what a merge found: rows, tags, and the lines of the change feed.
-pub(super) fn write_merge(connection: &Connection, merge: &Merge, now: UnixSeconds) -> rusqlite::Result<()> {
-    write_rows(connection, Rows { writes: &merge.writes, tags: &merge.tags, changes: &merge.changes }, now)?;
+/// Writes what a merge found: rows, tags, and the lines of the change feed; see [`write_rows`].
+pub(super) fn write_merge(
+    connection: &Connection,
+    merge: &Merge,
+    now: UnixSeconds,
+) -> rusqlite::Result<Vec<UserId>> {
+    let rows = Rows { writes: &merge.writes, tags: &merge.tags, changes: &merge.changes };
+    let due = write_rows(connection, rows, now)?;
     let sql = match merge.details {
-        Details::Keep => return Ok(()),
+        Details::Keep => return Ok(due),
         Details::Known => "UPDATE members SET details_state = 'known' WHERE userid = ?1",
         // An answer that is under way may be older than this.
         Details::Due => {
@@ -110,7 +139,7 @@ pub(super) fn write_merge(connection: &Connection, merge: &Merge, now: UnixSecon
         }
     };
     connection.prepare_cached(sql)?.execute([merge.named.as_str()])?;
-    Ok(())
+    Ok(due)
 }
 
 /// What is to be written.
@@ -124,12 +153,12 @@ pub(super) struct Rows<'a> {
     pub(super) changes: &'a [Change],
 }
 
-/// Writes rows, tags, and the lines of the change feed.
+/// Writes rows, tags, and the lines of the change feed. Returns the present members that this made due.
 pub(super) fn write_rows(
     connection: &Connection,
     Rows { writes, tags, changes }: Rows<'_>,
     now: UnixSeconds,
-) -> rusqlite::Result<()> {
+) -> rusqlite::Result<Vec<UserId>> {
     let mut carried = BTreeMap::new();
     for write in writes {
         match write {
@@ -146,31 +175,31 @@ pub(super) fn write_rows(
             RowWrite::Create(_) | RowWrite::Update { .. } => {}
         }
     }
-    // Openids that a member did not have before.
+    let mut due = Vec::new();
+    // Openids that a present member did not have before.
     let mut new_openids: Vec<&str> = Vec::new();
     for write in writes {
-        match write {
-            RowWrite::Remove(_) => {}
-            RowWrite::Create(row) => {
-                insert(connection, row, Carried::fresh(now).with_openid(row, false, now), now)?;
-                new_openids.extend(row.openid.as_deref());
-            }
+        let (row, was_present, step) = match write {
+            RowWrite::Remove(_) => continue,
+            RowWrite::Create(row) => (row, false, insert(connection, row, Carried::fresh(now), false, now)?),
             RowWrite::Update { row, changed, respelled } => {
-                if update(connection, row, !changed.is_empty(), now)? {
-                    new_openids.extend(row.openid.as_deref());
-                }
+                let step = update(connection, row, !changed.is_empty(), now)?;
                 let departments = [MemberField::Department, MemberField::LeaderOf];
                 if *respelled || row.deleted_at.is_some() || departments.iter().any(|f| changed.contains(f)) {
                     write_departments(connection, row)?;
                 }
+                (row, true, step)
             }
             RowWrite::Move { from, row, was_present } => {
                 let carried = carried.remove(from).unwrap_or_else(|| Carried::fresh(now));
-                if carried.openid != row.openid || !was_present {
-                    new_openids.extend(row.openid.as_deref());
-                }
-                insert(connection, row, carried.with_openid(row, *was_present, now), now)?;
+                (row, *was_present, insert(connection, row, carried, *was_present, now)?)
             }
+        };
+        if !was_present || matches!(step, OpenidStep::Convert(_)) {
+            new_openids.extend(row.openid.as_deref());
+        }
+        if step == OpenidStep::MakeDue && row.deleted_at.is_none() {
+            due.push(row.userid.clone());
         }
     }
     for (tag, userid, within) in tags {
@@ -185,11 +214,14 @@ pub(super) fn write_rows(
         RowWrite::Remove(..) | RowWrite::Move { .. } => true,
         RowWrite::Create(..) => false,
     };
-    let openid_changed = changes.iter().any(|change| change.action == Action::Openid);
-    if openid_changed || writes.iter().any(may_resolve) {
+    // A first openid resolves no clash.
+    let replaces_openid = |change: &Change| {
+        change.action == Action::Openid && change.fields.get("openid").is_some_and(|both| !both[0].is_null())
+    };
+    if writes.iter().any(may_resolve) || changes.iter().any(replaces_openid) {
         clashes::review(connection, now)?;
     }
-    Ok(())
+    Ok(due)
 }
 
 /// The fields that are columns of `members`; the two others are rows of `member_departments`.
@@ -211,12 +243,16 @@ fn column_values(row: &MemberRow) -> Vec<Sql> {
         .collect()
 }
 
-fn insert(
+/// Inserts the row with the columns that are carried, after the step that the facts require of the openid.
+fn insert<'a>(
     connection: &Connection,
-    row: &MemberRow,
+    row: &'a MemberRow,
     carried: Carried,
+    was_present: bool,
     now: UnixSeconds,
-) -> rusqlite::Result<()> {
+) -> rusqlite::Result<OpenidStep<'a>> {
+    let step = OpenidStep::of((carried.openid.as_deref(), &carried.state), row, was_present);
+    let carried = carried.with_openid(step, now);
     let mut values = column_values(row);
     values.extend([
         Sql::Text(row.userid.as_str().to_owned()),
@@ -246,16 +282,17 @@ fn insert(
             names.join(", ")
         ))?
         .execute(params_from_iter(values))?;
-    write_departments(connection, row)
+    write_departments(connection, row)?;
+    Ok(step)
 }
 
-/// Writes the row in place; whether its openid is another one now.
-fn update(
+/// Writes the row in place, and takes the step that the facts require of the openid.
+fn update<'a>(
     connection: &Connection,
-    row: &MemberRow,
+    row: &'a MemberRow,
     changed: bool,
     now: UnixSeconds,
-) -> rusqlite::Result<bool> {
+) -> rusqlite::Result<OpenidStep<'a>> {
     let mut values = column_values(row);
     let own: [Sql; 5] = [
         Sql::Text(row.userid.as_str().to_owned()),
@@ -280,29 +317,28 @@ fn update(
             d = n + 5,
         ))?
         .query_row(params_from_iter(values), |row| Ok((row.get(0)?, row.get(1)?)))?;
-    match &row.openid {
-        Some(known) if openid.as_ref() == Some(known) => Ok(false),
-        Some(known) => {
+    let step = OpenidStep::of((openid.as_deref(), &state), row, true);
+    match step {
+        OpenidStep::Keep => {}
+        OpenidStep::Convert(openid) => {
             connection
                 .prepare_cached(
                     "UPDATE members SET openid = ?2, openid_state = 'converted', openid_attempts = 0,
                         openid_next_attempt_at = NULL, openid_errcode = NULL, openid_error = NULL,
                         openid_updated_at = ?3 WHERE userid = ?1",
                 )?
-                .execute(params![row.userid.as_str(), known, now.0])?;
-            Ok(true)
+                .execute(params![row.userid.as_str(), openid, now.0])?;
         }
-        None if openid.is_some() || (state == "failed" && !row.is_refused) => {
+        OpenidStep::MakeDue => {
             connection
                 .prepare_cached(
                     "UPDATE members SET openid = NULL, openid_state = 'pending', openid_attempts = 0,
                         openid_next_attempt_at = ?2, openid_revision = openid_revision + 1 WHERE userid = ?1",
                 )?
                 .execute(params![row.userid.as_str(), now.0])?;
-            Ok(false)
         }
-        None => Ok(false),
     }
+    Ok(step)
 }
 
 /// The member's departments as they are now; somebody who is gone is in none.

@@ -143,7 +143,7 @@ pub fn observe(
     let now: Moment = now.into();
     let source = Source::Api(at);
     let member = |userid: &UserId, fact| {
-        let merged = add_member_fact(connection, userid, source, MemberFact::Entity(fact), now)?;
+        let (merged, _) = add_member_fact(connection, userid, source, MemberFact::Entity(fact), now)?;
         Ok(Observed::of(&merged.changes, merged.holds))
     };
     let department = |id: DepartmentId, fact| {
@@ -216,7 +216,7 @@ pub(super) fn observe_member(
 ) -> rusqlite::Result<Merge> {
     let source = Source::Api(at);
     let fact = Fact::present(Presence::Listed, source, fields);
-    add_member_fact(connection, userid, source, MemberFact::Entity(fact), now)
+    Ok(add_member_fact(connection, userid, source, MemberFact::Entity(fact), now)?.0)
 }
 
 /// A moment in the life of the database: what came later has higher numbers or times.

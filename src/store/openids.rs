@@ -256,7 +256,8 @@ pub fn record_conversion(
         }
         _ if !is_current => Ok(false),
         ConversionOutcome::Never { errcode, errmsg } if openid.is_none() => {
-            if !add_fact(Conversion::Refused(*errcode, errmsg.clone()))?.holds {
+            let (merged, _) = add_fact(Conversion::Refused(*errcode, errmsg.clone()))?;
+            if !merged.holds {
                 return back_off(backoff, Some(*errcode), errmsg);
             }
             connection
