@@ -1,17 +1,19 @@
 //! `wecom-dirsync`: an exact local copy of a WeCom directory, and each member's openid.
 //!
-//! - [`directory`] is the ground floor, pure: members, departments and tags, and how what WeCom says of them
-//!   comes together ([`directory::history`]).
-//! - [`wecom`] is the protocol: cryptography, messages, error numbers, and the API with its tokens, pace and
-//!   pauses.
+//! - [`gate`] limits every client in front of the HTTP server, and imports nothing of the program.
+//! - [`directory`] is pure: members, departments and tags, and the merge of what WeCom says of them
+//!   ([`directory::members`], [`directory::numbered`]).
+//! - [`wecom`] is the protocol: callbacks with their cryptography, and the API with its token, rate limiter and circuit
+//!   breaker.
 //! - [`store`] is the SQLite file: its schema, the writer that commits in groups, and every query.
-//! - [`daemon`] is what runs: the gate and the server that take callbacks, and the converter that calls WeCom.
+//! - [`daemon`] has one file for each running part, and starts and stops them.
 //! - [`text`] escapes foreign text for terminals, logs and files.
-//! - [`config`] makes settings of an INI file, [`cli`] commands of arguments, and [`demo`] pretends to be WeCom.
+//! - [`config`] reads the INI file into settings, [`cli`] has one file for each command, and [`demo`] is a stand-in for
+//!   WeCom.
 //!
-//! A callback goes from the gate ([`daemon::gate`]) through [`daemon::callback`] (signature, decryption,
-//! receive_id, XML) as a [`directory::Event`] to the writer ([`store::apply_event`]); after the commit the
-//! server answers `success`, and the converter wakes. ARCHITECTURE.md tells it at length.
+//! A callback goes from the gate through [`daemon::callback`] (signature, decryption, receive_id, XML) as a
+//! [`directory::Event`] to the writer ([`store::apply_event`]); after the commit the server answers `success`, and the
+//! converter wakes. ARCHITECTURE.md has the details.
 #![forbid(unsafe_code)]
 
 pub mod cli;
