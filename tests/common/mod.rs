@@ -39,7 +39,7 @@ pub struct Lab {
     pub address: SocketAddr,
     /// The admin listener, if it is on.
     pub admin: Option<SocketAddr>,
-    speed: u32,
+    pub speed: u32,
 }
 
 /// What a lab's configuration may have besides.
@@ -146,7 +146,14 @@ impl Lab {
             stand_in.base_url()
         );
         std::fs::write(folder.path().join("sync.ini"), text).unwrap();
-        Self { folder, stand_in, child: None, address: ([127, 0, 0, 1], 0).into(), admin: None, speed }
+        Self {
+            folder,
+            stand_in,
+            child: None,
+            address: ([127, 0, 0, 1], 0).into(),
+            admin: None,
+            speed: speed.max(1),
+        }
     }
 
     pub fn start(&mut self) {
