@@ -17,7 +17,7 @@ use wecom_dirsync::directory::{DepartmentId, Fields, MemberField, TagId, UnixSec
 use wecom_dirsync::store::ConversionOutcome;
 use wecom_dirsync::store::observations::{Observation, observe};
 use wecom_dirsync::store::open::open_in_memory;
-use wecom_dirsync::store::openids::{CallTime, ConversionClaim, claim, record_conversion};
+use wecom_dirsync::store::openids::{ConversionClaim, claim, record_conversion};
 
 const T: i64 = 1_700_000_000;
 const NOW: UnixSeconds = UnixSeconds(1_800_000_000);
@@ -68,7 +68,7 @@ fn text(db: &Connection, sql: &str) -> String {
 
 fn record(db: &Connection, claim: &ConversionClaim, at: i64, outcome: &ConversionOutcome) -> bool {
     let backoff = Backoff { first: Duration::from_secs(60), max: Duration::from_secs(60) };
-    let call = CallTime { until: UnixSeconds(T + at), seconds: 0 };
+    let call = UnixSeconds(T + at);
     record_conversion(db, claim, outcome, call, backoff, NOW.into(), 0.0).unwrap()
 }
 

@@ -16,7 +16,7 @@ use wecom_dirsync::directory::openid::Backoff;
 use wecom_dirsync::directory::{UnixSeconds, UserId};
 use wecom_dirsync::store::ConversionOutcome;
 use wecom_dirsync::store::open::open_in_memory;
-use wecom_dirsync::store::openids::{CallTime, claim, record_conversion};
+use wecom_dirsync::store::openids::{claim, record_conversion};
 use wecom_dirsync::store::queries::table;
 
 const NOW: UnixSeconds = UnixSeconds(1_800_000_000);
@@ -95,7 +95,7 @@ impl Receiver {
         for row in table(&self.db, sql).unwrap().into_iter().skip(1) {
             let claim = claim(&self.db, &UserId::parse(&row[0]).unwrap(), None, NOW).unwrap().unwrap();
             let openid = ConversionOutcome::Openid(format!("o-{}", row[0].to_ascii_lowercase()));
-            let call = CallTime { until: UnixSeconds(at), seconds: 0 };
+            let call = UnixSeconds(at);
             record_conversion(&self.db, &claim, &openid, call, backoff, NOW.into(), 0.0).unwrap();
         }
     }

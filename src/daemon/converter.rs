@@ -13,12 +13,11 @@ use crate::unix_time::unix_now;
 
 use super::api_observer::ApiRecorder;
 use super::reconciler::triggers::ReconcileTriggers;
-use crate::directory::clock::PROMPT;
 use crate::directory::openid::Backoff;
 use crate::directory::{UnixSeconds, UserId};
 use crate::shutdown::Shutdown;
 use crate::store::openids::{
-    CallTime, ConversionClaim, ConversionOutcome, Due, claim, due_members, earliest_due, record_conversion,
+    ConversionClaim, ConversionOutcome, Due, claim, due_members, earliest_due, record_conversion,
 };
 use crate::store::{StoreError, Writer};
 use crate::wecom::api::errcode::{Reaction, reaction};
@@ -220,7 +219,6 @@ impl Converter {
     /// Asks WeCom and writes down what it said.
     fn convert(&self, asked: &ConversionClaim, priority: Priority) -> Outcome {
         let userid = &asked.userid;
-        let began = Instant::now();
         let verdict = match self.client.convert_to_openid(userid, priority) {
             Ok(openid) => ConversionOutcome::Openid(openid.value),
             Err(ApiError::Refused { errcode, errmsg }) if reaction(errcode) == Reaction::Never => {
@@ -245,28 +243,22 @@ impl Converter {
             )) => return Outcome::Settled,
         };
         log::debug!("conversion userid={userid} verdict={}", in_short(&verdict));
-        if self.record(asked, &verdict, self.call_time(began)) { Outcome::Settled } else { Outcome::Outdated }
-    }
-
-    /// When WeCom looked the name up, for a call that began then and was answered now.
-    fn call_time(&self, began: Instant) -> CallTime {
-        let took = began.elapsed();
-        let seconds = i64::try_from(took.as_secs()).unwrap_or(i64::MAX - 1);
-        CallTime {
-            until: self.client.clock().estimate().now,
-            seconds: if took <= PROMPT { 0 } else { seconds + 1 },
+        if self.record(asked, &verdict, self.client.clock().estimate().now) {
+            Outcome::Settled
+        } else {
+            Outcome::Outdated
         }
     }
 
     /// Writes what WeCom said, however long the database takes: an openid that is known is not asked for
     /// again only because of a lock. False if it no longer counts.
-    fn record(&self, asked: &ConversionClaim, verdict: &ConversionOutcome, call: CallTime) -> bool {
+    fn record(&self, asked: &ConversionClaim, verdict: &ConversionOutcome, answered_at: UnixSeconds) -> bool {
         loop {
             let (asked, verdict, backoff, random) =
                 (asked.clone(), verdict.clone(), self.policy.backoff, fastrand::f64());
             let moment = self.client.clock().moment();
             let written = self.writer.run(PATIENCE, move |connection| {
-                record_conversion(connection, &asked, &verdict, call, backoff, moment, random)
+                record_conversion(connection, &asked, &verdict, answered_at, backoff, moment, random)
             });
             match written {
                 Ok(counted) => return counted,

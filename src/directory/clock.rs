@@ -23,7 +23,7 @@ const EVENT_EXPIRES: Duration = Duration::from_secs(24 * 3600);
 /// The same for a Date.
 const DATE_EXPIRES: Duration = Duration::from_secs(3600);
 /// An API call that takes longer than this may have begun in the second before its answer's Date.
-pub const PROMPT: Duration = Duration::from_millis(50);
+const PROMPT: Duration = Duration::from_millis(50);
 
 /// This machine's clocks at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -30,7 +30,7 @@ use super::time::{Rank, Stamp, UnixSeconds};
 /// WeCom's answer to a conversion, dated at the end of the call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
-    /// Length of the call in seconds: the answer is true of some moment within it.
+    /// Seconds before the answer at which the holder of the name was known: WeCom was asked about that member.
     pub asked_before: i64,
     /// What WeCom said.
     pub said: Conversion,
@@ -263,11 +263,11 @@ impl Member {
         let mut answered = |stamp, asked_before, said| {
             facts.push((stamp, MemberFact::Answered(Answer { asked_before, said })));
         };
-        if let Some((stamp, asked_before, openid)) = &self.openid {
-            answered(*stamp, *asked_before, Conversion::Openid(openid.clone()));
+        if let Some((stamp, _, openid)) = &self.openid {
+            answered(*stamp, 0, Conversion::Openid(openid.clone()));
         }
-        if let Some((stamp, asked_before, errcode, errmsg)) = &self.refused {
-            answered(*stamp, *asked_before, Conversion::Refused(*errcode, errmsg.clone()));
+        if let Some((stamp, _, errcode, errmsg)) = &self.refused {
+            answered(*stamp, 0, Conversion::Refused(*errcode, errmsg.clone()));
         }
         facts
     }
@@ -280,8 +280,8 @@ pub struct RenameGroup {
     pub members: BTreeMap<UserId, Member>,
     /// Former names: the name that each was renamed to, and when.
     aliases: BTreeMap<UserId, (UserId, Stamp)>,
-    /// When a name lost its last holder.
-    left_at: BTreeMap<UserId, Stamp>,
+    /// When a name lost its last holder, and the one before.
+    left_at: BTreeMap<UserId, (Stamp, Option<Stamp>)>,
     /// Answers about names without a holder: the holder's facts may be dated a little later.
     unclaimed: BTreeMap<UserId, (Stamp, Answer)>,
 }
@@ -369,8 +369,7 @@ impl RenameGroup {
             MemberFact::Answered(answer) => self.answer(userid, stamp, answer),
             MemberFact::FormerName(to, since) => {
                 self.aliases.insert(userid.clone(), (to.clone(), *since));
-                let left = self.left_at.entry(userid.clone()).or_insert(*since);
-                *left = (*left).max(*since);
+                self.leave(userid, *since);
             }
             MemberFact::Entity(Fact::Present(Presence::Updated, fields)) => {
                 let resolved = self.resolve(userid);
@@ -387,20 +386,42 @@ impl RenameGroup {
                 if let Some(member) = self.members.get_mut(userid) {
                     member.state.apply(stamp, &Fact::Absent);
                 }
-                self.left_at.insert(userid.clone(), stamp);
+                self.leave(userid, stamp);
             }
             MemberFact::Entity(fact) => {
                 let resolved = self.resolve(userid);
                 self.member(&resolved, None).state.apply(stamp, fact);
                 if *fact == Fact::Deleted {
-                    self.left_at.insert(resolved, stamp);
+                    self.leave(&resolved, stamp);
                 }
             }
         }
     }
 
+    /// The name loses its holder.
+    fn leave(&mut self, userid: &UserId, stamp: Stamp) {
+        let before = self.left_at.get(userid).map(|(last, _)| *last);
+        if before.is_none_or(|last| last < stamp) {
+            self.left_at.insert(userid.clone(), (stamp, before));
+        }
+    }
+
     fn answer(&mut self, userid: &UserId, stamp: Stamp, answer: &Answer) {
         if self.changed_hands(userid, stamp, answer) {
+            // The member that WeCom was asked about has another name since, and nobody else has held this one.
+            let asked_at = stamp.second.plus(-answer.asked_before);
+            let (left, before) = match self.left_at.get(userid) {
+                Some((left, before)) => (*left, *before),
+                None => return,
+            };
+            let was_renamed = self.aliases.get(userid).is_some_and(|(_, at)| *at == left)
+                && before.is_none_or(|before| before.second <= asked_at);
+            let holder = self.resolve(userid);
+            if let Some(holder) =
+                self.members.get_mut(&holder).filter(|m| was_renamed && m.state.is_present())
+            {
+                holder.answer(stamp, answer);
+            }
             return;
         }
         match self.members.get_mut(userid).filter(|member| member.state.is_present()) {
@@ -413,10 +434,10 @@ impl RenameGroup {
         }
     }
 
-    /// Whether another member may have held the name when WeCom looked it up.
+    /// Whether the name lost its holder after WeCom was asked and before it answered.
     fn changed_hands(&self, userid: &UserId, answered: Stamp, answer: &Answer) -> bool {
         let asked_at = answered.second.plus(-answer.asked_before);
-        self.left_at.get(userid).is_some_and(|left| left.second >= asked_at)
+        self.left_at.get(userid).is_some_and(|(left, _)| left.second > asked_at)
     }
 
     /// A fact shows at `stamp` that the name has a holder. An answer about it may be dated a little earlier, because no two
@@ -433,11 +454,17 @@ impl RenameGroup {
         }
     }
 
-    /// The member of this very name. A new one begins where the name lost its last holder.
+    /// The member of this very name. If a member that was renamed from it has its identity, the new one begins where that
+    /// one left the name.
     fn member(&mut self, userid: &UserId, reset_at: Option<Stamp>) -> &mut Member {
-        let left_at = self.left_at.get(userid).copied();
-        let reset_at = reset_at.max(left_at).unwrap_or(Stamp::BEGINNING);
-        self.members.entry(userid.clone()).or_insert_with(|| Member::new(userid, reset_at))
+        let mut new = Member::new(userid, reset_at.unwrap_or(Stamp::BEGINNING));
+        if !self.members.contains_key(userid)
+            && self.members.values().any(|other| other.identity == new.identity)
+            && let Some(left_at) = self.left_at.get(userid)
+        {
+            new = Member::new(userid, left_at.0);
+        }
+        self.members.entry(userid.clone()).or_insert(new)
     }
 
     fn rename(&mut self, from: &UserId, to: &UserId, stamp: Stamp, fields: &TimedFields<MemberField>) {
@@ -458,7 +485,7 @@ impl RenameGroup {
             }
             member.upsert(to, stamp, fields);
             if *from != *to {
-                self.left_at.insert(from.clone(), stamp);
+                self.leave(from, stamp);
                 self.aliases.insert(from.clone(), (to.clone(), stamp));
                 self.aliases.remove(to);
             }
@@ -469,7 +496,7 @@ impl RenameGroup {
         let Some(mut member) = self.members.remove(&resolved) else { return };
         member.forget_answers_under_way(stamp);
         for left in [from, &resolved] {
-            self.left_at.insert(left.clone(), stamp);
+            self.leave(left, stamp);
         }
         // A deleted member begins a new existence first; the fields come last, so that a repetition of the rename finds
         // the same list to resolve flags with.
@@ -623,13 +650,13 @@ fn snapshot_of(old: &[&Record], recent: &[&Record]) -> Option<Compacted> {
             snapshot.push((name.clone(), stamp, MemberFact::FormerName(to.clone(), *since)));
         } else if !group.members.contains_key(name) {
             // A name without a holder: no late fact brings one about.
-            let asked_at = unclaimed.get(name).map(|(at, answer)| at.second.plus(-answer.asked_before - 1));
+            let asked_at = unclaimed.get(name).map(|(at, answer)| at.second.plus(-answer.asked_before));
             let second = asked_at.map_or(up_to, |asked_at| asked_at.min(up_to));
             let stamp = Stamp::new(second, Rank::Deleted);
             snapshot.push((name.clone(), stamp, MemberFact::Entity(Fact::Deleted)));
         }
     }
-    for (name, left_at) in &group.left_at {
+    for (name, (left_at, _)) in &group.left_at {
         if !group.aliases.contains_key(name) && !group.members.contains_key(name) {
             snapshot.push((name.clone(), *left_at, MemberFact::Entity(Fact::Absent)));
         }

@@ -19,18 +19,12 @@ const NAMED: usize = 10;
 pub type Clashes = BTreeMap<String, Vec<String>>;
 
 /// The clashes that are not resolved.
-///
-/// # Errors
-/// SQLite's.
 pub fn clashes(connection: &Connection) -> rusqlite::Result<Clashes> {
     let found = get_state(connection, CLASHES)?.map(|(_, clashes)| clashes);
     Ok(found.and_then(|clashes| serde_json::from_value(clashes).ok()).unwrap_or_default())
 }
 
 /// Present members with this openid, in order of userid.
-///
-/// # Errors
-/// SQLite's.
 pub fn members_with(connection: &Connection, openid: &str) -> rusqlite::Result<Vec<String>> {
     let mut statement = connection.prepare_cached(
         "SELECT userid FROM members WHERE openid = ?1 AND deleted_at IS NULL ORDER BY userid",

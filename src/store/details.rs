@@ -23,9 +23,6 @@ pub struct DetailsClaim {
 }
 
 /// Members whose details are to be asked for, those with the newest news first.
-///
-/// # Errors
-/// Whatever SQLite says.
 pub fn details_due(connection: &Connection, limit: usize) -> rusqlite::Result<Vec<DetailsClaim>> {
     asked(
         connection,
@@ -37,9 +34,6 @@ pub fn details_due(connection: &Connection, limit: usize) -> rusqlite::Result<Ve
 
 /// Up to `limit` members whose fields are known, chosen by chance: to see whether they still hold. `random` picks a number
 /// of a range. Of a company where hardly anybody's fields are known it finds few.
-///
-/// # Errors
-/// Whatever SQLite says.
 pub fn details_sample(
     connection: &Connection,
     limit: usize,
@@ -84,9 +78,6 @@ fn asked(connection: &Connection, sql: &str, parameter: i64) -> rusqlite::Result
 
 /// Brings in what user/get showed at `at` on WeCom's clock. They are known then, unless the answer is of the
 /// same second as an event that says otherwise, or an event made them due again in between.
-///
-/// # Errors
-/// Whatever SQLite says.
 pub fn record_details(
     connection: &Connection,
     asked: &DetailsClaim,
@@ -109,9 +100,6 @@ pub fn record_details(
 }
 
 /// WeCom will not show this member's fields.
-///
-/// # Errors
-/// Whatever SQLite says.
 pub fn record_denied(
     connection: &Connection,
     asked: &DetailsClaim,
@@ -128,9 +116,6 @@ pub fn record_denied(
 
 /// Moves up to `limit` members after `after`, in order of userid, from one state of details to another. The last
 /// of them, if there may be more.
-///
-/// # Errors
-/// Whatever SQLite says.
 pub fn move_details(
     connection: &Connection,
     (from, to): (&str, &str),

@@ -22,17 +22,11 @@ const REMEMBERED: usize = 16;
 const MAX_LENGTH: usize = 4096;
 
 /// The epoch of this database; `None` before the first start of a daemon.
-///
-/// # Errors
-/// SQLite's.
 pub fn epoch(connection: &Connection) -> rusqlite::Result<Option<String>> {
     Ok(get_state(connection, EPOCH)?.and_then(|(_, epoch)| epoch.as_str().map(str::to_owned)))
 }
 
 /// The highest number that was given to a change.
-///
-/// # Errors
-/// SQLite's.
 pub fn last_change(connection: &Connection) -> rusqlite::Result<i64> {
     let last = connection
         .prepare_cached("SELECT seq FROM sqlite_sequence WHERE name = 'changes'")?
@@ -82,9 +76,6 @@ pub struct HighWaterMark {
 impl HighWaterMark {
     /// Compares the database with the lock file, and begins a new epoch if the database has none, or is an older copy.
     /// `random` names it.
-    ///
-    /// # Errors
-    /// SQLite's.
     pub fn open(
         connection: &Connection,
         file: File,

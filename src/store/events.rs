@@ -90,9 +90,6 @@ pub struct Applied {
 }
 
 /// Applies an event and records it.
-///
-/// # Errors
-/// Whatever SQLite says; the caller rolls back.
 pub fn apply_event(connection: &Connection, event: &NewEvent) -> rusqlite::Result<Applied> {
     let mut applied = Applied { outcome: Outcome::Duplicate, to_convert: Vec::new(), details_due: false };
     if let Some(original) = original(connection, event)? {
@@ -114,9 +111,6 @@ pub fn apply_event(connection: &Connection, event: &NewEvent) -> rusqlite::Resul
 }
 
 /// Records an event that could not be applied, so that nothing is lost, and has the directory compared.
-///
-/// # Errors
-/// Whatever SQLite says.
 pub fn record_invalid(connection: &Connection, event: &NewEvent) -> rusqlite::Result<Applied> {
     record_event(connection, event, Outcome::Invalid)?;
     state::request_reconcile(connection, "an event could not be applied", event.received_at)?;

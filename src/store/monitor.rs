@@ -7,9 +7,6 @@ use crate::directory::openid::OpenidState;
 
 /// How many present members are in each openid state. Walks an index and reads no row: SQLite puts the seek off
 /// until a column is wanted, and none is.
-///
-/// # Errors
-/// Whatever SQLite says.
 pub fn members_by_state(connection: &Connection) -> rusqlite::Result<[(OpenidState, i64); 3]> {
     let mut counts = OpenidState::ALL.map(|state| (state, 0));
     for (state, count) in &mut counts {
@@ -21,9 +18,6 @@ pub fn members_by_state(connection: &Connection) -> rusqlite::Result<[(OpenidSta
 }
 
 /// When the pending member that has waited longest became known. `many`: a good part of all members are pending.
-///
-/// # Errors
-/// Whatever SQLite says.
 pub fn oldest_pending(connection: &Connection, many: bool) -> rusqlite::Result<Option<UnixSeconds>> {
     // The index leads to each row by a seek, which from one row in twelve on costs more than to read all rows in
     // their order: with a million pending 2.4 s instead of 0.2 s.
@@ -36,17 +30,11 @@ pub fn oldest_pending(connection: &Connection, many: bool) -> rusqlite::Result<O
 }
 
 /// When the last callback came.
-///
-/// # Errors
-/// Whatever SQLite says.
 pub fn last_event(connection: &Connection) -> rusqlite::Result<Option<UnixSeconds>> {
     time(connection, "SELECT received_at FROM events ORDER BY seq DESC LIMIT 1")
 }
 
 /// When the last comparison with WeCom ended that compared everything, or all that WeCom shows.
-///
-/// # Errors
-/// Whatever SQLite says.
 pub fn last_reconcile(connection: &Connection) -> rusqlite::Result<Option<UnixSeconds>> {
     time(connection, "SELECT max(finished_at) FROM reconciles WHERE outcome IN ('ok', 'partial')")
 }

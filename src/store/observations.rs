@@ -64,9 +64,6 @@ impl fmt::Display for Subject {
 }
 
 /// Rows, present or deleted, whose recorded times are later than `latest`.
-///
-/// # Errors
-/// SQLite's.
 pub fn ahead_of(connection: &Connection, latest: UnixSeconds) -> rusqlite::Result<Vec<Subject>> {
     let mut found = Vec::new();
     let mut members = connection.prepare_cached("SELECT userid FROM members WHERE event_time > ?1")?;
@@ -137,9 +134,6 @@ impl Observed {
 }
 
 /// Merges what was observed at `at` on WeCom's clock. An event of that second or later outranks it.
-///
-/// # Errors
-/// SQLite's; the caller rolls back.
 pub fn observe(
     connection: &Connection,
     observation: &Observation,
@@ -236,9 +230,6 @@ pub struct Since {
 
 impl Since {
     /// This moment.
-    ///
-    /// # Errors
-    /// SQLite's.
     pub fn now(connection: &Connection, local: UnixSeconds) -> rusqlite::Result<Self> {
         Ok(Self { event: next_event(connection)?, local })
     }
@@ -247,9 +238,6 @@ impl Since {
 impl Observation {
     /// Whether an event about the subject was applied, or its details were fetched, since then: that explains why
     /// an observation does not hold.
-    ///
-    /// # Errors
-    /// SQLite's.
     pub fn has_news_since(&self, connection: &Connection, since: Since) -> rusqlite::Result<bool> {
         match self {
             Self::Member(userid, _) | Self::MemberAbsent(userid) => {
@@ -317,9 +305,6 @@ fn has_event(
 }
 
 /// Who and what is in a tag, as far as the directory knows.
-///
-/// # Errors
-/// Whatever SQLite says.
 pub fn tag_content(
     connection: &Connection,
     tag: TagId,
@@ -340,7 +325,7 @@ mod tests {
     use crate::directory::openid::Backoff;
     use crate::directory::{Event, MemberEvent, Subject as EventSubject, Value};
     use crate::store::open::open_in_memory;
-    use crate::store::openids::{CallTime, claim, record_conversion};
+    use crate::store::openids::{claim, record_conversion};
     use crate::store::{ConversionOutcome, NewEvent, apply_event};
 
     const NOW: UnixSeconds = UnixSeconds(1_790_000_000);
@@ -383,7 +368,7 @@ mod tests {
         apply(&db, 3, ahead(2), MemberEvent::Created(named("present")));
         let asked = claim(&db, &userid(), None, NOW).unwrap().unwrap();
         let backoff = Backoff { first: std::time::Duration::ZERO, max: std::time::Duration::ZERO };
-        let call = CallTime { until: NOW.plus(AHEAD + 3), seconds: 0 };
+        let call = NOW.plus(AHEAD + 3);
         record_conversion(
             &db,
             &asked,

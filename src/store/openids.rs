@@ -56,9 +56,6 @@ const CHANGED_HANDS: Duration = Duration::from_secs(2);
 const CALLS_KEPT: i64 = 10_000;
 
 /// Records a call; the oldest go when there are too many.
-///
-/// # Errors
-/// Whatever SQLite says.
 pub fn record_api_call(connection: &Connection, call: &ApiCall) -> rusqlite::Result<()> {
     connection
         .prepare_cached(
@@ -78,9 +75,6 @@ pub fn record_api_call(connection: &Connection, call: &ApiCall) -> rusqlite::Res
 }
 
 /// Calls of the last `seconds` before `now`, the oldest first: which API, and how long ago.
-///
-/// # Errors
-/// Whatever SQLite says.
 pub fn recent_api_calls(
     connection: &Connection,
     seconds: i64,
@@ -114,9 +108,6 @@ pub struct Due {
 }
 
 /// Members that are due, the longest overdue first; after them, those whose openids are to be confirmed.
-///
-/// # Errors
-/// Whatever SQLite says.
 pub fn due_members(
     connection: &Connection,
     Due { now, latest, recheck_before }: Due,
@@ -163,9 +154,6 @@ pub fn due_members(
 }
 
 /// When the next member after `now` falls due.
-///
-/// # Errors
-/// Whatever SQLite says.
 pub fn earliest_due(connection: &Connection, now: UnixSeconds) -> rusqlite::Result<Option<UnixSeconds>> {
     connection
         .prepare_cached(
@@ -196,17 +184,11 @@ pub(super) fn make_due_now(
 }
 
 /// Makes a member due now by an operator's wish; false if there is no such member without an openid.
-///
-/// # Errors
-/// Whatever SQLite says.
 pub fn make_due(connection: &Connection, userid: &UserId, now: UnixSeconds) -> rusqlite::Result<bool> {
     Ok(make_due_now(connection, userid, now)?.is_some())
 }
 
 /// Makes every member without an openid due now; how many.
-///
-/// # Errors
-/// Whatever SQLite says.
 pub fn make_all_due(connection: &Connection, now: UnixSeconds) -> rusqlite::Result<usize> {
     connection
         .prepare_cached(
@@ -220,15 +202,12 @@ pub fn make_all_due(connection: &Connection, now: UnixSeconds) -> rusqlite::Resu
 /// Stores WeCom's answer; false if it no longer counts, because an event came while WeCom was being asked. The member is
 /// asked about again then.
 ///
-/// An openid or a final refusal is a fact about the name at the time of the call: the merge decides whose it is.
-///
-/// # Errors
-/// SQLite's; the caller rolls back.
+/// An openid or a final refusal is a fact about the name at `answered_at`, on WeCom's clock: the merge decides whose it is.
 pub fn record_conversion(
     connection: &Connection,
     claim: &ConversionClaim,
     outcome: &ConversionOutcome,
-    call: CallTime,
+    answered_at: UnixSeconds,
     backoff: Backoff,
     moment: Moment,
     random: f64,
@@ -248,10 +227,10 @@ pub fn record_conversion(
         Ok(true)
     };
     let add_fact = |said: Conversion| {
-        let until = call.until.max(claim.event_time);
-        let began = call.until.plus(-call.seconds).max(claim.event_time);
-        let fact = MemberFact::Answered(Answer { asked_before: until.since(began), said });
-        add_member_fact(connection, &claim.userid, Source::Api(until), fact, moment)
+        let answered_at = answered_at.max(claim.event_time);
+        let asked_before = answered_at.since(claim.event_time);
+        let fact = MemberFact::Answered(Answer { asked_before, said });
+        add_member_fact(connection, &claim.userid, Source::Api(answered_at), fact, moment)
     };
     match outcome {
         ConversionOutcome::Openid(said) => {
@@ -295,15 +274,6 @@ pub fn record_conversion(
     }
 }
 
-/// When WeCom looked a name up: within `seconds` before the end of the second `until`, on its clock.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CallTime {
-    /// The second in which the answer came.
-    pub until: UnixSeconds,
-    /// How many seconds earlier the call may have begun.
-    pub seconds: i64,
-}
-
 /// Openid and attempts of the present member of this name, and whether the claim is current.
 fn stored(
     connection: &Connection,
@@ -335,9 +305,6 @@ pub struct ConversionClaim {
 
 /// Looks a member up that is to be converted, or whose openid is to be asked for again: since it was last confirmed before
 /// `recheck_before`, or has a time that has come. `None` if that is not (or no longer) so.
-///
-/// # Errors
-/// Whatever SQLite says.
 pub fn claim(
     connection: &Connection,
     userid: &UserId,

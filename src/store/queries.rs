@@ -45,9 +45,6 @@ pub struct Counts {
 }
 
 /// Counts everything that `status` shows.
-///
-/// # Errors
-/// Whatever SQLite says.
 pub fn counts(connection: &Connection, now: UnixSeconds) -> rusqlite::Result<Counts> {
     let number = |sql: &str| -> rusqlite::Result<i64> {
         connection.query_row(sql, [], |row| Ok(row.get::<_, Option<i64>>(0)?.unwrap_or(0)))
@@ -94,9 +91,6 @@ pub fn counts(connection: &Connection, now: UnixSeconds) -> rusqlite::Result<Cou
 
 /// A member's row as JSON, column by column, with its departments and tags; `None` if there is none.
 /// A former userid finds the member that bears another one now.
-///
-/// # Errors
-/// Whatever SQLite says.
 pub fn member(connection: &Connection, userid: &UserId) -> rusqlite::Result<Option<Map<String, Json>>> {
     let holder = present_userid(connection, userid)?;
     let row = connection
@@ -152,9 +146,6 @@ pub struct Moment {
 
 /// A member's events, changes and API answers, under all its names, in order of time; the latest
 /// `limit` of each.
-///
-/// # Errors
-/// Whatever SQLite says.
 pub fn story(connection: &Connection, userid: &UserId, limit: u32) -> rusqlite::Result<Vec<Moment>> {
     let names = facts::all_names(connection, userid)?;
     let sources = [
@@ -214,9 +205,6 @@ fn object(row: &Row<'_>) -> Map<String, Json> {
 }
 
 /// A time as people here read it.
-///
-/// # Errors
-/// Whatever SQLite says.
 pub fn local_time(connection: &Connection, at: UnixSeconds) -> rusqlite::Result<String> {
     connection
         .prepare_cached("SELECT datetime(?1, 'unixepoch', 'localtime')")?
@@ -224,9 +212,6 @@ pub fn local_time(connection: &Connection, at: UnixSeconds) -> rusqlite::Result<
 }
 
 /// A query's rows as text, the first being the columns' names.
-///
-/// # Errors
-/// Whatever SQLite says.
 pub fn table(connection: &Connection, sql: &str) -> rusqlite::Result<Vec<Vec<String>>> {
     let mut statement = connection.prepare(sql)?;
     let names = statement.column_names().map(str::to_owned).collect::<Vec<_>>();
@@ -244,9 +229,6 @@ pub fn table(connection: &Connection, sql: &str) -> rusqlite::Result<Vec<Vec<Str
 }
 
 /// Lines of the change feed after `since`, at most `limit`, each with its seq.
-///
-/// # Errors
-/// Whatever SQLite says.
 pub fn changes_since(
     connection: &Connection,
     since: i64,
@@ -268,9 +250,6 @@ pub fn changes_since(
 }
 
 /// The oldest change that is kept.
-///
-/// # Errors
-/// Whatever SQLite says.
 pub fn oldest_change(connection: &Connection) -> rusqlite::Result<Option<i64>> {
     connection.query_row("SELECT min(seq) FROM changes", [], |row| row.get(0))
 }
@@ -300,9 +279,6 @@ pub const EXPORTED: [&str; 20] = [
 ];
 
 /// Hands every present member to `each`, departments by their full path, until it returns false.
-///
-/// # Errors
-/// Whatever SQLite says.
 pub fn export_members(
     connection: &Connection,
     mut each: impl FnMut(Map<String, Json>) -> bool,

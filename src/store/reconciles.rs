@@ -74,9 +74,6 @@ pub struct Reconcile {
 }
 
 /// Records that a comparison begins; its number. One that never ended was stopped in the middle.
-///
-/// # Errors
-/// Whatever SQLite says.
 pub fn begin_reconcile(connection: &Connection, reason: &str, now: UnixSeconds) -> rusqlite::Result<i64> {
     connection.execute(
         "UPDATE reconciles SET outcome = 'stopped', finished_at = ?1, note = 'the program ended in the middle'
@@ -94,9 +91,6 @@ pub fn begin_reconcile(connection: &Connection, reason: &str, now: UnixSeconds) 
 }
 
 /// Records how a comparison ended.
-///
-/// # Errors
-/// Whatever SQLite says.
 pub fn finish_reconcile(
     connection: &Connection,
     seq: i64,
@@ -123,9 +117,6 @@ pub fn finish_reconcile(
 }
 
 /// The last comparison, and the last that came to its end: not one that failed or was stopped.
-///
-/// # Errors
-/// Whatever SQLite says.
 pub fn last_reconciles(connection: &Connection) -> rusqlite::Result<(Option<Reconcile>, Option<Reconcile>)> {
     let last = |condition: &str| {
         connection
@@ -157,9 +148,6 @@ pub fn last_reconciles(connection: &Connection) -> rusqlite::Result<(Option<Reco
 }
 
 /// Present members after `after` in order of userid, at most `limit`.
-///
-/// # Errors
-/// Whatever SQLite says.
 pub fn known_members(
     connection: &Connection,
     after: &str,
@@ -183,9 +171,6 @@ pub fn known_members(
 }
 
 /// Present members.
-///
-/// # Errors
-/// Whatever SQLite says.
 pub fn count_members(connection: &Connection) -> rusqlite::Result<usize> {
     let count: i64 =
         connection
@@ -194,9 +179,6 @@ pub fn count_members(connection: &Connection) -> rusqlite::Result<usize> {
 }
 
 /// All present departments.
-///
-/// # Errors
-/// Whatever SQLite says.
 pub fn known_departments(
     connection: &Connection,
 ) -> rusqlite::Result<BTreeMap<DepartmentId, KnownDepartment>> {
@@ -220,9 +202,6 @@ pub fn known_departments(
 }
 
 /// All present tags: name, and WeCom's time of the newest news.
-///
-/// # Errors
-/// Whatever SQLite says.
 pub fn known_tags(
     connection: &Connection,
 ) -> rusqlite::Result<BTreeMap<TagId, (Option<String>, UnixSeconds)>> {
@@ -234,9 +213,6 @@ pub fn known_tags(
 }
 
 /// Who and what is in a tag, as the directory knows.
-///
-/// # Errors
-/// Whatever SQLite says.
 pub fn known_tag_content(
     connection: &Connection,
     tag: TagId,
@@ -246,9 +222,6 @@ pub fn known_tag_content(
 }
 
 /// Makes up to `limit` of the members that WeCom refused for good due again; how many there were.
-///
-/// # Errors
-/// Whatever SQLite says.
 pub fn retry_failed(connection: &Connection, limit: usize, now: UnixSeconds) -> rusqlite::Result<usize> {
     connection
         .prepare_cached(

@@ -25,9 +25,6 @@ pub struct RefusalRow {
 }
 
 /// Adds these to what is known, and forgets the oldest beyond [`ROWS`].
-///
-/// # Errors
-/// SQLite's.
 pub fn record_refusals(connection: &Connection, rows: &[RefusalRow]) -> rusqlite::Result<()> {
     let mut add = connection.prepare_cached(
         "INSERT INTO refusals (cause, path, first_at, last_at, count, last_client)
@@ -49,9 +46,6 @@ pub fn record_refusals(connection: &Connection, rows: &[RefusalRow]) -> rusqlite
 }
 
 /// What was refused since then, the latest first.
-///
-/// # Errors
-/// SQLite's.
 pub fn refusals_since(connection: &Connection, since: UnixSeconds) -> rusqlite::Result<Vec<RefusalRow>> {
     let mut query = connection.prepare_cached(
         "SELECT cause, path, first_at, last_at, count, last_client FROM refusals

@@ -6,9 +6,6 @@ use serde_json::{Value as Json, json};
 use crate::directory::UnixSeconds;
 
 /// Writes a named piece of state; `None` removes it.
-///
-/// # Errors
-/// Whatever SQLite says.
 pub fn set_state(
     connection: &Connection,
     name: &str,
@@ -28,9 +25,6 @@ pub fn set_state(
 }
 
 /// Reads a named piece of state, and when it was written.
-///
-/// # Errors
-/// Whatever SQLite says.
 pub fn get_state(connection: &Connection, name: &str) -> rusqlite::Result<Option<(UnixSeconds, Json)>> {
     let row = connection
         .prepare_cached("SELECT at, value FROM daemon_state WHERE name = ?1")?
@@ -40,9 +34,6 @@ pub fn get_state(connection: &Connection, name: &str) -> rusqlite::Result<Option
 }
 
 /// Something may have been missed: the directory is to be compared with WeCom soon.
-///
-/// # Errors
-/// Whatever SQLite says.
 pub fn request_reconcile(connection: &Connection, reason: &str, now: UnixSeconds) -> rusqlite::Result<()> {
     let known = get_state(connection, "comparison_due")?;
     let since = known.map_or(now, |(at, why)| since(at, &why));
@@ -54,26 +45,17 @@ fn since(at: UnixSeconds, why: &Json) -> UnixSeconds {
 }
 
 /// Since when there are doubts, and the reason of the latest. Later doubts do not put the comparison off.
-///
-/// # Errors
-/// Whatever SQLite says.
 pub fn reconcile_request(connection: &Connection) -> rusqlite::Result<Option<(UnixSeconds, Json)>> {
     Ok(get_state(connection, "comparison_due")?.map(|(at, why)| (since(at, &why), why)))
 }
 
 /// The doubts that were there before `began` are settled.
-///
-/// # Errors
-/// Whatever SQLite says.
 pub fn settle_reconcile_request(connection: &Connection, began: UnixSeconds) -> rusqlite::Result<()> {
     connection.execute("DELETE FROM daemon_state WHERE name = 'comparison_due' AND at < ?1", [began.0])?;
     Ok(())
 }
 
 /// A message to the daemon, or from it: kept under a name of its own until it is taken.
-///
-/// # Errors
-/// Whatever SQLite says.
 pub fn take_first(connection: &Connection, prefix: &str) -> rusqlite::Result<Option<(String, Json)>> {
     connection
         .prepare_cached(
@@ -91,18 +73,12 @@ pub fn take_first(connection: &Connection, prefix: &str) -> rusqlite::Result<Opt
 }
 
 /// Forgets all messages of this kind.
-///
-/// # Errors
-/// Whatever SQLite says.
 pub fn forget_all(connection: &Connection, prefix: &str) -> rusqlite::Result<()> {
     connection.execute("DELETE FROM daemon_state WHERE substr(name, 1, length(?1)) = ?1", [prefix])?;
     Ok(())
 }
 
 /// Forgets messages of this kind that nobody took for an hour.
-///
-/// # Errors
-/// Whatever SQLite says.
 pub fn forget_old(connection: &Connection, prefix: &str, now: UnixSeconds) -> rusqlite::Result<()> {
     connection.execute(
         "DELETE FROM daemon_state WHERE substr(name, 1, length(?1)) = ?1 AND at < ?2",

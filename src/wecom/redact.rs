@@ -2,7 +2,6 @@
 //!
 //! Every text from an answer or an error passes [`Redactor::clean`] on its way to the log or the database.
 
-use std::ops::Range;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use base64::Engine;
@@ -163,37 +162,20 @@ fn parameter(text: &str) -> Option<(&'static str, usize, usize)> {
     (length > 0).then_some((name, value, value + length))
 }
 
-/// Byte ranges of a URL's credentials (`user:password`) and of its secret parameters' values, in order.
-fn secret_ranges(url: &str) -> (Option<Range<usize>>, Vec<Range<usize>>) {
-    let start = url.find("://").map_or(0, |at| at + 3);
-    let rest = url.get(start..).unwrap_or_default();
-    let authority = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    let authority = rest.get(..authority).unwrap_or_default();
-    // A password with an unencoded `/`, `?` or `#` ends the authority early: then the last `@` ends the credentials.
-    let end = authority.rfind('@').filter(|at| at + 1 < authority.len());
-    let end = end.or_else(|| rest.rfind('@').filter(|_| authority.contains(':')));
-    let credentials = end.map(|end| start..start + end);
-    let after = start + end.unwrap_or_default();
-    let mut at =
-        url.get(after..).and_then(|rest| rest.find('?')).map_or(url.len(), |query| after + query + 1);
-    let mut values = Vec::new();
-    for pair in url.get(at..).unwrap_or_default().split(['&', '#']) {
-        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        if URL_PARAMETERS.iter().any(|secret| key.eq_ignore_ascii_case(secret)) && !value.is_empty() {
-            values.push(at + key.len() + 1..at + pair.len());
-        }
-        at += pair.len() + 1;
-    }
-    (credentials, values)
-}
-
 /// The secrets in a URL: credentials and password, as written, decoded and as HTTP's Basic authentication sends them,
 /// and the values of secret parameters.
 pub fn secrets_of_url(url: &str) -> Vec<String> {
-    let (credentials, values) = secret_ranges(url);
-    let mut secrets: Vec<String> =
-        values.into_iter().filter_map(|value| url.get(value)).map(Into::into).collect();
-    if let Some(credentials) = credentials.and_then(|range| url.get(range)) {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let (authority, _) = rest.split_once(['/', '?', '#']).unwrap_or((rest, ""));
+    // A password with an unencoded `/`, `?` or `#` ends the authority early: then the last `@` ends the credentials.
+    let end = authority.rfind('@').filter(|at| at + 1 < authority.len());
+    let end = end.or_else(|| rest.rfind('@').filter(|_| authority.contains(':')));
+    let (credentials, rest) = rest.split_at(end.unwrap_or_default());
+    let pairs = rest.split(['?', '&', '#']).filter_map(|pair| pair.split_once('='));
+    let is_secret = |key: &str| URL_PARAMETERS.iter().any(|secret| key.eq_ignore_ascii_case(secret));
+    let values = pairs.filter(|(key, _)| is_secret(key)).map(|(_, value)| value.to_owned());
+    let mut secrets: Vec<String> = values.collect();
+    if !credentials.is_empty() {
         let decoded = super::query::url_decode(credentials).unwrap_or_else(|| credentials.to_owned());
         secrets.push(BASE64_STANDARD.encode(&decoded));
         for credentials in [credentials, &decoded] {
@@ -202,21 +184,6 @@ pub fn secrets_of_url(url: &str) -> Vec<String> {
         }
     }
     secrets
-}
-
-/// A URL with its password and the values of secret parameters replaced, for messages and for `check`. Credentials
-/// without a colon are a token, and replaced as a whole.
-pub fn redacted_url(url: &str) -> String {
-    let (credentials, values) = secret_ranges(url);
-    let password = credentials.map(|range| {
-        let user = url.get(range.clone()).and_then(|credentials| credentials.find(':'));
-        range.start + user.map_or(0, |length| length + 1)..range.end
-    });
-    let mut shown = url.to_owned();
-    for range in password.into_iter().chain(values).rev() {
-        shown.replace_range(range, REDACTED);
-    }
-    shown
 }
 
 #[cfg(test)]
@@ -284,25 +251,21 @@ mod tests {
     }
 
     #[test]
-    fn the_password_in_any_url_is_hidden() {
-        for (url, shown) in [
-            ("https://me:hu%2Fsh@host:8443/x", "https://me:[redacted]@host:8443/x"),
-            ("socks5://me:hush@[::1]:1080", "socks5://me:[redacted]@[::1]:1080"),
-            ("me:hush@proxy:3128", "me:[redacted]@proxy:3128"),
-            ("https://hush@host", "https://[redacted]@host"),
-            ("http://me:hu@/?#sh@host/x", "http://me:[redacted]@host/x"),
-            (
-                "postgres://me@h/db?sslmode=require&password=hush#x",
-                "postgres://[redacted]@h/db?sslmode=require&password=[redacted]#x",
-            ),
-            ("https://host/send?KEY=hush&debug=1", "https://host/send?KEY=[redacted]&debug=1"),
-            ("https://host:443/cgi?mail=", "https://host:443/cgi?mail="),
-            ("https://qyapi.weixin.qq.com", "https://qyapi.weixin.qq.com"),
-            ("", ""),
+    fn the_password_in_any_url_is_redacted() {
+        for url in [
+            "https://me:hu%2Fsh@host:8443/x",
+            "socks5://me:hush@[::1]:1080",
+            "me:hush@proxy:3128",
+            "https://hush@host",
+            "http://me:hu@/?#sh@host/x",
+            "postgres://me@h/db?sslmode=require&password=hush#x",
+            "https://host/send?KEY=hush&debug=1",
         ] {
-            assert_eq!(redacted_url(url), shown);
             let clean = Redactor::new(secrets_of_url(url)).clean(&format!("GET {url} failed"));
-            assert!(!clean.contains("hu"), "{clean}");
+            assert!(clean.contains(REDACTED) && !clean.contains("hu"), "{clean}");
+        }
+        for url in ["https://host:443/cgi?mail=a", "https://qyapi.weixin.qq.com", ""] {
+            assert_eq!(secrets_of_url(url), Vec::<String>::new());
         }
     }
 
@@ -318,11 +281,6 @@ mod tests {
     }
 
     proptest! {
-        #[test]
-        fn no_url_makes_it_panic(url in "\\PC*|([a-z:/@?&=#]|key|://)*") {
-            let _ = (redacted_url(&url), secrets_of_url(&url));
-        }
-
         #[test]
         fn no_text_shows_the_secret(before in any::<String>(), after in any::<String>()) {
             let clean = redactor().clean(&format!("{before}{SECRET}{after}"));

@@ -104,7 +104,7 @@ impl Reason {
                 "buy or activate licences for the members (接口许可, 互通账号) in the admin console; WeCom refuses this API without them"
             }
             Self::Quota => {
-                "no action needed, the limit expires by itself; if this repeats, lower [wecom] calls_per_minute"
+                "no action needed, WeCom's limit passes by itself; if this repeats, lower [wecom] calls_per_minute"
             }
             Self::Concurrency => "no action needed; if this repeats, lower [openid] workers",
             Self::Network => "check the network, DNS, proxy and gateway between this machine and api_base",
