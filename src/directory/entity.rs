@@ -174,8 +174,10 @@ impl<F: Field> EntityState<F> {
 
 /// With fewer facts than these there is no compaction.
 pub const FEW: usize = 16;
-/// With more facts than these the older half is compacted at any age, so that the cost of an event is bounded.
-const MANY: usize = 64;
+/// With more facts than these, and some more for each name of a group, the older half is compacted at any age, so that the
+/// cost of an event is bounded.
+const MANY: usize = 256;
+const MANY_PER_NAME: usize = 16;
 /// Age at which facts are compacted, in seconds older than the newest: WeCom gives up after three deliveries within
 /// minutes.
 const SETTLED: i64 = 7 * 24 * 3600;
@@ -183,13 +185,15 @@ const SETTLED: i64 = 7 * 24 * 3600;
 /// The first arrival number of the facts of a snapshot: before those of all events.
 pub const SNAPSHOT: i64 = i64::MIN / 2;
 
-/// How many of the oldest facts are to be compacted, given the stamps of all, sorted. Never part of a second.
-pub(super) fn compaction_cut(sorted: &[Stamp]) -> Option<usize> {
+/// How many of the oldest facts are to be compacted, given the stamps of all, sorted, and the number of their names. Never
+/// part of a second.
+pub(super) fn compaction_cut(sorted: &[Stamp], names: usize) -> Option<usize> {
     let newest = sorted.last()?.second;
     let settled = sorted.iter().take_while(|stamp| newest.since(stamp.second) > SETTLED).count();
     let cut = match sorted.len() {
-        n if n > MANY => settled.max(n / 2),
-        n if n > FEW && settled > FEW / 2 => settled,
+        n if n > MANY + MANY_PER_NAME * names => settled.max(n / 2),
+        // Names that renames tie together are compacted only to bound the cost: a snapshot forgets former names.
+        n if names == 1 && n > FEW && settled > FEW / 2 => settled,
         _ => return None,
     };
     let last = sorted.get(cut.checked_sub(1)?)?.second;

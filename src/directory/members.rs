@@ -616,7 +616,8 @@ pub fn compact(records: &[Record]) -> Option<Compacted> {
     let mut sorted: Vec<&Record> = records.iter().collect();
     sort(&mut sorted);
     let stamps: Vec<Stamp> = sorted.iter().map(|record| record.stamp).collect();
-    let (old, recent) = sorted.split_at(compaction_cut(&stamps)?);
+    let names = records.iter().map(Record::userid).collect::<BTreeSet<_>>().len();
+    let (old, recent) = sorted.split_at(compaction_cut(&stamps, names)?);
     let compacted = snapshot_of(old, recent)?;
     (compacted.records.len() < records.len()).then_some(compacted)
 }
@@ -880,7 +881,7 @@ mod tests {
             let mut rng = Rng::with_seed(seed);
             let names: &[&str] = if seed % 2 == 0 { &["a"] } else { &["a", "b", "c"] };
             let span = 86_400 * rng.i64(1..60);
-            let number = if seed % 20 == 0 { 90 } else { rng.usize(20..60) };
+            let number = if seed % 20 == 0 { 330 } else { rng.usize(20..60) };
             let mut ats: Vec<i64> = (0..number).map(|_| rng.i64(0..span)).collect();
             ats.sort_unstable();
             ats.dedup();

@@ -198,7 +198,7 @@ pub fn compact<F: Field>(records: &[Record<F>]) -> Option<Vec<Record<F>>> {
     let mut sorted: Vec<&Record<F>> = records.iter().collect();
     sort(&mut sorted);
     let stamps: Vec<Stamp> = sorted.iter().map(|record| record.stamp).collect();
-    let (old, recent) = sorted.split_at(compaction_cut(&stamps)?);
+    let (old, recent) = sorted.split_at(compaction_cut(&stamps, 1)?);
     let snapshot = fold(old.iter().copied()).snapshot();
     if snapshot.len() >= old.len() {
         return None;
