@@ -238,7 +238,9 @@ fn ask(address: SocketAddr, path: &str) -> String {
 
 /// A lab that has made its first comparison.
 fn comparing(speed: u32) -> Lab {
-    let settings = Settings { reconcile: true, admin: "127.0.0.1:0", speed, ..Settings::default() };
+    // Without conversions: members that WeCom does not know would be another reason to compare.
+    let (openid, admin) = ("enabled = no", "127.0.0.1:0");
+    let settings = Settings { reconcile: true, openid, admin, speed, ..Settings::default() };
     let mut lab = Lab::idle(settings);
     lab.stand_in.company(|company| company.hire("zhangsan"));
     lab.start();
