@@ -6,17 +6,17 @@
 //! The arguments are seconds for each kind, hostile connections at a time, and the kinds, if not all.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, missing_docs)]
 
+#[path = "../tests/common/attack/mod.rs"]
+mod attack;
 #[path = "common/daemon.rs"]
 mod daemon;
-#[path = "../tests/common/siege/mod.rs"]
-mod siege;
 
 use std::path::Path;
 use std::time::Duration;
 
+use attack::hostile::Kind;
+use attack::{CORP, KEY, Plan, Report, TOKEN, Target, attack};
 use daemon::{Daemon, proc};
-use siege::hostile::Kind;
-use siege::{CORP, KEY, Plan, Report, TOKEN, Target, attack};
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

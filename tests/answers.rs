@@ -190,6 +190,8 @@ fn different_members_that_fail_in_a_row_open_the_breaker_and_a_success_closes_it
         let more = "[details]\nfetch = never\n";
         let lab = staffed(Settings { openid: "workers = 1", more, ..Settings::default() }, 5);
         lab.stand_in.fail(Some(CONVERT), fault.clone(), 3);
+        // Nobody is asked about before all have joined: else a probe may be for the first member again.
+        lab.stand_in.fail(Some("gettoken"), Fault::Delay(Duration::from_secs(2)), 1);
         for n in 0..5 {
             join(&lab, &format!("user{n}"));
         }

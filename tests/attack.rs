@@ -2,15 +2,15 @@
 //! not notice. The long form is `examples/attack.rs`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
+#[path = "common/attack/mod.rs"]
+mod attack;
 mod common;
-#[path = "common/siege/mod.rs"]
-mod siege;
 
 use std::time::Duration;
 
+use attack::hostile::Kind;
+use attack::{Plan, Report, Target, attack};
 use common::{Lab, Settings, proc};
-use siege::hostile::Kind;
-use siege::{Plan, Report, Target, attack};
 
 const PLAN: Plan = Plan { time: Duration::from_millis(700), connections: 200, per_second: 50 };
 

@@ -316,7 +316,8 @@ fn sighup_changes_nothing_and_sigint_ends_it() {
 #[test]
 fn no_secret_is_found_anywhere() {
     let openid = "retry_first = 1s\nretry_max = 1s";
-    let mut lab = Lab::new(Settings { more: "[log]\nlevel = trace", openid, ..Settings::default() });
+    let more = "[log]\nlevel = trace";
+    let mut lab = Lab::new(Settings { more, openid, speed: 3, ..Settings::default() });
     lab.hire("a");
     lab.wait_for("SELECT openid_errcode FROM members", "43004");
     // A gateway that echoes what it was sent, and everything that can go wrong.

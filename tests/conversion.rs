@@ -265,13 +265,16 @@ fn an_unknown_errcode_is_the_members_problem_until_everybody_has_it() {
 
 #[test]
 fn calls_stay_within_the_configured_pace() {
+    let begun = Instant::now();
     let lab = Lab::new(Settings { wecom: "calls_per_minute = 30", ..fast() });
     for n in 0..40 {
         lab.hire(&format!("user{n}"));
     }
     std::thread::sleep(Duration::from_secs(4));
     let calls = lab.stand_in.calls().len();
-    assert!((3..=6).contains(&calls), "{calls} calls in 4 s at 30 a minute");
+    let (seconds, burst) = (begun.elapsed().as_secs(), 3);
+    let most = burst + usize::try_from(seconds).unwrap() / 2 + 1;
+    assert!((3..=most).contains(&calls), "{calls} calls in {seconds} s at 30 a minute");
 }
 
 #[test]

@@ -249,7 +249,7 @@ fn a_proxy_header_names_the_client_in_either_version_and_in_pieces() {
 #[test]
 fn a_proxy_header_is_part_of_the_time_that_a_request_may_take() {
     let lab = Lab::new(Settings { callback: "proxy_protocol = yes", speed: 4, ..Settings::default() });
-    let answer = in_pieces(&lab, &[b"PROXY TCP4 203.0."]);
+    let answer = lab.nudged(|| in_pieces(&lab, &[b"PROXY TCP4 203.0."]));
     assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
     lab.event_through(b"PROXY UNKNOWN\r\n", &plain(&creation("next"), CLOSE));
 }

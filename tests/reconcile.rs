@@ -5,9 +5,10 @@
 mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Lab, Settings, concurrently, eventually, now, text};
+use common::{Lab, Settings, binary, concurrently, eventually, now, text};
 use fastrand::Rng;
 use rusqlite::Connection;
 use serde_json::Value as Json;
@@ -741,4 +742,39 @@ fn the_command_does_not_wait_for_ever_for_a_daemon_that_cannot_compare() {
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("restart the daemon"), "{}", text(&output.stderr));
     assert_eq!(lab.value("SELECT count(*) FROM daemon_state WHERE name LIKE 'reconcile_wish:%'"), "0");
+}
+
+/// Runs `reconcile` on a terminal; what the terminal got.
+fn on_a_terminal(lab: &Lab) -> String {
+    let mut command = Command::new("script");
+    let reconcile = format!("'{}' reconcile -c '{}'", binary(), lab.ini().display());
+    command.args(["-qec", &reconcile, "/dev/null"]).env("TERM", "xterm").stdin(Stdio::null());
+    let output = command.output().expect("script, of util-linux, gives a command a terminal");
+    assert!(output.status.success(), "{output:?}");
+    text(&output.stdout)
+}
+
+#[test]
+fn on_a_terminal_a_bar_shows_the_progress_and_leaves_only_the_report() {
+    let mut lab = Lab::idle(quiet());
+    lab.stand_in.company(|company| found(company, 20, 3, 12, &mut Rng::with_seed(13)));
+    for is_running in [false, true] {
+        if is_running {
+            lab.start();
+        }
+        // Longer than the daemon's interval between two reports of its progress.
+        lab.stand_in.fail(Some("tag/get"), Fault::Delay(Duration::from_millis(250)), 12);
+        let shown = on_a_terminal(&lab);
+        let bars: Vec<&str> = shown.split('\r').filter(|line| line.contains("tags [")).collect();
+        assert!(
+            bars.iter().any(|bar| bar.contains("/12, ") && bar.contains("left")),
+            "{is_running}: {shown:?}"
+        );
+        let done = |bar: &&str| bar.split("] ").nth(1)?.split('/').next()?.parse::<u32>().ok();
+        let done: Vec<u32> = bars.iter().filter_map(done).collect();
+        assert!(done.len() > 1 && done.is_sorted() && done[0] < done[done.len() - 1], "{done:?}");
+        // The last thing about the bar is that its line is emptied; the report follows.
+        let report = shown.rsplit("\u{1b}[2K").next().unwrap();
+        assert!(report.contains("ok") && !report.contains('['), "{is_running}: {report:?}");
+    }
 }

@@ -2,18 +2,18 @@
 //! started again; it is never there and deaf.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
+#[path = "common/attack/mod.rs"]
+mod attack;
 mod common;
-#[path = "common/siege/mod.rs"]
-mod siege;
 
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use attack::crowd::Crowd;
+use attack::hostile::Kind;
 use common::proc::{self, Figures};
 use common::{Lab, Settings, binary, eventually, now, text};
-use siege::crowd::Crowd;
-use siege::hostile::Kind;
 
 /// Words that make a command another user's, whom a number of threads binds, where this is root's test.
 fn as_somebody() -> Vec<&'static str> {

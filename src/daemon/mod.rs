@@ -274,7 +274,8 @@ impl Daemon {
         while askers.iter().any(|t| !t.is_finished()) && left() > Duration::from_secs(1) {
             std::thread::sleep(Duration::from_millis(5));
         }
-        let written = self.writer.run(left(), |connection| {
+        // A database that another program locks must not take the time that closing needs.
+        let written = self.writer.run(left().saturating_sub(Duration::from_millis(500)), |connection| {
             set_state(connection, "daemon", unix_now(), None)?;
             set_state(connection, "stopped", unix_now(), Some(&json!(true)))?;
             set_state(connection, reconciler::PROGRESS, unix_now(), None)?;

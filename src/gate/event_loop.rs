@@ -183,7 +183,7 @@ impl EventLoop {
         if self.reduced.take_if(|(_, until)| *until <= now).is_some() {
             log::info!("gate: the number of connections is no longer reduced");
         }
-        for _ in 0..ACCEPTS_PER_TURN {
+        for n in 0..ACCEPTS_PER_TURN {
             let Some(listener) = &self.listener else { return };
             match listener.accept() {
                 Ok((stream, peer)) => {
@@ -202,6 +202,9 @@ impl EventLoop {
                     io::ErrorKind::Interrupted
                     | io::ErrorKind::ConnectionAborted
                     | io::ErrorKind::ConnectionReset => {}
+                    // accept(2) takes a descriptor before it looks for a client: without a free one it fails although no
+                    // client waits. The poller reports a client that does.
+                    _ if n > 0 => return,
                     _ => return self.reduce_connections(&error, now),
                 },
             }

@@ -2,7 +2,8 @@
  *
  * CLOCK_SHIFT names a file with the number of seconds to add to the wall clock; it may change at any time.
  * CLOCK_SPEED is how many times as fast the monotonic clock runs, and everything that waits by it: sleeps, futexes,
- * epoll and poll. The wall clock keeps its speed, and so do time-outs of sockets. */
+ * epoll and poll of libc. The wall clock keeps its speed, and so do time-outs of sockets and system calls made without
+ * libc, such as those of rustix. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>

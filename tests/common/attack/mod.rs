@@ -1,4 +1,4 @@
-//! A siege: hostile clients against a running daemon, while somebody sends events who is entitled to.
+//! Hostile clients against a running daemon, while a legitimate sender sends events.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 pub mod crowd;
