@@ -22,14 +22,17 @@ pub(super) fn start(settings: &config::Log) -> Result<(), Failure> {
             let file = OpenOptions::new().create(true).append(true).mode(0o640).open(path);
             let file =
                 file.map_err(|error| cannot(format!("{}: cannot write the log: {error}", path.display())))?;
-            WriteLogger::new(settings.level, with_times(), file)
+            WriteLogger::new(LevelFilter::Trace, with_times(), file)
         }
         None if std::io::stderr().is_terminal() => {
-            WriteLogger::new(settings.level, with_times(), std::io::stderr())
+            WriteLogger::new(LevelFilter::Trace, with_times(), std::io::stderr())
         }
-        None => Box::new(Journal { level: settings.level }),
+        None => Box::new(Journal),
     };
-    CombinedLogger::init(vec![Box::new(OwnLines(logger))]).map_err(|error| cannot(error.to_string()))
+    CombinedLogger::init(vec![Box::new(OwnLines(logger))]).map_err(|error| cannot(error.to_string()))?;
+    // The only filter by level, since the control socket changes it.
+    log::set_max_level(settings.level);
+    Ok(())
 }
 
 /// Makes a panic a line of the log, too. What it says is told only of this program's own: a library's may contain a URL,
@@ -110,13 +113,11 @@ impl SharedLogger for OwnLines {
 }
 
 /// Standard error as the journal reads it.
-struct Journal {
-    level: LevelFilter,
-}
+struct Journal;
 
 impl Log for Journal {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.level() <= self.level
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
     }
 
     fn log(&self, record: &Record<'_>) {
@@ -135,7 +136,7 @@ impl Log for Journal {
 
 impl SharedLogger for Journal {
     fn level(&self) -> LevelFilter {
-        self.level
+        LevelFilter::Trace
     }
 
     fn config(&self) -> Option<&Format> {

@@ -3,11 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde_json::json;
-
 use super::metrics::Metrics;
 use crate::store::openids::{ApiCall, record_api_call};
-use crate::store::state::set_state;
+use crate::store::state::{PAUSES, PauseState};
 use crate::store::{StoreError, Writer};
 use crate::wecom::api::circuit_breaker::{Pause, Scope};
 use crate::wecom::api::{ApiObserver, Record, clock};
@@ -66,25 +64,20 @@ impl ApiObserver for ApiRecorder {
     }
 
     fn pauses(&self, all: &[Pause]) {
-        self.metrics.pauses(&all.iter().map(|pause| pause.reason).collect::<Vec<_>>());
-        let all: Vec<_> = all
-            .iter()
-            .map(|pause| {
-                json!({
-                    "what": scope_in_words(pause.scope),
-                    "reason": pause.reason.as_str(),
-                    "errcode": pause.errcode,
-                    "errmsg": pause.errmsg,
-                    "since": pause.since.0,
-                    "until": pause.until_clock.0,
-                    "advice": pause.advice,
-                })
-            })
-            .collect();
-        let all = serde_json::Value::Array(all);
+        let state = |pause: &Pause| PauseState {
+            what: scope_in_words(pause.scope),
+            reason: pause.reason.as_str().to_owned(),
+            errcode: pause.errcode,
+            errmsg: pause.errmsg.clone(),
+            since: pause.since.0,
+            until: pause.until_clock.0,
+            advice: pause.advice.to_owned(),
+        };
+        let all: Vec<PauseState> = all.iter().map(state).collect();
+        self.metrics.set_pauses(all.clone());
         self.writer.submit(
             Instant::now() + PATIENCE,
-            move |connection| set_state(connection, "pauses", clock(), Some(&all)),
+            move |connection| PAUSES.set(connection, clock(), &all),
             not_written("the pauses"),
         );
     }

@@ -9,7 +9,6 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::store::Connection;
-use serde_json::json;
 
 use super::api_observer::ApiRecorder;
 use crate::directory::UserId;
@@ -19,7 +18,8 @@ use crate::store::details::{
     DetailsClaim, details_due, details_sample, move_details, record_denied, record_details,
 };
 use crate::store::observed::Effect;
-use crate::store::{StoreError, Writer, get_state, set_state};
+use crate::store::state::{DETAILS_DENIED, DRIFT, Drift};
+use crate::store::{StoreError, Writer};
 use crate::wecom::api::directory::{NotSeen, Seen};
 use crate::wecom::api::errcode::Reason;
 use crate::wecom::api::rate_limiter::Priority;
@@ -48,11 +48,6 @@ const PATIENCE: Duration = Duration::from_secs(4);
 const SAMPLE: usize = 20;
 /// The sample is taken so often (seconds).
 const SAMPLE_EVERY: i64 = 86_400;
-
-/// In `daemon_state`: the app may not call user/get at all.
-const DENIED: &str = "details_denied";
-/// In `daemon_state`: what the daily sample found.
-pub const DRIFT: &str = "drift";
 
 #[derive(Default)]
 struct Signals {
@@ -217,7 +212,7 @@ impl Details {
 
     /// Asks for everybody who is due, and takes the daily sample when it is time.
     fn round(&self, worker: &DetailsWorker, waiting: &mut Waiting, try_denied: bool) -> Result<(), End> {
-        if try_denied && get_state(&self.reader, DENIED)?.is_some() {
+        if try_denied && DETAILS_DENIED.get(&self.reader)?.is_some() {
             self.writer.run(PATIENCE, |connection| move_details(connection, ("denied", "due"), "", 1))?;
         }
         loop {
@@ -309,22 +304,22 @@ impl Details {
     /// The app may not call user/get: nobody is asked for until something speaks of a member, or the next
     /// comparison.
     fn denied_for_all(&self) -> Result<(), End> {
-        let first = get_state(&self.reader, DENIED)?.is_none();
+        let first = DETAILS_DENIED.get(&self.reader)?.is_none();
         if first {
             log::warn!(
                 "details of members stay unknown, because the app may not call user/get; all else goes on"
             );
         }
-        self.write(|connection| set_state(connection, DENIED, clock(), Some(&json!(true))))?;
+        self.write(|connection| DETAILS_DENIED.set(connection, clock(), &true))?;
         self.move_all("due", "denied")
     }
 
     fn allowed_again(&self) -> Result<(), End> {
-        if get_state(&self.reader, DENIED)?.is_none() {
+        if DETAILS_DENIED.get(&self.reader)?.is_none() {
             return Ok(());
         }
         log::info!("the app may call user/get again; details are asked for");
-        self.write(|connection| set_state(connection, DENIED, clock(), None))?;
+        self.write(|connection| DETAILS_DENIED.remove(connection))?;
         self.move_all("denied", "due")
     }
 
@@ -340,7 +335,7 @@ impl Details {
     /// directory is; it is repaired by the way.
     fn sample(&self, waiting: &mut Waiting) -> Result<(), End> {
         let now = clock();
-        let last = get_state(&self.reader, DRIFT)?.map(|(at, _)| at);
+        let last = DRIFT.get(&self.reader)?.map(|(at, _)| at);
         if last.is_some_and(|at| (0..SAMPLE_EVERY).contains(&now.since(at))) {
             return Ok(());
         }
@@ -356,8 +351,7 @@ impl Details {
             }
         }
         log::info!("daily sample: {different} of {asked} members were different");
-        let drift = json!({"asked": asked, "different": different});
-        self.write(move |connection| set_state(connection, DRIFT, clock(), Some(&drift)))
+        self.write(move |connection| DRIFT.set(connection, clock(), &Drift { asked, different }))
     }
 
     /// Writes, however long the database takes: what WeCom answered is not asked for again.

@@ -8,6 +8,7 @@ pub mod admin;
 pub mod api_observer;
 pub mod callback;
 pub mod clock_reporter;
+pub mod control;
 pub mod converter;
 pub mod details;
 pub mod event_clock;
@@ -28,8 +29,6 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use serde_json::json;
-
 use crate::config::{Config, Keys, Previous, Secret};
 use crate::directory::openid::Backoff;
 use crate::gate::{Budget, Gate, Limits, Routes};
@@ -37,8 +36,9 @@ use crate::shutdown::Shutdown;
 use crate::store::epoch::HighWaterMark;
 use crate::store::file::recognise;
 use crate::store::openids::recent_api_calls;
+use crate::store::state::{self, DAEMON, PAUSES, RECONCILE_PROGRESS, RunningDaemon, STOPPED};
 use crate::store::writer::WriterThread;
-use crate::store::{StoreError, Writer, open_reader, open_writer, set_state, state};
+use crate::store::{StoreError, Writer, open_reader, open_writer};
 use crate::wecom::api::network::Network;
 use crate::wecom::api::{Api, Client, SecretKind, Settings, clock};
 use crate::wecom::callback::crypt::{Crypt, EncodingAesKey};
@@ -48,12 +48,12 @@ use admin::{Admin, AdminError, Watched};
 use api_observer::ApiRecorder;
 use callback::Endpoint;
 use clock_reporter::ClockReporter;
+use control::{Control, ControlEndpoint, Controlled};
 use converter::{Converter, Policy};
 use details::{Details, DetailsWorker};
 use event_clock::EventClock;
 use front::Front;
-use lockfile::{Door, Knocks};
-pub use lockfile::{is_running, knock, lock};
+pub use lockfile::{is_running, lock};
 use metrics::Metrics;
 use reconciler::Reconciler;
 use reconciler::triggers::ReconcileTriggers;
@@ -66,10 +66,8 @@ const IN_FLIGHT: usize = 32;
 const CONNECTIONS: usize = 4096;
 /// Descriptors for the database, the log, API calls and what the runtime needs.
 const RESERVED_DESCRIPTORS: usize = 64;
-/// How often the database is looked at when nothing calls for it. Less than the patience of the `reconcile` command.
+/// Longest interval between checks of the database for due work: the clock may be set.
 const LOOK_AGAIN: Duration = Duration::from_secs(15);
-/// The same where commands cannot be heard.
-const LOOK_OFTEN: Duration = Duration::from_secs(2);
 /// systemd sends SIGKILL much later; WeCom waits 5 s for an answer.
 const STOP_WITHIN: Duration = Duration::from_millis(4500);
 
@@ -132,7 +130,7 @@ pub struct Daemon {
     /// The threads of details and comparison.
     askers: Vec<JoinHandle<()>>,
     refusals_thread: JoinHandle<()>,
-    knocks: Option<Knocks>,
+    control: Option<Control>,
     writer: Writer,
     writer_thread: WriterThread,
     admin: Option<Admin>,
@@ -153,19 +151,24 @@ impl Daemon {
         let database = open_writer(&config.database.path, config.database.mode)?;
         let mark = HighWaterMark::open(&database, lock.try_clone()?, clock(), fastrand::u64(..))
             .map_err(StoreError::from)?;
-        let (writer, writer_thread) = Writer::start_marking(database, Some(mark))?;
-        announce(&writer)?;
+        let control = ControlEndpoint::bind(&config.database.path)?;
+        let committed = control.as_ref().map(ControlEndpoint::commit_observer);
+        let (writer, writer_thread) = Writer::start_notifying(database, Some(mark), committed)?;
+        announce(&writer, control.as_ref().map(|control| control.path().to_owned()))?;
 
         let shutdown = Shutdown::default();
         let metrics = Arc::new(Metrics::default());
         let triggers = Arc::new(ReconcileTriggers::default());
         let client = Arc::new(client(config, &writer, &metrics, &shutdown)?);
         let wecom_clock = client.clock().clone();
-        let door = door(&config.database.path);
-        let look_again = if door.is_some() { LOOK_AGAIN } else { LOOK_OFTEN };
         let Asking { converter, details, threads: askers } =
-            start_asking(config, client, &writer, &triggers, &shutdown, look_again)?;
-        let knocks = door.map(|door| listen_at(door, converter.as_ref(), &triggers)).transpose()?;
+            start_asking(config, client, &writer, &triggers, &shutdown)?;
+        let controlled = Controlled {
+            converter: converter.as_ref().map(|(converter, _)| Arc::clone(converter)),
+            reconciles: config.wecom.contacts_secret.is_some().then(|| Arc::clone(&triggers)),
+            metrics: Arc::clone(&metrics),
+        };
+        let control = control.map(|control| control.start(controlled)).transpose()?;
 
         let listener = listener(config.callback.listen)?;
         let wanted = Budget { max_connections: CONNECTIONS, max_in_flight: IN_FLIGHT };
@@ -218,7 +221,7 @@ impl Daemon {
             details,
             askers,
             refusals_thread,
-            knocks,
+            control,
             writer,
             writer_thread,
             admin,
@@ -254,8 +257,8 @@ impl Daemon {
         if let Some(admin) = self.admin {
             admin.stop(Duration::from_millis(200));
         }
-        if let Some(knocks) = self.knocks {
-            knocks.stop();
+        if let Some(control) = self.control {
+            control.stop();
         }
         if let Some((converter, _)) = &self.converter {
             converter.wake_all();
@@ -274,10 +277,10 @@ impl Daemon {
             std::thread::sleep(Duration::from_millis(5));
         }
         let written = self.writer.run(left(), |connection| {
-            set_state(connection, "daemon", clock(), None)?;
-            set_state(connection, "stopped", clock(), Some(&json!(true)))?;
-            set_state(connection, reconciler::PROGRESS, clock(), None)?;
-            set_state(connection, "pauses", clock(), None)
+            DAEMON.remove(connection)?;
+            STOPPED.set(connection, clock(), &true)?;
+            RECONCILE_PROGRESS.remove(connection)?;
+            PAUSES.remove(connection)
         });
         if let Err(error) = written {
             log::warn!("the end of the service could not be noted: {error}");
@@ -323,33 +326,6 @@ fn endpoints(config: &Config) -> Result<Vec<Endpoint>, StartError> {
     Ok(endpoints)
 }
 
-/// Where commands knock, if the system lets it be watched.
-fn door(database: &Path) -> Option<Door> {
-    let door = Door::watch(database);
-    door.inspect_err(|error| {
-        let seconds = LOOK_OFTEN.as_secs();
-        log::info!(
-            "the lock file cannot be watched ({error}); what commands want is looked for every {seconds} s"
-        );
-    })
-    .ok()
-}
-
-fn listen_at(
-    door: Door,
-    converter: Option<&Converters>,
-    triggers: &Arc<ReconcileTriggers>,
-) -> std::io::Result<Knocks> {
-    let converter = converter.map(|(converter, _)| Arc::clone(converter));
-    let wakeup = triggers.wakeup.clone();
-    door.listen(move || {
-        if let Some(converter) = &converter {
-            converter.look();
-        }
-        wakeup.notify();
-    })
-}
-
 /// What asks WeCom.
 struct Asking {
     converter: Option<Converters>,
@@ -363,7 +339,6 @@ fn start_asking(
     writer: &Writer,
     triggers: &Arc<ReconcileTriggers>,
     shutdown: &Shutdown,
-    look_again: Duration,
 ) -> Result<Asking, StartError> {
     let reader = || open_reader(&config.database.path);
     let mut asking = Asking { converter: None, details: None, threads: Vec::new() };
@@ -372,7 +347,7 @@ fn start_asking(
             workers: config.openid.workers,
             backoff: Backoff { first: config.openid.retry_first, max: config.openid.retry_max },
             recheck_after: config.openid.recheck_after,
-            look_again,
+            look_again: LOOK_AGAIN,
         };
         let (client, triggers) = (Arc::clone(&client), Arc::clone(triggers));
         asking.converter =
@@ -394,7 +369,7 @@ fn start_asking(
             shutdown: shutdown.clone(),
             settings: config.reconcile.clone(),
             triggers: Arc::clone(triggers),
-            look_again,
+            look_again: LOOK_AGAIN,
             converter: asking.converter.as_ref().map(|(converter, _)| Arc::clone(converter)),
             details: asking.details.clone(),
         };
@@ -455,17 +430,16 @@ fn called_before(writer: &Writer) -> Vec<(Api, Duration)> {
 }
 
 /// Tells the commands beside the daemon that it has started, with nothing paused.
-fn announce(writer: &Writer) -> Result<(), StoreError> {
-    let myself = json!({"pid": std::process::id(), "version": env!("CARGO_PKG_VERSION")});
+fn announce(writer: &Writer, control: Option<String>) -> Result<(), StoreError> {
+    let daemon =
+        RunningDaemon { pid: std::process::id(), version: env!("CARGO_PKG_VERSION").to_owned(), control };
     writer.run(Duration::from_secs(4), move |connection| {
         let now = clock();
         if let Some(reason) = reconciler::triggers::before_start(connection, now)? {
             state::request_reconcile(connection, &reason, now)?;
         }
-        // Whoever left a wish for the daemon before this one has gone, or may ask again.
-        state::forget_all(connection, reconciler::WISH)?;
-        set_state(connection, "daemon", now, Some(&myself))?;
-        set_state(connection, reconciler::PROGRESS, now, None)?;
-        set_state(connection, "pauses", clock(), None)
+        DAEMON.set(connection, now, &daemon)?;
+        RECONCILE_PROGRESS.remove(connection)?;
+        PAUSES.remove(connection)
     })
 }

@@ -1,7 +1,6 @@
-//! Compares the directory with WeCom and repairs it: when it is time, when there are triggers, when somebody asks.
+//! Compares the directory with WeCom and repairs it: regularly, on triggers, and for commands.
 //!
-//! One thread, hence one comparison at a time. The command beside the daemon leaves its wish in the database and
-//! waits there for the report.
+//! One thread, hence one comparison at a time; commands wait in a queue.
 
 mod api_reader;
 pub mod report;
@@ -16,30 +15,33 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::store::Connection;
-use serde_json::{Value as Json, json};
-
 use report::Report;
-pub use run::{Engine, Progress};
+pub use run::Engine;
 use schedule::Situation;
+use triggers::ReconcileUpdate;
+pub use triggers::{ReconcileCommand, ReconcileRequest};
 
 use super::api_observer::ApiRecorder;
 use super::converter::Converter;
 use super::details::DetailsWorker;
 use super::reconciler::triggers::ReconcileTriggers;
 use crate::config;
+use crate::directory::UnixSeconds;
 use crate::directory::comparison::Guard;
 use crate::shutdown::Shutdown;
 use crate::store::reconciles::{
     ReconcileOutcome, begin_reconcile, finish_reconcile, last_reconciles, retry_failed,
 };
 use crate::store::state::{
-    forget_old, reconcile_request, request_reconcile, settle_reconcile_request, take_first,
+    RECONCILE_PROGRESS, ReconcileProgress, reconcile_request, request_reconcile, settle_reconcile_request,
 };
-use crate::store::{StoreError, Writer, set_state};
+use crate::store::{StoreError, Writer};
 use crate::wecom::api::{ApiObserver, Client, clock};
 
-/// It is not looked for wishes and triggers more often than this.
+/// Minimum interval between checks for triggers.
 const LOOKS_APART: Duration = Duration::from_secs(1);
+/// Interval of the progress that clients see.
+const LIVE_EVERY: Duration = Duration::from_millis(200);
 /// After trouble with the database.
 const TRY_AGAIN: Duration = Duration::from_secs(2);
 /// How long a commit may take.
@@ -50,38 +52,6 @@ const LOG_EVERY: Duration = Duration::from_secs(30);
 const SHOW_EVERY: Duration = Duration::from_secs(1);
 /// Members that are made due again at a time.
 const BATCH: usize = 2000;
-
-/// Wishes and reports in `daemon_state`, with an id of the asker's behind.
-pub const WISH: &str = "reconcile_wish:";
-/// See [`WISH`].
-pub const REPORT: &str = "reconcile_report:";
-/// Where it shows how far it is.
-pub const PROGRESS: &str = "reconcile_progress";
-
-/// What somebody wants.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Wish {
-    /// Only the plan.
-    pub dry_run: bool,
-    /// So many deletions, and no more.
-    pub allow_deletes: Option<usize>,
-}
-
-impl Wish {
-    /// As it is left in the database.
-    #[must_use]
-    pub fn to_json(self) -> Json {
-        json!({"dry_run": self.dry_run, "allow_deletes": self.allow_deletes})
-    }
-
-    fn from_json(json: &Json) -> Self {
-        let allow = json.get("allow_deletes").and_then(Json::as_u64);
-        Self {
-            dry_run: json.get("dry_run").and_then(Json::as_bool).unwrap_or(true),
-            allow_deletes: allow.and_then(|n| usize::try_from(n).ok()),
-        }
-    }
-}
 
 /// What makes comparisons.
 pub struct Reconciler {
@@ -155,25 +125,16 @@ impl Reconciler {
             }
             done?;
         }
-        // Asking first keeps an idle daemon from writing.
-        let has_wish = self
-            .reader
-            .prepare_cached("SELECT 1 FROM daemon_state WHERE substr(name, 1, length(?1)) = ?1")?
-            .exists([WISH])?;
-        if has_wish {
-            let wish = self.writer.run(PATIENCE, |connection| take_first(connection, WISH))?;
-            if let Some((id, wish)) = wish {
-                let wish = Wish::from_json(&wish);
-                let report = self.compare(wish, "the reconcile command")?;
-                *failures = 0;
-                *deletions_held |= report.deletions_held;
-                let json = report.to_json(wish.dry_run);
-                self.writer.run(PATIENCE, move |connection| {
-                    forget_old(connection, REPORT, clock())?;
-                    set_state(connection, &format!("{REPORT}{id}"), clock(), Some(&json))
-                })?;
-                return Ok(Duration::ZERO);
-            }
+        if let Some(command) = self.triggers.next_command() {
+            let report = self.compare(command.request, "the reconcile command", Some(&command));
+            let update = match &report {
+                Ok(report) => ReconcileUpdate::Report(report.to_json(command.request.dry_run)),
+                Err(error) => ReconcileUpdate::Failed(format!("the comparison failed: {error}")),
+            };
+            (command.update)(update);
+            *deletions_held |= report?.deletions_held;
+            *failures = 0;
+            return Ok(Duration::ZERO);
         }
         if !self.settings.enabled {
             return Ok(self.look_again);
@@ -185,54 +146,70 @@ impl Reconciler {
             last_ended: last.and_then(|last| last.finished_at),
             last_done: done.as_ref().and_then(|done| done.finished_at),
             failures: *failures,
-            requested_at: due.as_ref().map(|(at, _)| *at),
+            requested_at: due.as_ref().map(|due| UnixSeconds(due.since)),
         };
         let next = schedule::next(situation, self.settings.every, now);
         if next > now {
             let left = Duration::from_secs(u64::try_from(next.since(now)).unwrap_or(u64::MAX));
             return Ok(left.min(self.look_again));
         }
-        let why = due.as_ref().and_then(|(_, why)| why.get("reason")).and_then(Json::as_str);
+        let why = due.as_ref().map(|due| due.reason.as_str());
         let why = why.unwrap_or(if done.is_none() { "first fill" } else { "it is time" });
-        let report = self.compare(Wish::default(), why)?;
+        let report = self.compare(ReconcileRequest::default(), why, None)?;
         *deletions_held = report.deletions_held;
         *failures = if report.outcome == ReconcileOutcome::Failed { failures.saturating_add(1) } else { 0 };
         Ok(Duration::ZERO)
     }
 
-    fn compare(&self, wish: Wish, reason: &str) -> Result<Report, StoreError> {
-        log::info!("comparing with WeCom: {reason}{}", if wish.dry_run { ", dry run" } else { "" });
-        let shown = Cell::new(None::<Instant>);
-        let logged = Cell::new(Instant::now());
-        let tell = |progress: Progress| {
+    fn compare(
+        &self,
+        request: ReconcileRequest,
+        reason: &str,
+        command: Option<&ReconcileCommand>,
+    ) -> Result<Report, StoreError> {
+        log::info!("comparing with WeCom: {reason}{}", if request.dry_run { ", dry run" } else { "" });
+        let (live, shown) = (Cell::new(None::<Instant>), Cell::new(None::<Instant>));
+        let logged = Cell::new(Some(Instant::now()));
+        let progress = |progress: ReconcileProgress| {
             let now = Instant::now();
-            if shown.get().is_none_or(|last| now.duration_since(last) >= SHOW_EVERY) {
-                shown.set(Some(now));
-                self.show(Some(progress));
-                self.members_may_be_due();
+            let is_time = |last: &Cell<Option<Instant>>, interval| {
+                let is_time = last.get().is_none_or(|last| now.duration_since(last) >= interval);
+                if is_time {
+                    last.set(Some(now));
+                }
+                is_time
+            };
+            if is_time(&live, LIVE_EVERY) {
+                if let Some(command) = command {
+                    (command.update)(ReconcileUpdate::Progress(progress.clone()));
+                }
+                self.triggers.show(&progress);
             }
-            if now.duration_since(logged.get()) >= LOG_EVERY {
-                logged.set(now);
+            if is_time(&logged, LOG_EVERY) {
                 let of = progress.of.map_or_else(String::new, |of| format!(" of {of}"));
                 log::info!("comparing with WeCom: {}, {}{of}", progress.phase, progress.done);
+            }
+            if is_time(&shown, SHOW_EVERY) {
+                self.show(Some(progress));
+                self.members_may_be_due();
             }
         };
         let engine = Engine {
             client: &*self.client,
             reader: &self.reader,
-            writer: (!wish.dry_run).then_some(&self.writer),
+            writer: (!request.dry_run).then_some(&self.writer),
             shutdown: &self.shutdown,
-            guard: Guard { percent: self.settings.max_delete_percent, allowed: wish.allow_deletes },
-            tell: &tell,
+            guard: Guard { percent: self.settings.max_delete_percent, allowed: request.allow_deletes },
+            progress: &progress,
         };
         let report = compare(&engine, reason);
         self.show(None);
         let report = report?;
         self.members_may_be_due();
-        if let Some(details) = self.details.as_ref().filter(|_| !wish.dry_run) {
+        if let Some(details) = self.details.as_ref().filter(|_| !request.dry_run) {
             details.compared();
         }
-        say(&report, wish);
+        say(&report, request);
         Ok(report)
     }
 
@@ -242,12 +219,14 @@ impl Reconciler {
         }
     }
 
-    /// Shows how far it is, for `status` and the command that waits.
-    fn show(&self, progress: Option<Progress>) {
-        let json = progress.map(|p| json!({"phase": p.phase, "done": p.done, "of": p.of}));
+    /// Writes the progress to the database, for `status`.
+    fn show(&self, progress: Option<ReconcileProgress>) {
         self.writer.submit(
             Instant::now() + PATIENCE,
-            move |connection| set_state(connection, PROGRESS, clock(), json.as_ref()),
+            move |connection| match &progress {
+                Some(progress) => RECONCILE_PROGRESS.set(connection, clock(), progress),
+                None => RECONCILE_PROGRESS.remove(connection),
+            },
             |written| {
                 if let Err(error) = written {
                     log::debug!("progress could not be shown: {error}");
@@ -293,7 +272,7 @@ fn wait_for_another_second<L: ApiObserver>(engine: &Engine<'_, L>) -> Result<(),
     Ok(())
 }
 
-fn say(report: &Report, wish: Wish) {
+fn say(report: &Report, request: ReconcileRequest) {
     let level = match report.outcome {
         ReconcileOutcome::Blocked => log::Level::Error,
         ReconcileOutcome::Failed | ReconcileOutcome::Partial => log::Level::Warn,
@@ -301,7 +280,7 @@ fn say(report: &Report, wish: Wish) {
     };
     let (note, effect) = (report.note(), report.effect);
     let colon = if note.is_empty() { "" } else { ": " };
-    let done = if wish.dry_run {
+    let done = if request.dry_run {
         "nothing written".to_owned()
     } else {
         format!("created={} updated={} deleted={}", effect.created, effect.updated, effect.deleted)

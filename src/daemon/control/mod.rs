@@ -1,0 +1,367 @@
+//! The control socket: commands wake the converter, request comparisons, and follow changes through it.
+//!
+//! One thread serves all clients by readiness and sleeps while none of them acts. Clients cannot exhaust it: their
+//! number, the length of a request and the time for it are bounded, and output is skipped for a client that does not
+//! read.
+
+mod client;
+mod connection;
+mod protocol;
+mod socket;
+
+use std::collections::HashMap;
+use std::io::{self, ErrorKind, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering::SeqCst};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use log::LevelFilter;
+use mio::net::{UnixListener, UnixStream};
+use mio::{Events, Interest, Poll, Token, Waker};
+use rustix::net::sockopt::socket_peercred;
+
+pub use client::ControlClient;
+use connection::{Connection, Input, MAX_REQUEST, Phase};
+pub use protocol::{Request, Response};
+use socket::ControlSocket;
+
+use super::converter::Converter;
+use super::log_limiter::LogLimiter;
+use super::metrics::Metrics;
+use super::reconciler::triggers::{ReconcileCommand, ReconcileTriggers, ReconcileUpdate};
+use crate::store::epoch::last_change;
+use crate::store::writer::Committed;
+
+/// Clients at a time.
+const MAX_CONNECTIONS: usize = 16;
+/// Clients that may stay subscribed to changes; the others are left to short requests.
+const MAX_FOLLOWERS: usize = 12;
+/// Wait after `accept` failed, as the system has no descriptor left.
+const ACCEPT_AGAIN: Duration = Duration::from_secs(1);
+
+const LISTENER: Token = Token(0);
+const WAKER: Token = Token(1);
+const FIRST_CLIENT: usize = 2;
+
+/// What other threads share with the control thread.
+struct Shared {
+    waker: Waker,
+    followers: AtomicUsize,
+    last_change: AtomicI64,
+    stopping: AtomicBool,
+}
+
+impl Shared {
+    fn wake(&self) {
+        if let Err(error) = self.waker.wake() {
+            log::error!("control: the thread cannot be woken: {error}");
+        }
+    }
+}
+
+/// The bound socket, before the parts that it controls run.
+pub struct ControlEndpoint {
+    socket: ControlSocket,
+    poll: Poll,
+    shared: Arc<Shared>,
+}
+
+/// The parts that requests are for.
+pub struct Controlled {
+    /// `None`: nothing is converted.
+    pub converter: Option<Arc<Converter>>,
+    /// `None`: there is no secret to compare with.
+    pub reconciles: Option<Arc<ReconcileTriggers>>,
+    /// Lists the pauses.
+    pub metrics: Arc<Metrics>,
+}
+
+impl ControlEndpoint {
+    /// Binds the socket of this database, whose lock the caller holds; `None` if no place for it is usable.
+    pub fn bind(database: &Path) -> io::Result<Option<Self>> {
+        let Some(socket) = ControlSocket::bind(database) else { return Ok(None) };
+        let poll = Poll::new()?;
+        let waker = Waker::new(poll.registry(), WAKER)?;
+        let (followers, last_change, stopping) = Default::default();
+        Ok(Some(Self { socket, poll, shared: Arc::new(Shared { waker, followers, last_change, stopping }) }))
+    }
+
+    /// Absolute path of the socket.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        self.socket.path()
+    }
+
+    /// Notifies subscribers of changes; for the writer.
+    #[must_use]
+    pub fn commit_observer(&self) -> Committed {
+        let shared = Arc::clone(&self.shared);
+        Box::new(move |connection| {
+            if shared.followers.load(SeqCst) == 0 {
+                return;
+            }
+            match last_change(connection) {
+                Ok(last) if shared.last_change.swap(last, SeqCst) == last => {}
+                Ok(_) => shared.wake(),
+                Err(error) => log::debug!("control: the last change cannot be read: {error}"),
+            }
+        })
+    }
+
+    /// Starts the thread `control`.
+    pub fn start(self, controlled: Controlled) -> io::Result<Control> {
+        let shared = Arc::clone(&self.shared);
+        let listener = UnixListener::from_std(self.socket.listener.try_clone()?);
+        let (responses, waiting) = channel();
+        let mut server = Server {
+            _socket: self.socket,
+            listener,
+            poll: self.poll,
+            shared: self.shared,
+            controlled,
+            clients: HashMap::new(),
+            next_token: FIRST_CLIENT,
+            responses,
+            waiting,
+            announced: 0,
+            accept_again: None,
+            accept_errors: LogLimiter::default(),
+        };
+        server.poll.registry().register(&mut server.listener, LISTENER, Interest::READABLE)?;
+        let thread = std::thread::Builder::new().name("control".into()).spawn(move || server.run())?;
+        Ok(Control { shared, thread })
+    }
+}
+
+/// The running control thread.
+pub struct Control {
+    shared: Arc<Shared>,
+    thread: JoinHandle<()>,
+}
+
+impl Control {
+    /// Closes all connections, removes the socket and ends the thread.
+    pub fn stop(self) {
+        self.shared.stopping.store(true, SeqCst);
+        self.shared.wake();
+        if self.thread.join().is_err() {
+            log::error!("the control thread ended in a panic; please report this");
+        }
+    }
+}
+
+/// A response from another thread.
+struct Queued {
+    client: Token,
+    response: Response,
+    last: bool,
+}
+
+struct Server {
+    _socket: ControlSocket,
+    listener: UnixListener,
+    poll: Poll,
+    shared: Arc<Shared>,
+    controlled: Controlled,
+    clients: HashMap<Token, Connection>,
+    /// Tokens are not reused, so a late response reaches no other client.
+    next_token: usize,
+    responses: Sender<Queued>,
+    waiting: Receiver<Queued>,
+    /// The last change that subscribers were told.
+    announced: i64,
+    accept_again: Option<Instant>,
+    accept_errors: LogLimiter,
+}
+
+impl Server {
+    fn run(mut self) {
+        let mut events = Events::with_capacity(MAX_CONNECTIONS + 2);
+        loop {
+            let deadlines = self.clients.values().filter_map(Connection::deadline);
+            let next = deadlines.chain(self.accept_again).min();
+            let timeout = next.map(|at| at.saturating_duration_since(Instant::now()));
+            match self.poll.poll(&mut events, timeout) {
+                Err(error) if error.kind() != ErrorKind::Interrupted => {
+                    return log::error!(
+                        "control: poll: {error}; commands do not reach the daemon until its restart"
+                    );
+                }
+                _ => {}
+            }
+            if self.shared.stopping.load(SeqCst) {
+                return;
+            }
+            let now = Instant::now();
+            for event in &events {
+                match event.token() {
+                    LISTENER => self.accept(now),
+                    WAKER => {}
+                    client => self.serve(client, now),
+                }
+            }
+            if self.accept_again.is_some_and(|at| at <= now) {
+                self.accept(now);
+            }
+            self.deliver(now);
+            self.announce_changes(now);
+            self.clients.retain(|_, client| client.deadline().is_none_or(|at| at > now));
+            let followers = self.clients.values().filter(|client| client.phase == Phase::Follow).count();
+            self.shared.followers.store(followers, SeqCst);
+        }
+    }
+
+    fn accept(&mut self, now: Instant) {
+        self.accept_again = None;
+        loop {
+            match self.listener.accept() {
+                Ok((stream, _)) => self.admit(stream, now),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::ConnectionAborted) => {}
+                Err(error) => {
+                    if let Some(more) = self.accept_errors.tell(now) {
+                        log::warn!("control: accept: {error} more_since_last={more}");
+                    }
+                    // mio does not report again what waits already.
+                    self.accept_again = Some(now + ACCEPT_AGAIN);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn admit(&mut self, mut stream: UnixStream, now: Instant) {
+        if self.clients.len() >= MAX_CONNECTIONS {
+            let _ = stream.write_all(b"{\"error\":\"too many connections to the daemon; try again\"}\n");
+            return;
+        }
+        let uid = socket_peercred(&stream).ok().map(|peer| peer.uid.as_raw());
+        let token = Token(self.next_token);
+        self.next_token += 1;
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        if let Err(error) = self.poll.registry().register(&mut stream, token, interest) {
+            return log::warn!("control: a client cannot be served: {error}");
+        }
+        self.clients.insert(token, Connection::new(stream, uid, now));
+    }
+
+    fn serve(&mut self, token: Token, now: Instant) {
+        let Some(mut client) = self.clients.remove(&token) else { return };
+        let mut input = client.read();
+        if matches!(input, Input::Line(_) | Input::Invalid) {
+            match &input {
+                Input::Line(line) => self.handle(line, token, &mut client),
+                _ => {
+                    let what = format!("a request is one line of at most {MAX_REQUEST} bytes");
+                    client.respond(&Response::Error(what), true);
+                }
+            }
+            // The client may be gone already; that is reported only once.
+            input = client.read();
+        }
+        if client.write(now) && (input == Input::Incomplete || client.phase == Phase::Close) {
+            self.clients.insert(token, client);
+        }
+    }
+
+    fn handle(&self, line: &[u8], token: Token, client: &mut Connection) {
+        let request: Request = match serde_json::from_slice(line) {
+            Ok(request) => request,
+            Err(error) => return client.respond(&Response::Error(format!("not a request: {error}")), true),
+        };
+        let is_trusted = client.uid.is_some_and(|uid| uid == 0 || uid == rustix::process::geteuid().as_raw());
+        if request.is_privileged() && !is_trusted {
+            let what = "only root and the daemon's user may send this request";
+            return client.respond(&Response::Error(what.into()), true);
+        }
+        match request {
+            Request::Retry => {
+                if let Some(converter) = &self.controlled.converter {
+                    converter.look();
+                }
+                client.respond(&Response::Done, true);
+            }
+            Request::Pauses => client.respond(&Response::Pauses(self.controlled.metrics.pauses()), true),
+            Request::LogLevel { set } => client.respond(&log_level(set.as_deref()), true),
+            Request::Changes => {
+                let followers = self.clients.values().filter(|other| other.phase == Phase::Follow).count();
+                if followers >= MAX_FOLLOWERS {
+                    let what = format!("{MAX_FOLLOWERS} clients follow the changes already");
+                    return client.respond(&Response::Error(what), true);
+                }
+                client.phase = Phase::Follow;
+                // From now on commits are observed; what was committed before is in the database for the client.
+                self.shared.followers.fetch_add(1, SeqCst);
+                client.respond(&Response::Changes(0), false);
+            }
+            Request::Reconcile(request) => {
+                let Some(reconciles) = &self.controlled.reconciles else {
+                    let what =
+                        "this daemon was started without contacts_secret; restart the daemon to compare";
+                    return client.respond(&Response::Error(what.into()), true);
+                };
+                client.phase = Phase::Reconcile;
+                client.respond(&Response::Accepted, false);
+                let (responses, shared) = (self.responses.clone(), Arc::clone(&self.shared));
+                let update = move |update: ReconcileUpdate| {
+                    let (response, last) = match update {
+                        ReconcileUpdate::Progress(progress) => (Response::Progress(progress), false),
+                        ReconcileUpdate::Report(report) => (Response::Report(report), true),
+                        ReconcileUpdate::Failed(what) => (Response::Error(what), true),
+                    };
+                    if responses.send(Queued { client: token, response, last }).is_ok() {
+                        shared.wake();
+                    }
+                };
+                let requested_by = Arc::downgrade(&client.alive);
+                reconciles.enqueue(ReconcileCommand { request, update: Box::new(update), requested_by });
+            }
+        }
+    }
+
+    /// Sends the responses of other threads.
+    fn deliver(&mut self, now: Instant) {
+        while let Ok(Queued { client: token, response, last }) = self.waiting.try_recv() {
+            let Some(client) = self.clients.get_mut(&token) else { continue };
+            if last || !client.is_behind() {
+                client.respond(&response, last);
+            }
+            if !client.write(now) {
+                self.clients.remove(&token);
+            }
+        }
+    }
+
+    fn announce_changes(&mut self, now: Instant) {
+        let last = self.shared.last_change.load(SeqCst);
+        if std::mem::replace(&mut self.announced, last) == last {
+            return;
+        }
+        self.clients.retain(|_, client| {
+            if client.phase != Phase::Follow {
+                return true;
+            }
+            // A client that has not taken the last notice yet will see this change, too.
+            if !client.is_behind() {
+                client.respond(&Response::Changes(last), false);
+            }
+            client.write(now)
+        });
+    }
+}
+
+/// Sets the log level, if one is given.
+fn log_level(set: Option<&str>) -> Response {
+    if let Some(text) = set {
+        let Ok(level) = text.parse::<LevelFilter>() else {
+            return Response::Error("the log level is off, error, warn, info, debug or trace".into());
+        };
+        log::info!("log level set to {level} until the next restart");
+        log::set_max_level(level);
+    }
+    Response::LogLevel(log::max_level().as_str().to_lowercase())
+}
