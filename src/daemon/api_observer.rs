@@ -3,12 +3,19 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::StartError;
+use super::clock_reporter::ClockReporter;
 use super::metrics::Metrics;
-use crate::store::openids::{ApiCall, record_api_call};
+use crate::config::{Config, Secret};
+use crate::shutdown::Shutdown;
+use crate::store::openids::{ApiCall, recent_api_calls, record_api_call};
 use crate::store::state::{PAUSES, PauseState};
 use crate::store::{StoreError, Writer};
 use crate::wecom::api::circuit_breaker::{Pause, Scope};
-use crate::wecom::api::{ApiObserver, Record, clock};
+use crate::wecom::api::network::Network;
+use crate::wecom::api::{Api, ApiObserver, Client, Record, Settings, clock};
+use crate::wecom::clock::SharedClock;
+use crate::wecom::redact::{Redactor, secrets_of_url};
 
 /// How long a record may wait for the database; it is dropped then.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -81,6 +88,54 @@ impl ApiObserver for ApiRecorder {
             not_written("the pauses"),
         );
     }
+}
+
+/// The client of WeCom's API, as configured. [`StartError::Config`]: the proxy is not usable.
+pub fn client(
+    config: &Config,
+    writer: &Writer,
+    metrics: &Arc<Metrics>,
+    shutdown: &Shutdown,
+) -> Result<Client<ApiRecorder>, StartError> {
+    let proxy = config.wecom.chosen_proxy(|name| std::env::var(name).ok()).map_err(StartError::Config)?;
+    let proxy = proxy.as_ref().map(|proxy| proxy.url.expose());
+    let authorities = config.wecom.ca_file.as_ref().map_or_else(Vec::new, |file| file.certificates.clone());
+    let network = Network::new(&config.wecom.api_base, proxy, authorities);
+    let secrets = config.secrets().into_iter().chain(proxy.iter().flat_map(|url| secrets_of_url(url)));
+    let text = |secret: &Option<Secret>| secret.as_ref().map(|secret| secret.expose().to_owned());
+    let settings = Settings {
+        api_base: config.wecom.api_base.clone(),
+        network: network.map_err(|what| StartError::Config(format!("the proxy {what}")))?,
+        corp_id: config.wecom.corp_id.clone(),
+        app_secret: text(&config.wecom.app_secret),
+        contacts_secret: text(&config.wecom.contacts_secret),
+        redactor: Redactor::new(secrets),
+        timeout: config.wecom.timeout,
+        calls_per_minute: config.wecom.calls_per_minute,
+        clock: reported_clock(writer),
+    };
+    let recorder = ApiRecorder { writer: writer.clone(), metrics: Arc::clone(metrics) };
+    let client = Client::new(settings, recorder, shutdown.clone());
+    client.called_before(called_before(writer));
+    Ok(client)
+}
+
+/// The estimate of WeCom's clock, reported when it changes.
+fn reported_clock(writer: &Writer) -> SharedClock {
+    let reporter = ClockReporter::new(writer.clone());
+    SharedClock::new(move |estimate| reporter.report(estimate))
+}
+
+/// Calls of the last minute, which count for WeCom whoever made them.
+fn called_before(writer: &Writer) -> Vec<(Api, Duration)> {
+    let recent = writer.run(Duration::from_secs(4), |connection| recent_api_calls(connection, 61, clock()));
+    let recent = recent.unwrap_or_else(|error| {
+        log::warn!("calls of the last minute are not known: {error}");
+        Vec::new()
+    });
+    // Whole seconds are rounded down twice: rather too young than too old.
+    let ago = |seconds: i64| Duration::from_secs(u64::try_from(seconds - 1).unwrap_or(0));
+    recent.iter().filter_map(|(api, seconds)| Some((Api::of_path(api)?, ago(*seconds)))).collect()
 }
 
 fn not_written(what: &'static str) -> impl FnOnce(Result<(), StoreError>) + Send {

@@ -5,25 +5,24 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::store::Connection;
 
-use super::api_observer::ApiRecorder;
+use super::threads::Threads;
+use super::{Shared, StartError};
 use crate::directory::UserId;
 use crate::directory::openid::Backoff;
-use crate::shutdown::Shutdown;
+use crate::store::StoreError;
 use crate::store::details::{
     DetailsClaim, details_due, details_sample, move_details, record_denied, record_details,
 };
 use crate::store::observed::Effect;
 use crate::store::state::{DETAILS_DENIED, DRIFT, Drift};
-use crate::store::{StoreError, Writer};
 use crate::wecom::api::directory::{NotSeen, Seen};
 use crate::wecom::api::errcode::Reason;
 use crate::wecom::api::rate_limiter::Priority;
-use crate::wecom::api::{Client, NoAnswer, SecretKind, clock};
+use crate::wecom::api::{NoAnswer, SecretKind, clock};
 
 /// News that are so fresh are waited for: events often come in pairs, and an answer must be newer than both.
 const SETTLE: Duration = Duration::from_secs(2);
@@ -63,6 +62,22 @@ pub struct DetailsWorker {
 }
 
 impl DetailsWorker {
+    /// Starts the thread; `None` if `[details] fetch` is never or no app_secret is set.
+    pub(super) fn start(
+        is_enabled: bool,
+        shared: &Shared,
+        threads: &mut Threads,
+    ) -> Result<Option<Arc<Self>>, StartError> {
+        if !is_enabled || !shared.client.has_secret(SecretKind::App) {
+            return Ok(None);
+        }
+        let details = Details { shared: shared.clone(), reader: shared.reader()? };
+        let worker = Arc::new(Self::default());
+        let waker = Arc::clone(&worker);
+        threads.spawn("details", move || details.work(&waker))?;
+        Ok(Some(worker))
+    }
+
     /// Something was said of members whose details may be due.
     pub fn wake(&self) {
         self.signal(|signals| signals.woken = true);
@@ -89,16 +104,10 @@ impl DetailsWorker {
     }
 }
 
-/// What the worker works with.
-pub struct Details {
-    /// To ask WeCom.
-    pub client: Arc<Client<ApiRecorder>>,
-    /// To write.
-    pub writer: Writer,
-    /// To look.
-    pub reader: Connection,
-    /// Ends it.
-    pub shutdown: Shutdown,
+/// The thread's own state.
+struct Details {
+    shared: Shared,
+    reader: Connection,
 }
 
 /// Why the round ends.
@@ -181,17 +190,6 @@ impl Waiting {
 }
 
 impl Details {
-    /// Starts the thread.
-    ///
-    /// # Errors
-    /// If no thread can be had.
-    pub fn start(self) -> std::io::Result<(Arc<DetailsWorker>, JoinHandle<()>)> {
-        let worker = Arc::new(DetailsWorker::default());
-        let waker = Arc::clone(&worker);
-        let thread = std::thread::Builder::new().name("details".into()).spawn(move || self.work(&waker))?;
-        Ok((worker, thread))
-    }
-
     fn work(&self, worker: &DetailsWorker) {
         let mut waiting = Waiting::default();
         // Whoever restarts has usually just mended something.
@@ -204,7 +202,7 @@ impl Details {
             };
             let signals = worker.wait(wait);
             try_denied = signals.compared;
-            if self.shutdown.sleep(if signals.woken { SETTLE } else { Duration::ZERO }) {
+            if self.shared.shutdown.sleep(if signals.woken { SETTLE } else { Duration::ZERO }) {
                 return;
             }
         }
@@ -213,7 +211,9 @@ impl Details {
     /// Asks for everybody who is due, and takes the daily sample when it is time.
     fn round(&self, worker: &DetailsWorker, waiting: &mut Waiting, try_denied: bool) -> Result<(), End> {
         if try_denied && DETAILS_DENIED.get(&self.reader)?.is_some() {
-            self.writer.run(PATIENCE, |connection| move_details(connection, ("denied", "due"), "", 1))?;
+            self.shared
+                .writer
+                .run(PATIENCE, |connection| move_details(connection, ("denied", "due"), "", 1))?;
         }
         loop {
             let now = Instant::now();
@@ -234,16 +234,16 @@ impl Details {
 
     /// Asks for one member; what it came to.
     fn ask(&self, asked: &DetailsClaim, priority: Priority, waiting: &mut Waiting) -> Result<Effect, End> {
-        if self.shutdown.is_triggered() {
+        if self.shared.shutdown.is_triggered() {
             return Err(End::Stopped);
         }
-        let answer = self.client.user_get(&asked.userid, SecretKind::App, priority);
+        let answer = self.shared.client.user_get(&asked.userid, SecretKind::App, priority);
         log::debug!("details userid={} known={}", asked.userid, answer.is_ok());
         match answer {
             Ok(Seen { what: (_, fields), at }) => {
                 waiting.remove(asked);
                 let effect = {
-                    let (asked, moment) = (asked.clone(), self.client.clock().moment());
+                    let (asked, moment) = (asked.clone(), self.shared.client.clock().moment());
                     self.write(move |connection| record_details(connection, &asked, &fields, at, moment))?
                 };
                 self.allowed_again()?;
@@ -360,11 +360,11 @@ impl Details {
         work: impl Fn(&Connection) -> crate::store::Result<T> + Send + Clone + 'static,
     ) -> Result<T, End> {
         loop {
-            match self.writer.run(PATIENCE, work.clone()) {
+            match self.shared.writer.run(PATIENCE, work.clone()) {
                 Ok(done) => return Ok(done),
                 Err(StoreError::Closed) => return Err(End::Stopped),
                 Err(error) if error.is_of_the_data() => return Err(error.into()),
-                Err(_) if self.shutdown.sleep(Duration::from_secs(1)) => return Err(End::Stopped),
+                Err(_) if self.shared.shutdown.sleep(Duration::from_secs(1)) => return Err(End::Stopped),
                 Err(_) => {}
             }
         }

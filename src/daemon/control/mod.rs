@@ -15,7 +15,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering::SeqCst};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use log::LevelFilter;
@@ -28,10 +27,10 @@ use connection::{Connection, Input, MAX_REQUEST, Phase};
 pub use protocol::{Request, Response};
 use socket::ControlSocket;
 
-use super::converter::Converter;
 use super::log_limiter::LogLimiter;
-use super::metrics::Metrics;
-use super::reconciler::triggers::{ReconcileCommand, ReconcileTriggers, ReconcileUpdate};
+use super::reconciler::triggers::{ReconcileCommand, ReconcileUpdate};
+use super::threads::Threads;
+use super::{ApiWorkers, Shared as Parts};
 use crate::store::epoch::last_change;
 use crate::store::writer::Committed;
 
@@ -47,14 +46,14 @@ const WAKER: Token = Token(1);
 const FIRST_CLIENT: usize = 2;
 
 /// What other threads share with the control thread.
-struct Shared {
+struct Signals {
     waker: Waker,
     followers: AtomicUsize,
     last_change: AtomicI64,
     stopping: AtomicBool,
 }
 
-impl Shared {
+impl Signals {
     fn wake(&self) {
         if let Err(error) = self.waker.wake() {
             log::error!("control: the thread cannot be woken: {error}");
@@ -66,17 +65,7 @@ impl Shared {
 pub struct ControlEndpoint {
     socket: ControlSocket,
     poll: Poll,
-    shared: Arc<Shared>,
-}
-
-/// The parts that requests are for.
-pub struct Controlled {
-    /// `None`: nothing is converted.
-    pub converter: Option<Arc<Converter>>,
-    /// `None`: there is no secret to compare with.
-    pub reconciles: Option<Arc<ReconcileTriggers>>,
-    /// Lists the pauses.
-    pub metrics: Arc<Metrics>,
+    signals: Arc<Signals>,
 }
 
 impl ControlEndpoint {
@@ -86,7 +75,11 @@ impl ControlEndpoint {
         let poll = Poll::new()?;
         let waker = Waker::new(poll.registry(), WAKER)?;
         let (followers, last_change, stopping) = Default::default();
-        Ok(Some(Self { socket, poll, shared: Arc::new(Shared { waker, followers, last_change, stopping }) }))
+        Ok(Some(Self {
+            socket,
+            poll,
+            signals: Arc::new(Signals { waker, followers, last_change, stopping }),
+        }))
     }
 
     /// Absolute path of the socket.
@@ -98,30 +91,32 @@ impl ControlEndpoint {
     /// Notifies subscribers of changes; for the writer.
     #[must_use]
     pub fn commit_observer(&self) -> Committed {
-        let shared = Arc::clone(&self.shared);
+        let signals = Arc::clone(&self.signals);
         Box::new(move |connection| {
-            if shared.followers.load(SeqCst) == 0 {
+            if signals.followers.load(SeqCst) == 0 {
                 return;
             }
             match last_change(connection) {
-                Ok(last) if shared.last_change.swap(last, SeqCst) == last => {}
-                Ok(_) => shared.wake(),
+                Ok(last) if signals.last_change.swap(last, SeqCst) == last => {}
+                Ok(_) => signals.wake(),
                 Err(error) => log::debug!("control: the last change cannot be read: {error}"),
             }
         })
     }
 
     /// Starts the thread `control`.
-    pub fn start(self, controlled: Controlled) -> io::Result<Control> {
-        let shared = Arc::clone(&self.shared);
+    pub(super) fn start(self, parts: &Parts, workers: &ApiWorkers, can_compare: bool) -> io::Result<Control> {
+        let signals = Arc::clone(&self.signals);
         let listener = UnixListener::from_std(self.socket.listener.try_clone()?);
         let (responses, waiting) = channel();
         let mut server = Server {
             _socket: self.socket,
             listener,
             poll: self.poll,
-            shared: self.shared,
-            controlled,
+            signals: self.signals,
+            parts: parts.clone(),
+            workers: workers.clone(),
+            can_compare,
             clients: HashMap::new(),
             next_token: FIRST_CLIENT,
             responses,
@@ -131,25 +126,24 @@ impl ControlEndpoint {
             accept_errors: LogLimiter::default(),
         };
         server.poll.registry().register(&mut server.listener, LISTENER, Interest::READABLE)?;
-        let thread = std::thread::Builder::new().name("control".into()).spawn(move || server.run())?;
-        Ok(Control { shared, thread })
+        let mut thread = Threads::default();
+        thread.spawn("control", move || server.run())?;
+        Ok(Control { signals, thread })
     }
 }
 
 /// The running control thread.
 pub struct Control {
-    shared: Arc<Shared>,
-    thread: JoinHandle<()>,
+    signals: Arc<Signals>,
+    thread: Threads,
 }
 
 impl Control {
     /// Closes all connections, removes the socket and ends the thread.
-    pub fn stop(self) {
-        self.shared.stopping.store(true, SeqCst);
-        self.shared.wake();
-        if self.thread.join().is_err() {
-            log::error!("the control thread ended in a panic; please report this");
-        }
+    pub fn stop(self, deadline: Instant) {
+        self.signals.stopping.store(true, SeqCst);
+        self.signals.wake();
+        self.thread.join_until(deadline);
     }
 }
 
@@ -164,8 +158,10 @@ struct Server {
     _socket: ControlSocket,
     listener: UnixListener,
     poll: Poll,
-    shared: Arc<Shared>,
-    controlled: Controlled,
+    signals: Arc<Signals>,
+    parts: Parts,
+    workers: ApiWorkers,
+    can_compare: bool,
     clients: HashMap<Token, Connection>,
     /// Tokens are not reused, so a late response reaches no other client.
     next_token: usize,
@@ -192,7 +188,7 @@ impl Server {
                 }
                 _ => {}
             }
-            if self.shared.stopping.load(SeqCst) {
+            if self.signals.stopping.load(SeqCst) {
                 return;
             }
             let now = Instant::now();
@@ -210,7 +206,7 @@ impl Server {
             self.announce_changes(now);
             self.clients.retain(|_, client| client.deadline().is_none_or(|at| at > now));
             let followers = self.clients.values().filter(|client| client.phase == Phase::Follow).count();
-            self.shared.followers.store(followers, SeqCst);
+            self.signals.followers.store(followers, SeqCst);
         }
     }
 
@@ -280,12 +276,12 @@ impl Server {
         }
         match request {
             Request::Retry => {
-                if let Some(converter) = &self.controlled.converter {
+                if let Some(converter) = &self.workers.converter {
                     converter.look();
                 }
                 client.respond(&Response::Done, true);
             }
-            Request::Pauses => client.respond(&Response::Pauses(self.controlled.metrics.pauses()), true),
+            Request::Pauses => client.respond(&Response::Pauses(self.parts.metrics.pauses()), true),
             Request::LogLevel { set } => client.respond(&log_level(set.as_deref()), true),
             Request::Changes => {
                 let followers = self.clients.values().filter(|other| other.phase == Phase::Follow).count();
@@ -295,18 +291,18 @@ impl Server {
                 }
                 client.phase = Phase::Follow;
                 // From now on commits are observed; what was committed before is in the database for the client.
-                self.shared.followers.fetch_add(1, SeqCst);
+                self.signals.followers.fetch_add(1, SeqCst);
                 client.respond(&Response::Changes(0), false);
             }
             Request::Reconcile(request) => {
-                let Some(reconciles) = &self.controlled.reconciles else {
+                if !self.can_compare {
                     let what =
                         "this daemon was started without contacts_secret; restart the daemon to compare";
                     return client.respond(&Response::Error(what.into()), true);
-                };
+                }
                 client.phase = Phase::Reconcile;
                 client.respond(&Response::Accepted, false);
-                let (responses, shared) = (self.responses.clone(), Arc::clone(&self.shared));
+                let (responses, signals) = (self.responses.clone(), Arc::clone(&self.signals));
                 let update = move |update: ReconcileUpdate| {
                     let (response, last) = match update {
                         ReconcileUpdate::Progress(progress) => (Response::Progress(progress), false),
@@ -314,11 +310,15 @@ impl Server {
                         ReconcileUpdate::Failed(what) => (Response::Error(what), true),
                     };
                     if responses.send(Queued { client: token, response, last }).is_ok() {
-                        shared.wake();
+                        signals.wake();
                     }
                 };
                 let requested_by = Arc::downgrade(&client.alive);
-                reconciles.enqueue(ReconcileCommand { request, update: Box::new(update), requested_by });
+                self.parts.triggers.enqueue(ReconcileCommand {
+                    request,
+                    update: Box::new(update),
+                    requested_by,
+                });
             }
         }
     }
@@ -337,7 +337,7 @@ impl Server {
     }
 
     fn announce_changes(&mut self, now: Instant) {
-        let last = self.shared.last_change.load(SeqCst);
+        let last = self.signals.last_change.load(SeqCst);
         if std::mem::replace(&mut self.announced, last) == last {
             return;
         }

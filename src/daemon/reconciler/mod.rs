@@ -10,8 +10,6 @@ pub mod triggers;
 mod write_batch;
 
 use std::cell::Cell;
-use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::store::Connection;
@@ -21,22 +19,19 @@ use schedule::Situation;
 use triggers::ReconcileUpdate;
 pub use triggers::{ReconcileCommand, ReconcileRequest};
 
-use super::api_observer::ApiRecorder;
-use super::converter::Converter;
-use super::details::DetailsWorker;
-use super::reconciler::triggers::ReconcileTriggers;
+use super::threads::Threads;
+use super::{ApiWorkers, CHECK_DATABASE, Shared, StartError};
 use crate::config;
 use crate::directory::UnixSeconds;
 use crate::directory::comparison::Guard;
-use crate::shutdown::Shutdown;
+use crate::store::StoreError;
 use crate::store::reconciles::{
     ReconcileOutcome, begin_reconcile, finish_reconcile, last_reconciles, retry_failed,
 };
 use crate::store::state::{
     RECONCILE_PROGRESS, ReconcileProgress, reconcile_request, request_reconcile, settle_reconcile_request,
 };
-use crate::store::{StoreError, Writer};
-use crate::wecom::api::{ApiObserver, Client, clock};
+use crate::wecom::api::{ApiObserver, SecretKind, clock};
 
 /// Minimum interval between checks for triggers.
 const LOOKS_APART: Duration = Duration::from_secs(1);
@@ -53,35 +48,29 @@ const SHOW_EVERY: Duration = Duration::from_secs(1);
 /// Members that are made due again at a time.
 const BATCH: usize = 2000;
 
-/// What makes comparisons.
+/// The thread that compares.
 pub struct Reconciler {
-    /// To ask WeCom.
-    pub client: Arc<Client<ApiRecorder>>,
-    /// To repair.
-    pub writer: Writer,
-    /// To look.
-    pub reader: Connection,
-    /// Ends it.
-    pub shutdown: Shutdown,
-    /// `[reconcile]`
-    pub settings: config::Reconcile,
-    /// What may have been missed; its wakeup is what this thread waits for.
-    pub triggers: Arc<ReconcileTriggers>,
-    /// Told of members that may have become due.
-    pub converter: Option<Arc<Converter>>,
-    /// Told of members that came to light.
-    pub details: Option<Arc<DetailsWorker>>,
-    /// How often the database is looked at when nothing calls: the clock may have been set.
-    pub look_again: Duration,
+    shared: Shared,
+    workers: ApiWorkers,
+    reader: Connection,
+    settings: config::Reconcile,
 }
 
 impl Reconciler {
-    /// Starts the thread.
-    ///
-    /// # Errors
-    /// If no thread can be had.
-    pub fn start(self) -> std::io::Result<JoinHandle<()>> {
-        std::thread::Builder::new().name("reconcile".into()).spawn(move || self.work())
+    /// Starts the thread; false if there is no contacts_secret, so that nothing can be compared.
+    pub(super) fn start(
+        settings: &config::Reconcile,
+        shared: &Shared,
+        workers: &ApiWorkers,
+        threads: &mut Threads,
+    ) -> Result<bool, StartError> {
+        if !shared.client.has_secret(SecretKind::Contacts) {
+            return Ok(false);
+        }
+        let (reader, settings) = (shared.reader()?, settings.clone());
+        let reconciler = Self { shared: shared.clone(), workers: workers.clone(), reader, settings };
+        threads.spawn("reconcile", move || reconciler.work())?;
+        Ok(true)
     }
 
     fn work(&self) {
@@ -93,18 +82,18 @@ impl Reconciler {
             match self.look(&mut failures, &mut deletions_held) {
                 Ok(wait) => {
                     complained = false;
-                    self.triggers.wakeup.wait(wait);
+                    self.shared.triggers.wakeup.wait(wait);
                 }
                 Err(StoreError::Closed) => return,
                 Err(error) => {
                     if !std::mem::replace(&mut complained, true) {
                         log::warn!("comparisons are put off: {error}");
                     }
-                    let _ = self.shutdown.sleep(TRY_AGAIN);
+                    let _ = self.shared.shutdown.sleep(TRY_AGAIN);
                 }
             }
             // ReconcileTriggers may come by the thousand.
-            if self.shutdown.sleep(LOOKS_APART.saturating_sub(looked.elapsed())) {
+            if self.shared.shutdown.sleep(LOOKS_APART.saturating_sub(looked.elapsed())) {
                 return;
             }
         }
@@ -112,20 +101,22 @@ impl Reconciler {
 
     /// Does what is due; when to look again.
     fn look(&self, failures: &mut u32, deletions_held: &mut bool) -> Result<Duration, StoreError> {
-        if *deletions_held && self.client.clock().estimate().contradiction.is_none() {
+        if *deletions_held && self.shared.client.clock().estimate().contradiction.is_none() {
             *deletions_held = false;
-            self.triggers.request("the clocks agree again, after deletions were held");
+            self.shared.triggers.request("the clocks agree again, after deletions were held");
         }
-        if let Some(reason) = self.triggers.take() {
+        if let Some(reason) = self.shared.triggers.take() {
             let written = reason.clone();
-            let done =
-                self.writer.run(PATIENCE, move |connection| request_reconcile(connection, &written, clock()));
+            let done = self
+                .shared
+                .writer
+                .run(PATIENCE, move |connection| request_reconcile(connection, &written, clock()));
             if done.is_err() {
-                self.triggers.request(reason);
+                self.shared.triggers.request(reason);
             }
             done?;
         }
-        if let Some(command) = self.triggers.next_command() {
+        if let Some(command) = self.shared.triggers.next_command() {
             let report = self.compare(command.request, "the reconcile command", Some(&command));
             let update = match &report {
                 Ok(report) => ReconcileUpdate::Report(report.to_json(command.request.dry_run)),
@@ -137,7 +128,7 @@ impl Reconciler {
             return Ok(Duration::ZERO);
         }
         if !self.settings.enabled {
-            return Ok(self.look_again);
+            return Ok(CHECK_DATABASE);
         }
         let now = clock();
         let (last, done) = last_reconciles(&self.reader)?;
@@ -151,7 +142,7 @@ impl Reconciler {
         let next = schedule::next(situation, self.settings.every, now);
         if next > now {
             let left = Duration::from_secs(u64::try_from(next.since(now)).unwrap_or(u64::MAX));
-            return Ok(left.min(self.look_again));
+            return Ok(left.min(CHECK_DATABASE));
         }
         let why = due.as_ref().map(|due| due.reason.as_str());
         let why = why.unwrap_or(if done.is_none() { "first fill" } else { "it is time" });
@@ -183,7 +174,7 @@ impl Reconciler {
                 if let Some(command) = command {
                     (command.update)(ReconcileUpdate::Progress(progress.clone()));
                 }
-                self.triggers.show(&progress);
+                self.shared.triggers.show(&progress);
             }
             if is_time(&logged, LOG_EVERY) {
                 let of = progress.of.map_or_else(String::new, |of| format!(" of {of}"));
@@ -195,10 +186,10 @@ impl Reconciler {
             }
         };
         let engine = Engine {
-            client: &*self.client,
+            client: &*self.shared.client,
             reader: &self.reader,
-            writer: (!request.dry_run).then_some(&self.writer),
-            shutdown: &self.shutdown,
+            writer: (!request.dry_run).then_some(&self.shared.writer),
+            shutdown: &self.shared.shutdown,
             guard: Guard { percent: self.settings.max_delete_percent, allowed: request.allow_deletes },
             progress: &progress,
         };
@@ -206,7 +197,7 @@ impl Reconciler {
         self.show(None);
         let report = report?;
         self.members_may_be_due();
-        if let Some(details) = self.details.as_ref().filter(|_| !request.dry_run) {
+        if let Some(details) = self.workers.details.as_ref().filter(|_| !request.dry_run) {
             details.compared();
         }
         say(&report, request);
@@ -214,14 +205,14 @@ impl Reconciler {
     }
 
     fn members_may_be_due(&self) {
-        if let Some(converter) = &self.converter {
+        if let Some(converter) = &self.workers.converter {
             converter.look();
         }
     }
 
     /// Writes the progress to the database, for `status`.
     fn show(&self, progress: Option<ReconcileProgress>) {
-        self.writer.submit(
+        self.shared.writer.submit(
             Instant::now() + PATIENCE,
             move |connection| match &progress {
                 Some(progress) => RECONCILE_PROGRESS.set(connection, clock(), progress),
