@@ -9,7 +9,7 @@
 //! - [`text`] escapes foreign text for terminals, logs and files.
 //! - [`config`] makes settings of an INI file, [`cli`] commands of arguments, and [`demo`] pretends to be WeCom.
 //!
-//! A callback goes from the gate ([`daemon::gate`]) through [`daemon::callback`] (signature, decryption,
+//! A callback goes from the gate ([`gate`]) through [`daemon::callbacks`] (signature, decryption,
 //! receive_id, XML) as a [`directory::Event`] to the writer ([`store::apply_event`]); after the commit the
 //! server answers `success`, and the converter wakes. ARCHITECTURE.md tells it at length.
 #![forbid(unsafe_code)]
