@@ -9,7 +9,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
-use wecom_dirsync::daemon::callback::Endpoint;
+use wecom_dirsync::daemon::callbacks::Endpoint;
 use wecom_dirsync::directory::UnixSeconds;
 use wecom_dirsync::wecom::callback::crypt::{Crypt, EncodingAesKey};
 use wecom_dirsync::wecom::callback::envelope::{Envelope, callback};

@@ -135,7 +135,7 @@ fn commits(folder: &Path, events: usize) -> f64 {
     let (writer, thread) = Writer::start(open_writer(&folder.join("alone.db"), 0o600).unwrap()).unwrap();
     let keys = crypt();
     let endpoint =
-        wecom_dirsync::daemon::callback::Endpoint { path: "/".into(), keys: vec![keys.clone()], app: false };
+        wecom_dirsync::daemon::callbacks::Endpoint { path: "/".into(), keys: vec![keys.clone()], app: false };
     let read = |n| {
         let encrypted = keys.encrypt(event(n).as_bytes(), [1; 16]).unwrap();
         let query = format!("msg_signature={}&timestamp=1&nonce=2", keys.sign("1", "2", &encrypted));

@@ -11,7 +11,7 @@
 //! - [`config`] reads the INI file into settings, [`cli`] has one file for each command, and [`demo`] is a stand-in for
 //!   WeCom.
 //!
-//! A callback goes from the gate through [`daemon::callback`] (signature, decryption, receive_id, XML) as a
+//! A callback goes from the gate through [`daemon::callbacks`] (signature, decryption, receive_id, XML) as a
 //! [`directory::Event`] to the writer ([`store::apply_event`]); after the commit the server answers `success`, and the
 //! converter wakes. ARCHITECTURE.md has the details.
 #![forbid(unsafe_code)]

@@ -713,27 +713,6 @@ fn calls_of_a_run_before_count_in_the_same_minute() {
 }
 
 #[test]
-fn a_wish_that_a_daemon_left_behind_is_not_granted_by_the_next() {
-    let mut lab = Lab::idle(quiet());
-    lab.stand_in.company(|company| (0..40).for_each(|n| company.put(user(n, &[1]))));
-    assert_eq!(outcome(&reconcile(&lab, &[])), "ok");
-    std::thread::sleep(Duration::from_millis(1100));
-    lab.stand_in.company(|company| (0..30).for_each(|n| company.dismiss(&format!("user{n:05}"))));
-    let db = Connection::open(lab.database()).unwrap();
-    db.execute(
-        "INSERT INTO daemon_state (name, at, value)
-         VALUES ('reconcile_wish:1', ?1, '{\"dry_run\":false,\"allow_deletes\":30}')",
-        [now() - 60],
-    )
-    .unwrap();
-    drop(db);
-    lab.start();
-    lab.wait_for("SELECT count(*) FROM daemon_state WHERE name LIKE 'reconcile_wish:%'", "0");
-    std::thread::sleep(Duration::from_secs(2));
-    assert_eq!(lab.value(PRESENT), "40", "nobody is waiting for it any more");
-}
-
-#[test]
 fn the_command_does_not_wait_for_ever_for_a_daemon_that_cannot_compare() {
     let lab = Lab::new(Settings { speed: 5, ..Settings::default() });
     let ini = std::fs::read_to_string(lab.ini()).unwrap();
@@ -741,7 +720,6 @@ fn the_command_does_not_wait_for_ever_for_a_daemon_that_cannot_compare() {
     let output = lab.command(&["reconcile"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("restart the daemon"), "{}", text(&output.stderr));
-    assert_eq!(lab.value("SELECT count(*) FROM daemon_state WHERE name LIKE 'reconcile_wish:%'"), "0");
 }
 
 /// Runs `reconcile` on a terminal; what the terminal got.

@@ -5,7 +5,7 @@ use aes::cipher::block_padding::NoPadding;
 use aes::cipher::{BlockModeEncrypt, KeyIvInit};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use wecom_dirsync::daemon::callback::{Endpoint, Received, Refusal};
+use wecom_dirsync::daemon::callbacks::{Endpoint, Received, Refusal};
 use wecom_dirsync::directory::UnixSeconds;
 use wecom_dirsync::directory::text::{decode, is_allowed};
 use wecom_dirsync::wecom::callback::crypt::{Crypt, EncodingAesKey};

@@ -7,16 +7,21 @@ use std::time::Duration;
 use crate::store::Connection;
 
 use super::{Failure, load};
+use crate::daemon::control::{ControlClient, Request, Response};
 use crate::store::epoch::{self, Position};
 use crate::store::file::beside;
 use crate::store::queries::{changes_since, oldest_change};
 use crate::store::{StoreError, open_reader};
 use crate::text::printable_json;
 
-/// How often the feed is looked at for more.
-const LOOK_AGAIN: Duration = Duration::from_millis(250);
-/// Failures in a row after which a follower gives up: some 10 s.
-const FAILURES: u32 = 40;
+/// Interval of checks while no daemon notifies: a follower shows each change within a second.
+const POLL: Duration = Duration::from_millis(800);
+/// Interval of checks for replaced files while the daemon notifies.
+const CHECK_FILES: Duration = Duration::from_secs(10);
+/// Time for the daemon to accept a subscription.
+const ACCEPT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Failures in a row after which a follower gives up, some 10 s.
+const FAILURES: u32 = 12;
 /// Most lines of one query.
 const BATCH: u32 = 1000;
 
@@ -42,6 +47,7 @@ pub(super) fn changes(path: Option<&Path>, since: &Position, follow: bool) -> Re
     let mut connection = Some(connection);
     let mut files = Files::of(database);
     let (mut seen_version, mut failed) = (None, 0);
+    let mut subscription = None;
     loop {
         let lines = match &connection {
             Some(connection) => next(connection, &mut last, &mut epoch, &mut seen_version),
@@ -61,18 +67,41 @@ pub(super) fn changes(path: Option<&Path>, since: &Position, follow: bool) -> Re
             Err(Failure::Store(_)) if failed < FAILURES => failed += 1,
             Err(error) => return Err(error),
         }
-        std::thread::sleep(LOOK_AGAIN);
+        if failed > 0 {
+            subscription = None;
+        }
+        wait(&mut subscription, connection.as_ref().filter(|_| failed == 0));
         if failed > 0 || connection.is_none() || !database.exists() || files.are_others() {
             files = Files::of(database);
             seen_version = None;
             // First: while one connection has the former files open, SQLite gives another one the same.
-            connection = None;
+            (connection, subscription) = (None, None);
             match wait_for(database) {
                 Ok(opened) => connection = Some(opened),
                 Err(Failure::Store(_)) if failed < FAILURES => failed += 1,
                 Err(error) => return Err(error),
             }
         }
+    }
+}
+
+/// Waits for a notice of the daemon, or for the next check. Without a subscription it tries to get one first, and
+/// returns at once then: changes may have come before it.
+fn wait(subscription: &mut Option<ControlClient>, connection: Option<&Connection>) {
+    if let Some(client) = subscription {
+        if client.receive(CHECK_FILES).is_err() {
+            *subscription = None;
+        }
+        return;
+    }
+    let subscribe = |connection| {
+        let mut client = ControlClient::request(connection, &Request::Changes).ok()?;
+        let accepted = client.receive(ACCEPT_TIMEOUT);
+        matches!(accepted, Ok(Some(Response::Changes(_)))).then_some(client)
+    };
+    *subscription = connection.and_then(subscribe);
+    if subscription.is_none() {
+        std::thread::sleep(POLL);
     }
 }
 
@@ -175,7 +204,7 @@ fn another_epoch(theirs: Option<&str>, ours: Option<&str>) -> Failure {
 fn wait_for(database: &Path) -> Result<Connection, Failure> {
     loop {
         match open_reader(database) {
-            Err(StoreError::Missing(_)) => std::thread::sleep(LOOK_AGAIN),
+            Err(StoreError::Missing(_)) => std::thread::sleep(POLL),
             opened => return Ok(opened?),
         }
     }

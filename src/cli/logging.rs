@@ -16,23 +16,22 @@ use crate::text::printable;
 
 /// Sets up the log of the whole process; once.
 pub(super) fn start(settings: &config::Log) -> Result<(), Failure> {
-    let level = settings.level;
     let timed: Option<Box<dyn SharedLogger>> = match &settings.file {
         Some(path) => {
             let file =
                 OpenOptions::new().create(true).append(true).mode(0o640).open(path).map_err(|error| {
                     Failure::Other(format!("{}: cannot write the log: {error}", path.display()))
                 })?;
-            Some(WriteLogger::new(level, with_times(), file))
+            Some(WriteLogger::new(LevelFilter::Trace, with_times(), file))
         }
         None if std::io::stderr().is_terminal() => {
-            Some(WriteLogger::new(level, with_times(), std::io::stderr()))
+            Some(WriteLogger::new(LevelFilter::Trace, with_times(), std::io::stderr()))
         }
         None => None,
     };
-    log::set_boxed_logger(Box::new(Lines { level, timed }))
-        .map_err(|error| Failure::Other(error.to_string()))?;
-    log::set_max_level(level);
+    log::set_boxed_logger(Box::new(Lines { timed })).map_err(|error| Failure::Other(error.to_string()))?;
+    // The only filter by level, because the control socket changes it.
+    log::set_max_level(settings.level);
     Ok(())
 }
 
@@ -77,14 +76,13 @@ fn with_times() -> Format {
 
 /// Drops the lines of libraries, because they may contain URLs, and with them secrets.
 struct Lines {
-    level: LevelFilter,
     /// Writes lines with times; `None`: lines for the journal.
     timed: Option<Box<dyn SharedLogger>>,
 }
 
 impl Log for Lines {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.target().starts_with("wecom_dirsync") && metadata.level() <= self.level
+        metadata.target().starts_with("wecom_dirsync") && metadata.level() <= log::max_level()
     }
 
     fn log(&self, record: &Record<'_>) {

@@ -22,7 +22,7 @@ use serde_json::Value as Json;
 
 use crate::config::{Config, ConfigError};
 use crate::daemon::StartError;
-use crate::daemon::reconciler::Wish;
+use crate::daemon::reconciler::ReconcileRequest;
 use crate::store::StoreError;
 use crate::store::epoch::Position;
 use crate::text::{printable, printable_json};
@@ -181,7 +181,8 @@ pub fn main() -> ExitCode {
         Command::Member { config, userid } => member::member(config.config.as_deref(), &userid),
         Command::Retry { config, userids, all } => retry::retry(config.config.as_deref(), &userids, all),
         Command::Reconcile { config, dry_run, allow_deletes, json } => {
-            reconcile::reconcile(config.config.as_deref(), Wish { dry_run, allow_deletes }, json)
+            let request = ReconcileRequest { dry_run, allow_deletes };
+            reconcile::reconcile(config.config.as_deref(), request, json)
         }
         Command::Changes { config, since, follow } => {
             changes::changes(config.config.as_deref(), &since, follow)

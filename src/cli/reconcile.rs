@@ -12,26 +12,31 @@ use serde_json::Value as Json;
 use super::{Failure, load, logging, print, print_json};
 use crate::config::{Config, ConfigError};
 use crate::daemon::api_observer::ApiRecorder;
+use crate::daemon::control::{ControlClient, Request, Response};
 use crate::daemon::reconciler::report::in_words;
-use crate::daemon::reconciler::{Engine, PROGRESS, Progress, REPORT, WISH, Wish, compare};
-use crate::daemon::{client, is_running, knock, lock};
+use crate::daemon::reconciler::{Engine, ReconcileRequest, compare};
+use crate::daemon::{client, is_running, lock};
 use crate::directory::comparison::Guard;
 use crate::shutdown::Shutdown;
 use crate::store::epoch::HighWaterMark;
 use crate::store::file::recognise;
-use crate::store::open::{open_beside, open_in_memory};
-use crate::store::state::take_first;
-use crate::store::{StoreError, Writer, get_state, open_reader, open_writer, set_state};
+use crate::store::open::open_in_memory;
+use crate::store::state::ReconcileProgress;
+use crate::store::{StoreError, Writer, open_reader, open_writer};
 use crate::unix_time::unix_now;
 
-/// How often it is looked for the daemon's report.
-const LOOK: Duration = Duration::from_millis(200);
-/// A daemon that shows neither progress nor a report for so long does not take the wish up.
-const TAKEN_UP: Duration = Duration::from_secs(20);
+/// Time for the daemon to accept the request.
+const ACCEPT_TIMEOUT: Duration = Duration::from_secs(20);
+/// A comparison may wait for WeCom's limits; the connection shows whether the daemon still runs.
+const REPORT_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 /// Interval of progress lines where standard error is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
-pub(super) fn reconcile(path: Option<&Path>, wish: Wish, as_json: bool) -> Result<(), Failure> {
+pub(super) fn reconcile(
+    path: Option<&Path>,
+    request: ReconcileRequest,
+    as_json: bool,
+) -> Result<(), Failure> {
     let config = load(path)?;
     if config.wecom.contacts_secret.is_none() {
         return Err(Failure::Config(ConfigError(vec![format!(
@@ -41,9 +46,9 @@ pub(super) fn reconcile(path: Option<&Path>, wish: Wish, as_json: bool) -> Resul
     }
     let shown = Shown::new();
     let report = if is_running(&config.database.path) {
-        by_the_daemon(&config, wish, &shown)?
+        by_the_daemon(&config, request, &shown)?
     } else {
-        here(&config, wish, &shown)?
+        here(&config, request, &shown)?
     };
     shown.clear();
     if as_json {
@@ -53,7 +58,7 @@ pub(super) fn reconcile(path: Option<&Path>, wish: Wish, as_json: bool) -> Resul
     }
     match report.get("outcome").and_then(Json::as_str) {
         Some("ok" | "partial") => Ok(()),
-        Some("blocked") if wish.dry_run => Ok(()),
+        Some("blocked") if request.dry_run => Ok(()),
         Some("blocked") => Err(Failure::Other(
             "deletions are blocked; the note states how many and how to allow them".into(),
         )),
@@ -61,50 +66,43 @@ pub(super) fn reconcile(path: Option<&Path>, wish: Wish, as_json: bool) -> Resul
     }
 }
 
-/// Leaves the wish for the daemon and waits for its report: only one may call WeCom at its pace.
-fn by_the_daemon(config: &Config, wish: Wish, shown: &Shown) -> Result<Json, Failure> {
-    let beside = open_beside(&config.database.path)?;
-    let id = format!("{:016x}", fastrand::u64(..));
-    set_state(&beside, &format!("{WISH}{id}"), unix_now(), Some(&wish.to_json()))?;
-    knock(&config.database.path);
-    shown.line("asked the running daemon");
-    let report = format!("{REPORT}{id}");
-    let mut sign = Instant::now();
-    let give_up = |what: &str| {
-        // Nobody waits for it any more; it must not be granted later.
-        set_state(&beside, &format!("{WISH}{id}"), unix_now(), None)?;
-        Err(Failure::Other(what.into()))
+/// Has the daemon compare, since only one process may call WeCom at its rate limit.
+fn by_the_daemon(config: &Config, request: ReconcileRequest, shown: &Shown) -> Result<Json, Failure> {
+    let database = open_reader(&config.database.path)?;
+    let unanswered = |error: std::io::Error| {
+        Failure::Other(format!(
+            "the running daemon does not answer on its control socket ({error}); only root and the daemon's user may \
+             use it; see the daemon's log"
+        ))
     };
+    let mut client = ControlClient::request(&database, &Request::Reconcile(request)).map_err(unanswered)?;
+    let mut timeout = ACCEPT_TIMEOUT;
     loop {
-        if get_state(&beside, &report)?.is_some()
-            && let Some((_, report)) = take_first(&beside, &report)?
-        {
-            return Ok(report);
+        match client.receive(timeout) {
+            Ok(Some(Response::Accepted)) => {
+                timeout = REPORT_TIMEOUT;
+                shown.line("asked the running daemon");
+            }
+            Ok(Some(Response::Progress(progress))) => shown.at(&progress),
+            Ok(Some(Response::Report(report))) => return Ok(report),
+            Ok(Some(Response::Error(what))) => return Err(Failure::Other(what)),
+            Ok(Some(_)) => {}
+            Ok(None) => return Err(unanswered(std::io::ErrorKind::TimedOut.into())),
+            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+                let what = "the daemon ended in the middle; the directory is whole, try again";
+                return Err(Failure::Other(what.into()));
+            }
+            Err(error) => return Err(unanswered(error)),
         }
-        if !is_running(&config.database.path) {
-            return give_up("the daemon ended in the middle; the directory is whole, try again");
-        }
-        if let Some((_, progress)) = get_state(&beside, PROGRESS)? {
-            sign = Instant::now();
-            let number = |key| progress.get(key).and_then(Json::as_u64).and_then(|n| usize::try_from(n).ok());
-            let phase = progress.get("phase").and_then(Json::as_str).unwrap_or("");
-            shown.at(phase, number("done").unwrap_or(0), number("of"));
-        }
-        if sign.elapsed() > TAKEN_UP {
-            return give_up(
-                "the running daemon does not take it up; if contacts_secret was set after its start, restart the daemon; else see its log",
-            );
-        }
-        std::thread::sleep(LOOK);
     }
 }
 
-fn here(config: &Config, wish: Wish, shown: &Shown) -> Result<Json, Failure> {
+fn here(config: &Config, request: ReconcileRequest, shown: &Shown) -> Result<Json, Failure> {
     logging::start(&crate::config::Log { level: LevelFilter::Warn, file: None })?;
     let path = &config.database.path;
     // No daemon may start in the middle: each would keep its own pace.
     recognise(path)?;
-    let lock = if wish.dry_run { None } else { Some(lock(path)?) };
+    let lock = if request.dry_run { None } else { Some(lock(path)?) };
     let shutdown = Shutdown::default();
     let (writer, thread) = match &lock {
         Some(lock) => {
@@ -116,23 +114,23 @@ fn here(config: &Config, wish: Wish, shown: &Shown) -> Result<Json, Failure> {
         None => Writer::start(open_in_memory()?)?,
     };
     let reader = match open_reader(path) {
-        Err(StoreError::Missing(_)) if wish.dry_run => open_in_memory()?,
+        Err(StoreError::Missing(_)) if request.dry_run => open_in_memory()?,
         reader => reader?,
     };
     let client: crate::wecom::api::Client<ApiRecorder> = client(config, &writer, &Arc::default(), &shutdown)?;
-    let tell = |progress: Progress| shown.at(progress.phase, progress.done, progress.of);
+    let progress = |progress: ReconcileProgress| shown.at(&progress);
     let engine = Engine {
         client: &client,
         reader: &reader,
-        writer: (!wish.dry_run).then_some(&writer),
+        writer: (!request.dry_run).then_some(&writer),
         shutdown: &shutdown,
-        guard: Guard { percent: config.reconcile.max_delete_percent, allowed: wish.allow_deletes },
-        tell: &tell,
+        guard: Guard { percent: config.reconcile.max_delete_percent, allowed: request.allow_deletes },
+        progress: &progress,
     };
     let report = compare(&engine, "the reconcile command");
     writer.close();
     let _ = thread.join_within(Duration::from_secs(10));
-    Ok(report?.to_json(wish.dry_run))
+    Ok(report?.to_json(request.dry_run))
 }
 
 /// Progress: a bar on a terminal, else a line every [`LINE_EVERY`].
@@ -147,7 +145,7 @@ impl Shown {
         Self { bar, last_line: std::cell::Cell::new(Instant::now()) }
     }
 
-    fn at(&self, phase: &str, done: usize, of: Option<usize>) {
+    fn at(&self, ReconcileProgress { phase, done, of }: &ReconcileProgress) {
         let Some(bar) = &self.bar else {
             if self.last_line.get().elapsed() >= LINE_EVERY {
                 self.last_line.set(Instant::now());
@@ -158,7 +156,7 @@ impl Shown {
         };
         let template = match of {
             Some(of) => {
-                bar.set_length(u64::try_from(of).unwrap_or(u64::MAX));
+                bar.set_length(u64::try_from(*of).unwrap_or(u64::MAX));
                 "{msg} [{bar:30}] {pos}/{len}, {eta} left"
             }
             None => "{spinner} {msg} {pos}",
@@ -166,8 +164,8 @@ impl Shown {
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style);
         }
-        bar.set_message(phase.to_owned());
-        bar.set_position(u64::try_from(done).unwrap_or(u64::MAX));
+        bar.set_message(phase.clone());
+        bar.set_position(u64::try_from(*done).unwrap_or(u64::MAX));
     }
 
     fn line(&self, text: &str) {

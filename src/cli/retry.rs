@@ -1,14 +1,19 @@
 //! `retry`: makes conversions due now.
 
 use std::path::Path;
+use std::time::Duration;
 
 use super::status::why_not_converting;
 use super::{Failure, load, print};
-use crate::daemon::{is_running, knock};
+use crate::daemon::control::{ControlClient, Request, Response};
+use crate::daemon::is_running;
 use crate::directory::UserId;
 use crate::store::open::{begin, open_beside};
 use crate::store::openids::{make_all_due, make_due};
 use crate::unix_time::unix_now;
+
+/// The daemon answers at once.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(super) fn retry(path: Option<&Path>, userids: &[String], all: bool) -> Result<(), Failure> {
     let config = load(path)?;
@@ -29,11 +34,15 @@ pub(super) fn retry(path: Option<&Path>, userids: &[String], all: bool) -> Resul
         userids.len() - refused.len()
     };
     transaction.commit()?;
-    knock(&config.database.path);
+    let response = ControlClient::request(&connection, &Request::Retry)
+        .and_then(|mut client| client.receive(RESPONSE_TIMEOUT));
+    let is_awake = matches!(response, Ok(Some(Response::Done)));
     let then = if let Some(why) = why_not_converting(&config) {
         format!("but nothing is converted: {why}")
-    } else if is_running(&config.database.path) {
+    } else if is_awake {
         "the daemon tries them now, unless `status` shows a pause".into()
+    } else if is_running(&config.database.path) {
+        "the daemon does not answer on its control socket; it tries them within 15 s".into()
     } else {
         "the daemon is not running; it tries them when it starts".to_owned()
     };

@@ -7,20 +7,20 @@ use crate::store::Connection;
 use crate::unix_time::unix_now;
 use serde_json::{Value as Json, json};
 
-use super::{Failure, load, print, print_json, shown};
+use super::{Failure, load, print, print_json};
 use crate::config::Config;
-use crate::daemon::clock_reporter::CLOCK;
-use crate::daemon::details::DRIFT;
 use crate::daemon::is_running;
-use crate::daemon::reconciler::PROGRESS;
 use crate::daemon::refusals::advice::remedy;
 use crate::directory::UnixSeconds;
 use crate::store::clashes;
+use crate::store::open_reader;
 use crate::store::queries::{Counts, counts, local_time};
 use crate::store::reconciles::{Reconcile, last_reconciles};
 use crate::store::refusals::{RefusalRow, refusals_since};
-use crate::store::state::reconcile_request;
-use crate::store::{get_state, open_reader};
+use crate::store::state::{
+    CLOCK, ClockState, ComparisonDue, DAEMON, DRIFT, Drift, PAUSES, PauseState, RECONCILE_PROGRESS,
+    ReconcileProgress, reconcile_request,
+};
 use crate::text::printable;
 
 /// Age of the refusals in the text output, in seconds.
@@ -35,17 +35,16 @@ pub(super) fn status(path: Option<&Path>, as_json: bool) -> Result<(), Failure> 
     let counts = counts(&connection, now)?;
     let running = is_running(&config.database.path);
     // The state that an ended daemon left behind is obsolete.
-    let said = |name| if running { get_state(&connection, name) } else { Ok(None) };
-    let daemon = said("daemon")?;
-    let pauses = said("pauses")?.map_or_else(|| json!([]), |(_, pauses)| pauses);
+    let daemon = DAEMON.get(&connection)?.filter(|_| running);
+    let pauses = PAUSES.get(&connection)?.filter(|_| running).map_or_else(Vec::new, |(_, pauses)| pauses);
     let epoch = crate::store::epoch::epoch(&connection)?;
     let openid_clashes = clashes::clashes(&connection)?;
-    let clock_estimate = said(CLOCK)?.map_or(Json::Null, |(_, estimate)| estimate);
+    let clock_estimate = CLOCK.get(&connection)?.filter(|_| running).map(|(_, estimate)| estimate);
     let comparison = Comparison::read(&connection, &config)?;
     if as_json {
         let object = json!({
             "running": running,
-            "pid": daemon.as_ref().and_then(|(_, d)| d.get("pid").cloned()),
+            "pid": daemon.as_ref().map(|(_, daemon)| daemon.pid),
             "started_at": daemon.as_ref().map(|(at, _)| at.0),
             "database": config.database.path.display().to_string(),
             "members": {
@@ -83,13 +82,11 @@ pub(super) fn status(path: Option<&Path>, as_json: bool) -> Result<(), Failure> 
             None => "never".into(),
         })
     };
-    let pauses = shown(&pauses);
     let mut text = String::new();
     let _ = writeln!(text, "database       {}", printable(&config.database.path.display().to_string()));
     let _ = match &daemon {
         Some((at, daemon)) => {
-            let pid = daemon.get("pid").cloned().unwrap_or_default();
-            writeln!(text, "daemon         running since {}, pid {pid}", when(Some(*at))?)
+            writeln!(text, "daemon         running since {}, pid {}", when(Some(*at))?, daemon.pid)
         }
         None if running => writeln!(text, "daemon         running"),
         None => writeln!(text, "daemon         not running; callbacks are not answered"),
@@ -115,7 +112,7 @@ pub(super) fn status(path: Option<&Path>, as_json: bool) -> Result<(), Failure> 
             "               one is wrong, or one person has two userids: remove one in WeCom's admin console"
         );
     }
-    if let Some(line) = clock_line(&clock_estimate) {
+    if let Some(line) = clock_estimate.as_ref().map(clock_line) {
         let _ = writeln!(text, "clock          {line}");
     }
     if let Some(why) = why_not_converting(&config) {
@@ -126,20 +123,12 @@ pub(super) fn status(path: Option<&Path>, as_json: bool) -> Result<(), Failure> 
         let _ = writeln!(text, "details        {due} due, {denied} denied by WeCom");
     }
     comparison.write(&mut text, when)?;
-    for pause in pauses.as_array().into_iter().flatten() {
-        let word = |key: &str| pause.get(key).and_then(Json::as_str).unwrap_or("");
-        let until = pause.get("until").and_then(Json::as_i64).map(UnixSeconds);
-        let errcode = pause.get("errcode").and_then(Json::as_i64).map(|code| format!("errcode {code}, "));
-        let _ = writeln!(
-            text,
-            "PAUSED         {} ({}): {}{}",
-            word("what"),
-            word("reason"),
-            errcode.unwrap_or_default(),
-            word("errmsg")
-        );
-        let _ = writeln!(text, "               {}", word("advice"));
-        let _ = writeln!(text, "               tried again {}", when(until)?);
+    for PauseState { what, reason, errcode, errmsg, until, advice, .. } in &pauses {
+        let errcode = errcode.map(|code| format!("errcode {code}, ")).unwrap_or_default();
+        let line = format!("{what} ({reason}): {errcode}{errmsg}");
+        let _ = writeln!(text, "PAUSED         {}", printable(&line));
+        let _ = writeln!(text, "               {}", printable(advice));
+        let _ = writeln!(text, "               tried again {}", when(Some(UnixSeconds(*until)))?);
     }
     for row in refusals_since(&connection, now.plus(-DAY))? {
         let RefusalRow { cause, path, last_at, count, last_client, .. } = row;
@@ -151,17 +140,16 @@ pub(super) fn status(path: Option<&Path>, as_json: bool) -> Result<(), Failure> 
 }
 
 /// The offset of WeCom's clock from this machine's, with a remedy where one is needed.
-fn clock_line(estimate: &Json) -> Option<String> {
-    let offset = estimate.get("offset_seconds").and_then(Json::as_i64)?;
-    let agreement = estimate.get("agreement").and_then(Json::as_str).unwrap_or("");
-    if let Some(seconds) = estimate.get("date_contradicts_by").and_then(Json::as_i64) {
-        return Some(format!(
+fn clock_line(estimate: &ClockState) -> String {
+    let ClockState { offset_seconds: offset, agreement, date_contradicts_by } = estimate;
+    if let Some(seconds) = date_contradicts_by {
+        return format!(
             "the Date of WeCom's responses differs by {seconds} s, and no event confirms it; deletions by comparisons are held: \
              check this machine's clock (NTP), and the gateways and caches in front of api_base"
-        ));
+        );
     }
     let advice = if offset.abs() > 60 { "; synchronise this machine's clock (NTP)" } else { "" };
-    Some(format!("WeCom's clock is {offset:+} s from this machine's ({agreement}){advice}"))
+    format!("WeCom's clock is {offset:+} s from this machine's ({}){advice}", printable(agreement))
 }
 
 fn paths(config: &Config) -> Vec<String> {
@@ -188,9 +176,9 @@ fn refusals_json(rows: &[RefusalRow], paths: &[String]) -> Json {
 struct Comparison {
     off: Option<&'static str>,
     last: Option<Reconcile>,
-    due: Option<(UnixSeconds, Json)>,
-    progress: Option<Json>,
-    drift: Option<(UnixSeconds, Json)>,
+    due: Option<ComparisonDue>,
+    progress: Option<ReconcileProgress>,
+    drift: Option<(UnixSeconds, Drift)>,
 }
 
 impl Comparison {
@@ -204,8 +192,8 @@ impl Comparison {
             off,
             last: last_reconciles(connection)?.0,
             due: reconcile_request(connection)?,
-            progress: get_state(connection, PROGRESS)?.map(|(_, progress)| progress),
-            drift: get_state(connection, DRIFT)?,
+            progress: RECONCILE_PROGRESS.get(connection)?.map(|(_, progress)| progress),
+            drift: DRIFT.get(connection)?,
         })
     }
 
@@ -226,7 +214,7 @@ impl Comparison {
         json!({
             "off": self.off,
             "last": last,
-            "due": self.due.as_ref().map(|(at, why)| json!({"since": at.0, "reason": why.get("reason")})),
+            "due": self.due.as_ref().map(|due| json!({"since": due.since, "reason": due.reason})),
             "progress": self.progress,
             "drift": self.drift.as_ref().map(|(at, drift)| json!({"at": at.0, "found": drift})),
         })
@@ -237,10 +225,6 @@ impl Comparison {
         text: &mut String,
         when: impl Fn(Option<UnixSeconds>) -> Result<String, Failure>,
     ) -> Result<(), Failure> {
-        let word = |json: &Json, key: &str| {
-            printable(json.get(key).and_then(Json::as_str).unwrap_or("")).into_owned()
-        };
-        let number = |json: &Json, key: &str| json.get(key).and_then(Json::as_u64).unwrap_or(0);
         if let Some(off) = self.off {
             let _ = writeln!(text, "comparison     off: {off}");
         }
@@ -255,16 +239,15 @@ impl Comparison {
                 let _ = writeln!(text, "               {}", printable(&last.note));
             }
         }
-        if let Some(progress) = &self.progress {
-            let of = progress.get("of").and_then(Json::as_u64).map(|of| format!(" of {of}"));
-            let (phase, done) = (word(progress, "phase"), number(progress, "done"));
-            let _ = writeln!(text, "               {phase}: {done}{}", of.unwrap_or_default());
+        if let Some(ReconcileProgress { phase, done, of }) = &self.progress {
+            let of = of.map_or_else(String::new, |of| format!(" of {of}"));
+            let _ = writeln!(text, "               {}: {done}{of}", printable(phase));
         }
-        if let Some((at, why)) = &self.due {
-            let _ = writeln!(text, "               due since {}: {}", when(Some(*at))?, word(why, "reason"));
+        if let Some(due) = &self.due {
+            let since = when(Some(UnixSeconds(due.since)))?;
+            let _ = writeln!(text, "               due since {since}: {}", printable(&due.reason));
         }
-        if let Some((at, drift)) = &self.drift {
-            let (different, asked) = (number(drift, "different"), number(drift, "asked"));
+        if let Some((at, Drift { asked, different })) = &self.drift {
             let at = when(Some(*at))?;
             let _ = writeln!(text, "daily sample   {different} of {asked} members differed, {at}");
         }

@@ -3,15 +3,20 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde_json::json;
-
+use super::StartError;
+use super::clock_reporter::ClockReporter;
 use super::metrics::Metrics;
-use crate::store::openids::{ApiCall, record_api_call};
-use crate::store::state::set_state;
+use crate::config::{Config, Secret};
+use crate::shutdown::Shutdown;
+use crate::store::openids::{ApiCall, recent_api_calls, record_api_call};
+use crate::store::state::{PAUSES, PauseState};
 use crate::store::{StoreError, Writer};
 use crate::unix_time::unix_now;
 use crate::wecom::api::circuit_breaker::{Pause, Scope};
-use crate::wecom::api::{ApiObserver, CallRecord};
+use crate::wecom::api::network::Network;
+use crate::wecom::api::{Api, ApiObserver, CallRecord, Client, Settings};
+use crate::wecom::clock::SharedClock;
+use crate::wecom::redact::{Redactor, secrets_of_url};
 
 /// How long a record may wait for the database; it is dropped then.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -67,28 +72,71 @@ impl ApiObserver for ApiRecorder {
     }
 
     fn pauses(&self, all: &[Pause]) {
-        self.metrics.pauses(&all.iter().map(|pause| pause.reason).collect::<Vec<_>>());
-        let all: Vec<_> = all
-            .iter()
-            .map(|pause| {
-                json!({
-                    "what": scope_in_words(pause.scope),
-                    "reason": pause.reason.as_str(),
-                    "errcode": pause.errcode,
-                    "errmsg": pause.errmsg,
-                    "since": pause.since.0,
-                    "until": pause.until_clock.0,
-                    "advice": pause.advice,
-                })
-            })
-            .collect();
-        let all = serde_json::Value::Array(all);
+        let state = |pause: &Pause| PauseState {
+            what: scope_in_words(pause.scope),
+            reason: pause.reason.as_str().to_owned(),
+            errcode: pause.errcode,
+            errmsg: pause.errmsg.clone(),
+            since: pause.since.0,
+            until: pause.until_clock.0,
+            advice: pause.advice.to_owned(),
+        };
+        let all: Vec<PauseState> = all.iter().map(state).collect();
+        self.metrics.set_pauses(all.clone());
         self.writer.submit(
             Instant::now() + PATIENCE,
-            move |connection| set_state(connection, "pauses", unix_now(), Some(&all)),
+            move |connection| PAUSES.set(connection, unix_now(), &all),
             not_written("the pauses"),
         );
     }
+}
+
+/// The client of WeCom's API, as configured. [`StartError::Config`]: the proxy is not usable.
+pub fn client(
+    config: &Config,
+    writer: &Writer,
+    metrics: &Arc<Metrics>,
+    shutdown: &Shutdown,
+) -> Result<Client<ApiRecorder>, StartError> {
+    let proxy = config.wecom.chosen_proxy(|name| std::env::var(name).ok()).map_err(StartError::Config)?;
+    let proxy = proxy.as_ref().map(|proxy| proxy.url.expose());
+    let network = Network::new(&config.wecom.api_base, proxy, config.wecom.authorities.clone());
+    let secrets = config.secrets().into_iter().chain(proxy.iter().flat_map(|url| secrets_of_url(url)));
+    let text = |secret: &Option<Secret>| secret.as_ref().map(|secret| secret.expose().to_owned());
+    let settings = Settings {
+        api_base: config.wecom.api_base.clone(),
+        network: network.map_err(|what| StartError::Config(format!("the proxy {what}")))?,
+        corp_id: config.wecom.corp_id.clone(),
+        app_secret: text(&config.wecom.app_secret),
+        contacts_secret: text(&config.wecom.contacts_secret),
+        redactor: Redactor::new(secrets),
+        timeout: config.wecom.timeout,
+        calls_per_minute: config.wecom.calls_per_minute,
+        clock: reported_clock(writer),
+    };
+    let recorder = ApiRecorder { writer: writer.clone(), metrics: Arc::clone(metrics) };
+    let client = Client::new(settings, recorder, shutdown.clone());
+    client.called_before(called_before(writer));
+    Ok(client)
+}
+
+/// The estimate of WeCom's clock, reported when it changes.
+fn reported_clock(writer: &Writer) -> SharedClock {
+    let reporter = ClockReporter::new(writer.clone());
+    SharedClock::new(move |estimate| reporter.report(estimate))
+}
+
+/// Calls of the last minute, which count for WeCom whoever made them.
+fn called_before(writer: &Writer) -> Vec<(Api, Duration)> {
+    let recent =
+        writer.run(Duration::from_secs(4), |connection| recent_api_calls(connection, 61, unix_now()));
+    let recent = recent.unwrap_or_else(|error| {
+        log::warn!("calls of the last minute are not known: {error}");
+        Vec::new()
+    });
+    // Whole seconds are rounded down twice: rather too young than too old.
+    let ago = |seconds: i64| Duration::from_secs(u64::try_from(seconds - 1).unwrap_or(0));
+    recent.iter().filter_map(|(api, seconds)| Some((Api::of_path(api)?, ago(*seconds)))).collect()
 }
 
 fn not_written(what: &'static str) -> impl FnOnce(Result<(), StoreError>) + Send {

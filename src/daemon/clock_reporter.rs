@@ -4,14 +4,10 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use serde_json::json;
-
 use crate::directory::clock::Estimate;
-use crate::store::{Writer, set_state};
+use crate::store::Writer;
+use crate::store::state::{CLOCK, ClockState};
 use crate::unix_time::unix_now;
-
-/// In `daemon_state`: the last estimate.
-pub const CLOCK: &str = "clock";
 
 /// An offset of more seconds than this is logged.
 const NOTABLE: i64 = 60;
@@ -81,14 +77,14 @@ impl ClockReporter {
             return;
         }
         reported.recorded = Some(estimate);
-        let value = json!({
-            "offset_seconds": estimate.offset,
-            "agreement": estimate.agreement.as_str(),
-            "date_contradicts_by": estimate.contradiction,
-        });
+        let state = ClockState {
+            offset_seconds: estimate.offset,
+            agreement: estimate.agreement.as_str().to_owned(),
+            date_contradicts_by: estimate.contradiction,
+        };
         self.writer.submit(
             now + PATIENCE,
-            move |connection| set_state(connection, CLOCK, unix_now(), Some(&value)),
+            move |connection| CLOCK.set(connection, unix_now(), &state),
             |written| {
                 if let Err(error) = written {
                     log::debug!("the offset of WeCom's clock could not be recorded: {error}");

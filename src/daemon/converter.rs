@@ -5,24 +5,23 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::store::Connection;
 use crate::unix_time::unix_now;
 
-use super::api_observer::ApiRecorder;
-use super::reconciler::triggers::ReconcileTriggers;
+use super::threads::Threads;
+use super::{CHECK_DATABASE, Shared, StartError};
+use crate::config;
 use crate::directory::openid::Backoff;
 use crate::directory::{UnixSeconds, UserId};
-use crate::shutdown::Shutdown;
+use crate::store::StoreError;
 use crate::store::openids::{
     ConversionClaim, ConversionOutcome, Due, claim, due_members, earliest_due, record_conversion,
 };
-use crate::store::{StoreError, Writer};
 use crate::wecom::api::errcode::{Reaction, reaction};
 use crate::wecom::api::rate_limiter::Priority;
-use crate::wecom::api::{Api, ApiError, Client, NoAnswer, SecretKind};
+use crate::wecom::api::{Api, ApiError, NoAnswer, SecretKind};
 
 /// Due members that one look at the database takes.
 const BATCH: usize = 256;
@@ -52,75 +51,54 @@ struct Work {
     reader: Connection,
 }
 
-/// How conversions are made.
-#[derive(Debug, Clone, Copy)]
-pub struct Policy {
-    /// How many at the same time.
-    pub workers: usize,
-    /// After refusals.
-    pub backoff: Backoff,
-    /// Age at which an openid is asked for again; zero: never.
-    pub recheck_after: Duration,
-    /// How often the database is looked at even when nobody is due: the clock may have been set.
-    pub look_again: Duration,
-}
-
-impl Policy {
-    fn due(self, now: UnixSeconds) -> Due {
-        let seconds = |wait: Duration| i64::try_from(wait.as_secs()).unwrap_or(i64::MAX);
-        let age = seconds(self.recheck_after);
-        let longest = seconds(self.backoff.max.saturating_add(Duration::from_secs(60)));
-        Due { now, latest: now.plus(longest), recheck_before: (age > 0).then(|| now.plus(-age)) }
-    }
-}
-
 /// Wakes the workers for members that an event spoke of.
 pub struct Converter {
-    client: Arc<Client<ApiRecorder>>,
-    writer: Writer,
-    policy: Policy,
-    triggers: Arc<ReconcileTriggers>,
-    shutdown: Shutdown,
+    shared: Shared,
+    backoff: Backoff,
+    /// Age at which an openid is requested again; zero: never.
+    recheck_after: Duration,
     work: Mutex<Work>,
     wake: Condvar,
 }
 
 impl Converter {
-    /// Starts `workers` threads.
-    ///
-    /// # Errors
-    /// If a thread cannot be had.
-    pub fn start(
-        client: Arc<Client<ApiRecorder>>,
-        writer: Writer,
-        reader: Connection,
-        policy: Policy,
-        triggers: Arc<ReconcileTriggers>,
-        shutdown: Shutdown,
-    ) -> std::io::Result<(Arc<Self>, Vec<JoinHandle<()>>)> {
+    /// Starts `[openid] workers` threads; `None` if conversions are off or no app_secret is set.
+    pub(super) fn start(
+        settings: &config::Openid,
+        shared: &Shared,
+        threads: &mut Threads,
+    ) -> Result<Option<Arc<Self>>, StartError> {
+        if !settings.enabled || !shared.client.has_secret(SecretKind::App) {
+            return Ok(None);
+        }
+        let work = Work {
+            urgent: VecDeque::new(),
+            due: VecDeque::new(),
+            later: HashMap::new(),
+            in_flight: HashSet::new(),
+            look_at: Instant::now(),
+            in_trouble: false,
+            reader: shared.reader()?,
+        };
         let converter = Arc::new(Self {
-            client,
-            writer,
-            policy,
-            triggers,
-            shutdown,
-            work: Mutex::new(Work {
-                urgent: VecDeque::new(),
-                due: VecDeque::new(),
-                later: HashMap::new(),
-                in_flight: HashSet::new(),
-                look_at: Instant::now(),
-                in_trouble: false,
-                reader,
-            }),
+            shared: shared.clone(),
+            backoff: Backoff { first: settings.retry_first, max: settings.retry_max },
+            recheck_after: settings.recheck_after,
+            work: Mutex::new(work),
             wake: Condvar::new(),
         });
-        let threads = (0..policy.workers).map(|n| {
+        for n in 0..settings.workers {
             let converter = Arc::clone(&converter);
-            std::thread::Builder::new().name(format!("convert-{n}")).spawn(move || converter.run())
-        });
-        let threads = threads.collect::<std::io::Result<Vec<_>>>()?;
-        Ok((converter, threads))
+            threads.spawn(format!("convert-{n}"), move || converter.run())?;
+        }
+        Ok(Some(converter))
+    }
+
+    fn due(&self, now: UnixSeconds) -> Due {
+        let seconds = |wait: Duration| i64::try_from(wait.as_secs()).unwrap_or(i64::MAX);
+        let age = seconds(self.recheck_after);
+        let longest = seconds(self.backoff.max.saturating_add(Duration::from_secs(60)));
+        Due { now, latest: now.plus(longest), recheck_before: (age > 0).then(|| now.plus(-age)) }
     }
 
     /// An event spoke of these members: they go first.
@@ -178,20 +156,20 @@ impl Converter {
     fn next(&self) -> Option<(UserId, ConversionClaim, Priority)> {
         let mut work = self.lock();
         loop {
-            if self.shutdown.is_triggered() {
+            if self.shared.shutdown.is_triggered() {
                 return None;
             }
             let now = Instant::now();
-            let paused = self.client.blocked_until(Api::ConvertToOpenid, SecretKind::App);
+            let paused = self.shared.client.blocked_until(Api::ConvertToOpenid, SecretKind::App);
             let wait_until = match paused {
                 Some(until) => until.min(now + LOOK_WHEN_HINDERED),
                 None => {
-                    let due = self.policy.due(unix_now());
+                    let due = self.due(unix_now());
                     if let Some(found) = work.take(due.recheck_before) {
                         return Some(found);
                     }
                     if work.look_at <= now {
-                        match work.look(due, self.policy.look_again) {
+                        match work.look(due) {
                             Ok(()) => {
                                 work.in_trouble = false;
                                 continue;
@@ -219,10 +197,10 @@ impl Converter {
     /// Asks WeCom and writes down what it said.
     fn convert(&self, asked: &ConversionClaim, priority: Priority) -> Outcome {
         let userid = &asked.userid;
-        let verdict = match self.client.convert_to_openid(userid, priority) {
+        let verdict = match self.shared.client.convert_to_openid(userid, priority) {
             Ok(openid) => ConversionOutcome::Openid(openid.value),
             Err(ApiError::Refused { errcode, errmsg }) if reaction(errcode) == Reaction::Never => {
-                self.triggers.refused_for_good(Instant::now());
+                self.shared.triggers.refused_for_good(Instant::now());
                 ConversionOutcome::Never { errcode, errmsg }
             }
             Err(ApiError::Refused { errcode, errmsg }) => {
@@ -243,7 +221,7 @@ impl Converter {
             )) => return Outcome::Settled,
         };
         log::debug!("conversion userid={userid} verdict={}", in_short(&verdict));
-        if self.record(asked, &verdict, self.client.clock().estimate().now) {
+        if self.record(asked, &verdict, self.shared.client.clock().estimate().now) {
             Outcome::Settled
         } else {
             Outcome::Outdated
@@ -255,9 +233,9 @@ impl Converter {
     fn record(&self, asked: &ConversionClaim, verdict: &ConversionOutcome, answered_at: UnixSeconds) -> bool {
         loop {
             let (asked, verdict, backoff, random) =
-                (asked.clone(), verdict.clone(), self.policy.backoff, fastrand::f64());
-            let moment = self.client.clock().moment();
-            let written = self.writer.run(PATIENCE, move |connection| {
+                (asked.clone(), verdict.clone(), self.backoff, fastrand::f64());
+            let moment = self.shared.client.clock().moment();
+            let written = self.shared.writer.run(PATIENCE, move |connection| {
                 record_conversion(connection, &asked, &verdict, answered_at, backoff, moment, random)
             });
             match written {
@@ -266,11 +244,11 @@ impl Converter {
                 Err(error) if error.is_of_the_data() => {
                     log::error!("WeCom's answer cannot be stored: {error}");
                     // Else it would be asked again at once, and again.
-                    let _ = self.shutdown.sleep(Duration::from_secs(60));
+                    let _ = self.shared.shutdown.sleep(Duration::from_secs(60));
                     return true;
                 }
                 Err(_) => {
-                    if self.shutdown.sleep(Duration::from_secs(1)) {
+                    if self.shared.shutdown.sleep(Duration::from_secs(1)) {
                         return true;
                     }
                 }
@@ -362,14 +340,14 @@ impl Work {
     }
 
     /// Finds who is due, or when somebody will be.
-    fn look(&mut self, due: Due, look_again: Duration) -> crate::store::Result<()> {
+    fn look(&mut self, due: Due) -> crate::store::Result<()> {
         let now = due.now;
         let found = due_members(&self.reader, due, BATCH + self.in_flight.len() + self.later.len())?;
         let is_free = |member: &UserId| !self.in_flight.contains(member) && !self.later.contains_key(member);
         self.due.extend(found.into_iter().filter(is_free));
         let wait = if self.due.is_empty() {
             let seconds = earliest_due(&self.reader, now)?.map_or(i64::MAX, |due| due.since(now).max(1));
-            Duration::from_secs(u64::try_from(seconds).unwrap_or(1)).min(look_again)
+            Duration::from_secs(u64::try_from(seconds).unwrap_or(1)).min(CHECK_DATABASE)
         } else {
             Duration::ZERO
         };

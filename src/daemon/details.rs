@@ -5,26 +5,24 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::store::Connection;
-use crate::unix_time::unix_now;
-use serde_json::json;
 
-use super::api_observer::ApiRecorder;
+use super::threads::Threads;
+use super::{Shared, StartError};
 use crate::directory::UserId;
 use crate::directory::openid::Backoff;
-use crate::shutdown::Shutdown;
+use crate::store::StoreError;
 use crate::store::details::{
     DetailsClaim, details_due, details_sample, move_details, record_denied, record_details,
 };
 use crate::store::observations::Effect;
-use crate::store::{StoreError, Writer, get_state, set_state};
+use crate::store::state::{DETAILS_DENIED, DRIFT, Drift};
+use crate::unix_time::unix_now;
 use crate::wecom::api::errcode::Reason;
 use crate::wecom::api::rate_limiter::Priority;
-use crate::wecom::api::{ApiError, Dated};
-use crate::wecom::api::{Client, NoAnswer, SecretKind};
+use crate::wecom::api::{ApiError, Dated, NoAnswer, SecretKind};
 
 /// News that are so fresh are waited for: events often come in pairs, and an answer must be newer than both.
 const SETTLE: Duration = Duration::from_secs(2);
@@ -50,11 +48,6 @@ const SAMPLE: usize = 20;
 /// The sample is taken so often (seconds).
 const SAMPLE_EVERY: i64 = 86_400;
 
-/// In `daemon_state`: the app may not call user/get at all.
-const DENIED: &str = "details_denied";
-/// In `daemon_state`: what the daily sample found.
-pub const DRIFT: &str = "drift";
-
 #[derive(Default)]
 struct Signals {
     woken: bool,
@@ -69,6 +62,22 @@ pub struct DetailsWorker {
 }
 
 impl DetailsWorker {
+    /// Starts the thread; `None` if `[details] fetch` is never or no app_secret is set.
+    pub(super) fn start(
+        is_enabled: bool,
+        shared: &Shared,
+        threads: &mut Threads,
+    ) -> Result<Option<Arc<Self>>, StartError> {
+        if !is_enabled || !shared.client.has_secret(SecretKind::App) {
+            return Ok(None);
+        }
+        let details = Details { shared: shared.clone(), reader: shared.reader()? };
+        let worker = Arc::new(Self::default());
+        let waker = Arc::clone(&worker);
+        threads.spawn("details", move || details.work(&waker))?;
+        Ok(Some(worker))
+    }
+
     /// Something was said of members whose details may be due.
     pub fn wake(&self) {
         self.signal(|signals| signals.woken = true);
@@ -95,16 +104,10 @@ impl DetailsWorker {
     }
 }
 
-/// What the worker works with.
-pub struct Details {
-    /// To ask WeCom.
-    pub client: Arc<Client<ApiRecorder>>,
-    /// To write.
-    pub writer: Writer,
-    /// To look.
-    pub reader: Connection,
-    /// Ends it.
-    pub shutdown: Shutdown,
+/// The thread's own state.
+struct Details {
+    shared: Shared,
+    reader: Connection,
 }
 
 /// Why the round ends.
@@ -187,17 +190,6 @@ impl Waiting {
 }
 
 impl Details {
-    /// Starts the thread.
-    ///
-    /// # Errors
-    /// If no thread can be had.
-    pub fn start(self) -> std::io::Result<(Arc<DetailsWorker>, JoinHandle<()>)> {
-        let worker = Arc::new(DetailsWorker::default());
-        let waker = Arc::clone(&worker);
-        let thread = std::thread::Builder::new().name("details".into()).spawn(move || self.work(&waker))?;
-        Ok((worker, thread))
-    }
-
     fn work(&self, worker: &DetailsWorker) {
         let mut waiting = Waiting::default();
         // Whoever restarts has usually just mended something.
@@ -210,7 +202,7 @@ impl Details {
             };
             let signals = worker.wait(wait);
             try_denied = signals.compared;
-            if self.shutdown.sleep(if signals.woken { SETTLE } else { Duration::ZERO }) {
+            if self.shared.shutdown.sleep(if signals.woken { SETTLE } else { Duration::ZERO }) {
                 return;
             }
         }
@@ -218,8 +210,10 @@ impl Details {
 
     /// Asks for everybody who is due, and takes the daily sample when it is time.
     fn round(&self, worker: &DetailsWorker, waiting: &mut Waiting, try_denied: bool) -> Result<(), End> {
-        if try_denied && get_state(&self.reader, DENIED)?.is_some() {
-            self.writer.run(PATIENCE, |connection| move_details(connection, ("denied", "due"), "", 1))?;
+        if try_denied && DETAILS_DENIED.get(&self.reader)?.is_some() {
+            self.shared
+                .writer
+                .run(PATIENCE, |connection| move_details(connection, ("denied", "due"), "", 1))?;
         }
         loop {
             let now = Instant::now();
@@ -240,16 +234,16 @@ impl Details {
 
     /// Asks for one member; what it came to.
     fn ask(&self, asked: &DetailsClaim, priority: Priority, waiting: &mut Waiting) -> Result<Effect, End> {
-        if self.shutdown.is_triggered() {
+        if self.shared.shutdown.is_triggered() {
             return Err(End::Stopped);
         }
-        let answer = self.client.user_get(&asked.userid, SecretKind::App, priority);
+        let answer = self.shared.client.user_get(&asked.userid, SecretKind::App, priority);
         log::debug!("details userid={} known={}", asked.userid, answer.is_ok());
         match answer {
             Ok(Dated { value: (_, fields), at }) => {
                 waiting.remove(asked);
                 let effect = {
-                    let (asked, moment) = (asked.clone(), self.client.clock().moment());
+                    let (asked, moment) = (asked.clone(), self.shared.client.clock().moment());
                     self.write(move |connection| record_details(connection, &asked, &fields, at, moment))?
                 };
                 self.allowed_again()?;
@@ -310,22 +304,22 @@ impl Details {
     /// The app may not call user/get: nobody is asked for until something speaks of a member, or the next
     /// comparison.
     fn denied_for_all(&self) -> Result<(), End> {
-        let first = get_state(&self.reader, DENIED)?.is_none();
+        let first = DETAILS_DENIED.get(&self.reader)?.is_none();
         if first {
             log::warn!(
                 "details of members stay unknown, because the app may not call user/get; all else goes on"
             );
         }
-        self.write(|connection| set_state(connection, DENIED, unix_now(), Some(&json!(true))))?;
+        self.write(|connection| DETAILS_DENIED.set(connection, unix_now(), &true))?;
         self.move_all("due", "denied")
     }
 
     fn allowed_again(&self) -> Result<(), End> {
-        if get_state(&self.reader, DENIED)?.is_none() {
+        if DETAILS_DENIED.get(&self.reader)?.is_none() {
             return Ok(());
         }
         log::info!("the app may call user/get again; details are asked for");
-        self.write(|connection| set_state(connection, DENIED, unix_now(), None))?;
+        self.write(|connection| DETAILS_DENIED.remove(connection))?;
         self.move_all("denied", "due")
     }
 
@@ -341,7 +335,7 @@ impl Details {
     /// directory is; it is repaired by the way.
     fn sample(&self, waiting: &mut Waiting) -> Result<(), End> {
         let now = unix_now();
-        let last = get_state(&self.reader, DRIFT)?.map(|(at, _)| at);
+        let last = DRIFT.get(&self.reader)?.map(|(at, _)| at);
         if last.is_some_and(|at| (0..SAMPLE_EVERY).contains(&now.since(at))) {
             return Ok(());
         }
@@ -357,8 +351,7 @@ impl Details {
             }
         }
         log::info!("daily sample: {different} of {asked} members were different");
-        let drift = json!({"asked": asked, "different": different});
-        self.write(move |connection| set_state(connection, DRIFT, unix_now(), Some(&drift)))
+        self.write(move |connection| DRIFT.set(connection, unix_now(), &Drift { asked, different }))
     }
 
     /// Writes, however long the database takes: what WeCom answered is not asked for again.
@@ -367,11 +360,11 @@ impl Details {
         work: impl Fn(&Connection) -> crate::store::Result<T> + Send + Clone + 'static,
     ) -> Result<T, End> {
         loop {
-            match self.writer.run(PATIENCE, work.clone()) {
+            match self.shared.writer.run(PATIENCE, work.clone()) {
                 Ok(done) => return Ok(done),
                 Err(StoreError::Closed) => return Err(End::Stopped),
                 Err(error) if error.is_of_the_data() => return Err(error.into()),
-                Err(_) if self.shutdown.sleep(Duration::from_secs(1)) => return Err(End::Stopped),
+                Err(_) if self.shared.shutdown.sleep(Duration::from_secs(1)) => return Err(End::Stopped),
                 Err(_) => {}
             }
         }

@@ -4,12 +4,13 @@
 //! it is not known, or when there are too many.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 
 use super::hour::LastHour;
 use crate::gate::GateSnapshot;
 use crate::store::Outcome;
+use crate::store::state::PauseState;
 use crate::wecom::api::errcode::Reason;
 
 /// How a callback request was answered.
@@ -113,7 +114,7 @@ pub struct Metrics {
     /// The last row is of other events.
     events: [[AtomicU64; Outcome::ALL.len()]; EVENTS.len() + 1],
     api_calls: Mutex<BTreeMap<(&'static str, String), u64>>,
-    paused: [AtomicBool; Reason::ALL.len()],
+    pauses: Mutex<Vec<PauseState>>,
     /// Callbacks that were answered with 503, by the server or by the gate.
     pub unavailable: LastHour,
 }
@@ -148,11 +149,15 @@ impl Metrics {
         *calls.entry(key).or_default() += 1;
     }
 
-    /// These are the reasons of all pauses in force.
-    pub fn pauses(&self, reasons: &[Reason]) {
-        for (reason, paused) in Reason::ALL.iter().zip(&self.paused) {
-            paused.store(reasons.contains(reason), Relaxed);
-        }
+    /// Replaces the pauses in force.
+    pub fn set_pauses(&self, pauses: Vec<PauseState>) {
+        *self.pauses.lock().unwrap_or_else(PoisonError::into_inner) = pauses;
+    }
+
+    /// The pauses in force.
+    #[must_use]
+    pub fn pauses(&self) -> Vec<PauseState> {
+        self.pauses.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// How often each result was answered, by the server and by the gate before it. (A request that the
@@ -188,11 +193,8 @@ impl Metrics {
     /// Every reason to pause, and whether something is paused for it.
     #[must_use]
     pub fn paused(&self) -> [(Reason, bool); Reason::ALL.len()] {
-        let mut all = Reason::ALL.map(|reason| (reason, false));
-        for ((_, state), paused) in all.iter_mut().zip(&self.paused) {
-            *state = paused.load(Relaxed);
-        }
-        all
+        let pauses = self.pauses();
+        Reason::ALL.map(|reason| (reason, pauses.iter().any(|pause| pause.reason == reason.as_str())))
     }
 }
 

@@ -16,7 +16,7 @@ mod connection;
 mod connections;
 mod event_loop;
 mod limits;
-mod nonblocking;
+pub(crate) mod nonblocking;
 mod proxy_protocol;
 mod refusal;
 mod request_head;

@@ -16,7 +16,7 @@ const EVENTS_PER_WAIT: usize = 1024;
 
 /// What a ready descriptor belongs to. Indices refer to the event loop's tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Token {
+pub(crate) enum Token {
     Listener,
     Waker,
     Upstream(usize),
@@ -48,18 +48,18 @@ impl Token {
 
 /// An epoll instance.
 #[derive(Debug)]
-pub(super) struct Poller {
+pub(crate) struct Poller {
     epoll: OwnedFd,
 }
 
 impl Poller {
-    pub(super) fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         Ok(Self { epoll: epoll::create(epoll::CreateFlags::CLOEXEC)? })
     }
 
     /// Waits until a descriptor is ready or `timeout` passes, rounded up to milliseconds; a signal ends the wait too.
     /// `ready` is overwritten.
-    pub(super) fn wait(&self, timeout: Option<Duration>, ready: &mut Vec<Token>) -> io::Result<()> {
+    pub(crate) fn wait(&self, timeout: Option<Duration>, ready: &mut Vec<Token>) -> io::Result<()> {
         ready.clear();
         // Rounding down would poll without waiting during the last millisecond.
         let timeout = timeout.map(|timeout| {
@@ -79,21 +79,21 @@ impl Poller {
 /// The readiness that epoll reports for one descriptor. With an empty interest the descriptor is not registered at
 /// all, since epoll reports errors and hang-ups of every registered one.
 #[derive(Debug)]
-pub(super) struct Interest(EventFlags);
+pub(crate) struct Interest(EventFlags);
 
 impl Interest {
-    pub(super) const NONE: EventFlags = EventFlags::empty();
-    pub(super) const READ: EventFlags = EventFlags::IN;
-    pub(super) const WRITE: EventFlags = EventFlags::OUT;
+    pub(crate) const NONE: EventFlags = EventFlags::empty();
+    pub(crate) const READ: EventFlags = EventFlags::IN;
+    pub(crate) const WRITE: EventFlags = EventFlags::OUT;
     /// Reported at one wait only.
-    pub(super) const READ_ONCE: EventFlags = EventFlags::IN.union(EventFlags::ONESHOT);
+    pub(crate) const READ_ONCE: EventFlags = EventFlags::IN.union(EventFlags::ONESHOT);
 
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(Self::NONE)
     }
 
     /// Changes the registration of `source` if `wanted` differs. Closing `source` removes it.
-    pub(super) fn set(
+    pub(crate) fn set(
         &mut self,
         poller: &Poller,
         source: impl AsFd,
@@ -114,16 +114,22 @@ impl Interest {
 
 /// An eventfd that interrupts [`Poller::wait`].
 #[derive(Debug)]
-pub(super) struct Waker(OwnedFd);
+pub(crate) struct Waker(OwnedFd);
 
 impl Waker {
-    pub(super) fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         Ok(Self(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?))
     }
 
-    pub(super) fn wake(&self) -> io::Result<()> {
+    pub(crate) fn wake(&self) -> io::Result<()> {
         rustix::io::write(&self.0, &1_u64.to_ne_bytes())?;
         Ok(())
+    }
+
+    /// Ends the readiness, which otherwise lasts.
+    pub(crate) fn reset(&self) {
+        // An error means that nothing woke since the last reset.
+        let _ = rustix::io::read(&self.0, &mut [0; 8]);
     }
 }
 
@@ -134,7 +140,7 @@ impl AsFd for Waker {
 }
 
 /// Reads once; `None` if nothing has arrived. The end of the stream is the error `UnexpectedEof`.
-pub(super) fn read_available(stream: &mut impl Read, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+pub(crate) fn read_available(stream: &mut impl Read, buffer: &mut [u8]) -> io::Result<Option<usize>> {
     loop {
         match stream.read(buffer) {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
@@ -148,13 +154,13 @@ pub(super) fn read_available(stream: &mut impl Read, buffer: &mut [u8]) -> io::R
 
 /// Bytes that a socket has not taken yet.
 #[derive(Debug, Default)]
-pub(super) struct Output {
+pub(crate) struct Output {
     bytes: Vec<u8>,
     sent: usize,
 }
 
 impl Output {
-    pub(super) fn queue(&mut self, mut bytes: Vec<u8>) {
+    pub(crate) fn queue(&mut self, mut bytes: Vec<u8>) {
         if self.bytes.is_empty() {
             self.bytes = bytes;
         } else {
@@ -162,17 +168,17 @@ impl Output {
         }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
 
     /// Bytes of memory, those of a partly sent message included.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.bytes.len()
     }
 
     /// Writes as much as the socket takes; true if nothing is left.
-    pub(super) fn flush(&mut self, stream: &mut impl Write) -> io::Result<bool> {
+    pub(crate) fn flush(&mut self, stream: &mut impl Write) -> io::Result<bool> {
         while let Some(rest) = self.bytes.get(self.sent..).filter(|rest| !rest.is_empty()) {
             match stream.write(rest) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),

@@ -1,11 +1,135 @@
-//! What the daemon says of itself, for the commands that run beside it.
+//! The table `daemon_state`: what the daemon keeps between two starts and shows to the commands.
+
+use std::borrow::Cow;
+use std::marker::PhantomData;
 
 use rusqlite::{Connection, OptionalExtension, params};
-use serde_json::{Value as Json, json};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
 
 use crate::directory::UnixSeconds;
 
-/// Writes a named piece of state; `None` removes it.
+/// A row of `daemon_state` whose value is the JSON of `T`.
+pub struct Entry<T> {
+    name: &'static str,
+    value: PhantomData<fn() -> T>,
+}
+
+impl<T: Serialize + DeserializeOwned> Entry<T> {
+    const fn new(name: &'static str) -> Self {
+        Self { name, value: PhantomData }
+    }
+
+    /// The value and the time it was written; `None` also for a value that another version wrote in another form.
+    pub fn get(&self, connection: &Connection) -> rusqlite::Result<Option<(UnixSeconds, T)>> {
+        let row = get_state(connection, self.name)?;
+        Ok(row.and_then(|(at, json)| Some((at, serde_json::from_value(json).ok()?))))
+    }
+
+    /// Inserts or replaces the row.
+    pub fn set(&self, connection: &Connection, at: UnixSeconds, value: &T) -> rusqlite::Result<()> {
+        let json = serde_json::to_value(value);
+        let json = json.map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
+        set_state(connection, self.name, at, Some(&json))
+    }
+
+    /// Deletes the row, if there is one.
+    pub fn remove(&self, connection: &Connection) -> rusqlite::Result<()> {
+        set_state(connection, self.name, UnixSeconds::default(), None)
+    }
+}
+
+/// The running daemon; its time is the start. Left behind by a daemon that was killed.
+pub const DAEMON: Entry<RunningDaemon> = Entry::new("daemon");
+/// Its time is the last orderly stop.
+pub const STOPPED: Entry<bool> = Entry::new("stopped");
+/// The pauses in force.
+pub const PAUSES: Entry<Vec<PauseState>> = Entry::new("pauses");
+/// The last estimate of WeCom's clock.
+pub const CLOCK: Entry<ClockState> = Entry::new("clock");
+/// The progress of the comparison under way.
+pub const RECONCILE_PROGRESS: Entry<ReconcileProgress> = Entry::new("reconcile_progress");
+/// Present while the app may not call user/get at all.
+pub const DETAILS_DENIED: Entry<bool> = Entry::new("details_denied");
+/// The result of the last daily sample.
+pub const DRIFT: Entry<Drift> = Entry::new("drift");
+/// A random number, written by each health check.
+pub const PROBE: Entry<u64> = Entry::new("probe");
+
+const COMPARISON_DUE: Entry<ComparisonDue> = Entry::new("comparison_due");
+
+/// What a command needs to reach the daemon.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunningDaemon {
+    /// Process id in the daemon's own pid namespace.
+    pub pid: u32,
+    /// Version of the program.
+    pub version: String,
+    /// Absolute path of the control socket; `None` if none could be made.
+    pub control: Option<String>,
+}
+
+/// A pause of API calls.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PauseState {
+    /// The calls that are paused.
+    pub what: String,
+    /// The stable name of the reason.
+    pub reason: String,
+    /// WeCom's error number, if it answered.
+    pub errcode: Option<i64>,
+    /// WeCom's or the network's message.
+    pub errmsg: String,
+    /// Unix time of the beginning.
+    pub since: i64,
+    /// Unix time of the next attempt.
+    pub until: i64,
+    /// The remedy, for the operator.
+    pub advice: String,
+}
+
+/// The estimate of WeCom's clock.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClockState {
+    /// WeCom's clock minus this machine's.
+    pub offset_seconds: i64,
+    /// The time sources that agree.
+    pub agreement: String,
+    /// Seconds between the Date of answers and this machine's clock, if nothing confirms the Date.
+    pub date_contradicts_by: Option<i64>,
+}
+
+/// How far a comparison has come.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReconcileProgress {
+    /// The present step, for people.
+    pub phase: Cow<'static, str>,
+    /// Items of this step that are finished.
+    pub done: usize,
+    /// Items of this step in total, if known.
+    pub of: Option<usize>,
+}
+
+/// The result of a sample of members.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drift {
+    /// Members in the sample.
+    pub asked: usize,
+    /// Members whose fields differed from WeCom's.
+    pub different: usize,
+}
+
+/// Why a comparison is due.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ComparisonDue {
+    /// The latest reason.
+    pub reason: String,
+    /// Unix time of the first reason.
+    pub since: i64,
+}
+
+/// Writes a row; `None` deletes it. Outside this module only for rows that have no [`Entry`].
 pub fn set_state(
     connection: &Connection,
     name: &str,
@@ -24,7 +148,7 @@ pub fn set_state(
     Ok(())
 }
 
-/// Reads a named piece of state, and when it was written.
+/// Reads a row that has no [`Entry`], and the time it was written.
 pub fn get_state(connection: &Connection, name: &str) -> rusqlite::Result<Option<(UnixSeconds, Json)>> {
     let row = connection
         .prepare_cached("SELECT at, value FROM daemon_state WHERE name = ?1")?
@@ -33,56 +157,23 @@ pub fn get_state(connection: &Connection, name: &str) -> rusqlite::Result<Option
     Ok(row.and_then(|(at, value)| Some((at, serde_json::from_str(&value).ok()?))))
 }
 
-/// Something may have been missed: the directory is to be compared with WeCom soon.
+/// Makes a comparison due. A later reason replaces the reason of an earlier request, not its time.
 pub fn request_reconcile(connection: &Connection, reason: &str, now: UnixSeconds) -> rusqlite::Result<()> {
-    let known = get_state(connection, "comparison_due")?;
-    let since = known.map_or(now, |(at, why)| since(at, &why));
-    set_state(connection, "comparison_due", now, Some(&json!({"reason": reason, "since": since.0})))
+    let known = COMPARISON_DUE.get(connection)?;
+    let since = known.map_or(now.0, |(_, due)| due.since);
+    COMPARISON_DUE.set(connection, now, &ComparisonDue { reason: reason.to_owned(), since })
 }
 
-fn since(at: UnixSeconds, why: &Json) -> UnixSeconds {
-    why.get("since").and_then(Json::as_i64).map_or(at, UnixSeconds)
+/// The comparison that is due, if one is.
+pub fn reconcile_request(connection: &Connection) -> rusqlite::Result<Option<ComparisonDue>> {
+    Ok(COMPARISON_DUE.get(connection)?.map(|(_, due)| due))
 }
 
-/// Since when there are doubts, and the reason of the latest. Later doubts do not put the comparison off.
-pub fn reconcile_request(connection: &Connection) -> rusqlite::Result<Option<(UnixSeconds, Json)>> {
-    Ok(get_state(connection, "comparison_due")?.map(|(at, why)| (since(at, &why), why)))
-}
-
-/// The doubts that were there before `began` are settled.
+/// Removes the request unless a reason was added at `began` or later.
 pub fn settle_reconcile_request(connection: &Connection, began: UnixSeconds) -> rusqlite::Result<()> {
-    connection.execute("DELETE FROM daemon_state WHERE name = 'comparison_due' AND at < ?1", [began.0])?;
-    Ok(())
-}
-
-/// A message to the daemon, or from it: kept under a name of its own until it is taken.
-pub fn take_first(connection: &Connection, prefix: &str) -> rusqlite::Result<Option<(String, Json)>> {
-    connection
-        .prepare_cached(
-            "DELETE FROM daemon_state WHERE name =
-               (SELECT name FROM daemon_state WHERE substr(name, 1, length(?1)) = ?1 ORDER BY at, name LIMIT 1)
-             RETURNING name, value",
-        )?
-        .query_row([prefix], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))
-        .optional()
-        .map(|found| {
-            let (name, value) = found?;
-            let name = name.get(prefix.len()..)?.to_owned();
-            Some((name, serde_json::from_str(&value).ok()?))
-        })
-}
-
-/// Forgets all messages of this kind.
-pub fn forget_all(connection: &Connection, prefix: &str) -> rusqlite::Result<()> {
-    connection.execute("DELETE FROM daemon_state WHERE substr(name, 1, length(?1)) = ?1", [prefix])?;
-    Ok(())
-}
-
-/// Forgets messages of this kind that nobody took for an hour.
-pub fn forget_old(connection: &Connection, prefix: &str, now: UnixSeconds) -> rusqlite::Result<()> {
     connection.execute(
-        "DELETE FROM daemon_state WHERE substr(name, 1, length(?1)) = ?1 AND at < ?2",
-        params![prefix, now.plus(-3600).0],
+        "DELETE FROM daemon_state WHERE name = ?1 AND at < ?2",
+        params![COMPARISON_DUE.name, began.0],
     )?;
     Ok(())
 }
@@ -93,15 +184,27 @@ mod tests {
     use crate::store::open::open_in_memory;
 
     #[test]
-    fn doubts_that_go_on_do_not_put_the_comparison_off() {
+    fn later_reasons_do_not_postpone_the_comparison() {
         let db = open_in_memory().unwrap();
         for at in [100, 103, 106] {
             request_reconcile(&db, "503", UnixSeconds(at)).unwrap();
         }
-        assert_eq!(reconcile_request(&db).unwrap().unwrap().0, UnixSeconds(100));
+        assert_eq!(reconcile_request(&db).unwrap().unwrap().since, 100);
         settle_reconcile_request(&db, UnixSeconds(106)).unwrap();
         assert!(reconcile_request(&db).unwrap().is_some(), "one came after the comparison began");
         settle_reconcile_request(&db, UnixSeconds(107)).unwrap();
         assert_eq!(reconcile_request(&db).unwrap(), None);
+    }
+
+    #[test]
+    fn a_value_of_another_form_reads_as_none() {
+        let db = open_in_memory().unwrap();
+        set_state(&db, "drift", UnixSeconds(1), Some(&serde_json::json!("text"))).unwrap();
+        assert_eq!(DRIFT.get(&db).unwrap(), None);
+        let drift = Drift { asked: 5, different: 1 };
+        DRIFT.set(&db, UnixSeconds(2), &drift).unwrap();
+        assert_eq!(DRIFT.get(&db).unwrap(), Some((UnixSeconds(2), drift)));
+        DRIFT.remove(&db).unwrap();
+        assert_eq!(DRIFT.get(&db).unwrap(), None);
     }
 }

@@ -52,6 +52,9 @@ where
     }
 }
 
+/// An observer of commits, called on the writer's thread with its connection.
+pub type Committed = Box<dyn Fn(&Connection) + Send>;
+
 /// What comes through the queue.
 enum Message {
     Job(Job),
@@ -118,11 +121,20 @@ impl Writer {
         database: impl Into<Opened>,
         mark: Option<HighWaterMark>,
     ) -> std::io::Result<(Self, WriterThread)> {
+        Self::start_notifying(database, mark, None)
+    }
+
+    /// As [`Writer::start_marking`], and calls `committed` after each commit, before the replies.
+    pub fn start_notifying(
+        database: impl Into<Opened>,
+        mark: Option<HighWaterMark>,
+        committed: Option<Committed>,
+    ) -> std::io::Result<(Self, WriterThread)> {
         let database: Opened = database.into();
         let (queue, jobs) = sync_channel(QUEUE);
         let thread = std::thread::Builder::new()
             .name("writer".into())
-            .spawn(move || write_until_closed(&database, &jobs, mark))?;
+            .spawn(move || write_until_closed(&database, &jobs, mark, committed.as_ref()))?;
         Ok((Self { queue }, WriterThread(thread)))
     }
 
@@ -165,7 +177,12 @@ impl Writer {
     }
 }
 
-fn write_until_closed(connection: &Connection, queue: &Receiver<Message>, mut mark: Option<HighWaterMark>) {
+fn write_until_closed(
+    connection: &Connection,
+    queue: &Receiver<Message>,
+    mut mark: Option<HighWaterMark>,
+    committed: Option<&Committed>,
+) {
     let mut jobs = Jobs { queue, closing: false };
     let mut trouble = Trouble::default();
     let mut watch = Watch::new(connection);
@@ -174,7 +191,7 @@ fn write_until_closed(connection: &Connection, queue: &Receiver<Message>, mut ma
         jobs.take_waiting(&mut group);
         match begin(connection, &mut jobs, &mut group, &mut trouble) {
             Ok(true) => {
-                commit(connection, group, &mut watch, &mut trouble, mark.as_mut());
+                commit(connection, group, &mut watch, &mut trouble, (mark.as_mut(), committed));
                 watch.bound_the_wal(connection, Instant::now());
             }
             Ok(false) => {}
@@ -251,7 +268,7 @@ fn commit(
     group: Vec<Job>,
     watch: &mut Watch,
     trouble: &mut Trouble,
-    mark: Option<&mut HighWaterMark>,
+    (mark, committed): (Option<&mut HighWaterMark>, Option<&Committed>),
 ) {
     let mut done = Vec::with_capacity(group.len());
     let mut rest = group.into_iter();
@@ -278,6 +295,9 @@ fn commit(
             trouble.over();
             if let Some(mark) = mark {
                 mark.note(connection);
+            }
+            if let Some(committed) = committed {
+                committed(connection);
             }
             for job in done {
                 job.work.reply(Ok(()));

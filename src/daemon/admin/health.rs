@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 
 use crate::store::Connection;
 use crate::unix_time::unix_now;
-use serde_json::{Value as Json, json};
 
+use crate::daemon::Shared;
 use crate::daemon::metrics::Metrics;
 use crate::gate::GateStats;
 use crate::store::queries::local_time;
 use crate::store::reconciles::{ReconcileOutcome, last_reconciles};
-use crate::store::{StoreError, Writer, get_state, set_state};
+use crate::store::state::{PAUSES, PROBE, PauseState};
+use crate::store::{StoreError, Writer};
 
 /// A commit that takes longer counts as failed.
 const COMMIT_WITHIN: Duration = Duration::from_secs(2);
@@ -45,7 +46,11 @@ pub(super) struct Health {
 }
 
 impl Health {
-    pub(super) fn new(
+    pub(super) fn new(shared: &Shared, gate: Arc<GateStats>, compares: bool, reader: Connection) -> Self {
+        Self::with(shared.writer.clone(), gate, Arc::clone(&shared.metrics), compares, reader)
+    }
+
+    fn with(
         writer: Writer,
         gate: Arc<GateStats>,
         metrics: Arc<Metrics>,
@@ -125,10 +130,10 @@ impl Health {
     fn begin_commit(&self) -> Receiver<Result<(), StoreError>> {
         let (sender, receiver) = sync_channel(1);
         // Another value each time: SQLite writes nothing, and syncs nothing, where nothing changes.
-        let mark = json!(fastrand::u64(..));
+        let mark = fastrand::u64(..);
         self.writer.submit(
             Instant::now() + COMMIT_WITHIN,
-            move |connection| set_state(connection, "probe", unix_now(), Some(&mark)),
+            move |connection| PROBE.set(connection, unix_now(), &mark),
             move |result| {
                 let _ = sender.send(result);
             },
@@ -160,15 +165,12 @@ fn remarks(connection: &Connection) -> crate::store::Result<Vec<String>> {
 }
 
 fn pauses(connection: &Connection) -> crate::store::Result<Vec<String>> {
-    let Some((_, Json::Array(all))) = get_state(connection, "pauses")? else { return Ok(Vec::new()) };
-    let in_words = |pause: &Json| {
-        let word = |key: &str| pause.get(key).and_then(Json::as_str).unwrap_or("").to_owned();
-        let errcode = pause.get("errcode").and_then(Json::as_i64);
+    let in_words = |pause: &PauseState| {
+        let PauseState { what, reason, errcode, errmsg, advice, .. } = pause;
         let errcode = errcode.map_or_else(String::new, |code| format!("errcode {code}, "));
-        let (what, reason, errmsg, advice) = (word("what"), word("reason"), word("errmsg"), word("advice"));
         one_line(&format!("paused: {what} ({reason}): {errcode}{errmsg}; {advice}"))
     };
-    Ok(all.iter().map(in_words).collect())
+    Ok(PAUSES.get(connection)?.iter().flat_map(|(_, all)| all).map(in_words).collect())
 }
 
 /// WeCom's and the system's texts may have line breaks, and a remark is a line.
@@ -189,9 +191,16 @@ mod tests {
     fn a_pause_is_one_line_whatever_wecom_said() {
         let db = open_in_memory().unwrap();
         assert_eq!(remarks(&db).unwrap(), Vec::<String>::new());
-        let pause = json!([{"what": "all API calls with app_secret", "reason": "address", "errcode": 60020,
-            "errmsg": "not allow\r\nto access", "since": 1, "until": 2, "advice": "add it"}]);
-        set_state(&db, "pauses", UnixSeconds(1), Some(&pause)).unwrap();
+        let pause = PauseState {
+            what: "all API calls with app_secret".into(),
+            reason: "address".into(),
+            errcode: Some(60020),
+            errmsg: "not allow\r\nto access".into(),
+            since: 1,
+            until: 2,
+            advice: "add it".into(),
+        };
+        PAUSES.set(&db, UnixSeconds(1), &vec![pause]).unwrap();
         let expected =
             "paused: all API calls with app_secret (address): errcode 60020, not allow to access; add it";
         assert_eq!(remarks(&db).unwrap(), [expected]);
@@ -212,7 +221,7 @@ mod tests {
         let (writer, _thread) = Writer::start(crate::store::open_writer(&path, 0o600).unwrap()).unwrap();
         let looker = crate::store::open_reader(&path).unwrap();
         let version = || looker.query_row("PRAGMA data_version", [], |row| row.get::<_, i64>(0)).unwrap();
-        let mut health = Health::new(
+        let mut health = Health::with(
             writer,
             Arc::default(),
             Arc::default(),
@@ -231,7 +240,7 @@ mod tests {
         let (writer, thread) = Writer::start(open_in_memory().unwrap()).unwrap();
         let gate = Arc::new(GateStats::default());
         let mut health =
-            Health::new(writer.clone(), Arc::clone(&gate), Arc::default(), true, open_in_memory().unwrap());
+            Health::with(writer.clone(), Arc::clone(&gate), Arc::default(), true, open_in_memory().unwrap());
         let report = health.report();
         assert_eq!(report.status, 503, "no connection to the server behind the gate");
         assert!(report.text.contains("answers callbacks"), "{}", report.text);

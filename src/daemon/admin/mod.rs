@@ -11,16 +11,16 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::store::Connection;
 use tiny_http::{Header, Request, Response};
 
-use super::metrics::Metrics;
-use crate::gate::{self, Gate, GateStats, Limits, Routes};
-use crate::store::{StoreError, Writer, open_reader};
-use crate::wecom::clock::SharedClock;
+use super::callbacks::Callbacks;
+use super::threads::Threads;
+use super::{Shared, StartError};
+use crate::gate::{self, Gate, Limits, Routes};
+use crate::store::{StoreError, open_reader};
 use exposition::Exposition;
 use health::Health;
 
@@ -38,43 +38,36 @@ pub(super) const DESCRIPTORS: usize = 3 * IN_FLIGHT + CONNECTIONS + 16;
 /// For a reader's lock, which only another program's unusual doings can hold.
 const READ_PATIENCE: Duration = Duration::from_millis(250);
 
-/// What the admin listener looks at.
-pub struct Watched {
-    /// The counters.
-    pub metrics: Arc<Metrics>,
-    /// Those of the gate for callbacks.
-    pub gate: Arc<GateStats>,
-    /// What makes events durable.
-    pub writer: Writer,
-    /// The estimate of WeCom's clock.
-    pub clock: SharedClock,
-    /// Whether a comparison follows when a callback was refused.
-    pub compares: bool,
-}
-
 /// The admin listener at work.
 pub struct Admin {
     gate: Gate,
     http: Arc<tiny_http::Server>,
-    threads: Vec<JoinHandle<()>>,
+    threads: Threads,
 }
 
 impl Admin {
-    /// Starts to answer on `listener`. `few_descriptors`: there are fewer than [`DESCRIPTORS`] to spare.
-    ///
-    /// # Errors
-    /// If the database cannot be read, or the system refuses a thread or a descriptor.
-    pub fn start(
+    /// Listens on this address; nothing is answered yet.
+    pub(super) fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
+        gate::bind(address).map_err(|error| StartError::ListenAdmin { address, error })
+    }
+
+    /// Starts to answer on `listener`. `compares`: a comparison follows when a callback was refused.
+    pub(super) fn start(
         listener: TcpListener,
-        watched: Watched,
-        database: &Path,
-        few_descriptors: bool,
-    ) -> Result<Self, AdminError> {
-        let Watched { metrics, gate: callbacks, writer, clock, compares } = watched;
-        let health =
-            Health::new(writer, Arc::clone(&callbacks), Arc::clone(&metrics), compares, reader(database)?);
-        let exposition = Exposition::new(metrics, callbacks, clock, reader(database)?);
-        let (in_flight, max_connections) = if few_descriptors { FEW } else { (IN_FLIGHT, CONNECTIONS) };
+        shared: &Shared,
+        callbacks: &Callbacks,
+        compares: bool,
+    ) -> Result<Self, StartError> {
+        let database = &shared.database;
+        let health = Health::new(shared, callbacks.gate_stats(), compares, reader(database)?);
+        let exposition = Exposition::new(
+            Arc::clone(&shared.metrics),
+            callbacks.gate_stats(),
+            shared.client.clock().clone(),
+            reader(database)?,
+        );
+        let (in_flight, max_connections) =
+            if callbacks.has_few_descriptors() { FEW } else { (IN_FLIGHT, CONNECTIONS) };
 
         let folder = database.parent().unwrap_or(Path::new("."));
         let (http, upstreams) = gate::private_server(in_flight, folder)?;
@@ -86,11 +79,10 @@ impl Admin {
         let (to_health, of_health) = channel();
         let (to_metrics, of_metrics) = channel();
         let server = Arc::clone(&http);
-        let threads = vec![
-            spawn("admin-health", move || answer_health(health, &of_health))?,
-            spawn("admin-metrics", move || answer_metrics(exposition, &of_metrics))?,
-            spawn("admin", move || sort(&server, &to_health, &to_metrics))?,
-        ];
+        let mut threads = Threads::default();
+        threads.spawn("admin-health", move || answer_health(health, &of_health))?;
+        threads.spawn("admin-metrics", move || answer_metrics(exposition, &of_metrics))?;
+        threads.spawn("admin", move || sort(&server, &to_health, &to_metrics))?;
         Ok(Self { gate, http, threads })
     }
 
@@ -105,21 +97,8 @@ impl Admin {
         let deadline = Instant::now() + patience;
         self.gate.stop(patience);
         self.http.unblock();
-        while self.threads.iter().any(|thread| !thread.is_finished()) && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(2));
-        }
+        self.threads.join_until(deadline);
     }
-}
-
-/// Why the admin listener did not start.
-#[derive(Debug, thiserror::Error)]
-pub enum AdminError {
-    /// The database is not readable.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The system refuses a thread or a descriptor.
-    #[error(transparent)]
-    System(#[from] std::io::Error),
 }
 
 fn limits(max_connections: usize) -> Limits {
@@ -146,10 +125,6 @@ fn reader(database: &Path) -> Result<Connection, StoreError> {
     connection.busy_timeout(READ_PATIENCE)?;
     connection.pragma_update(None, "cache_size", -256)?;
     Ok(connection)
-}
-
-fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {
-    std::thread::Builder::new().name(name.into()).spawn(work)
 }
 
 /// Hands each request to the thread of its kind, until the server is told to stop.

@@ -1,7 +1,6 @@
-//! Compares the directory with WeCom and repairs it: when it is time, when there are triggers, when somebody asks.
+//! Compares the directory with WeCom and repairs it: regularly, on triggers, and for commands.
 //!
-//! One thread, hence one comparison at a time. The command beside the daemon leaves its wish in the database and
-//! waits there for the report.
+//! One thread, hence one comparison at a time; commands wait in a queue.
 
 mod api_reader;
 pub mod report;
@@ -11,36 +10,34 @@ pub mod triggers;
 mod write_batch;
 
 use std::cell::Cell;
-use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::store::Connection;
-use crate::unix_time::unix_now;
-use serde_json::{Value as Json, json};
-
 use report::Report;
-pub use run::{Engine, Progress};
+pub use run::Engine;
 use schedule::Situation;
+use triggers::ReconcileUpdate;
+pub use triggers::{ReconcileCommand, ReconcileRequest};
 
-use super::api_observer::ApiRecorder;
-use super::converter::Converter;
-use super::details::DetailsWorker;
-use super::reconciler::triggers::ReconcileTriggers;
+use super::threads::Threads;
+use super::{ApiWorkers, CHECK_DATABASE, Shared, StartError};
 use crate::config;
+use crate::directory::UnixSeconds;
 use crate::directory::comparison::Guard;
-use crate::shutdown::Shutdown;
+use crate::store::StoreError;
 use crate::store::reconciles::{
     ReconcileOutcome, begin_reconcile, finish_reconcile, last_reconciles, retry_failed,
 };
 use crate::store::state::{
-    forget_old, reconcile_request, request_reconcile, settle_reconcile_request, take_first,
+    RECONCILE_PROGRESS, ReconcileProgress, reconcile_request, request_reconcile, settle_reconcile_request,
 };
-use crate::store::{StoreError, Writer, set_state};
-use crate::wecom::api::{ApiObserver, Client};
+use crate::unix_time::unix_now;
+use crate::wecom::api::{ApiObserver, SecretKind};
 
-/// It is not looked for wishes and triggers more often than this.
+/// Minimum interval between checks for triggers.
 const LOOKS_APART: Duration = Duration::from_secs(1);
+/// Interval of the progress that clients see.
+const LIVE_EVERY: Duration = Duration::from_millis(200);
 /// After trouble with the database.
 const TRY_AGAIN: Duration = Duration::from_secs(2);
 /// How long a commit may take.
@@ -52,67 +49,29 @@ const SHOW_EVERY: Duration = Duration::from_secs(1);
 /// Members that are made due again at a time.
 const BATCH: usize = 2000;
 
-/// Wishes and reports in `daemon_state`, with an id of the asker's behind.
-pub const WISH: &str = "reconcile_wish:";
-/// See [`WISH`].
-pub const REPORT: &str = "reconcile_report:";
-/// Where it shows how far it is.
-pub const PROGRESS: &str = "reconcile_progress";
-
-/// What somebody wants.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Wish {
-    /// Only the plan.
-    pub dry_run: bool,
-    /// So many deletions, and no more.
-    pub allow_deletes: Option<usize>,
-}
-
-impl Wish {
-    /// As it is left in the database.
-    #[must_use]
-    pub fn to_json(self) -> Json {
-        json!({"dry_run": self.dry_run, "allow_deletes": self.allow_deletes})
-    }
-
-    fn from_json(json: &Json) -> Self {
-        let allow = json.get("allow_deletes").and_then(Json::as_u64);
-        Self {
-            dry_run: json.get("dry_run").and_then(Json::as_bool).unwrap_or(true),
-            allow_deletes: allow.and_then(|n| usize::try_from(n).ok()),
-        }
-    }
-}
-
-/// What makes comparisons.
+/// The thread that compares.
 pub struct Reconciler {
-    /// To ask WeCom.
-    pub client: Arc<Client<ApiRecorder>>,
-    /// To repair.
-    pub writer: Writer,
-    /// To look.
-    pub reader: Connection,
-    /// Ends it.
-    pub shutdown: Shutdown,
-    /// `[reconcile]`
-    pub settings: config::Reconcile,
-    /// What may have been missed; its wakeup is what this thread waits for.
-    pub triggers: Arc<ReconcileTriggers>,
-    /// Told of members that may have become due.
-    pub converter: Option<Arc<Converter>>,
-    /// Told of members that came to light.
-    pub details: Option<Arc<DetailsWorker>>,
-    /// How often the database is looked at when nothing calls: the clock may have been set.
-    pub look_again: Duration,
+    shared: Shared,
+    workers: ApiWorkers,
+    reader: Connection,
+    settings: config::Reconcile,
 }
 
 impl Reconciler {
-    /// Starts the thread.
-    ///
-    /// # Errors
-    /// If no thread can be had.
-    pub fn start(self) -> std::io::Result<JoinHandle<()>> {
-        std::thread::Builder::new().name("reconcile".into()).spawn(move || self.work())
+    /// Starts the thread; false if there is no contacts_secret, so that nothing can be compared.
+    pub(super) fn start(
+        settings: &config::Reconcile,
+        shared: &Shared,
+        workers: &ApiWorkers,
+        threads: &mut Threads,
+    ) -> Result<bool, StartError> {
+        if !shared.client.has_secret(SecretKind::Contacts) {
+            return Ok(false);
+        }
+        let (reader, settings) = (shared.reader()?, settings.clone());
+        let reconciler = Self { shared: shared.clone(), workers: workers.clone(), reader, settings };
+        threads.spawn("reconcile", move || reconciler.work())?;
+        Ok(true)
     }
 
     fn work(&self) {
@@ -124,18 +83,18 @@ impl Reconciler {
             match self.look(&mut failures, &mut deletions_held) {
                 Ok(wait) => {
                     complained = false;
-                    self.triggers.wakeup.wait(wait);
+                    self.shared.triggers.wakeup.wait(wait);
                 }
                 Err(StoreError::Closed) => return,
                 Err(error) => {
                     if !std::mem::replace(&mut complained, true) {
                         log::warn!("comparisons are put off: {error}");
                     }
-                    let _ = self.shutdown.sleep(TRY_AGAIN);
+                    let _ = self.shared.shutdown.sleep(TRY_AGAIN);
                 }
             }
             // ReconcileTriggers may come by the thousand.
-            if self.shutdown.sleep(LOOKS_APART.saturating_sub(looked.elapsed())) {
+            if self.shared.shutdown.sleep(LOOKS_APART.saturating_sub(looked.elapsed())) {
                 return;
             }
         }
@@ -143,42 +102,34 @@ impl Reconciler {
 
     /// Does what is due; when to look again.
     fn look(&self, failures: &mut u32, deletions_held: &mut bool) -> Result<Duration, StoreError> {
-        if *deletions_held && self.client.clock().estimate().contradiction.is_none() {
+        if *deletions_held && self.shared.client.clock().estimate().contradiction.is_none() {
             *deletions_held = false;
-            self.triggers.request("the clocks agree again, after deletions were held");
+            self.shared.triggers.request("the clocks agree again, after deletions were held");
         }
-        if let Some(reason) = self.triggers.take() {
+        if let Some(reason) = self.shared.triggers.take() {
             let written = reason.clone();
             let done = self
+                .shared
                 .writer
                 .run(PATIENCE, move |connection| request_reconcile(connection, &written, unix_now()));
             if done.is_err() {
-                self.triggers.request(reason);
+                self.shared.triggers.request(reason);
             }
             done?;
         }
-        // Asking first keeps an idle daemon from writing.
-        let has_wish = self
-            .reader
-            .prepare_cached("SELECT 1 FROM daemon_state WHERE substr(name, 1, length(?1)) = ?1")?
-            .exists([WISH])?;
-        if has_wish {
-            let wish = self.writer.run(PATIENCE, |connection| take_first(connection, WISH))?;
-            if let Some((id, wish)) = wish {
-                let wish = Wish::from_json(&wish);
-                let report = self.compare(wish, "the reconcile command")?;
-                *failures = 0;
-                *deletions_held |= report.deletions_held;
-                let json = report.to_json(wish.dry_run);
-                self.writer.run(PATIENCE, move |connection| {
-                    forget_old(connection, REPORT, unix_now())?;
-                    set_state(connection, &format!("{REPORT}{id}"), unix_now(), Some(&json))
-                })?;
-                return Ok(Duration::ZERO);
-            }
+        if let Some(command) = self.shared.triggers.next_command() {
+            let report = self.compare(command.request, "the reconcile command", Some(&command));
+            let update = match &report {
+                Ok(report) => ReconcileUpdate::Report(report.to_json(command.request.dry_run)),
+                Err(error) => ReconcileUpdate::Failed(format!("the comparison failed: {error}")),
+            };
+            (command.update)(update);
+            *deletions_held |= report?.deletions_held;
+            *failures = 0;
+            return Ok(Duration::ZERO);
         }
         if !self.settings.enabled {
-            return Ok(self.look_again);
+            return Ok(CHECK_DATABASE);
         }
         let now = unix_now();
         let (last, done) = last_reconciles(&self.reader)?;
@@ -187,69 +138,87 @@ impl Reconciler {
             last_ended: last.and_then(|last| last.finished_at),
             last_done: done.as_ref().and_then(|done| done.finished_at),
             failures: *failures,
-            requested_at: due.as_ref().map(|(at, _)| *at),
+            requested_at: due.as_ref().map(|due| UnixSeconds(due.since)),
         };
         let next = schedule::next(situation, self.settings.every, now);
         if next > now {
             let left = Duration::from_secs(u64::try_from(next.since(now)).unwrap_or(u64::MAX));
-            return Ok(left.min(self.look_again));
+            return Ok(left.min(CHECK_DATABASE));
         }
-        let why = due.as_ref().and_then(|(_, why)| why.get("reason")).and_then(Json::as_str);
+        let why = due.as_ref().map(|due| due.reason.as_str());
         let why = why.unwrap_or(if done.is_none() { "first fill" } else { "it is time" });
-        let report = self.compare(Wish::default(), why)?;
+        let report = self.compare(ReconcileRequest::default(), why, None)?;
         *deletions_held = report.deletions_held;
         *failures = if report.outcome == ReconcileOutcome::Failed { failures.saturating_add(1) } else { 0 };
         Ok(Duration::ZERO)
     }
 
-    fn compare(&self, wish: Wish, reason: &str) -> Result<Report, StoreError> {
-        log::info!("comparing with WeCom: {reason}{}", if wish.dry_run { ", dry run" } else { "" });
-        let shown = Cell::new(None::<Instant>);
-        let logged = Cell::new(Instant::now());
-        let tell = |progress: Progress| {
+    fn compare(
+        &self,
+        request: ReconcileRequest,
+        reason: &str,
+        command: Option<&ReconcileCommand>,
+    ) -> Result<Report, StoreError> {
+        log::info!("comparing with WeCom: {reason}{}", if request.dry_run { ", dry run" } else { "" });
+        let (live, shown) = (Cell::new(None::<Instant>), Cell::new(None::<Instant>));
+        let logged = Cell::new(Some(Instant::now()));
+        let progress = |progress: ReconcileProgress| {
             let now = Instant::now();
-            if shown.get().is_none_or(|last| now.duration_since(last) >= SHOW_EVERY) {
-                shown.set(Some(now));
-                self.show(Some(progress));
-                self.members_may_be_due();
+            let is_time = |last: &Cell<Option<Instant>>, interval| {
+                let is_time = last.get().is_none_or(|last| now.duration_since(last) >= interval);
+                if is_time {
+                    last.set(Some(now));
+                }
+                is_time
+            };
+            if is_time(&live, LIVE_EVERY) {
+                if let Some(command) = command {
+                    (command.update)(ReconcileUpdate::Progress(progress.clone()));
+                }
+                self.shared.triggers.show(&progress);
             }
-            if now.duration_since(logged.get()) >= LOG_EVERY {
-                logged.set(now);
+            if is_time(&logged, LOG_EVERY) {
                 let of = progress.of.map_or_else(String::new, |of| format!(" of {of}"));
                 log::info!("comparing with WeCom: {}, {}{of}", progress.phase, progress.done);
             }
+            if is_time(&shown, SHOW_EVERY) {
+                self.show(Some(progress));
+                self.members_may_be_due();
+            }
         };
         let engine = Engine {
-            client: &*self.client,
+            client: &*self.shared.client,
             reader: &self.reader,
-            writer: (!wish.dry_run).then_some(&self.writer),
-            shutdown: &self.shutdown,
-            guard: Guard { percent: self.settings.max_delete_percent, allowed: wish.allow_deletes },
-            tell: &tell,
+            writer: (!request.dry_run).then_some(&self.shared.writer),
+            shutdown: &self.shared.shutdown,
+            guard: Guard { percent: self.settings.max_delete_percent, allowed: request.allow_deletes },
+            progress: &progress,
         };
         let report = compare(&engine, reason);
         self.show(None);
         let report = report?;
         self.members_may_be_due();
-        if let Some(details) = self.details.as_ref().filter(|_| !wish.dry_run) {
+        if let Some(details) = self.workers.details.as_ref().filter(|_| !request.dry_run) {
             details.compared();
         }
-        say(&report, wish);
+        say(&report, request);
         Ok(report)
     }
 
     fn members_may_be_due(&self) {
-        if let Some(converter) = &self.converter {
+        if let Some(converter) = &self.workers.converter {
             converter.look();
         }
     }
 
-    /// Shows how far it is, for `status` and the command that waits.
-    fn show(&self, progress: Option<Progress>) {
-        let json = progress.map(|p| json!({"phase": p.phase, "done": p.done, "of": p.of}));
-        self.writer.submit(
+    /// Writes the progress to the database, for `status`.
+    fn show(&self, progress: Option<ReconcileProgress>) {
+        self.shared.writer.submit(
             Instant::now() + PATIENCE,
-            move |connection| set_state(connection, PROGRESS, unix_now(), json.as_ref()),
+            move |connection| match &progress {
+                Some(progress) => RECONCILE_PROGRESS.set(connection, unix_now(), progress),
+                None => RECONCILE_PROGRESS.remove(connection),
+            },
             |written| {
                 if let Err(error) = written {
                     log::debug!("progress could not be shown: {error}");
@@ -295,7 +264,7 @@ fn wait_for_another_second<L: ApiObserver>(engine: &Engine<'_, L>) -> Result<(),
     Ok(())
 }
 
-fn say(report: &Report, wish: Wish) {
+fn say(report: &Report, request: ReconcileRequest) {
     let level = match report.outcome {
         ReconcileOutcome::Blocked => log::Level::Error,
         ReconcileOutcome::Failed | ReconcileOutcome::Partial => log::Level::Warn,
@@ -303,7 +272,7 @@ fn say(report: &Report, wish: Wish) {
     };
     let (note, effect) = (report.note(), report.effect);
     let colon = if note.is_empty() { "" } else { ": " };
-    let done = if wish.dry_run {
+    let done = if request.dry_run {
         "nothing written".to_owned()
     } else {
         format!("created={} updated={} deleted={}", effect.created, effect.updated, effect.deleted)

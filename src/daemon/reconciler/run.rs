@@ -20,6 +20,7 @@ use crate::directory::{Fields, MemberField, UnixSeconds, UserId, Value};
 use crate::shutdown::Shutdown;
 use crate::store::observations::{Observation, Since, ahead_of};
 use crate::store::reconciles::{ReconcileOutcome, count_members, known_members};
+use crate::store::state::ReconcileProgress;
 use crate::store::{StoreError, Writer};
 use crate::wecom::api::directory::{PAGE, Skipped};
 use crate::wecom::api::{ApiObserver, Client};
@@ -28,17 +29,6 @@ use crate::wecom::api::{ApiObserver, Client};
 const RUN: usize = 2000;
 /// Subjects that a note names; all are counted.
 const NAMED: usize = 10;
-
-/// How far it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Progress {
-    /// What it is at.
-    pub phase: &'static str,
-    /// So many are done ..
-    pub done: usize,
-    /// .. of so many, as far as that is known.
-    pub of: Option<usize>,
-}
 
 /// What a comparison works with.
 pub struct Engine<'a, L> {
@@ -52,8 +42,8 @@ pub struct Engine<'a, L> {
     pub shutdown: &'a Shutdown,
     /// How many deletions are believed.
     pub guard: Guard,
-    /// Hears how far it is.
-    pub tell: &'a dyn Fn(Progress),
+    /// Takes the progress, often.
+    pub progress: &'a dyn Fn(ReconcileProgress),
 }
 
 impl<L: ApiObserver> Engine<'_, L> {
@@ -256,7 +246,7 @@ impl<L: ApiObserver> Run<'_, L> {
     }
 
     fn tell(&self, phase: &'static str, done: usize, of: Option<usize>) {
-        (self.engine.tell)(Progress { phase, done, of });
+        (self.engine.progress)(ReconcileProgress { phase: phase.into(), done, of });
     }
 
     /// Rows were skipped: which, and what follows.

@@ -1,13 +1,16 @@
-//! Doubt: whenever something may have been missed, the directory is to be compared with WeCom soon.
+//! What a comparison is for: reasons for which the directory may lack something, and commands.
 
-use std::sync::{Mutex, PoisonError};
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use crate::store::Connection;
+use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
 
 use crate::daemon::wakeup::Wakeup;
 use crate::directory::UnixSeconds;
-use crate::store::get_state;
+use crate::store::Connection;
+use crate::store::state::{DAEMON, ReconcileProgress, STOPPED};
 
 /// WeCom delivers three times, some 5 s apart: whoever is away longer may have missed something.
 const THREE_TRIES: i64 = 15;
@@ -17,9 +20,40 @@ const WAVE_WITHIN: Duration = Duration::from_secs(600);
 /// A wave is a doubt once a day at most: comparing tries those members again, which refuses them again.
 const WAVES_APART: Duration = Duration::from_secs(86_400);
 
+/// The arguments of a comparison that somebody requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ReconcileRequest {
+    /// Whether only the plan is made.
+    pub dry_run: bool,
+    /// Deletions that are allowed beyond `max_delete_percent`; no more than this number.
+    pub allow_deletes: Option<usize>,
+}
+
+/// A request that waits for its comparison.
+pub struct ReconcileCommand {
+    /// The arguments.
+    pub request: ReconcileRequest,
+    /// Takes updates on the comparing thread; must not block.
+    pub update: Box<dyn Fn(ReconcileUpdate) + Send>,
+    /// Dead once the client is gone: the request is dropped then.
+    pub requested_by: Weak<()>,
+}
+
+/// An update for the client of a [`ReconcileCommand`].
+#[derive(Debug, Clone)]
+pub enum ReconcileUpdate {
+    /// The progress of the comparison under way, perhaps of an earlier request.
+    Progress(ReconcileProgress),
+    /// The report, the last update.
+    Report(Json),
+    /// No report, as the database failed; the last update.
+    Failed(String),
+}
+
 #[derive(Default)]
 struct State {
     reason: Option<String>,
+    commands: VecDeque<ReconcileCommand>,
     refusals: u32,
     first_refusal: Option<Instant>,
     last_wave: Option<Instant>,
@@ -40,9 +74,29 @@ impl ReconcileTriggers {
         self.wakeup.notify();
     }
 
-    /// Takes what there is, to write it down.
+    /// Takes the reason, to write it to the database.
     pub fn take(&self) -> Option<String> {
         self.lock().reason.take()
+    }
+
+    /// Queues a command.
+    pub fn enqueue(&self, command: ReconcileCommand) {
+        self.lock().commands.push_back(command);
+        self.wakeup.notify();
+    }
+
+    /// Takes the oldest command whose client still waits.
+    pub fn next_command(&self) -> Option<ReconcileCommand> {
+        let mut state = self.lock();
+        std::iter::from_fn(|| state.commands.pop_front())
+            .find(|command| command.requested_by.strong_count() > 0)
+    }
+
+    /// Shows the progress of the comparison under way to the clients that wait for another one.
+    pub fn show(&self, progress: &ReconcileProgress) {
+        for command in &self.lock().commands {
+            (command.update)(ReconcileUpdate::Progress(progress.clone()));
+        }
     }
 
     /// WeCom said of a member that there is nothing to convert.
@@ -71,10 +125,10 @@ impl ReconcileTriggers {
 /// # Errors
 /// Whatever SQLite says.
 pub fn before_start(connection: &Connection, now: UnixSeconds) -> crate::store::Result<Option<String>> {
-    if get_state(connection, "daemon")?.is_some() {
+    if DAEMON.get(connection)?.is_some() {
         return Ok(Some("the daemon ended without notice".into()));
     }
-    let stopped = get_state(connection, "stopped")?.map(|(at, _)| now.since(at));
+    let stopped = STOPPED.get(connection)?.map(|(at, _)| now.since(at));
     Ok(stopped
         .filter(|away| *away > THREE_TRIES || *away < 0)
         .map(|away| format!("the daemon did not run for {away} s")))

@@ -3,7 +3,7 @@
 /// A cause, and its remedy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Advice {
-    /// The stable name: of [`crate::gate::Refusal`], of [`crate::daemon::callback::Refusal`], or
+    /// The stable name: of [`crate::gate::Refusal`], of [`crate::daemon::callbacks::Refusal`], or
     /// [`super::STORAGE`] or [`super::CRASH`].
     pub cause: &'static str,
     /// The remedy; [`PATHS`] in it stands for the configured callback paths.
@@ -155,7 +155,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::daemon::callback;
+    use crate::daemon::callbacks;
     use crate::gate;
 
     #[test]
@@ -164,7 +164,7 @@ mod tests {
         let causes: BTreeSet<&str> = gate::Refusal::ALL
             .into_iter()
             .map(gate::Refusal::cause)
-            .chain(callback::Refusal::ALL.into_iter().map(callback::Refusal::cause))
+            .chain(callbacks::Refusal::ALL.into_iter().map(callbacks::Refusal::cause))
             .chain([super::super::STORAGE, super::super::CRASH])
             .collect();
         assert_eq!(rows.iter().copied().collect::<BTreeSet<_>>(), causes);

@@ -8,9 +8,10 @@ mod ledger;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::callbacks::Endpoint;
+use super::threads::Threads;
 use super::wakeup::Wakeup;
 use crate::store::Writer;
 use crate::store::refusals::record_refusals;
@@ -56,6 +57,18 @@ impl Refusals {
         }
     }
 
+    /// Starts the thread that writes the table.
+    pub(super) fn start(
+        endpoints: &[Endpoint],
+        writer: Writer,
+        threads: &mut Threads,
+    ) -> std::io::Result<Arc<Self>> {
+        let refusals = Arc::new(Self::new(endpoints.iter().map(|endpoint| endpoint.path.clone()).collect()));
+        let recorder = Arc::clone(&refusals);
+        threads.spawn("refusals", move || recorder.write(&writer))?;
+        Ok(refusals)
+    }
+
     /// The configured callback paths.
     #[must_use]
     pub fn paths(&self) -> &[String] {
@@ -86,15 +99,6 @@ impl Refusals {
                  the next ones are only counted; status shows the counts"
             );
         }
-    }
-
-    /// Starts the thread that writes the table.
-    ///
-    /// # Errors
-    /// If no thread can be had.
-    pub fn start(self: &Arc<Self>, writer: Writer) -> std::io::Result<JoinHandle<()>> {
-        let refusals = Arc::clone(self);
-        std::thread::Builder::new().name("refusals".into()).spawn(move || refusals.write(&writer))
     }
 
     /// Lets the thread write what is left and end.

@@ -8,20 +8,18 @@ use std::io::Read;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tiny_http::{Header, Method, Request, Response};
 
-use super::callback::{Endpoint, Received, Refusal};
-use super::converter::Converter;
-use super::details::DetailsWorker;
+use super::endpoint::{Endpoint, Received, Refusal};
 use super::event_clock::EventClock;
-use super::metrics::Metrics;
-use super::reconciler::triggers::ReconcileTriggers;
-use super::refusals::{self, Refusals, Refused};
+use crate::daemon::metrics::Metrics;
+use crate::daemon::refusals::{self, Refusals, Refused};
+use crate::daemon::threads::Threads;
+use crate::daemon::{ApiWorkers, Shared};
 use crate::gate::{self, PEER_HEADER};
-use crate::store::{Applied, NewEvent, StoreError, Writer, apply_event, record_invalid};
+use crate::store::{Applied, NewEvent, StoreError, apply_event, record_invalid};
 use crate::text::printable;
 use crate::unix_time::unix_now;
 
@@ -29,36 +27,17 @@ use crate::unix_time::unix_now;
 const COMMIT_WITHIN: Duration = Duration::from_secs(4);
 
 /// What the workers share.
-pub struct Server {
+pub(super) struct Server {
     /// Behind the gate.
-    pub http: tiny_http::Server,
-    /// The callback URLs.
-    pub endpoints: Vec<Endpoint>,
-    /// Our own company.
-    pub corp_id: String,
-    /// Longest body; the gate has seen to it.
-    pub max_body: usize,
-    /// Stamps events.
-    pub event_clock: EventClock,
-    /// Where events go.
-    pub writer: Writer,
-    /// Whom to tell of what was applied.
-    pub wakers: Wakers,
-    /// Counts answers and events.
-    pub metrics: Arc<Metrics>,
-    /// Counts and logs refused requests.
-    pub refusals: Arc<Refusals>,
-}
-
-/// Who is to do something about events that were applied, or could not be.
-#[derive(Clone)]
-pub struct Wakers {
-    /// For members without an openid.
-    pub converter: Option<Arc<Converter>>,
-    /// For members whose details are due.
-    pub details: Option<Arc<DetailsWorker>>,
-    /// For events that were refused.
-    pub triggers: Arc<ReconcileTriggers>,
+    pub(super) http: tiny_http::Server,
+    pub(super) endpoints: Vec<Endpoint>,
+    pub(super) corp_id: String,
+    /// Longest body in bytes, which the gate enforces.
+    pub(super) max_body: usize,
+    pub(super) event_clock: EventClock,
+    pub(super) shared: Shared,
+    pub(super) workers: ApiWorkers,
+    pub(super) refusals: Arc<Refusals>,
 }
 
 /// An answer that is ready.
@@ -66,47 +45,6 @@ struct Answer {
     request: Request,
     status: u16,
     body: Vec<u8>,
-}
-
-/// The threads of a server.
-pub struct Threads {
-    workers: Vec<JoinHandle<()>>,
-    responder: JoinHandle<()>,
-}
-
-/// Starts `threads` workers and the responder.
-///
-/// # Errors
-/// If a thread cannot be had.
-pub fn start(server: &Arc<Server>, threads: usize) -> std::io::Result<Threads> {
-    let (answers, ready) = channel();
-    let metrics = Arc::clone(&server.metrics);
-    let responder = std::thread::Builder::new().name("respond".into());
-    let responder = responder.spawn(move || respond_all(&ready, &metrics))?;
-    let workers = (0..threads).map(|n| {
-        let (server, answers) = (Arc::clone(server), answers.clone());
-        let name = format!("callback-{n}");
-        std::thread::Builder::new().name(name).spawn(move || server.serve(&answers))
-    });
-    Ok(Threads { workers: workers.collect::<std::io::Result<_>>()?, responder })
-}
-
-impl Threads {
-    /// Ends the workers and, when the writer has given its last reply, the responder. `patience` at most.
-    pub fn stop(self, server: &Server, patience: Duration) {
-        for _ in &self.workers {
-            server.http.unblock();
-        }
-        let deadline = Instant::now() + patience;
-        for thread in self.workers.into_iter().chain([self.responder]) {
-            while !thread.is_finished() && Instant::now() < deadline {
-                std::thread::sleep(Duration::from_millis(2));
-            }
-            if thread.is_finished() && thread.join().is_err() {
-                log::error!("a thread that answers callbacks ended in a panic; please report this");
-            }
-        }
-    }
 }
 
 fn respond_all(ready: &Receiver<Answer>, metrics: &Metrics) {
@@ -133,6 +71,19 @@ fn header(name: &str, value: &str) -> Header {
 }
 
 impl Server {
+    /// Starts `workers` workers and the responder, which ends after the last reply of the writer.
+    pub(super) fn start(server: &Arc<Self>, workers: usize) -> std::io::Result<Threads> {
+        let mut threads = Threads::default();
+        let (answers, ready) = channel();
+        for n in 0..workers {
+            let (server, answers) = (Arc::clone(server), answers.clone());
+            threads.spawn(format!("callback-{n}"), move || server.serve(&answers))?;
+        }
+        let metrics = Arc::clone(&server.shared.metrics);
+        threads.spawn("respond", move || respond_all(&ready, &metrics))?;
+        Ok(threads)
+    }
+
     fn serve(&self, answers: &Sender<Answer>) {
         loop {
             match self.http.recv() {
@@ -150,7 +101,7 @@ impl Server {
         if handled.is_err() {
             let refused = client.refused(500, refusals::CRASH, &url);
             self.refusals.note(&refused, &"this program failed on the request");
-            self.wakers.triggers.request("a callback could not be handled");
+            self.shared.triggers.request("a callback could not be handled");
         }
     }
 
@@ -210,19 +161,19 @@ impl Server {
             log::warn!("event has fields that make no sense {}: {}", name(&event), printable(&fields));
         }
         let deadline = arrived + COMMIT_WITHIN;
-        let (writer, to_apply) = (self.writer.clone(), event.clone());
+        let (writer, to_apply) = (self.shared.writer.clone(), event.clone());
         let acknowledge = {
-            let (answers, wakers) = (answers.clone(), self.wakers.clone());
-            let (metrics, refusals) = (Arc::clone(&self.metrics), Arc::clone(&self.refusals));
+            let (answers, shared, workers) = (answers.clone(), self.shared.clone(), self.workers.clone());
+            let refusals = Arc::clone(&self.refusals);
             move |request: Request, event: &NewEvent, result: Result<Applied, StoreError>| {
                 if let Err(error) = &result {
                     let refused = Client::of(&request);
                     refusals.note(&refused.refused(503, refusals::STORAGE, request.url()), error);
                 }
-                acknowledge(request, event, result, &wakers, &metrics, &answers);
+                acknowledge(request, event, result, (&shared, &workers), &answers);
             }
         };
-        self.writer.submit(
+        self.shared.writer.submit(
             deadline,
             move |connection| apply_event(connection, &to_apply),
             move |result| match result {
@@ -246,26 +197,25 @@ fn acknowledge(
     request: Request,
     event: &NewEvent,
     result: Result<Applied, StoreError>,
-    wakers: &Wakers,
-    metrics: &Metrics,
+    (shared, workers): (&Shared, &ApiWorkers),
     answers: &Sender<Answer>,
 ) {
     match result {
         Ok(applied) => {
             log::debug!("event {} outcome={}", name(event), applied.outcome.as_str());
-            metrics.event(&event.event, &event.change_type, applied.outcome);
+            shared.metrics.event(&event.event, &event.change_type, applied.outcome);
             send(answers, request, 200, b"success");
-            if let Some(converter) = &wakers.converter {
+            if let Some(converter) = &workers.converter {
                 converter.wake_for(applied.to_convert);
             }
-            if let Some(details) = wakers.details.as_ref().filter(|_| applied.details_due) {
+            if let Some(details) = workers.details.as_ref().filter(|_| applied.details_due) {
                 details.wake();
             }
         }
         Err(error) => {
             log::debug!("event refused for now {}: {error}", name(event));
             // WeCom's texts disagree on whether it sends a refused event again.
-            wakers.triggers.request("a callback had to be refused");
+            shared.triggers.request("a callback had to be refused");
             send(answers, request, 503, b"try again later\n");
         }
     }

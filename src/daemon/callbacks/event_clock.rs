@@ -10,7 +10,7 @@ use crate::wecom::clock::SharedClock;
 const SUBJECTS: usize = 1000;
 
 /// What stamps events.
-pub struct EventClock {
+pub(super) struct EventClock {
     clock: SharedClock,
     reported: Mutex<HashSet<String>>,
 }
@@ -18,12 +18,12 @@ pub struct EventClock {
 impl EventClock {
     /// Compares events with this clock.
     #[must_use]
-    pub fn new(clock: SharedClock) -> Self {
+    pub(super) fn new(clock: SharedClock) -> Self {
         Self { clock, reported: Mutex::default() }
     }
 
     /// Gives an event that arrives now a plausible time. Its row keeps the time that it carried.
-    pub fn stamp(&self, event: &mut NewEvent) {
+    pub(super) fn stamp(&self, event: &mut NewEvent) {
         let Some(create_time) = event.create_time else { return };
         let stamped = self.clock.stamp_event(create_time);
         event.latest = self.clock.estimate().latest();

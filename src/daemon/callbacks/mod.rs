@@ -1,0 +1,140 @@
+//! The callback listener: the gate, the workers that decrypt and parse, and the responder.
+
+mod endpoint;
+mod event_clock;
+mod server;
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+pub use endpoint::{Endpoint, Received, Refusal};
+
+use super::front::Front;
+use super::refusals::Refusals;
+use super::threads::Threads;
+use super::{ApiWorkers, Shared, StartError};
+use crate::config::{Config, Keys, Previous};
+use crate::gate::{Budget, Gate, GateStats, Limits, Routes};
+use crate::wecom::callback::crypt::{Crypt, EncodingAesKey};
+use event_clock::EventClock;
+use server::Server;
+
+/// Requests that may be with the workers and the writer at the same time, and share a commit.
+const IN_FLIGHT: usize = 32;
+/// Client connections at a time.
+const CONNECTIONS: usize = 4096;
+/// Descriptors for the database, the log, API calls, the control socket and what the runtime needs.
+const RESERVED_DESCRIPTORS: usize = 96;
+
+/// The running callback listener.
+pub struct Callbacks {
+    gate: Gate,
+    server: Arc<Server>,
+    threads: Threads,
+    workers: usize,
+    has_few_descriptors: bool,
+}
+
+/// The callback URLs and their keys, as configured.
+pub(super) fn endpoints(config: &Config) -> Result<Vec<Endpoint>, StartError> {
+    let crypts = |keys: &Keys, previous: &Previous, receive_id: &str| -> Result<Vec<Crypt>, StartError> {
+        let crypt = |keys: &Keys| {
+            let key = EncodingAesKey::parse(keys.encoding_aes_key.expose());
+            let key = key.map_err(|error| StartError::Config(error.to_string()))?;
+            Ok(Crypt::new(keys.token.expose(), key, receive_id))
+        };
+        keys.with(previous).iter().map(crypt).collect()
+    };
+    let callback = &config.callback;
+    let keys = crypts(&callback.keys, &callback.previous, &callback.receive_id)?;
+    let mut endpoints = vec![Endpoint { path: callback.path.clone(), keys, app: false }];
+    if let Some(app) = &config.app_callback {
+        let keys = crypts(&app.keys, &app.previous, &app.receive_id)?;
+        endpoints.push(Endpoint { path: app.path.clone(), keys, app: true });
+    }
+    Ok(endpoints)
+}
+
+impl Callbacks {
+    /// Starts to answer. `reserved`: descriptors that the admin listener needs. The thread that records refusals is
+    /// added to `threads`, as it ends after the workers.
+    pub(super) fn start(
+        config: &Config,
+        endpoints: Vec<Endpoint>,
+        (shared, workers): (&Shared, &ApiWorkers),
+        reserved: usize,
+        threads: &mut Threads,
+    ) -> Result<Self, StartError> {
+        let settings = &config.callback;
+        let listener = listener(settings.listen)?;
+        let wanted = Budget { max_connections: CONNECTIONS, max_in_flight: IN_FLIGHT };
+        let budget = crate::gate::descriptor_budget(wanted, RESERVED_DESCRIPTORS + reserved);
+        let folder = shared.database.parent().unwrap_or(Path::new("."));
+        let (http, upstreams) = crate::gate::private_server(budget.max_in_flight, folder)?;
+        let routes = endpoints.iter().fold(Routes::new(), |r, e| r.with_callback(&e.path, &["GET", "POST"]));
+        let routes = match &settings.probe_path {
+            Some(path) => routes.with_probe(path),
+            None => routes,
+        };
+        let refusals = Refusals::start(&endpoints, shared.writer.clone(), threads)?;
+        let server = Arc::new(Server {
+            http,
+            endpoints,
+            corp_id: config.wecom.corp_id.clone(),
+            max_body: settings.max_body,
+            event_clock: EventClock::new(shared.client.clock().clone()),
+            shared: shared.clone(),
+            workers: workers.clone(),
+            refusals: Arc::clone(&refusals),
+        });
+        let threads = Server::start(&server, settings.threads)?;
+        let limits = Limits {
+            max_connections: budget.max_connections,
+            max_body: settings.max_body,
+            proxy_protocol: settings.proxy_protocol,
+            ..Limits::default()
+        };
+        let front = Front::new(refusals, Arc::clone(&shared.metrics), Arc::clone(&shared.triggers));
+        let gate = Gate::start(listener, routes, limits, upstreams, Some(Arc::new(front)))?;
+        Ok(Self { gate, server, threads, workers: settings.threads, has_few_descriptors: budget != wanted })
+    }
+
+    pub(super) fn address(&self) -> SocketAddr {
+        self.gate.local_addr()
+    }
+
+    pub(super) fn gate_stats(&self) -> Arc<GateStats> {
+        self.gate.stats()
+    }
+
+    /// Whether the system grants fewer descriptors than the listener wants.
+    pub(super) fn has_few_descriptors(&self) -> bool {
+        self.has_few_descriptors
+    }
+
+    /// Whether the gate has ended by itself.
+    pub(super) fn is_broken(&self) -> bool {
+        self.gate.is_finished()
+    }
+
+    /// Answers the accepted requests and ends; what is not answered at `deadline` stays unanswered.
+    pub(super) fn stop(self, deadline: Instant) {
+        let left = deadline.saturating_duration_since(Instant::now());
+        self.gate.stop(left.saturating_sub(Duration::from_millis(500)));
+        // Each call ends one worker.
+        (0..self.workers).for_each(|_| self.server.http.unblock());
+        self.threads.join_until(deadline.checked_sub(Duration::from_millis(300)).unwrap_or(deadline));
+        self.server.refusals.end();
+    }
+}
+
+/// The socket that systemd hands over (sd_listen_fds(3)); else a new one.
+fn listener(address: SocketAddr) -> Result<TcpListener, StartError> {
+    if let Some(listener) = listenfd::ListenFd::from_env().take_tcp_listener(0)? {
+        log::info!("listening on the socket that was handed over; [callback] listen is ignored");
+        return Ok(listener);
+    }
+    crate::gate::bind(address).map_err(|error| StartError::Listen { address, error })
+}
