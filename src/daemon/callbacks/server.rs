@@ -206,7 +206,7 @@ fn acknowledge(
             shared.metrics.event(&event.event, &event.change_type, applied.outcome);
             send(answers, request, 200, b"success");
             if let Some(converter) = &workers.converter {
-                converter.wake_for(applied.to_convert);
+                converter.convert_now(applied.to_convert);
             }
             if let Some(details) = workers.details.as_ref().filter(|_| applied.details_due) {
                 details.wake();

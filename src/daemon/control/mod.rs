@@ -277,7 +277,7 @@ impl Server {
         match request {
             Request::Retry => {
                 if let Some(converter) = &self.workers.converter {
-                    converter.look();
+                    converter.check();
                 }
                 client.respond(&Response::Done, true);
             }

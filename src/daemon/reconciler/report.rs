@@ -1,4 +1,4 @@
-//! What a comparison found, for people and programs: counts and names of what is different.
+//! The report of a comparison, for people and programs: counts and names of the differences.
 
 use std::fmt::Write;
 
@@ -7,19 +7,19 @@ use serde_json::{Value as Json, json};
 use crate::store::observed::Effect;
 use crate::store::reconciles::ReconcileOutcome;
 
-/// Names of one kind that are kept; all are counted.
+/// Names of one kind that are kept; all items are counted.
 const NAMES: usize = 1000;
 
-/// Counted things, the first of them by name.
+/// A count, and the first names.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Named {
-    /// How many.
+    /// The number of all items, named or not.
     pub count: usize,
     names: Vec<String>,
 }
 
 impl Named {
-    /// Counts one.
+    /// Counts an item, and keeps its name if there is room.
     pub fn add(&mut self, name: impl ToString) {
         self.count += 1;
         if self.names.len() < NAMES {
@@ -32,25 +32,25 @@ impl Named {
     }
 }
 
-/// What is different, of one kind.
+/// Differences of one kind of item.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Differences {
-    /// With WeCom and not here.
+    /// Items that only WeCom has.
     pub new: Named,
-    /// Otherwise here.
+    /// Items that differ in a field.
     pub changed: Named,
-    /// Here and not with WeCom.
+    /// Items that only the directory has.
     pub missing: Named,
 }
 
-/// What is different.
+/// All differences of a comparison.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// By userid.
+    /// Members, named by userid.
     pub members: Differences,
-    /// By id.
+    /// Departments, named by id.
     pub departments: Differences,
-    /// By id; what comes into a tag and leaves it changes the tag.
+    /// Tags, named by id; a difference of content is a change.
     pub tags: Differences,
 }
 
@@ -59,13 +59,13 @@ impl Plan {
         [("members", &self.members), ("departments", &self.departments), ("tags", &self.tags)]
     }
 
-    /// Deletions that it comes to: the number for `--allow-deletes`.
+    /// The number of deletions, for `--allow-deletes`.
     #[must_use]
     pub fn deletions(&self) -> usize {
         self.kinds().iter().map(|(_, kind)| kind.missing.count).sum()
     }
 
-    /// Whether nothing is different.
+    /// Whether there are no differences.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
@@ -84,31 +84,31 @@ impl Plan {
     }
 }
 
-/// How a comparison went.
+/// The result of a comparison.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
-    /// How it ended.
+    /// The outcome, as `reconciles` records it.
     pub outcome: ReconcileOutcome,
-    /// Members that WeCom listed.
+    /// Number of members that WeCom listed.
     pub members_seen: usize,
-    /// What it did; nothing in a dry run.
+    /// The changes that were made; none in a dry run.
     pub effect: Effect,
-    /// What was different.
+    /// The differences that were found.
     pub plan: Plan,
-    /// What the operator should know, a sentence each.
+    /// Sentences for the operator.
     pub notes: Vec<String>,
     /// Whether deletions wait until the clocks agree.
     pub deletions_held: bool,
 }
 
 impl Report {
-    /// The notes in one line.
+    /// All notes, in one line.
     #[must_use]
     pub fn note(&self) -> String {
         self.notes.join("; ")
     }
 
-    /// For programs.
+    /// The output of `reconcile --json`.
     #[must_use]
     pub fn to_json(&self, dry_run: bool) -> Json {
         json!({
@@ -127,7 +127,7 @@ impl Report {
     }
 }
 
-/// A report's JSON for people: what is different, by name, and how it ended.
+/// The text of a report's JSON, for people.
 #[must_use]
 pub fn in_words(report: &Json) -> String {
     let mut text = String::new();
@@ -177,7 +177,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_report_reads_well_and_names_no_more_than_it_must() {
+    fn a_report_names_a_bounded_number_of_items() {
         let mut plan = Plan::default();
         for n in 0..1002 {
             plan.members.new.add(format!("u{n}"));

@@ -12,13 +12,13 @@ use crate::directory::UnixSeconds;
 use crate::store::Connection;
 use crate::store::state::{DAEMON, ReconcileProgress, STOPPED};
 
-/// WeCom delivers three times, some 5 s apart: whoever is away longer may have missed something.
-const THREE_TRIES: i64 = 15;
-/// So many members refused for good within [`WAVE_WITHIN`] mean that the directory is not what it was.
-const WAVE: u32 = 5;
-const WAVE_WITHIN: Duration = Duration::from_secs(600);
-/// A wave is a doubt once a day at most: comparing tries those members again, which refuses them again.
-const WAVES_APART: Duration = Duration::from_secs(86_400);
+/// Seconds without a daemon after which an event may be lost: WeCom delivers three times, some 5 s apart.
+const DELIVERY_TIME: i64 = 15;
+/// Members that WeCom does not know, within [`BURST_TIME`], which cause a comparison.
+const BURST: u32 = 5;
+const BURST_TIME: Duration = Duration::from_secs(600);
+/// Minimum interval between such comparisons: each tries the same members again, and WeCom refuses them again.
+const BURST_INTERVAL: Duration = Duration::from_secs(86_400);
 
 /// The arguments of a comparison that somebody requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -56,19 +56,19 @@ struct State {
     commands: VecDeque<ReconcileCommand>,
     refusals: u32,
     first_refusal: Option<Instant>,
-    last_wave: Option<Instant>,
+    last_burst: Option<Instant>,
 }
 
-/// ReconcileTriggers that are not in the database yet: the database itself may be what fails.
+/// Triggers that are not in the database yet: the database may be what fails.
 #[derive(Default)]
 pub struct ReconcileTriggers {
     state: Mutex<State>,
-    /// Rung for a new one.
+    /// Notified for each trigger and command.
     pub wakeup: Wakeup,
 }
 
 impl ReconcileTriggers {
-    /// Something may have been missed.
+    /// Requests a comparison; the first reason is kept until it is taken.
     pub fn request(&self, reason: impl Into<String>) {
         self.lock().reason.get_or_insert_with(|| reason.into());
         self.wakeup.notify();
@@ -99,17 +99,17 @@ impl ReconcileTriggers {
         }
     }
 
-    /// WeCom said of a member that there is nothing to convert.
+    /// Counts a member that WeCom does not know; a burst of them requests a comparison.
     pub fn refused_for_good(&self, now: Instant) {
         let mut state = self.lock();
-        if state.first_refusal.is_none_or(|first| now.saturating_duration_since(first) > WAVE_WITHIN) {
+        if state.first_refusal.is_none_or(|first| now.saturating_duration_since(first) > BURST_TIME) {
             state.first_refusal = Some(now);
             state.refusals = 0;
         }
         state.refusals += 1;
-        let lately = |wave: Instant| now.saturating_duration_since(wave) < WAVES_APART;
-        if state.refusals >= WAVE && !state.last_wave.is_some_and(lately) {
-            state.last_wave = Some(now);
+        let is_recent = |burst: Instant| now.saturating_duration_since(burst) < BURST_INTERVAL;
+        if state.refusals >= BURST && !state.last_burst.is_some_and(is_recent) {
+            state.last_burst = Some(now);
             drop(state);
             self.request("WeCom does not know many members");
         }
@@ -120,17 +120,14 @@ impl ReconcileTriggers {
     }
 }
 
-/// Whether something may have been missed before this start, judged by what the last run left.
-///
-/// # Errors
-/// Whatever SQLite says.
+/// Why callbacks may have been missed before this start, by the state that the last run left.
 pub fn before_start(connection: &Connection, now: UnixSeconds) -> crate::store::Result<Option<String>> {
     if DAEMON.get(connection)?.is_some() {
         return Ok(Some("the daemon ended without notice".into()));
     }
     let stopped = STOPPED.get(connection)?.map(|(at, _)| now.since(at));
     Ok(stopped
-        .filter(|away| *away > THREE_TRIES || *away < 0)
+        .filter(|away| *away > DELIVERY_TIME || *away < 0)
         .map(|away| format!("the daemon did not run for {away} s")))
 }
 
@@ -139,24 +136,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_wave_of_refusals_is_a_doubt_once_a_day() {
+    fn a_burst_of_unknown_members_requests_one_comparison_a_day() {
         let (triggers, now) = (ReconcileTriggers::default(), Instant::now());
         for _ in 0..4 {
             triggers.refused_for_good(now);
         }
         assert_eq!(triggers.take(), None);
-        triggers.refused_for_good(now + WAVE_WITHIN * 2);
-        assert_eq!(triggers.take(), None, "too long ago to be one wave");
+        triggers.refused_for_good(now + BURST_TIME * 2);
+        assert_eq!(triggers.take(), None, "too long ago to be one burst");
         for _ in 0..20 {
-            triggers.refused_for_good(now + WAVE_WITHIN * 2);
+            triggers.refused_for_good(now + BURST_TIME * 2);
         }
         assert!(triggers.take().is_some());
         for _ in 0..20 {
-            triggers.refused_for_good(now + WAVE_WITHIN * 4);
+            triggers.refused_for_good(now + BURST_TIME * 4);
         }
         assert_eq!(triggers.take(), None);
         for _ in 0..20 {
-            triggers.refused_for_good(now + WAVE_WITHIN * 2 + WAVES_APART);
+            triggers.refused_for_good(now + BURST_TIME * 2 + BURST_INTERVAL);
         }
         assert!(triggers.take().is_some());
     }
