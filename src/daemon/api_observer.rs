@@ -53,7 +53,7 @@ pub(super) fn submit_calls(writer: &Writer, calls: Vec<ApiCall>) {
 }
 
 /// The daemon's observer of the API client.
-pub struct ApiRecorder {
+pub(crate) struct ApiRecorder {
     writer: Writer,
     metrics: Arc<Metrics>,
 }
@@ -120,7 +120,7 @@ impl ApiObserver for ApiRecorder {
 }
 
 /// The client of WeCom's API, as configured. [`StartError::Config`]: the proxy is not usable.
-pub fn client(
+pub(crate) fn client(
     config: &Config,
     writer: &Writer,
     metrics: &Arc<Metrics>,

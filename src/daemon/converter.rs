@@ -33,7 +33,7 @@ const BLOCKED_CHECK: Duration = Duration::from_secs(5);
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// Converts, and is woken for members that became due.
-pub struct Converter {
+pub(crate) struct Converter {
     shared: Shared,
     backoff: Backoff,
     /// Age at which an openid is requested again; zero: never.
@@ -57,7 +57,7 @@ struct Inbox {
 struct Queue {
     /// Members that an event named just now.
     urgent: VecDeque<UserId>,
-    /// Members found due.
+    /// Members that the last query found due.
     due: VecDeque<UserId>,
     /// Due members to convert after all others, and the earliest time for each: WeCom was busy, or did not answer. In
     /// memory only, because it is no failed attempt of the member.
@@ -70,7 +70,6 @@ struct Queue {
     reader: Connection,
 }
 
-/// A member to convert.
 struct Job {
     member: UserId,
     claim: ConversionClaim,
@@ -122,7 +121,7 @@ impl Converter {
     }
 
     /// Converts these members before all others.
-    pub fn convert_now(&self, members: Vec<UserId>) {
+    pub(crate) fn convert_now(&self, members: Vec<UserId>) {
         if !members.is_empty() {
             self.notify(|inbox| {
                 let room = MAX_URGENT.saturating_sub(inbox.urgent.len());
@@ -133,7 +132,7 @@ impl Converter {
     }
 
     /// Checks the database for due members.
-    pub fn check(&self) {
+    pub(crate) fn check(&self) {
         self.notify(|inbox| inbox.check = true);
     }
 

@@ -55,7 +55,7 @@ struct Signals {
 
 /// The handle that wakes the thread.
 #[derive(Default)]
-pub struct DetailsWorker {
+pub(crate) struct DetailsWorker {
     signals: Mutex<Signals>,
     wakeup: Condvar,
 }
@@ -77,13 +77,13 @@ impl DetailsWorker {
         Ok(Some(worker))
     }
 
-    /// Details may be due.
-    pub fn wake(&self) {
+    /// Checks for due details, after 2 s.
+    pub(crate) fn wake(&self) {
         self.signal(|signals| signals.is_woken = true);
     }
 
     /// A comparison has ended: details may be due, and denied ones are tried again.
-    pub fn compared(&self) {
+    pub(crate) fn compared(&self) {
         self.signal(|signals| *signals = Signals { is_woken: true, is_compared: true });
     }
 

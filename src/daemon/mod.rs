@@ -3,22 +3,22 @@
 //! Data flows in one direction: the gate takes requests, workers decrypt and parse them, the writer commits, the
 //! responder answers, the converter calls WeCom. The stop follows the same order.
 
-pub mod admin;
-pub mod api_observer;
+pub(crate) mod admin;
+pub(crate) mod api_observer;
 pub mod callbacks;
-pub mod clock_reporter;
-pub mod control;
-pub mod converter;
-pub mod details;
-pub mod front;
-pub mod hour;
+pub(crate) mod clock_reporter;
+pub(crate) mod control;
+pub(crate) mod converter;
+pub(crate) mod details;
+pub(crate) mod front;
+pub(crate) mod hour;
 mod lockfile;
-pub mod log_limiter;
-pub mod metrics;
-pub mod reconciler;
-pub mod refusals;
-pub mod threads;
-pub mod wakeup;
+pub(crate) mod log_limiter;
+pub(crate) mod metrics;
+pub(crate) mod reconciler;
+pub(crate) mod refusals;
+pub(crate) mod threads;
+pub(crate) mod wakeup;
 
 use std::fs::File;
 use std::net::SocketAddr;
@@ -36,12 +36,12 @@ use crate::store::{Connection, StoreError, Writer, open_reader, open_writer};
 use crate::wecom::api::{Client, clock};
 use admin::Admin;
 use api_observer::ApiRecorder;
-pub use api_observer::client;
+pub(crate) use api_observer::client;
 use callbacks::Callbacks;
 use control::{Control, ControlEndpoint};
 use converter::Converter;
 use details::DetailsWorker;
-pub use lockfile::{is_running, lock};
+pub(crate) use lockfile::{is_running, lock};
 use metrics::Metrics;
 use reconciler::Reconciler;
 use reconciler::triggers::ReconcileTriggers;
@@ -71,7 +71,7 @@ pub enum StartError {
     /// The callback listener's address is not usable.
     #[error("cannot listen on {address}: {error}; is something else using this port? ([callback] listen)")]
     Listen {
-        /// The configured address.
+        /// The address in the configuration.
         address: SocketAddr,
         /// The error of bind(2) or listen(2).
         error: std::io::Error,
@@ -81,7 +81,7 @@ pub enum StartError {
         "cannot listen on {address}: {error}; set [admin] listen to another address, or leave it empty to do without the admin listener"
     )]
     ListenAdmin {
-        /// The configured address.
+        /// The address in the configuration.
         address: SocketAddr,
         /// The error of bind(2) or listen(2).
         error: std::io::Error,
@@ -93,18 +93,13 @@ pub enum StartError {
 
 /// What all parts use; clones share it.
 #[derive(Clone)]
-pub struct Shared {
-    /// The client of WeCom's API.
+pub(crate) struct Shared {
     pub client: Arc<Client<ApiRecorder>>,
-    /// The only writer to the database.
     pub writer: Writer,
-    /// The reasons to compare.
     pub triggers: Arc<ReconcileTriggers>,
     /// The counters and the pauses in force.
     pub metrics: Arc<Metrics>,
-    /// The shutdown signal.
     pub shutdown: Shutdown,
-    /// The path of the database.
     pub database: PathBuf,
 }
 
@@ -124,14 +119,14 @@ impl Shared {
 
 /// The parts that call WeCom for single members.
 #[derive(Clone, Default)]
-pub struct ApiWorkers {
-    /// `None`: nothing is converted.
+pub(crate) struct ApiWorkers {
+    /// `None` if nothing is converted.
     pub converter: Option<Arc<Converter>>,
-    /// `None`: no details are fetched.
+    /// `None` if no details are fetched.
     pub details: Option<Arc<DetailsWorker>>,
 }
 
-/// A running daemon.
+/// A running daemon; dropping it does not stop its threads.
 pub struct Daemon {
     shared: Shared,
     callbacks: Callbacks,

@@ -44,7 +44,7 @@ impl<T: Serialize + DeserializeOwned> Entry<T> {
 pub const DAEMON: Entry<RunningDaemon> = Entry::new("daemon");
 /// Its time is the last orderly stop.
 pub const STOPPED: Entry<bool> = Entry::new("stopped");
-/// The pauses in force.
+/// The pauses of API calls in force.
 pub const PAUSES: Entry<Vec<PauseState>> = Entry::new("pauses");
 /// The last estimate of WeCom's clock.
 pub const CLOCK: Entry<ClockState> = Entry::new("clock");
@@ -64,7 +64,7 @@ const COMPARISON_DUE: Entry<ComparisonDue> = Entry::new("comparison_due");
 pub struct RunningDaemon {
     /// Process id in the daemon's own pid namespace.
     pub pid: u32,
-    /// Version of the program.
+    /// The version of the daemon's program.
     pub version: String,
     /// Absolute path of the control socket; `None` if none could be made.
     pub control: Option<String>,
@@ -114,7 +114,7 @@ pub struct ReconcileProgress {
 /// The result of a sample of members.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Drift {
-    /// Members in the sample.
+    /// The number of members in the sample.
     pub asked: usize,
     /// Members whose fields differed from WeCom's.
     pub different: usize,
@@ -123,7 +123,7 @@ pub struct Drift {
 /// Why a comparison is due.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ComparisonDue {
-    /// The latest reason.
+    /// The latest reason, for people.
     pub reason: String,
     /// Unix time of the first reason.
     pub since: i64,

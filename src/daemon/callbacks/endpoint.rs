@@ -1,4 +1,4 @@
-//! What a callback request is answered, and what is to be stored: a function of its bytes.
+//! The answer to a callback request and the event in it, as a function of the request's bytes.
 
 use sha1::{Digest, Sha1};
 
@@ -13,7 +13,7 @@ use crate::wecom::query::{Query, Reading};
 /// One callback URL: its path, and the keys that its messages may be encrypted with.
 #[derive(Debug, Clone)]
 pub struct Endpoint {
-    /// The URL's path.
+    /// The path of the URL, without a query.
     pub path: String,
     /// The present keys first; then the previous ones, while they are being changed.
     pub keys: Vec<Crypt>,
@@ -21,8 +21,7 @@ pub struct Endpoint {
     pub app: bool,
 }
 
-/// Why a request is refused. The answer tells no more than [`Refusal::status`]; the log and the table of
-/// refusals tell the cause.
+/// Why a request is refused. The answer shows only [`Refusal::status`]; the log and the table `refusals` show the cause.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
     /// The query is not percent-encoded UTF-8.
@@ -48,7 +47,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// All causes.
+    /// All causes, in the order of the checks.
     pub const ALL: [Self; 10] = [
         Self::Query,
         Self::Parameters,
@@ -120,15 +119,12 @@ impl From<CryptError> for Refusal {
     }
 }
 
-/// Length of an echostr at most, in bytes; WeCom's have about 20.
+/// Longest decrypted echostr, in bytes; WeCom's have about 20.
 const MAX_ECHOSTR: usize = 256;
 
 impl Endpoint {
-    /// Answers a GET: the decrypted echostr. What does not look like one is not shown: with a captured POST's
-    /// ciphertext as echostr, the answer would be the event.
-    ///
-    /// # Errors
-    /// [`Refusal`].
+    /// The answer to a GET: the decrypted echostr. Other texts are refused: with the ciphertext of a captured POST as
+    /// echostr, the answer would be the event.
     pub fn verify(&self, query: &str) -> Result<Vec<u8>, Refusal> {
         let readings = readings(query)?;
         if readings.iter().all(|reading| reading.echostr().is_none()) {
@@ -139,11 +135,8 @@ impl Endpoint {
         if is_printable && (1..=MAX_ECHOSTR).contains(&text.len()) { Ok(text) } else { Err(Refusal::Echostr) }
     }
 
-    /// Reads a POST's event. `corp_id` is our own company. What is signed, decrypts and is for us is always an
-    /// event, if need be an invalid one.
-    ///
-    /// # Errors
-    /// [`Refusal`].
+    /// The event of a POST. A message that is signed, decrypts and has the right receive_id is always an event, perhaps
+    /// an invalid one.
     pub fn receive(
         &self,
         query: &str,
@@ -166,7 +159,7 @@ impl Endpoint {
             Concern::Unknown => !self.app,
             Concern::Private => false,
         };
-        let (meaning, complaint) = match message.meaning {
+        let (meaning, invalid) = match message.meaning {
             Ok(meaning) => (Some(meaning), None),
             Err(reason) => (None, Some(reason)),
         };
@@ -182,11 +175,11 @@ impl Endpoint {
             latest: None,
             comparison_due: message.missed,
         };
-        Received { event, complaint, passed_over: message.passed_over }
+        Received { event, invalid, skipped: message.passed_over }
     }
 
-    /// Opens with the first key that fits; while keys are being changed, each may. Every key does its work, so
-    /// that the time does not tell which of them failed at what.
+    /// Decrypts with the first key that fits. All keys are tried, so that the time does not depend on which of them
+    /// fails at which check.
     fn open<'a>(
         &self,
         readings: &'a [Reading],
@@ -202,7 +195,7 @@ impl Endpoint {
         }
         let mut opened = Err(CryptError::Signature);
         for key in &self.keys {
-            // Of several errors the one of the latest check tells most.
+            // Of several errors, the one of the latest check is the most specific.
             match key.open(&texts) {
                 Err(error) if opened.as_ref().is_err_and(|known| error.stage() > known.stage()) => {
                     opened = Err(error);
@@ -223,15 +216,15 @@ fn readings(query: &str) -> Result<Vec<Reading>, Refusal> {
     Ok(readings)
 }
 
-/// An event to be stored, and what the log should say of it.
+/// An event to store, and remarks for the log.
 #[derive(Debug, Clone)]
 pub struct Received {
-    /// To be stored.
+    /// The event as the writer applies it.
     pub event: NewEvent,
-    /// Why it makes no sense, if it makes none.
-    pub complaint: Option<String>,
-    /// Fields that were passed over.
-    pub passed_over: Vec<String>,
+    /// Why the event is invalid, if it is.
+    pub invalid: Option<String>,
+    /// Fields that cannot be read and were skipped.
+    pub skipped: Vec<String>,
 }
 
 /// Eight bytes of SHA-1. Payloads of equal digest are compared in full.
@@ -296,7 +289,7 @@ mod tests {
         let (query, body) = request(&other, MESSAGE);
         assert_eq!(status(&query, &body), Err(403), "for somebody else");
         let (query, body) = request(&ours, "not xml");
-        assert_eq!(status(&query, &body), Ok(()), "from WeCom and for us, whatever it is");
+        assert_eq!(status(&query, &body), Ok(()), "from WeCom and for us, though invalid");
     }
 
     #[test]

@@ -22,9 +22,9 @@ use mio::net::{UnixListener, UnixStream};
 use mio::{Events, Interest, Poll, Token, Waker};
 use rustix::net::sockopt::socket_peercred;
 
-pub use client::ControlClient;
+pub(crate) use client::ControlClient;
 use connection::{Connection, Input, MAX_REQUEST, Phase};
-pub use protocol::{Request, Response};
+pub(crate) use protocol::{Request, Response};
 use socket::ControlSocket;
 
 use super::log_limiter::LogLimiter;
@@ -34,7 +34,6 @@ use super::{ApiWorkers, Shared as Parts};
 use crate::store::epoch::last_change;
 use crate::store::writer::Committed;
 
-/// Clients at a time.
 const MAX_CONNECTIONS: usize = 16;
 /// Clients that may stay subscribed to changes; the others are left to short requests.
 const MAX_FOLLOWERS: usize = 12;
@@ -62,7 +61,7 @@ impl Signals {
 }
 
 /// The bound socket, before the parts that it controls run.
-pub struct ControlEndpoint {
+pub(crate) struct ControlEndpoint {
     socket: ControlSocket,
     poll: Poll,
     signals: Arc<Signals>,
@@ -70,7 +69,7 @@ pub struct ControlEndpoint {
 
 impl ControlEndpoint {
     /// Binds the socket of this database, whose lock the caller holds; `None` if no place for it is usable.
-    pub fn bind(database: &Path) -> io::Result<Option<Self>> {
+    pub(crate) fn bind(database: &Path) -> io::Result<Option<Self>> {
         let Some(socket) = ControlSocket::bind(database) else { return Ok(None) };
         let poll = Poll::new()?;
         let waker = Waker::new(poll.registry(), WAKER)?;
@@ -84,13 +83,13 @@ impl ControlEndpoint {
 
     /// Absolute path of the socket.
     #[must_use]
-    pub fn path(&self) -> &str {
+    pub(crate) fn path(&self) -> &str {
         self.socket.path()
     }
 
     /// Notifies subscribers of changes; for the writer.
     #[must_use]
-    pub fn commit_observer(&self) -> Committed {
+    pub(crate) fn commit_observer(&self) -> Committed {
         let signals = Arc::clone(&self.signals);
         Box::new(move |connection| {
             if signals.followers.load(SeqCst) == 0 {
@@ -104,7 +103,7 @@ impl ControlEndpoint {
         })
     }
 
-    /// Starts the thread `control`.
+    /// Starts the thread `control`; connections that were made before wait for it.
     pub(super) fn start(self, parts: &Parts, workers: &ApiWorkers, can_compare: bool) -> io::Result<Control> {
         let signals = Arc::clone(&self.signals);
         let listener = UnixListener::from_std(self.socket.listener.try_clone()?);
@@ -132,15 +131,14 @@ impl ControlEndpoint {
     }
 }
 
-/// The running control thread.
-pub struct Control {
+pub(crate) struct Control {
     signals: Arc<Signals>,
     thread: Threads,
 }
 
 impl Control {
     /// Closes all connections, removes the socket and ends the thread.
-    pub fn stop(self, deadline: Instant) {
+    pub(crate) fn stop(self, deadline: Instant) {
         self.signals.stopping.store(true, SeqCst);
         self.signals.wake();
         self.thread.join_until(deadline);
@@ -219,7 +217,7 @@ impl Server {
                 Err(error)
                     if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::ConnectionAborted) => {}
                 Err(error) => {
-                    if let Some(more) = self.accept_errors.tell(now) {
+                    if let Some(more) = self.accept_errors.admit(now) {
                         log::warn!("control: accept: {error} more_since_last={more}");
                     }
                     // mio does not report again what waits already.

@@ -26,7 +26,6 @@ const LIMITS_TIMEOUT: Duration = Duration::from_secs(70 * 60);
 
 /// Why a comparison ends early.
 pub(super) enum Abort {
-    /// The shutdown signal.
     Shutdown,
     /// The reason, for the operator.
     Failed(String),

@@ -3,20 +3,20 @@
 //! One thread, hence one comparison at a time; commands wait in a queue.
 
 mod api_reader;
-pub mod report;
+pub(crate) mod report;
 mod run;
 mod schedule;
-pub mod triggers;
+pub(crate) mod triggers;
 mod write_batch;
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use report::Report;
-pub use run::Comparison;
+pub(crate) use run::Comparison;
 use schedule::History;
 use triggers::ReconcileUpdate;
-pub use triggers::{ReconcileCommand, ReconcileRequest};
+pub(crate) use triggers::{ReconcileCommand, ReconcileRequest};
 
 use super::threads::Threads;
 use super::{ApiWorkers, CHECK_DATABASE, Shared, StartError};
@@ -36,7 +36,6 @@ use crate::wecom::api::{ApiObserver, SecretKind, clock};
 const MIN_INTERVAL: Duration = Duration::from_secs(1);
 /// Wait after an error of the database.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
-/// Time for a commit.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(4);
 /// Interval of the progress that clients of the control socket see.
 const SEND_PROGRESS: Duration = Duration::from_millis(200);
@@ -47,8 +46,7 @@ const LOG_PROGRESS: Duration = Duration::from_secs(30);
 /// Failed members that one commit makes due again.
 const BATCH: usize = 2000;
 
-/// The thread that compares.
-pub struct Reconciler {
+pub(crate) struct Reconciler {
     shared: Shared,
     workers: ApiWorkers,
     reader: Connection,
@@ -231,7 +229,10 @@ impl Reconciler {
 }
 
 /// Compares once, and records it unless it is a dry run. [`StoreError`]: it could not be recorded.
-pub fn compare<L: ApiObserver>(comparison: &Comparison<'_, L>, reason: &str) -> Result<Report, StoreError> {
+pub(crate) fn compare<L: ApiObserver>(
+    comparison: &Comparison<'_, L>,
+    reason: &str,
+) -> Result<Report, StoreError> {
     wait_for_another_second(comparison)?;
     let Some(writer) = comparison.writer else { return comparison.run() };
     let (began, reason) = (clock(), reason.to_owned());

@@ -12,7 +12,7 @@ const NAMES: usize = 1000;
 
 /// A count, and the first names.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Named {
+pub(crate) struct Named {
     /// The number of all items, named or not.
     pub count: usize,
     names: Vec<String>,
@@ -20,7 +20,7 @@ pub struct Named {
 
 impl Named {
     /// Counts an item, and keeps its name if there is room.
-    pub fn add(&mut self, name: impl ToString) {
+    pub(crate) fn add(&mut self, name: impl ToString) {
         self.count += 1;
         if self.names.len() < NAMES {
             self.names.push(name.to_string());
@@ -34,7 +34,7 @@ impl Named {
 
 /// Differences of one kind of item.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Differences {
+pub(crate) struct Differences {
     /// Items that only WeCom has.
     pub new: Named,
     /// Items that differ in a field.
@@ -45,12 +45,10 @@ pub struct Differences {
 
 /// All differences of a comparison.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Plan {
-    /// Members, named by userid.
+pub(crate) struct Plan {
     pub members: Differences,
-    /// Departments, named by id.
     pub departments: Differences,
-    /// Tags, named by id; a difference of content is a change.
+    /// A difference of content is a change.
     pub tags: Differences,
 }
 
@@ -61,14 +59,8 @@ impl Plan {
 
     /// The number of deletions, for `--allow-deletes`.
     #[must_use]
-    pub fn deletions(&self) -> usize {
+    pub(crate) fn deletions(&self) -> usize {
         self.kinds().iter().map(|(_, kind)| kind.missing.count).sum()
-    }
-
-    /// Whether there are no differences.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        *self == Self::default()
     }
 
     fn to_json(&self) -> Json {
@@ -86,7 +78,7 @@ impl Plan {
 
 /// The result of a comparison.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Report {
+pub(crate) struct Report {
     /// The outcome, as `reconciles` records it.
     pub outcome: ReconcileOutcome,
     /// Number of members that WeCom listed.
@@ -95,7 +87,6 @@ pub struct Report {
     pub effect: Effect,
     /// The differences that were found.
     pub plan: Plan,
-    /// Sentences for the operator.
     pub notes: Vec<String>,
     /// Whether deletions wait until the clocks agree.
     pub deletions_held: bool,
@@ -104,13 +95,13 @@ pub struct Report {
 impl Report {
     /// All notes, in one line.
     #[must_use]
-    pub fn note(&self) -> String {
+    pub(crate) fn note(&self) -> String {
         self.notes.join("; ")
     }
 
     /// The output of `reconcile --json`.
     #[must_use]
-    pub fn to_json(&self, dry_run: bool) -> Json {
+    pub(crate) fn to_json(&self, dry_run: bool) -> Json {
         json!({
             "outcome": self.outcome.as_str(),
             "dry_run": dry_run,
@@ -129,7 +120,7 @@ impl Report {
 
 /// The text of a report's JSON, for people.
 #[must_use]
-pub fn in_words(report: &Json) -> String {
+pub(crate) fn in_words(report: &Json) -> String {
     let mut text = String::new();
     let number = |json: &Json, key: &str| json.get(key).and_then(Json::as_u64).unwrap_or(0);
     let dry = report.get("dry_run").and_then(Json::as_bool).unwrap_or(false);

@@ -29,16 +29,12 @@ const RUN: usize = 2000;
 const NAMED: usize = 10;
 
 /// The inputs of a comparison.
-pub struct Comparison<'a, L> {
-    /// The client of WeCom's API.
+pub(crate) struct Comparison<'a, L> {
     pub client: &'a Client<L>,
-    /// Reads the directory.
     pub reader: &'a Connection,
     /// Repairs it; `None` in a dry run.
     pub writer: Option<&'a Writer>,
-    /// Ends the comparison early.
     pub shutdown: &'a Shutdown,
-    /// Limits the deletions.
     pub guard: Guard,
     /// Takes the progress, thousands of times.
     pub progress: &'a dyn Fn(ReconcileProgress),
@@ -46,7 +42,7 @@ pub struct Comparison<'a, L> {
 
 impl<L: ApiObserver> Comparison<'_, L> {
     /// Compares and repairs. [`StoreError`]: the database cannot be read.
-    pub fn run(&self) -> Result<Report, StoreError> {
+    pub(crate) fn run(&self) -> Result<Report, StoreError> {
         let since = Since::now(self.reader, clock())?;
         let clock = self.client.clock();
         let target = self.writer.map(|writer| Target { writer, clock, since });
@@ -108,7 +104,6 @@ struct UnreadableRows {
     of_members: (Skipped, Skipped),
     /// Whether the listing of departments has rows with an unreadable id.
     departments: bool,
-    /// Unreadable entries of tags.
     of_tags: Skipped,
     /// Tags that are not compared.
     tags_refused: usize,

@@ -22,7 +22,7 @@ const BURST_INTERVAL: Duration = Duration::from_secs(86_400);
 
 /// The arguments of a comparison that somebody requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct ReconcileRequest {
+pub(crate) struct ReconcileRequest {
     /// Whether only the plan is made.
     pub dry_run: bool,
     /// Deletions that are allowed beyond `max_delete_percent`; no more than this number.
@@ -30,8 +30,7 @@ pub struct ReconcileRequest {
 }
 
 /// A request that waits for its comparison.
-pub struct ReconcileCommand {
-    /// The arguments.
+pub(crate) struct ReconcileCommand {
     pub request: ReconcileRequest,
     /// Takes updates on the comparing thread; must not block.
     pub update: Box<dyn Fn(ReconcileUpdate) + Send>,
@@ -41,7 +40,7 @@ pub struct ReconcileCommand {
 
 /// An update for the client of a [`ReconcileCommand`].
 #[derive(Debug, Clone)]
-pub enum ReconcileUpdate {
+pub(crate) enum ReconcileUpdate {
     /// The progress of the comparison under way, perhaps of an earlier request.
     Progress(ReconcileProgress),
     /// The report, the last update.
@@ -61,7 +60,7 @@ struct State {
 
 /// Triggers that are not in the database yet: the database may be what fails.
 #[derive(Default)]
-pub struct ReconcileTriggers {
+pub(crate) struct ReconcileTriggers {
     state: Mutex<State>,
     /// Notified for each trigger and command.
     pub wakeup: Wakeup,
@@ -69,38 +68,37 @@ pub struct ReconcileTriggers {
 
 impl ReconcileTriggers {
     /// Requests a comparison; the first reason is kept until it is taken.
-    pub fn request(&self, reason: impl Into<String>) {
+    pub(crate) fn request(&self, reason: impl Into<String>) {
         self.lock().reason.get_or_insert_with(|| reason.into());
         self.wakeup.notify();
     }
 
     /// Takes the reason, to write it to the database.
-    pub fn take(&self) -> Option<String> {
+    pub(crate) fn take(&self) -> Option<String> {
         self.lock().reason.take()
     }
 
-    /// Queues a command.
-    pub fn enqueue(&self, command: ReconcileCommand) {
+    pub(crate) fn enqueue(&self, command: ReconcileCommand) {
         self.lock().commands.push_back(command);
         self.wakeup.notify();
     }
 
     /// Takes the oldest command whose client still waits.
-    pub fn next_command(&self) -> Option<ReconcileCommand> {
+    pub(crate) fn next_command(&self) -> Option<ReconcileCommand> {
         let mut state = self.lock();
         std::iter::from_fn(|| state.commands.pop_front())
             .find(|command| command.requested_by.strong_count() > 0)
     }
 
     /// Shows the progress of the comparison under way to the clients that wait for another one.
-    pub fn show(&self, progress: &ReconcileProgress) {
+    pub(crate) fn show(&self, progress: &ReconcileProgress) {
         for command in &self.lock().commands {
             (command.update)(ReconcileUpdate::Progress(progress.clone()));
         }
     }
 
     /// Counts a member that WeCom does not know; a burst of them requests a comparison.
-    pub fn refused_for_good(&self, now: Instant) {
+    pub(crate) fn refused_for_good(&self, now: Instant) {
         let mut state = self.lock();
         if state.first_refusal.is_none_or(|first| now.saturating_duration_since(first) > BURST_TIME) {
             state.first_refusal = Some(now);
@@ -121,7 +119,10 @@ impl ReconcileTriggers {
 }
 
 /// Why callbacks may have been missed before this start, by the state that the last run left.
-pub fn before_start(connection: &Connection, now: UnixSeconds) -> crate::store::Result<Option<String>> {
+pub(crate) fn before_start(
+    connection: &Connection,
+    now: UnixSeconds,
+) -> crate::store::Result<Option<String>> {
     if DAEMON.get(connection)?.is_some() {
         return Ok(Some("the daemon ended without notice".into()));
     }

@@ -19,7 +19,6 @@ const COMMIT_TIMEOUT: Duration = Duration::from_secs(4);
 pub(super) struct Stopped;
 
 type Batch = Arc<Vec<(Observation, UnixSeconds)>>;
-/// The result of batches.
 #[derive(Default)]
 struct Written {
     effect: Effect,
@@ -27,7 +26,6 @@ struct Written {
     ineffective: Vec<String>,
 }
 
-/// The destination of observations.
 #[derive(Clone, Copy)]
 pub(super) struct Target<'a> {
     pub(super) writer: &'a Writer,
@@ -60,7 +58,7 @@ impl<'a> BatchWriter<'a> {
         if self.batch.len() >= BATCH { self.submit_batch() } else { Ok(()) }
     }
 
-    /// Commits all observations.
+    /// Waits until all observations are committed.
     pub(super) fn flush(&mut self) -> Result<(), Stopped> {
         if !self.batch.is_empty() {
             self.submit_batch()?;

@@ -1,4 +1,4 @@
-//! Tags and their content.
+//! Tags: list, fetch the content of each, compare.
 
 use super::super::api_reader::Abort;
 use super::{Missing, Run, TAGS_NAMED};
