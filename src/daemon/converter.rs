@@ -7,14 +7,14 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::api_observer::{collect_calls, record_calls, submit_calls};
+use super::api_observer::{collect_calls, submit_calls};
 use super::threads::Threads;
 use super::{CHECK_DATABASE, Shared, StartError};
 use crate::config;
 use crate::directory::openid::Backoff;
 use crate::directory::{UnixSeconds, UserId};
 use crate::store::openids::{
-    ApiCall, ConversionClaim, ConversionOutcome, Due, claim, due_members, earliest_due, record_conversion,
+    ConversionClaim, ConversionOutcome, Due, claim, due_members, earliest_due, record_conversion,
 };
 use crate::store::{Connection, StoreError};
 use crate::wecom::api::errcode::{Reaction, reaction};
@@ -29,8 +29,6 @@ const MAX_URGENT: usize = 10_000;
 const MAX_POSTPONED: usize = 10_000;
 /// Interval of checks while calls are paused or the database cannot be read.
 const BLOCKED_CHECK: Duration = Duration::from_secs(5);
-/// Time for a commit, which is tried again after it.
-const COMMIT_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// Converts, and is woken for members that became due.
 pub(crate) struct Converter {
@@ -229,34 +227,18 @@ impl Converter {
             }
         };
         log::debug!("conversion userid={userid} outcome={}", in_short(&outcome));
-        self.record(claim, &outcome, &Arc::from(calls))
-    }
-
-    /// Tries until the outcome is committed: a locked database must not cost a second call.
-    fn record(
-        &self,
-        claim: &ConversionClaim,
-        outcome: &ConversionOutcome,
-        calls: &Arc<[ApiCall]>,
-    ) -> Requeue {
-        loop {
-            let (claim, outcome, calls) = (claim.clone(), outcome.clone(), Arc::clone(calls));
-            let (backoff, random) = (self.backoff, fastrand::f64());
-            let written = self.shared.writer.run(COMMIT_TIMEOUT, move |connection| {
-                record_calls(connection, &calls)?;
-                record_conversion(connection, &claim, &outcome, backoff, clock(), random)
-            });
-            match written {
-                Ok(true) | Err(StoreError::Closed) => return Requeue::WhenDue,
-                Ok(false) => return Requeue::Now,
-                Err(error) if error.is_of_the_data() => {
-                    log::error!("WeCom's answer cannot be stored: {error}");
-                    // The member is still due, and must not be converted without a break.
-                    let _ = self.shared.shutdown.sleep(Duration::from_secs(60));
-                    return Requeue::WhenDue;
-                }
-                Err(_) if self.shared.shutdown.sleep(Duration::from_secs(1)) => return Requeue::WhenDue,
-                Err(_) => {}
+        let (claim, backoff, random) = (claim.clone(), self.backoff, fastrand::f64());
+        let written = self.shared.commit(calls, move |connection| {
+            record_conversion(connection, &claim, &outcome, backoff, clock(), random)
+        });
+        match written {
+            Ok(false) => Requeue::Now,
+            Ok(true) | Err(StoreError::Closed) => Requeue::WhenDue,
+            Err(error) => {
+                log::error!("WeCom's answer cannot be stored: {error}");
+                // The member is still due, and must not be converted without a break.
+                let _ = self.shared.shutdown.sleep(Duration::from_secs(60));
+                Requeue::WhenDue
             }
         }
     }

@@ -8,15 +8,14 @@ mod waiting;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::api_observer::{collect_calls, record_calls, submit_calls};
+use super::api_observer::{collect_calls, submit_calls};
 use super::threads::Threads;
-use super::{Shared, StartError};
+use super::{COMMIT_TIMEOUT, Shared, StartError};
 use crate::directory::openid::Backoff;
 use crate::store::details::{
     DetailsClaim, details_due, details_sample, move_details, record_denied, record_details,
 };
 use crate::store::observed::Effect;
-use crate::store::openids::ApiCall;
 use crate::store::state::{DETAILS_DENIED, DRIFT, Drift};
 use crate::store::{Connection, StoreError};
 use crate::wecom::api::directory::{NotSeen, Seen};
@@ -39,8 +38,6 @@ const UNKNOWN_WAIT: Duration = Duration::from_secs(300);
 const UNKNOWN_TRIES: u32 = 3;
 /// Wait after an answer that cannot be used.
 const UNUSABLE: Backoff = Backoff { first: Duration::from_secs(60), max: Duration::from_secs(86_400) };
-/// Time for a commit, which is tried again after it.
-const COMMIT_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// Members in the daily sample.
 const SAMPLE: usize = 20;
@@ -199,7 +196,7 @@ impl Fetcher {
             Ok(Seen { what: (_, fields), at }) => {
                 waiting.remove(claim);
                 let (claim, moment) = (claim.clone(), client.clock().moment());
-                let effect = self.write(calls, move |connection| {
+                let effect = self.shared.commit(calls, move |connection| {
                     record_details(connection, &claim, &fields, at, moment)
                 })?;
                 self.allowed_again()?;
@@ -211,7 +208,8 @@ impl Fetcher {
                 if is_known || tries >= UNKNOWN_TRIES {
                     waiting.remove(claim);
                     let claim = claim.clone();
-                    self.write(calls, move |connection| record_denied(connection, &claim, clock()))?;
+                    self.shared
+                        .commit(calls, move |connection| record_denied(connection, &claim, clock()))?;
                     if is_known {
                         // WeCom refuses this member only, so the app may call the API.
                         self.allowed_again()?;
@@ -275,7 +273,7 @@ impl Fetcher {
                 "details of members stay unknown, because the app may not call user/get; all else goes on"
             );
         }
-        self.write(Vec::new(), |connection| DETAILS_DENIED.set(connection, clock(), &true))?;
+        self.shared.commit(Vec::new(), |connection| DETAILS_DENIED.set(connection, clock(), &true))?;
         self.move_all("due", "denied")
     }
 
@@ -284,14 +282,14 @@ impl Fetcher {
             return Ok(());
         }
         log::info!("the app may call user/get again; details are fetched");
-        self.write(Vec::new(), |connection| DETAILS_DENIED.remove(connection))?;
+        self.shared.commit(Vec::new(), |connection| DETAILS_DENIED.remove(connection))?;
         self.move_all("denied", "due")
     }
 
     fn move_all(&self, from: &'static str, to: &'static str) -> Result<(), Interruption> {
         let mut after = Some(String::new());
         while let Some(last) = after {
-            after = self.write(Vec::new(), move |connection| {
+            after = self.shared.commit(Vec::new(), move |connection| {
                 move_details(connection, (from, to), &last, MOVE_BATCH)
             })?;
         }
@@ -318,31 +316,6 @@ impl Fetcher {
             }
         }
         log::info!("daily sample: {} of {} members were different", drift.different, drift.asked);
-        self.write(Vec::new(), move |connection| DRIFT.set(connection, clock(), &drift))
-    }
-
-    /// Tries until the work and the records of its calls are committed: a locked database must not cost a second call.
-    fn write<T: Send + 'static>(
-        &self,
-        calls: Vec<ApiCall>,
-        work: impl Fn(&Connection) -> crate::store::Result<T> + Send + Clone + 'static,
-    ) -> Result<T, Interruption> {
-        let calls: Arc<[ApiCall]> = calls.into();
-        loop {
-            let (calls, work) = (Arc::clone(&calls), work.clone());
-            let written = self.shared.writer.run(COMMIT_TIMEOUT, move |connection| {
-                record_calls(connection, &calls)?;
-                work(connection)
-            });
-            match written {
-                Ok(done) => return Ok(done),
-                Err(StoreError::Closed) => return Err(Interruption::Shutdown),
-                Err(error) if error.is_of_the_data() => return Err(error.into()),
-                Err(_) if self.shared.shutdown.sleep(Duration::from_secs(1)) => {
-                    return Err(Interruption::Shutdown);
-                }
-                Err(_) => {}
-            }
-        }
+        Ok(self.shared.commit(Vec::new(), move |connection| DRIFT.set(connection, clock(), &drift))?)
     }
 }

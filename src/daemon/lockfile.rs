@@ -53,7 +53,6 @@ fn path(database: &Path) -> PathBuf {
 }
 
 /// Whether a daemon holds the lock of this database.
-#[must_use]
 pub(crate) fn is_running(database: &Path) -> bool {
     let path = path(database);
     match OpenOptions::new().read(true).custom_flags(flags(FLAGS)).open(&path) {

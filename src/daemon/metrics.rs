@@ -12,72 +12,33 @@ use crate::store::Outcome;
 use crate::store::state::PauseState;
 use crate::wecom::api::errcode::Reason;
 
-/// How a callback request was answered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum CallbackResult {
-    /// 200: the event is durable.
-    Success,
-    /// 200: the echostr was decrypted.
-    Verified,
-    /// 400, 417, 431: no request of WeCom's.
-    BadRequest,
-    /// 403: signature, decryption or receive_id fails.
-    Forbidden,
-    NotFound,
-    MethodNotAllowed,
-    /// 408: not complete in time.
-    Timeout,
-    /// 411, 413: without a length, or too long.
-    Length,
-    /// 503: the event could not be made durable in time.
-    Unavailable,
-    /// 502 and all others: a fault of this program.
-    Error,
-}
+/// The results of callback requests.
+const RESULTS: [&str; 10] = [
+    "success",
+    "verified",
+    "bad_request",
+    "forbidden",
+    "not_found",
+    "method_not_allowed",
+    "timeout",
+    "length",
+    "unavailable",
+    "error",
+];
 
-impl CallbackResult {
-    pub(crate) const ALL: [Self; 10] = [
-        Self::Success,
-        Self::Verified,
-        Self::BadRequest,
-        Self::Forbidden,
-        Self::NotFound,
-        Self::MethodNotAllowed,
-        Self::Timeout,
-        Self::Length,
-        Self::Unavailable,
-        Self::Error,
-    ];
-
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::Success => "success",
-            Self::Verified => "verified",
-            Self::BadRequest => "bad_request",
-            Self::Forbidden => "forbidden",
-            Self::NotFound => "not_found",
-            Self::MethodNotAllowed => "method_not_allowed",
-            Self::Timeout => "timeout",
-            Self::Length => "length",
-            Self::Unavailable => "unavailable",
-            Self::Error => "error",
-        }
-    }
-
-    /// The result that a status stands for; `verifies`: the request was a GET.
-    pub(crate) fn of(status: u16, verifies: bool) -> Self {
-        match status {
-            200 if verifies => Self::Verified,
-            200 => Self::Success,
-            400 | 417 | 431 => Self::BadRequest,
-            403 => Self::Forbidden,
-            404 => Self::NotFound,
-            405 => Self::MethodNotAllowed,
-            408 => Self::Timeout,
-            411 | 413 => Self::Length,
-            503 => Self::Unavailable,
-            _ => Self::Error,
-        }
+/// The result that a status stands for; `verifies`: the request was a GET.
+fn result(status: u16, verifies: bool) -> &'static str {
+    match status {
+        200 if verifies => "verified",
+        200 => "success",
+        400 | 417 | 431 => "bad_request",
+        403 => "forbidden",
+        404 => "not_found",
+        405 => "method_not_allowed",
+        408 => "timeout",
+        411 | 413 => "length",
+        503 => "unavailable",
+        _ => "error",
     }
 }
 
@@ -127,8 +88,8 @@ impl Default for Metrics {
             "Requests to the callback listener, by how they were answered.",
             &["result"],
         );
-        for result in CallbackResult::ALL {
-            callbacks.with_label_values(&[result.as_str()]);
+        for result in RESULTS {
+            callbacks.with_label_values(&[result]);
         }
         let events = counter(
             "wecom_dirsync_events_total",
@@ -161,9 +122,9 @@ impl Metrics {
         &self.registry
     }
 
-    /// Counts callback requests with this result.
-    pub(crate) fn answered(&self, result: CallbackResult, count: u64) {
-        self.callbacks.with_label_values(&[result.as_str()]).inc_by(count);
+    /// Counts callback requests that were answered with this status; `verifies`: a GET.
+    pub(crate) fn answered(&self, status: u16, verifies: bool, count: u64) {
+        self.callbacks.with_label_values(&[result(status, verifies)]).inc_by(count);
     }
 
     pub(crate) fn event(&self, event: &str, change_type: &str, outcome: Outcome) {
@@ -244,6 +205,6 @@ mod tests {
         let calls = |errcode| metrics.api_calls.with_label_values(&["user/get", errcode]).get();
         assert_eq!((calls("7"), calls("199"), calls("other")), (2, 1, 801));
         let series: usize = metrics.registry.gather().iter().map(|family| family.get_metric().len()).sum();
-        assert_eq!(series, CallbackResult::ALL.len() + Reason::ALL.len() + 1 + MAX_ERRCODES + 1);
+        assert_eq!(series, RESULTS.len() + Reason::ALL.len() + 1 + MAX_ERRCODES + 1);
     }
 }

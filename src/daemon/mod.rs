@@ -30,13 +30,14 @@ use crate::config::Config;
 use crate::shutdown::Shutdown;
 use crate::store::epoch::HighWaterMark;
 use crate::store::file::recognise;
+use crate::store::openids::ApiCall;
 use crate::store::state::{self, DAEMON, PAUSES, RECONCILE_PROGRESS, RunningDaemon, STOPPED};
 use crate::store::writer::WriterThread;
 use crate::store::{Connection, StoreError, Writer, open_reader, open_writer};
 use crate::wecom::api::{Client, clock};
 use admin::Admin;
-use api_observer::ApiRecorder;
 pub(crate) use api_observer::client;
+use api_observer::{ApiRecorder, record_calls};
 use callbacks::Callbacks;
 use control::{Control, ControlEndpoint};
 use converter::Converter;
@@ -51,7 +52,7 @@ use threads::Threads;
 const CHECK_DATABASE: Duration = Duration::from_secs(15);
 /// Bounds the stop. WeCom waits 5 s for an answer; systemd sends SIGKILL much later.
 const STOP_TIMEOUT: Duration = Duration::from_millis(4500);
-/// Time for a commit at the start.
+/// Time for one attempt to commit.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// Why the daemon did not start.
@@ -109,6 +110,32 @@ impl Shared {
         let client = Arc::new(client(config, &writer, &metrics, &shutdown)?);
         let (triggers, database) = (Arc::default(), config.database.path.clone());
         Ok(Self { client, writer, triggers, metrics, shutdown, database })
+    }
+
+    /// Tries until `work` and the records of its API calls are committed: a locked database must not cost another call.
+    /// [`StoreError::Closed`] after the shutdown signal; other errors are of the data.
+    fn commit<T: Send + 'static>(
+        &self,
+        calls: Vec<ApiCall>,
+        work: impl Fn(&Connection) -> crate::store::Result<T> + Send + Clone + 'static,
+    ) -> Result<T, StoreError> {
+        let calls: Arc<[ApiCall]> = calls.into();
+        loop {
+            let (calls, work) = (Arc::clone(&calls), work.clone());
+            let written = self.writer.run(COMMIT_TIMEOUT, move |connection| {
+                record_calls(connection, &calls)?;
+                work(connection)
+            });
+            match written {
+                Err(StoreError::Closed) => return Err(StoreError::Closed),
+                Err(error) if !error.is_of_the_data() => {
+                    if self.shutdown.sleep(Duration::from_secs(1)) {
+                        return Err(StoreError::Closed);
+                    }
+                }
+                written => return written,
+            }
+        }
     }
 
     /// A connection of the caller's own, for reading.
@@ -171,19 +198,16 @@ impl Daemon {
     }
 
     /// The address of the callback listener.
-    #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.callbacks.address()
     }
 
     /// The address of the admin listener; `None` if it is off.
-    #[must_use]
     pub fn admin_address(&self) -> Option<SocketAddr> {
         self.admin.as_ref().map(Admin::address)
     }
 
     /// Whether the gate or the writer has ended by itself.
-    #[must_use]
     pub fn is_broken(&self) -> bool {
         self.callbacks.is_broken() || self.writer_thread.is_finished()
     }

@@ -9,7 +9,7 @@ use prometheus::proto::{Bucket, Histogram, Metric, MetricFamily, MetricType};
 use prometheus::{IntGauge, IntGaugeVec, Opts, TEXT_FORMAT, TextEncoder};
 
 use crate::daemon::log_limiter::LogLimiter;
-use crate::daemon::metrics::{CallbackResult, Metrics, valid};
+use crate::daemon::metrics::{Metrics, valid};
 use crate::directory::UnixSeconds;
 use crate::directory::openid::OpenidState;
 use crate::gate::{GateStats, TimesSnapshot};
@@ -64,7 +64,7 @@ impl Exposition {
         // A request that the gate gives up and the server answers nevertheless counts twice.
         for (status, count) in gate.refused {
             let before = self.gate_answers.insert(status, count).unwrap_or(0);
-            self.metrics.answered(CallbackResult::of(status, false), count.saturating_sub(before));
+            self.metrics.answered(status, false, count.saturating_sub(before));
         }
         let mut families = self.metrics.registry().gather();
         families.push(histogram(

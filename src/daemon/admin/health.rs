@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use crate::store::Connection;
 
-use crate::daemon::Shared;
 use crate::daemon::metrics::Metrics;
 use crate::gate::GateStats;
 use crate::store::queries::local_time;
@@ -45,11 +44,7 @@ pub(super) struct Health {
 }
 
 impl Health {
-    pub(super) fn new(shared: &Shared, gate: Arc<GateStats>, compares: bool, reader: Connection) -> Self {
-        Self::with(shared.writer.clone(), gate, Arc::clone(&shared.metrics), compares, reader)
-    }
-
-    fn with(
+    pub(super) fn new(
         writer: Writer,
         gate: Arc<GateStats>,
         metrics: Arc<Metrics>,
@@ -219,7 +214,7 @@ mod tests {
         let (writer, _thread) = Writer::start(crate::store::open_writer(&path, 0o600).unwrap()).unwrap();
         let looker = crate::store::open_reader(&path).unwrap();
         let version = || looker.query_row("PRAGMA data_version", [], |row| row.get::<_, i64>(0)).unwrap();
-        let mut health = Health::with(
+        let mut health = Health::new(
             writer,
             Arc::default(),
             Arc::default(),
@@ -238,7 +233,7 @@ mod tests {
         let (writer, thread) = Writer::start(open_in_memory().unwrap()).unwrap();
         let gate = Arc::new(GateStats::default());
         let mut health =
-            Health::with(writer.clone(), Arc::clone(&gate), Arc::default(), true, open_in_memory().unwrap());
+            Health::new(writer.clone(), Arc::clone(&gate), Arc::default(), true, open_in_memory().unwrap());
         let status = health.status();
         assert_eq!(status.code, 503, "no connection to the server behind the gate");
         assert!(status.text.contains("answers callbacks"), "{}", status.text);

@@ -57,7 +57,13 @@ impl Admin {
         compares: bool,
     ) -> Result<Self, StartError> {
         let database = &shared.database;
-        let health = Health::new(shared, callbacks.gate_stats(), compares, reader(database)?);
+        let health = Health::new(
+            shared.writer.clone(),
+            callbacks.gate_stats(),
+            Arc::clone(&shared.metrics),
+            compares,
+            reader(database)?,
+        );
         let exposition = Exposition::new(
             Arc::clone(&shared.metrics),
             callbacks.gate_stats(),

@@ -21,89 +21,51 @@ pub struct Endpoint {
     pub app: bool,
 }
 
-/// Why a request is refused. The answer shows only [`Refusal::status`]; the log and the table `refusals` show the cause.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
-    /// The query is not percent-encoded UTF-8.
-    Query,
-    /// msg_signature, timestamp or nonce is missing or empty.
-    Parameters,
-    /// A GET has no echostr.
-    NoEchostr,
-    /// The body is not an envelope with an Encrypt element.
-    Envelope,
-    /// No key gives this msg_signature.
-    Signature,
-    /// The encrypted text is not base64.
-    Base64,
-    /// The encrypted text is not whole cipher blocks, or its padding is wrong: another EncodingAESKey.
-    Decryption,
-    /// The decrypted frame is too short, or its length field exceeds it.
-    Length,
-    /// The message is for another receive_id.
-    ReceiveId,
-    /// The decrypted echostr is not a short printable text.
-    Echostr,
+macro_rules! refusals {
+    ($($variant:ident $status:literal $cause:literal $text:literal,)*) => {
+        /// Why a request is refused. The answer shows only [`Refusal::status`]; the log and the table `refusals` show
+        /// the cause.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[allow(missing_docs)]
+        pub enum Refusal { $($variant,)* }
+
+        impl Refusal {
+            /// All causes, in the order of the checks.
+            pub const ALL: &[Self] = &[$(Self::$variant,)*];
+
+            /// The HTTP status: 400 for what cannot be a callback, one 403 for all else, so that the answer is no
+            /// decryption or padding oracle.
+            #[must_use]
+            pub fn status(self) -> u16 {
+                match self { $(Self::$variant => $status,)* }
+            }
+
+            /// The stable name, for the log and the table `refusals`.
+            #[must_use]
+            pub fn cause(self) -> &'static str {
+                match self { $(Self::$variant => $cause,)* }
+            }
+        }
+
+        impl std::fmt::Display for Refusal {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(match self { $(Self::$variant => $text,)* })
+            }
+        }
+    };
 }
 
-impl Refusal {
-    /// All causes, in the order of the checks.
-    pub const ALL: [Self; 10] = [
-        Self::Query,
-        Self::Parameters,
-        Self::NoEchostr,
-        Self::Envelope,
-        Self::Signature,
-        Self::Base64,
-        Self::Decryption,
-        Self::Length,
-        Self::ReceiveId,
-        Self::Echostr,
-    ];
-
-    /// The HTTP status: 400 for what cannot be a callback, one 403 for all else, so that the answer is no
-    /// decryption or padding oracle.
-    #[must_use]
-    pub fn status(self) -> u16 {
-        match self {
-            Self::Query | Self::Parameters | Self::NoEchostr | Self::Envelope => 400,
-            _ => 403,
-        }
-    }
-
-    /// The stable name for the log, the table of refusals and metrics.
-    #[must_use]
-    pub fn cause(self) -> &'static str {
-        match self {
-            Self::Query => "query",
-            Self::Parameters => "parameters",
-            Self::NoEchostr => "no_echostr",
-            Self::Envelope => "envelope",
-            Self::Signature => "signature",
-            Self::Base64 => "base64",
-            Self::Decryption => "decryption",
-            Self::Length => "length",
-            Self::ReceiveId => "receive_id",
-            Self::Echostr => "echostr",
-        }
-    }
-}
-
-impl std::fmt::Display for Refusal {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Query => "the query is not percent-encoded UTF-8",
-            Self::Parameters => "msg_signature, timestamp or nonce is missing",
-            Self::NoEchostr => "echostr is missing",
-            Self::Envelope => "the body is not an XML envelope with Encrypt",
-            Self::Signature => "-40001: the signature does not match",
-            Self::Base64 => "-40010: the encrypted text is not base64",
-            Self::Decryption => "-40007: the text does not decrypt",
-            Self::Length => "-40008: the decrypted text is not a message",
-            Self::ReceiveId => "-40005: the message is for another receive_id",
-            Self::Echostr => "the decrypted echostr is not a short printable text",
-        })
-    }
+refusals! {
+    Query 400 "query" "the query is not percent-encoded UTF-8",
+    Parameters 400 "parameters" "msg_signature, timestamp or nonce is missing",
+    NoEchostr 400 "no_echostr" "echostr is missing",
+    Envelope 400 "envelope" "the body is not an XML envelope with Encrypt",
+    Signature 403 "signature" "-40001: the signature does not match",
+    Base64 403 "base64" "-40010: the encrypted text is not base64",
+    Decryption 403 "decryption" "-40007: the text does not decrypt",
+    Length 403 "length" "-40008: the decrypted text is not a message",
+    ReceiveId 403 "receive_id" "-40005: the message is for another receive_id",
+    Echostr 403 "echostr" "the decrypted echostr is not a short printable text",
 }
 
 impl From<CryptError> for Refusal {

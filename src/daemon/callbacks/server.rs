@@ -13,7 +13,7 @@ use tiny_http::{Header, Method, Request, Response};
 
 use super::endpoint::{Endpoint, Received, Refusal};
 use super::event_clock::EventClock;
-use crate::daemon::metrics::{CallbackResult, Metrics};
+use crate::daemon::metrics::Metrics;
 use crate::daemon::refusals::{self, Refusals, Refused};
 use crate::daemon::threads::Threads;
 use crate::daemon::{ApiWorkers, Shared};
@@ -47,7 +47,7 @@ struct Answer {
 
 fn respond_all(ready: &Receiver<Answer>, metrics: &Metrics) {
     while let Ok(Answer { request, status, body }) = ready.recv() {
-        metrics.answered(CallbackResult::of(status, *request.method() == Method::Get), 1);
+        metrics.answered(status, *request.method() == Method::Get, 1);
         if status == 503 {
             metrics.unavailable.note(Instant::now(), clock());
         }

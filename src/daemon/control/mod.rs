@@ -82,13 +82,11 @@ impl ControlEndpoint {
     }
 
     /// Absolute path of the socket.
-    #[must_use]
     pub(crate) fn path(&self) -> &str {
         self.socket.path()
     }
 
     /// Notifies subscribers of changes; for the writer.
-    #[must_use]
     pub(crate) fn commit_observer(&self) -> Committed {
         let signals = Arc::clone(&self.signals);
         Box::new(move |connection| {

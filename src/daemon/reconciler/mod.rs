@@ -19,7 +19,7 @@ use triggers::ReconcileUpdate;
 pub(crate) use triggers::{ReconcileCommand, ReconcileRequest};
 
 use super::threads::Threads;
-use super::{ApiWorkers, CHECK_DATABASE, Shared, StartError};
+use super::{ApiWorkers, CHECK_DATABASE, COMMIT_TIMEOUT, Shared, StartError};
 use crate::config;
 use crate::directory::UnixSeconds;
 use crate::directory::comparison::Guard;
@@ -36,7 +36,6 @@ use crate::wecom::api::{ApiObserver, SecretKind, clock};
 const MIN_INTERVAL: Duration = Duration::from_secs(1);
 /// Wait after an error of the database.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
-const COMMIT_TIMEOUT: Duration = Duration::from_secs(4);
 /// Interval of the progress that clients of the control socket see.
 const SEND_PROGRESS: Duration = Duration::from_millis(200);
 /// Interval of the progress in the database.

@@ -58,7 +58,6 @@ impl Plan {
     }
 
     /// The number of deletions, for `--allow-deletes`.
-    #[must_use]
     pub(crate) fn deletions(&self) -> usize {
         self.kinds().iter().map(|(_, kind)| kind.missing.count).sum()
     }
@@ -94,13 +93,11 @@ pub(crate) struct Report {
 
 impl Report {
     /// All notes, in one line.
-    #[must_use]
     pub(crate) fn note(&self) -> String {
         self.notes.join("; ")
     }
 
     /// The output of `reconcile --json`.
-    #[must_use]
     pub(crate) fn to_json(&self, dry_run: bool) -> Json {
         json!({
             "outcome": self.outcome.as_str(),
@@ -119,7 +116,6 @@ impl Report {
 }
 
 /// The text of a report's JSON, for people.
-#[must_use]
 pub(crate) fn in_words(report: &Json) -> String {
     let mut text = String::new();
     let number = |json: &Json, key: &str| json.get(key).and_then(Json::as_u64).unwrap_or(0);

@@ -26,7 +26,6 @@ pub(super) struct History {
     pub(super) requested_at: Option<UnixSeconds>,
 }
 
-#[must_use]
 pub(super) fn next(history: History, every: Duration, now: UnixSeconds) -> UnixSeconds {
     let every = i64::try_from(every.as_secs()).unwrap_or(i64::MAX);
     // After the clock was set back, a time in the future must not postpone the comparison for years.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
+use crate::daemon::COMMIT_TIMEOUT;
 use crate::directory::UnixSeconds;
 use crate::shutdown::Shutdown;
 use crate::store::observed::{Effect, Observation, Since, observe};
@@ -12,8 +13,6 @@ use crate::wecom::clock::SharedClock;
 
 /// Observations in a batch, some 50 ms: a callback may wait for one batch.
 const BATCH: usize = 1000;
-/// Time for a commit, which is tried again after it.
-const COMMIT_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// The shutdown signal ended the writes.
 pub(super) struct Stopped;

@@ -144,7 +144,6 @@ pub(crate) const ALL: [Advice; 32] = [
 ];
 
 /// The remedy for this cause, with the configured callback paths in it.
-#[must_use]
 pub(crate) fn remedy(cause: &str, paths: &[String]) -> String {
     let known = ALL.iter().find(|advice| advice.cause == cause);
     known.map_or_else(String::new, |advice| advice.remedy.replace(PATHS, &paths.join(" ")))
@@ -164,7 +163,7 @@ mod tests {
         let causes: BTreeSet<&str> = gate::Refusal::ALL
             .into_iter()
             .map(gate::Refusal::cause)
-            .chain(callbacks::Refusal::ALL.into_iter().map(callbacks::Refusal::cause))
+            .chain(callbacks::Refusal::ALL.iter().map(|refusal| refusal.cause()))
             .chain([super::super::STORAGE, super::super::CRASH])
             .collect();
         assert_eq!(rows.iter().copied().collect::<BTreeSet<_>>(), causes);

@@ -44,7 +44,6 @@ pub(crate) struct Refusals {
 
 impl Refusals {
     /// `paths`: the configured callback paths.
-    #[must_use]
     pub(crate) fn new(paths: Vec<String>) -> Self {
         let ledger = Mutex::new(Ledger::new(paths.clone()));
         Self {
@@ -68,7 +67,6 @@ impl Refusals {
         Ok(refusals)
     }
 
-    #[must_use]
     pub(crate) fn paths(&self) -> &[String] {
         &self.paths
     }
