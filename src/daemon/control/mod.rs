@@ -163,7 +163,7 @@ struct Server {
     next_token: usize,
     responses: Sender<Queued>,
     waiting: Receiver<Queued>,
-    /// The last change that subscribers were told.
+    /// The last change in a notice to subscribers.
     announced: i64,
     accept_again: Option<Instant>,
     accept_errors: LogLimiter,
