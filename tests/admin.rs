@@ -268,7 +268,7 @@ fn a_pause_is_shown_with_its_reason_and_does_not_make_it_unhealthy() {
     lab.hire("b");
     eventually("the address's trouble is shown", || paused("address"));
     let mut reasons = metrics(&lab).label_values("wecom_dirsync_api_paused", "reason").join(" ");
-    assert_eq!(reasons, "secret address permission licence quota concurrency network unknown");
+    assert_eq!(reasons, "address concurrency licence network permission quota secret unknown");
     reasons.clear();
     eventually("/healthz names it", || {
         reasons = ask(address(&lab), "GET", "/healthz").body;

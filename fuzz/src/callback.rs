@@ -122,7 +122,7 @@ fn verified(answer: Result<Vec<u8>, Refusal>, message: &[u8]) {
 /// forbids, or not at all.
 fn arrives(received: Result<Received, Refusal>, message: &[u8]) {
     let received = received.unwrap();
-    assert!(received.event.meaning.is_some() != received.complaint.is_some());
+    assert!(received.event.meaning.is_some() != received.invalid.is_some());
     let payload = &received.event.payload;
     assert!(payload.is_empty() || *payload == decode(message), "{payload}");
     assert!(payload.chars().all(is_allowed));

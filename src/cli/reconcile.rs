@@ -14,7 +14,7 @@ use crate::config::{Config, ConfigError};
 use crate::daemon::api_observer::ApiRecorder;
 use crate::daemon::control::{ControlClient, Request, Response};
 use crate::daemon::reconciler::report::in_words;
-use crate::daemon::reconciler::{Engine, ReconcileRequest, compare};
+use crate::daemon::reconciler::{Comparison, ReconcileRequest, compare};
 use crate::daemon::{client, is_running, lock};
 use crate::directory::comparison::Guard;
 use crate::shutdown::Shutdown;
@@ -119,7 +119,7 @@ fn here(config: &Config, request: ReconcileRequest, shown: &Shown) -> Result<Jso
     };
     let client: crate::wecom::api::Client<ApiRecorder> = client(config, &writer, &Arc::default(), &shutdown)?;
     let progress = |progress: ReconcileProgress| shown.at(&progress);
-    let engine = Engine {
+    let comparison = Comparison {
         client: &client,
         reader: &reader,
         writer: (!request.dry_run).then_some(&writer),
@@ -127,7 +127,7 @@ fn here(config: &Config, request: ReconcileRequest, shown: &Shown) -> Result<Jso
         guard: Guard { percent: config.reconcile.max_delete_percent, allowed: request.allow_deletes },
         progress: &progress,
     };
-    let report = compare(&engine, "the reconcile command");
+    let report = compare(&comparison, "the reconcile command");
     writer.close();
     let _ = thread.join_within(Duration::from_secs(10));
     Ok(report?.to_json(request.dry_run))

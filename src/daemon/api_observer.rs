@@ -1,5 +1,6 @@
-//! Hears what the API client does: calls go into the database, pauses into the log and into `status`.
+//! Observes the API client: calls are recorded in the database, pauses are logged and shown by `status`.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use crate::config::{Config, Secret};
 use crate::shutdown::Shutdown;
 use crate::store::openids::{ApiCall, recent_api_calls, record_api_call};
 use crate::store::state::{PAUSES, PauseState};
-use crate::store::{StoreError, Writer};
+use crate::store::{Connection, StoreError, Writer};
 use crate::unix_time::unix_now;
 use crate::wecom::api::circuit_breaker::{Pause, Scope};
 use crate::wecom::api::network::Network;
@@ -18,15 +19,44 @@ use crate::wecom::api::{Api, ApiObserver, CallRecord, Client, Settings};
 use crate::wecom::clock::SharedClock;
 use crate::wecom::redact::{Redactor, secrets_of_url};
 
-/// How long a record may wait for the database; it is dropped then.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a record may wait for the database before it is dropped.
+const RECORD_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time to read the calls of the last minute at the start.
+const READ_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// Writes to the database through the writer.
-pub struct ApiRecorder {
-    /// Where to.
-    pub writer: Writer,
-    /// What the admin listener shows.
-    pub metrics: Arc<Metrics>,
+thread_local! {
+    /// Records of this thread's calls while [`collect_calls`] runs.
+    static COLLECTED: RefCell<Option<Vec<ApiCall>>> = const { RefCell::new(None) };
+}
+
+/// Runs `work`, and returns the records of its calls instead of writing them: the caller commits them together with the
+/// outcome.
+pub(super) fn collect_calls<T>(work: impl FnOnce() -> T) -> (T, Vec<ApiCall>) {
+    COLLECTED.set(Some(Vec::new()));
+    let result = work();
+    (result, COLLECTED.take().unwrap_or_default())
+}
+
+/// Writes the records of calls.
+pub(super) fn record_calls(connection: &Connection, calls: &[ApiCall]) -> crate::store::Result<()> {
+    calls.iter().try_for_each(|call| record_api_call(connection, call))
+}
+
+/// Has the writer write the records of calls that have no outcome to commit.
+pub(super) fn submit_calls(writer: &Writer, calls: Vec<ApiCall>) {
+    if !calls.is_empty() {
+        writer.submit(
+            Instant::now() + RECORD_TIMEOUT,
+            move |connection| record_calls(connection, &calls),
+            not_written("a call of WeCom's API"),
+        );
+    }
+}
+
+/// The daemon's observer of the API client.
+pub(crate) struct ApiRecorder {
+    writer: Writer,
+    metrics: Arc<Metrics>,
 }
 
 impl ApiObserver for ApiRecorder {
@@ -47,11 +77,10 @@ impl ApiObserver for ApiRecorder {
             errmsg: record.errmsg,
             millis,
         };
-        self.writer.submit(
-            Instant::now() + PATIENCE,
-            move |connection| record_api_call(connection, &call),
-            not_written("a call of WeCom's API"),
-        );
+        COLLECTED.with_borrow_mut(|collected| match collected {
+            Some(calls) => calls.push(call),
+            None => submit_calls(&self.writer, vec![call]),
+        });
     }
 
     fn paused(&self, pause: &Pause, begins: bool) {
@@ -84,7 +113,7 @@ impl ApiObserver for ApiRecorder {
         let all: Vec<PauseState> = all.iter().map(state).collect();
         self.metrics.set_pauses(all.clone());
         self.writer.submit(
-            Instant::now() + PATIENCE,
+            Instant::now() + RECORD_TIMEOUT,
             move |connection| PAUSES.set(connection, unix_now(), &all),
             not_written("the pauses"),
         );
@@ -92,7 +121,7 @@ impl ApiObserver for ApiRecorder {
 }
 
 /// The client of WeCom's API, as configured. [`StartError::Config`]: the proxy is not usable.
-pub fn client(
+pub(crate) fn client(
     config: &Config,
     writer: &Writer,
     metrics: &Arc<Metrics>,
@@ -103,6 +132,7 @@ pub fn client(
     let network = Network::new(&config.wecom.api_base, proxy, config.wecom.authorities.clone());
     let secrets = config.secrets().into_iter().chain(proxy.iter().flat_map(|url| secrets_of_url(url)));
     let text = |secret: &Option<Secret>| secret.as_ref().map(|secret| secret.expose().to_owned());
+    let reporter = ClockReporter::new(writer.clone());
     let settings = Settings {
         api_base: config.wecom.api_base.clone(),
         network: network.map_err(|what| StartError::Config(format!("the proxy {what}")))?,
@@ -112,31 +142,24 @@ pub fn client(
         redactor: Redactor::new(secrets),
         timeout: config.wecom.timeout,
         calls_per_minute: config.wecom.calls_per_minute,
-        clock: reported_clock(writer),
+        clock: SharedClock::new(move |estimate| reporter.report(estimate)),
     };
     let recorder = ApiRecorder { writer: writer.clone(), metrics: Arc::clone(metrics) };
     let client = Client::new(settings, recorder, shutdown.clone());
-    client.called_before(called_before(writer));
+    client.called_before(last_minute(writer));
     Ok(client)
 }
 
-/// The estimate of WeCom's clock, reported when it changes.
-fn reported_clock(writer: &Writer) -> SharedClock {
-    let reporter = ClockReporter::new(writer.clone());
-    SharedClock::new(move |estimate| reporter.report(estimate))
-}
-
-/// Calls of the last minute, which count for WeCom whoever made them.
-fn called_before(writer: &Writer) -> Vec<(Api, Duration)> {
-    let recent =
-        writer.run(Duration::from_secs(4), |connection| recent_api_calls(connection, 61, unix_now()));
+/// Calls of the last minute and their age. They count for WeCom's limit, whichever process made them.
+fn last_minute(writer: &Writer) -> Vec<(Api, Duration)> {
+    let recent = writer.run(READ_TIMEOUT, |connection| recent_api_calls(connection, 61, unix_now()));
     let recent = recent.unwrap_or_else(|error| {
         log::warn!("calls of the last minute are not known: {error}");
         Vec::new()
     });
-    // Whole seconds are rounded down twice: rather too young than too old.
-    let ago = |seconds: i64| Duration::from_secs(u64::try_from(seconds - 1).unwrap_or(0));
-    recent.iter().filter_map(|(api, seconds)| Some((Api::of_path(api)?, ago(*seconds)))).collect()
+    // Both times were rounded down to seconds, so a call may be a second younger.
+    let age = |seconds: i64| Duration::from_secs(u64::try_from(seconds - 1).unwrap_or(0));
+    recent.iter().filter_map(|(api, seconds)| Some((Api::of_path(api)?, age(*seconds)))).collect()
 }
 
 fn not_written(what: &'static str) -> impl FnOnce(Result<(), StoreError>) + Send {

@@ -13,10 +13,10 @@ use crate::unix_time::unix_now;
 const NOTABLE: i64 = 60;
 /// Offsets whose difference is smaller (seconds) count as the same: a Date has whole seconds.
 const STEP: i64 = 5;
-/// Minimum interval between two equal lines of the log: an answer in two may come through a gateway with a wrong clock.
+/// Minimum interval between equal log lines: every second answer may pass a gateway with a wrong clock.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
-/// How long a record may wait for the database.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a record may wait for the database before it is dropped.
+const RECORD_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Default)]
 struct Reported {
@@ -25,7 +25,7 @@ struct Reported {
     logged: HashMap<State, Instant>,
 }
 
-/// How the clocks stand to each other.
+/// The relation of WeCom's clock to this machine's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 enum State {
     #[default]
@@ -44,21 +44,19 @@ impl State {
     }
 }
 
-/// Logs and records estimates that differ from the last.
-pub struct ClockReporter {
+/// Logs and records estimates that differ from the last one.
+pub(crate) struct ClockReporter {
     writer: Writer,
     reported: Mutex<Reported>,
 }
 
 impl ClockReporter {
-    /// Records through this writer.
-    #[must_use]
-    pub fn new(writer: Writer) -> Self {
+    pub(crate) fn new(writer: Writer) -> Self {
         Self { writer, reported: Mutex::default() }
     }
 
-    /// Takes the estimate after a reading.
-    pub fn report(&self, estimate: Estimate) {
+    /// Takes the estimate after each reading of a time source.
+    pub(crate) fn report(&self, estimate: Estimate) {
         let now = Instant::now();
         let mut reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
         let state = State::of(estimate);
@@ -83,7 +81,7 @@ impl ClockReporter {
             date_contradicts_by: estimate.contradiction,
         };
         self.writer.submit(
-            now + PATIENCE,
+            now + RECORD_TIMEOUT,
             move |connection| CLOCK.set(connection, unix_now(), &state),
             |written| {
                 if let Err(error) = written {
@@ -100,7 +98,7 @@ fn log_change(state: State, estimate: Estimate) {
             log::info!("clock: WeCom's clock and this machine's agree again, offset {} s", estimate.offset)
         }
         State::Offset => log::warn!(
-            "clock: this machine's clock is {} s {} WeCom's, according to {}; synchronise it (NTP); the directory goes by WeCom's",
+            "clock: this machine's clock is {} s {} WeCom's, according to {}; synchronise it (NTP); the directory uses WeCom's time",
             estimate.offset.abs(),
             if estimate.offset > 0 { "behind" } else { "ahead of" },
             estimate.agreement.as_str(),

@@ -1,64 +1,88 @@
-//! Turns userids into openids: at once when an event speaks of a member, else when the member is due.
+//! Converts userids to openids: at once for members that an event names, else when a member is due.
 //!
-//! What is being asked is known in memory only. In the database a member stays due until WeCom's answer
-//! is committed, so after a crash it is simply asked again.
+//! A member stays due in the database until WeCom's answer is committed; which members are being converted is known
+//! in memory only. After a crash they are converted again.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::store::Connection;
-use crate::unix_time::unix_now;
-
+use super::api_observer::{collect_calls, submit_calls};
 use super::threads::Threads;
 use super::{CHECK_DATABASE, Shared, StartError};
 use crate::config;
 use crate::directory::openid::Backoff;
 use crate::directory::{UnixSeconds, UserId};
-use crate::store::StoreError;
 use crate::store::openids::{
     ConversionClaim, ConversionOutcome, Due, claim, due_members, earliest_due, record_conversion,
 };
+use crate::store::{Connection, StoreError};
+use crate::unix_time::unix_now;
 use crate::wecom::api::errcode::{Reaction, reaction};
 use crate::wecom::api::rate_limiter::Priority;
 use crate::wecom::api::{Api, ApiError, NoAnswer, SecretKind};
 
-/// Due members that one look at the database takes.
+/// Due members that one query reads.
 const BATCH: usize = 256;
-/// Members that events have spoken of and that wait in memory; more are found in the database.
-const URGENT: usize = 10_000;
-/// Members that are put off in memory.
-const LATER: usize = 10_000;
-/// While calls are paused, or the database cannot be read, it is looked so often whether that is over.
-const LOOK_WHEN_HINDERED: Duration = Duration::from_secs(5);
-/// How long a verdict's commit may take before it is handed in again.
-const PATIENCE: Duration = Duration::from_secs(4);
+/// Members named by events that are kept in memory; more are found in the database.
+const MAX_URGENT: usize = 10_000;
+/// Members with a postponed call that are kept in memory.
+const MAX_POSTPONED: usize = 10_000;
+/// Interval of checks while calls are paused or the database cannot be read.
+const BLOCKED_CHECK: Duration = Duration::from_secs(5);
 
-struct Work {
-    /// Members that an event spoke of just now.
-    urgent: VecDeque<UserId>,
-    /// Members found due.
-    due: VecDeque<UserId>,
-    /// Due members to ask after all others, and the earliest time for each: WeCom was busy, or did not answer at all. In
-    /// memory only, because it is no failed attempt of the member.
-    later: HashMap<UserId, Instant>,
-    /// Being asked about.
-    in_flight: HashSet<UserId>,
-    /// When to look for more.
-    look_at: Instant,
-    /// The database could not be looked at, which has been told.
-    in_trouble: bool,
-    reader: Connection,
-}
-
-/// Wakes the workers for members that an event spoke of.
-pub struct Converter {
+/// Converts, and is woken for members that became due.
+pub(crate) struct Converter {
     shared: Shared,
     backoff: Backoff,
     /// Age at which an openid is requested again; zero: never.
     recheck_after: Duration,
-    work: Mutex<Work>,
-    wake: Condvar,
+    /// Held during queries, so replies of the writer must not lock it.
+    queue: Mutex<Queue>,
+    inbox: Mutex<Inbox>,
+    wakeup: Condvar,
+}
+
+/// News from other threads, until a worker moves it to the queue.
+#[derive(Default)]
+struct Inbox {
+    urgent: Vec<UserId>,
+    /// Whether members may have become due in the database.
+    check: bool,
+    /// Counts the news; a worker sleeps only while it stays the same.
+    generation: u64,
+}
+
+struct Queue {
+    /// Members that an event named just now.
+    urgent: VecDeque<UserId>,
+    /// Members that the last query found due.
+    due: VecDeque<UserId>,
+    /// Due members to convert after all others, and the earliest time for each: WeCom was busy, or did not answer. In
+    /// memory only, because it is no failed attempt of the member.
+    postponed: HashMap<UserId, Instant>,
+    in_flight: HashSet<UserId>,
+    /// Time of the next query for due members.
+    check_at: Instant,
+    /// Whether the database cannot be read, which was logged.
+    is_failing: bool,
+    reader: Connection,
+}
+
+struct Job {
+    member: UserId,
+    claim: ConversionClaim,
+    priority: Priority,
+}
+
+/// When a member is converted again.
+enum Requeue {
+    /// When the database says so.
+    WhenDue,
+    /// At once: an event named the member during the call.
+    Now,
+    /// At this time, after all others.
+    At(Instant),
 }
 
 impl Converter {
@@ -71,27 +95,61 @@ impl Converter {
         if !settings.enabled || !shared.client.has_secret(SecretKind::App) {
             return Ok(None);
         }
-        let work = Work {
+        let queue = Queue {
             urgent: VecDeque::new(),
             due: VecDeque::new(),
-            later: HashMap::new(),
+            postponed: HashMap::new(),
             in_flight: HashSet::new(),
-            look_at: Instant::now(),
-            in_trouble: false,
+            check_at: Instant::now(),
+            is_failing: false,
             reader: shared.reader()?,
         };
         let converter = Arc::new(Self {
             shared: shared.clone(),
             backoff: Backoff { first: settings.retry_first, max: settings.retry_max },
             recheck_after: settings.recheck_after,
-            work: Mutex::new(work),
-            wake: Condvar::new(),
+            queue: Mutex::new(queue),
+            inbox: Mutex::default(),
+            wakeup: Condvar::new(),
         });
         for n in 0..settings.workers {
             let converter = Arc::clone(&converter);
-            threads.spawn(format!("convert-{n}"), move || converter.run())?;
+            threads.spawn(format!("convert-{n}"), move || converter.work())?;
         }
         Ok(Some(converter))
+    }
+
+    /// Converts these members before all others.
+    pub(crate) fn convert_now(&self, members: Vec<UserId>) {
+        if !members.is_empty() {
+            self.notify(|inbox| {
+                let room = MAX_URGENT.saturating_sub(inbox.urgent.len());
+                inbox.check |= members.len() > room;
+                inbox.urgent.extend(members.into_iter().take(room));
+            });
+        }
+    }
+
+    /// Checks the database for due members.
+    pub(crate) fn check(&self) {
+        self.notify(|inbox| inbox.check = true);
+    }
+
+    /// Wakes all workers after the shutdown signal.
+    pub(super) fn wake_all(&self) {
+        self.notify(|_| {});
+    }
+
+    fn notify(&self, change: impl FnOnce(&mut Inbox)) {
+        let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut inbox);
+        inbox.generation = inbox.generation.wrapping_add(1);
+        drop(inbox);
+        self.wakeup.notify_all();
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn due(&self, now: UnixSeconds) -> Due {
@@ -101,103 +159,49 @@ impl Converter {
         Due { now, latest: now.plus(longest), recheck_before: (age > 0).then(|| now.plus(-age)) }
     }
 
-    /// An event spoke of these members: they go first.
-    pub fn wake_for(&self, members: Vec<UserId>) {
-        if members.is_empty() {
-            return;
-        }
-        let mut work = self.lock();
-        for member in members {
-            if work.urgent.len() < URGENT {
-                work.urgent.push_back(member);
-            } else {
-                work.look_at = Instant::now();
-            }
-        }
-        drop(work);
-        self.wake.notify_all();
-    }
-
-    /// Somebody may have become due otherwise.
-    pub fn look(&self) {
-        self.lock().look_at = Instant::now();
-        self.wake.notify_all();
-    }
-
-    /// Ends the waiting of all workers, after the sign to stop was given.
-    pub fn wake_all(&self) {
-        drop(self.lock());
-        self.wake.notify_all();
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Work> {
-        self.work.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn run(&self) {
-        while let Some((member, asked, priority)) = self.next() {
-            let outcome = self.convert(&asked, priority);
-            let mut work = self.lock();
-            work.in_flight.remove(&member);
-            // The answer may have made it due sooner than anybody else.
-            work.look_at = Instant::now();
-            match outcome {
-                Outcome::Later(at) if work.later.len() < LATER => {
-                    work.later.insert(member, at);
+    fn work(&self) {
+        while let Some(Job { member, claim, priority }) = self.next() {
+            let requeue = self.convert(&claim, priority);
+            let mut queue = self.queue();
+            queue.in_flight.remove(&member);
+            // The answer may have made this member due before all others.
+            queue.check_at = Instant::now();
+            match requeue {
+                Requeue::At(at) if queue.postponed.len() < MAX_POSTPONED => {
+                    queue.postponed.insert(member, at);
                 }
-                // An event came while WeCom was being asked: it wants to know again, now.
-                Outcome::Outdated => work.urgent.push_front(member),
-                Outcome::Later(_) | Outcome::Settled => {}
+                Requeue::Now => queue.urgent.push_front(member),
+                Requeue::At(_) | Requeue::WhenDue => {}
             }
         }
     }
 
-    /// Waits for the next member; `None` when it is time to stop.
-    fn next(&self) -> Option<(UserId, ConversionClaim, Priority)> {
-        let mut work = self.lock();
-        loop {
-            if self.shared.shutdown.is_triggered() {
-                return None;
-            }
+    /// Waits for the next member; `None` after the shutdown signal.
+    fn next(&self) -> Option<Job> {
+        while !self.shared.shutdown.is_triggered() {
+            let mut queue = self.queue();
+            let generation = queue.receive(&self.inbox);
             let now = Instant::now();
-            let paused = self.shared.client.blocked_until(Api::ConvertToOpenid, SecretKind::App);
-            let wait_until = match paused {
-                Some(until) => until.min(now + LOOK_WHEN_HINDERED),
-                None => {
-                    let due = self.due(unix_now());
-                    if let Some(found) = work.take(due.recheck_before) {
-                        return Some(found);
-                    }
-                    if work.look_at <= now {
-                        match work.look(due) {
-                            Ok(()) => {
-                                work.in_trouble = false;
-                                continue;
-                            }
-                            Err(error) => {
-                                if !std::mem::replace(&mut work.in_trouble, true) {
-                                    let error = StoreError::from(error);
-                                    log::error!("cannot look for members that are due: {error}");
-                                }
-                                work.look_at = now + LOOK_WHEN_HINDERED;
-                            }
-                        }
-                    }
-                    match work.take_later(now, due.recheck_before) {
-                        Ok(found) => return Some(found),
-                        Err(at) => at.map_or(work.look_at, |at| at.min(work.look_at)),
-                    }
-                }
+            let wait_until = match self.shared.client.blocked_until(Api::ConvertToOpenid, SecretKind::App) {
+                Some(until) => until.min(now + BLOCKED_CHECK),
+                None => match queue.next(self.due(unix_now()), now) {
+                    Ok(job) => return Some(job),
+                    Err(at) => at,
+                },
             };
+            drop(queue);
             let wait = wait_until.saturating_duration_since(now).max(Duration::from_millis(1));
-            work = self.wake.wait_timeout(work, wait).unwrap_or_else(PoisonError::into_inner).0;
+            let inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
+            drop(self.wakeup.wait_timeout_while(inbox, wait, |inbox| inbox.generation == generation));
         }
+        None
     }
 
-    /// Asks WeCom and writes down what it said.
-    fn convert(&self, asked: &ConversionClaim, priority: Priority) -> Outcome {
-        let userid = &asked.userid;
-        let verdict = match self.shared.client.convert_to_openid(userid, priority) {
+    /// Calls WeCom, and commits its answer together with the record of the call.
+    fn convert(&self, claim: &ConversionClaim, priority: Priority) -> Requeue {
+        let userid = &claim.userid;
+        let (answer, calls) = collect_calls(|| self.shared.client.convert_to_openid(userid, priority));
+        let outcome = match answer {
             Ok(openid) => ConversionOutcome::Openid(openid.value),
             Err(ApiError::Refused { errcode, errmsg }) if reaction(errcode) == Reaction::Never => {
                 self.shared.triggers.refused_for_good(Instant::now());
@@ -212,63 +216,40 @@ impl Converter {
                 );
                 ConversionOutcome::NotYet { errcode: errcode.filter(|code| *code != 0), errmsg: what }
             }
-            Err(ApiError::NoAnswer(NoAnswer::Failed(at, _) | NoAnswer::Later(at))) => {
-                return Outcome::Later(at);
+            // Not this member's failure: it stays due.
+            Err(ApiError::NoAnswer(reason)) => {
+                submit_calls(&self.shared.writer, calls);
+                return match reason {
+                    NoAnswer::Failed(at, _) | NoAnswer::Later(at) => Requeue::At(at),
+                    NoAnswer::Paused(..)
+                    | NoAnswer::RateLimited(_)
+                    | NoAnswer::Stopped
+                    | NoAnswer::NoSecret => Requeue::WhenDue,
+                };
             }
-            // Not this member's fault: it stays as it is, and is due.
-            Err(ApiError::NoAnswer(
-                NoAnswer::Paused(..) | NoAnswer::RateLimited(_) | NoAnswer::Stopped | NoAnswer::NoSecret,
-            )) => return Outcome::Settled,
         };
-        log::debug!("conversion userid={userid} verdict={}", in_short(&verdict));
-        if self.record(asked, &verdict, self.shared.client.clock().estimate().now) {
-            Outcome::Settled
-        } else {
-            Outcome::Outdated
-        }
-    }
-
-    /// Writes what WeCom said, however long the database takes: an openid that is known is not asked for
-    /// again only because of a lock. False if it no longer counts.
-    fn record(&self, asked: &ConversionClaim, verdict: &ConversionOutcome, answered_at: UnixSeconds) -> bool {
-        loop {
-            let (asked, verdict, backoff, random) =
-                (asked.clone(), verdict.clone(), self.backoff, fastrand::f64());
-            let moment = self.shared.client.clock().moment();
-            let written = self.shared.writer.run(PATIENCE, move |connection| {
-                record_conversion(connection, &asked, &verdict, answered_at, backoff, moment, random)
-            });
-            match written {
-                Ok(counted) => return counted,
-                Err(StoreError::Closed) => return true,
-                Err(error) if error.is_of_the_data() => {
-                    log::error!("WeCom's answer cannot be stored: {error}");
-                    // Else it would be asked again at once, and again.
-                    let _ = self.shared.shutdown.sleep(Duration::from_secs(60));
-                    return true;
-                }
-                Err(_) => {
-                    if self.shared.shutdown.sleep(Duration::from_secs(1)) {
-                        return true;
-                    }
-                }
+        log::debug!("conversion userid={userid} outcome={}", in_short(&outcome));
+        let (claim, backoff, random) = (claim.clone(), self.backoff, fastrand::f64());
+        let (answered_at, moment) =
+            (self.shared.client.clock().estimate().now, self.shared.client.clock().moment());
+        let written = self.shared.commit(calls, move |connection| {
+            record_conversion(connection, &claim, &outcome, answered_at, backoff, moment, random)
+        });
+        match written {
+            Ok(false) => Requeue::Now,
+            Ok(true) | Err(StoreError::Closed) => Requeue::WhenDue,
+            Err(error) => {
+                log::error!("WeCom's answer cannot be stored: {error}");
+                // The member is still due, and must not be converted without a break.
+                let _ = self.shared.shutdown.sleep(Duration::from_secs(60));
+                Requeue::WhenDue
             }
         }
     }
 }
 
-/// What becomes of a member that was asked about.
-enum Outcome {
-    /// The database says.
-    Settled,
-    /// The answer no longer counts: it is asked about again at once.
-    Outdated,
-    /// It is asked about again then, and others first.
-    Later(Instant),
-}
-
-fn in_short(verdict: &ConversionOutcome) -> String {
-    match verdict {
+fn in_short(outcome: &ConversionOutcome) -> String {
+    match outcome {
         ConversionOutcome::Openid(_) => "openid".into(),
         ConversionOutcome::NotYet { errcode: None, .. } => "unusable".into(),
         ConversionOutcome::NotYet { errcode: Some(errcode), .. } => format!("not yet ({errcode})"),
@@ -276,74 +257,104 @@ fn in_short(verdict: &ConversionOutcome) -> String {
     }
 }
 
-impl Work {
-    /// The next member that is (still) due and not being asked about.
-    fn take(&mut self, recheck_before: Option<UnixSeconds>) -> Option<(UserId, ConversionClaim, Priority)> {
+impl Queue {
+    /// Takes over the news; its generation.
+    fn receive(&mut self, inbox: &Mutex<Inbox>) -> u64 {
+        let mut inbox = inbox.lock().unwrap_or_else(PoisonError::into_inner);
+        let room = MAX_URGENT.saturating_sub(self.urgent.len());
+        if std::mem::take(&mut inbox.check) || inbox.urgent.len() > room {
+            self.check_at = Instant::now();
+        }
+        self.urgent.extend(std::mem::take(&mut inbox.urgent).into_iter().take(room));
+        inbox.generation
+    }
+
+    /// The next member to convert, else the time of the next attempt to find one.
+    fn next(&mut self, due: Due, now: Instant) -> Result<Job, Instant> {
+        loop {
+            if let Some(job) = self.take(due.recheck_before) {
+                return Ok(job);
+            }
+            if self.check_at > now {
+                break;
+            }
+            match self.find_due(due) {
+                Ok(()) => self.is_failing = false,
+                Err(error) => {
+                    if !std::mem::replace(&mut self.is_failing, true) {
+                        log::error!("cannot look for members that are due: {}", StoreError::from(error));
+                    }
+                    self.check_at = now + BLOCKED_CHECK;
+                }
+            }
+        }
+        self.take_postponed(now, due.recheck_before)
+            .map_err(|at| at.map_or(self.check_at, |at| at.min(self.check_at)))
+    }
+
+    /// The next urgent or due member that is still due and not in flight.
+    fn take(&mut self, recheck_before: Option<UnixSeconds>) -> Option<Job> {
         loop {
             let (member, priority) = match self.urgent.pop_front() {
                 Some(member) => (member, Priority::Now),
                 None => (self.due.pop_front()?, Priority::Conversion),
             };
-            // An event that came since has made the answer under way outdated; its thread finds that.
+            // If an event named the member during the call, the answer is outdated, and the worker requeues it.
             if self.in_flight.contains(&member) {
                 continue;
             }
             if priority == Priority::Now {
-                self.later.remove(&member);
-            } else if self.later.contains_key(&member) {
+                self.postponed.remove(&member);
+            } else if self.postponed.contains_key(&member) {
                 continue;
             }
-            if let Some(found) = self.claim(member, priority, recheck_before) {
-                return Some(found);
+            if let Some(job) = self.claim(member, priority, recheck_before) {
+                return Some(job);
             }
         }
     }
 
-    /// The postponed member whose time came first, to be called when no other member is due; else the earliest time.
-    fn take_later(
+    /// The postponed member whose time came first; else the earliest time.
+    fn take_postponed(
         &mut self,
         now: Instant,
         recheck_before: Option<UnixSeconds>,
-    ) -> Result<(UserId, ConversionClaim, Priority), Option<Instant>> {
+    ) -> Result<Job, Option<Instant>> {
         loop {
-            let first =
-                self.later.iter().min_by_key(|(_, at)| **at).map(|(member, at)| (member.clone(), *at));
-            let Some((member, at)) = first else { return Err(None) };
+            let first = self.postponed.iter().min_by_key(|(_, at)| **at);
+            let (member, at) = first.map(|(member, at)| (member.clone(), *at)).ok_or(None)?;
             if at > now {
                 return Err(Some(at));
             }
-            self.later.remove(&member);
+            self.postponed.remove(&member);
             if !self.in_flight.contains(&member)
-                && let Some(found) = self.claim(member, Priority::Conversion, recheck_before)
+                && let Some(job) = self.claim(member, Priority::Conversion, recheck_before)
             {
-                return Ok(found);
+                return Ok(job);
             }
         }
     }
 
-    /// Takes this member on if it is due.
+    /// Claims this member if it is due.
     fn claim(
         &mut self,
         member: UserId,
         priority: Priority,
         recheck_before: Option<UnixSeconds>,
-    ) -> Option<(UserId, ConversionClaim, Priority)> {
-        match claim(&self.reader, &member, recheck_before, unix_now()) {
-            Ok(Some(asked)) => {
-                self.in_flight.insert(member.clone());
-                return Some((member, asked, priority));
-            }
-            Ok(None) => {}
-            Err(error) => log::error!("cannot look up userid={member}: {error}"),
-        }
-        None
+    ) -> Option<Job> {
+        let claim = claim(&self.reader, &member, recheck_before, unix_now())
+            .inspect_err(|error| log::error!("cannot look up userid={member}: {error}"));
+        let claim = claim.ok()??;
+        self.in_flight.insert(member.clone());
+        Some(Job { member, claim, priority })
     }
 
-    /// Finds who is due, or when somebody will be.
-    fn look(&mut self, due: Due) -> crate::store::Result<()> {
+    /// Reads due members, or the time when the first will be due.
+    fn find_due(&mut self, due: Due) -> crate::store::Result<()> {
         let now = due.now;
-        let found = due_members(&self.reader, due, BATCH + self.in_flight.len() + self.later.len())?;
-        let is_free = |member: &UserId| !self.in_flight.contains(member) && !self.later.contains_key(member);
+        let found = due_members(&self.reader, due, BATCH + self.in_flight.len() + self.postponed.len())?;
+        let is_free =
+            |member: &UserId| !self.in_flight.contains(member) && !self.postponed.contains_key(member);
         self.due.extend(found.into_iter().filter(is_free));
         let wait = if self.due.is_empty() {
             let seconds = earliest_due(&self.reader, now)?.map_or(i64::MAX, |due| due.since(now).max(1));
@@ -351,7 +362,7 @@ impl Work {
         } else {
             Duration::ZERO
         };
-        self.look_at = Instant::now() + wait;
+        self.check_at = Instant::now() + wait;
         Ok(())
     }
 }

@@ -14,7 +14,7 @@ use crate::unix_time::unix_now;
 const UNSURE_APART: Duration = Duration::from_secs(3600);
 
 /// The daemon's observer of its gate.
-pub struct Front {
+pub(crate) struct Front {
     refusals: Arc<Refusals>,
     metrics: Arc<Metrics>,
     triggers: Arc<ReconcileTriggers>,
@@ -35,7 +35,11 @@ enum Loss {
 impl Front {
     /// An observer that reports to these.
     #[must_use]
-    pub fn new(refusals: Arc<Refusals>, metrics: Arc<Metrics>, triggers: Arc<ReconcileTriggers>) -> Self {
+    pub(crate) fn new(
+        refusals: Arc<Refusals>,
+        metrics: Arc<Metrics>,
+        triggers: Arc<ReconcileTriggers>,
+    ) -> Self {
         Self { refusals, metrics, triggers, last_unsure: Mutex::default() }
     }
 

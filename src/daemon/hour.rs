@@ -1,4 +1,4 @@
-//! How many callbacks were answered with 503 within the last hour.
+//! Counts events of the last hour in spans of a minute.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
@@ -7,23 +7,22 @@ use std::time::{Duration, Instant};
 use crate::directory::UnixSeconds;
 
 const HOUR: Duration = Duration::from_secs(3600);
-/// Counts are kept for each span of this length, so that memory is bounded.
+/// Length of a span. It bounds the memory.
 const SPAN: Duration = Duration::from_secs(60);
 
-/// A sliding count.
+/// A sliding count, exact to one span.
 #[derive(Debug, Default)]
-pub struct LastHour(Mutex<State>);
+pub(crate) struct LastHour(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    /// Begin and count of each span, the oldest first.
+    /// Beginning and count of each span, the oldest first.
     spans: VecDeque<(Instant, u64)>,
     last: Option<(Instant, UnixSeconds)>,
 }
 
 impl LastHour {
-    /// Counts one.
-    pub fn note(&self, now: Instant, at: UnixSeconds) {
+    pub(crate) fn note(&self, now: Instant, at: UnixSeconds) {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         state.last = Some((now, at));
         state.spans.retain(|(begun, _)| now.saturating_duration_since(*begun) < HOUR);
@@ -35,9 +34,8 @@ impl LastHour {
         }
     }
 
-    /// How many there were in the last hour, to the minute, and when the last one was; nothing if that is an
-    /// hour ago.
-    pub fn get(&self, now: Instant) -> Option<(u64, UnixSeconds)> {
+    /// The count of the last hour and the time of the last event; `None` if that is an hour ago.
+    pub(crate) fn get(&self, now: Instant) -> Option<(u64, UnixSeconds)> {
         let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (_, last) = state.last.filter(|(last, _)| now.saturating_duration_since(*last) < HOUR)?;
         let recent =

@@ -14,14 +14,11 @@ use crate::store::{StoreError, holders};
 /// The lock file is no symbolic link, and opening it never blocks.
 const FLAGS: OFlags = OFlags::NOFOLLOW.union(OFlags::NONBLOCK);
 
-/// One daemon for one database: locks the file beside it, which stays. Only the daemon's user can open it, so no reader
-/// of the database can hold its lock.
-///
-/// # Errors
-/// [`StartError::Taken`], or what the system says.
-pub fn lock(database: &Path) -> Result<File, StartError> {
+/// Locks the file beside the database. The file stays, and only the daemon's user can open it, so that no reader of the
+/// database can hold its lock. [`StartError::Taken`]: another daemon runs.
+pub(crate) fn lock(database: &Path) -> Result<File, StartError> {
     let path = path(database);
-    // A second time, if the first file was one that a reader could lock.
+    // The second time after a file that a reader could lock was replaced.
     for _ in 0..2 {
         let file = open(&path).map_err(StoreError::cannot_open(&path))?;
         if try_lock(&file)? {
@@ -38,7 +35,7 @@ pub fn lock(database: &Path) -> Result<File, StartError> {
     Err(StartError::Taken(database.to_owned()))
 }
 
-/// Opens the lock file, or makes it, for its owner only.
+/// Opens or creates the lock file with mode 0600.
 fn open(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.create(true).truncate(false).read(true).write(true).mode(0o600);
@@ -55,14 +52,13 @@ fn path(database: &Path) -> PathBuf {
     beside(database, ".lock")
 }
 
-/// Whether a daemon works with this database now.
-#[must_use]
-pub fn is_running(database: &Path) -> bool {
+/// Whether a daemon holds the lock of this database.
+pub(crate) fn is_running(database: &Path) -> bool {
     let path = path(database);
     match OpenOptions::new().read(true).custom_flags(flags(FLAGS)).open(&path) {
         Ok(file) => is_locked(&file),
-        // A reader of the database may not open the lock file. Only its owner can have locked it; and the daemon locks
-        // the database's file, too.
+        // A reader of the database may not open the lock file. /proc/locks lists its lock; and the daemon locks the
+        // database's file, too.
         Err(_) => {
             !holders::of_file(&path).is_empty() || open_for_good(database).is_ok_and(|file| is_locked(&file))
         }

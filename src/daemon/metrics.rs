@@ -1,94 +1,48 @@
-//! What the daemon counts from its start on: written by the running parts, read by the admin listener.
+//! Counters since the start: the running parts write them, the admin listener reads them.
 //!
-//! The labels are bounded: what somebody else chooses (an event's type, an errcode) becomes `other` when
-//! it is not known, or when there are too many.
+//! Labels are bounded: an unknown event type becomes `other`, and so does an errcode beyond the first [`MAX_ERRCODES`].
 
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
+use std::collections::HashSet;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use prometheus::{IntCounterVec, IntGaugeVec, Opts, Registry};
 
 use super::hour::LastHour;
-use crate::gate::GateSnapshot;
 use crate::store::Outcome;
 use crate::store::state::PauseState;
 use crate::wecom::api::errcode::Reason;
 
-/// How a callback request was answered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CallbackResult {
-    /// 200: the event is durable.
-    Success,
-    /// 200: the URL is ours.
-    Verified,
-    /// 400, 417, 431: not what WeCom sends.
-    BadRequest,
-    /// 403: not from WeCom, or not for us.
-    Forbidden,
-    /// 404
-    NotFound,
-    /// 405
-    MethodNotAllowed,
-    /// 408: not complete in time.
-    Timeout,
-    /// 411, 413: without a length, or too long.
-    Length,
-    /// 503: the event could not be made durable in time.
-    Unavailable,
-    /// 502, or what should not be: a fault of this program.
-    Error,
-}
+/// The results of callback requests.
+const RESULTS: [&str; 10] = [
+    "success",
+    "verified",
+    "bad_request",
+    "forbidden",
+    "not_found",
+    "method_not_allowed",
+    "timeout",
+    "length",
+    "unavailable",
+    "error",
+];
 
-impl CallbackResult {
-    /// All results.
-    pub const ALL: [Self; 10] = [
-        Self::Success,
-        Self::Verified,
-        Self::BadRequest,
-        Self::Forbidden,
-        Self::NotFound,
-        Self::MethodNotAllowed,
-        Self::Timeout,
-        Self::Length,
-        Self::Unavailable,
-        Self::Error,
-    ];
-
-    /// The label.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Success => "success",
-            Self::Verified => "verified",
-            Self::BadRequest => "bad_request",
-            Self::Forbidden => "forbidden",
-            Self::NotFound => "not_found",
-            Self::MethodNotAllowed => "method_not_allowed",
-            Self::Timeout => "timeout",
-            Self::Length => "length",
-            Self::Unavailable => "unavailable",
-            Self::Error => "error",
-        }
-    }
-
-    /// What an answer's status means; `verifies`: of a GET.
-    #[must_use]
-    pub fn of(status: u16, verifies: bool) -> Self {
-        match status {
-            200 if verifies => Self::Verified,
-            200 => Self::Success,
-            400 | 417 | 431 => Self::BadRequest,
-            403 => Self::Forbidden,
-            404 => Self::NotFound,
-            405 => Self::MethodNotAllowed,
-            408 => Self::Timeout,
-            411 | 413 => Self::Length,
-            503 => Self::Unavailable,
-            _ => Self::Error,
-        }
+/// The result that a status stands for; `verifies`: the request was a GET.
+fn result(status: u16, verifies: bool) -> &'static str {
+    match status {
+        200 if verifies => "verified",
+        200 => "success",
+        400 | 417 | 431 => "bad_request",
+        403 => "forbidden",
+        404 => "not_found",
+        405 => "method_not_allowed",
+        408 => "timeout",
+        411 | 413 => "length",
+        503 => "unavailable",
+        _ => "error",
     }
 }
 
-/// Kinds of events that are counted by name: ChangeType, or Event where that is empty.
+/// Events that are counted by name: ChangeType, or Event if that is empty.
 const EVENTS: [&str; 11] = [
     "create_user",
     "update_user",
@@ -102,100 +56,115 @@ const EVENTS: [&str; 11] = [
     "enter_agent",
     "batch_job_result",
 ];
-/// What is not known or too many.
+/// The label of all others.
 const OTHER: &str = "other";
-/// Errcodes, of all APIs together, that are counted by number.
-const ERRCODES: usize = 200;
+/// Pairs of API and errcode that are counted by number.
+const MAX_ERRCODES: usize = 200;
 
-/// The counters.
-#[derive(Debug, Default)]
-pub struct Metrics {
-    answers: [AtomicU64; CallbackResult::ALL.len()],
-    /// The last row is of other events.
-    events: [[AtomicU64; Outcome::ALL.len()]; EVENTS.len() + 1],
-    api_calls: Mutex<BTreeMap<(&'static str, String), u64>>,
+/// The collectors, and the pauses in force.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    registry: Registry,
+    callbacks: IntCounterVec,
+    events: IntCounterVec,
+    api_calls: IntCounterVec,
+    paused: IntGaugeVec,
+    errcodes: Mutex<HashSet<(&'static str, Option<i64>)>>,
     pauses: Mutex<Vec<PauseState>>,
-    /// Callbacks that were answered with 503, by the server or by the gate.
-    pub unavailable: LastHour,
+    /// Callbacks that the server or the gate answered with 503.
+    pub(crate) unavailable: LastHour,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let registry = Registry::new();
+        let counter = |name: &str, help: &str, labels: &[&str]| {
+            let counter = valid(IntCounterVec::new(Opts::new(name, help), labels));
+            valid(registry.register(Box::new(counter.clone())));
+            counter
+        };
+        let callbacks = counter(
+            "wecom_dirsync_callbacks_total",
+            "Requests to the callback listener, by how they were answered.",
+            &["result"],
+        );
+        for result in RESULTS {
+            callbacks.with_label_values(&[result]);
+        }
+        let events = counter(
+            "wecom_dirsync_events_total",
+            "Events made durable, by ChangeType (or Event, where that is empty) and by what became of them.",
+            &["change_type", "outcome"],
+        );
+        let api_calls = counter(
+            "wecom_dirsync_api_calls_total",
+            "Calls of WeCom's API, by errcode; none: without an answer that could be read.",
+            &["api", "errcode"],
+        );
+        let help = "Whether calls of WeCom's API are paused for this reason.";
+        let paused = valid(IntGaugeVec::new(Opts::new("wecom_dirsync_api_paused", help), &["reason"]));
+        valid(registry.register(Box::new(paused.clone())));
+        let (errcodes, pauses, unavailable) = Default::default();
+        let metrics = Self { registry, callbacks, events, api_calls, paused, errcodes, pauses, unavailable };
+        metrics.set_pauses(Vec::new());
+        metrics
+    }
+}
+
+/// For collectors whose names and labels are literals.
+#[allow(clippy::expect_used)]
+pub(super) fn valid<T>(collector: prometheus::Result<T>) -> T {
+    collector.expect("literal names are valid and unique")
 }
 
 impl Metrics {
-    /// The server answered a callback request with this status.
-    pub fn answered(&self, status: u16, verifies: bool) {
-        let result = CallbackResult::of(status, verifies);
-        for (_, count) in CallbackResult::ALL.iter().zip(&self.answers).filter(|(known, _)| **known == result)
-        {
-            count.fetch_add(1, Relaxed);
-        }
+    pub(crate) fn registry(&self) -> &Registry {
+        &self.registry
     }
 
-    /// An event was committed.
-    pub fn event(&self, event: &str, change_type: &str, outcome: Outcome) {
+    /// Counts callback requests that were answered with this status; `verifies`: a GET.
+    pub(crate) fn answered(&self, status: u16, verifies: bool, count: u64) {
+        self.callbacks.with_label_values(&[result(status, verifies)]).inc_by(count);
+    }
+
+    pub(crate) fn event(&self, event: &str, change_type: &str, outcome: Outcome) {
         let name = if change_type.is_empty() { event } else { change_type };
-        let row = EVENTS.iter().position(|known| *known == name).unwrap_or(EVENTS.len());
-        let row = self.events.get(row).into_iter().flatten();
-        for (_, count) in Outcome::ALL.iter().zip(row).filter(|(known, _)| **known == outcome) {
-            count.fetch_add(1, Relaxed);
-        }
+        let name = EVENTS.into_iter().find(|known| *known == name).unwrap_or(OTHER);
+        self.events.with_label_values(&[name, outcome.as_str()]).inc();
     }
 
-    /// WeCom's API was called; `None`: without an answer that could be read.
-    pub fn api_call(&self, api: &'static str, errcode: Option<i64>) {
-        let errcode = errcode.map_or_else(|| "none".to_owned(), |code| code.to_string());
-        let mut calls = self.api_calls.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (api, errcode);
-        let key =
-            if calls.contains_key(&key) || calls.len() < ERRCODES { key } else { (api, OTHER.to_owned()) };
-        *calls.entry(key).or_default() += 1;
+    /// Counts an API call; `None`: it had no readable answer.
+    pub(crate) fn api_call(&self, api: &'static str, errcode: Option<i64>) {
+        let mut known = lock(&self.errcodes);
+        let is_counted = known.contains(&(api, errcode)) || known.len() < MAX_ERRCODES;
+        let label = match errcode.filter(|_| is_counted) {
+            Some(errcode) => errcode.to_string(),
+            None if is_counted => "none".to_owned(),
+            None => OTHER.to_owned(),
+        };
+        if is_counted {
+            known.insert((api, errcode));
+        }
+        drop(known);
+        self.api_calls.with_label_values(&[api, &label]).inc();
     }
 
     /// Replaces the pauses in force.
-    pub fn set_pauses(&self, pauses: Vec<PauseState>) {
-        *self.pauses.lock().unwrap_or_else(PoisonError::into_inner) = pauses;
+    pub(crate) fn set_pauses(&self, pauses: Vec<PauseState>) {
+        for reason in Reason::ALL.map(Reason::as_str) {
+            let is_paused = pauses.iter().any(|pause| pause.reason == reason);
+            self.paused.with_label_values(&[reason]).set(i64::from(is_paused));
+        }
+        *lock(&self.pauses) = pauses;
     }
 
-    /// The pauses in force.
-    #[must_use]
-    pub fn pauses(&self) -> Vec<PauseState> {
-        self.pauses.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub(crate) fn pauses(&self) -> Vec<PauseState> {
+        lock(&self.pauses).clone()
     }
+}
 
-    /// How often each result was answered, by the server and by the gate before it. (A request that the
-    /// gate gives up, and the server answers nevertheless, counts twice.)
-    #[must_use]
-    pub fn callbacks(&self, gate: &GateSnapshot) -> Vec<(CallbackResult, u64)> {
-        let by_gate = |result| {
-            let of_result =
-                gate.refused.iter().filter(|(status, _)| CallbackResult::of(*status, false) == result);
-            of_result.map(|(_, count)| count).sum::<u64>()
-        };
-        let counts = CallbackResult::ALL.iter().zip(&self.answers);
-        counts.map(|(result, count)| (*result, count.load(Relaxed) + by_gate(*result))).collect()
-    }
-
-    /// Events that were committed: name, outcome, how many; only what has occurred.
-    #[must_use]
-    pub fn events(&self) -> Vec<(&'static str, Outcome, u64)> {
-        let rows = EVENTS.iter().chain([&OTHER]).zip(&self.events);
-        let cells = rows.flat_map(|(name, row)| {
-            Outcome::ALL.iter().zip(row).map(|(outcome, count)| (*name, *outcome, count.load(Relaxed)))
-        });
-        cells.filter(|(_, _, count)| *count > 0).collect()
-    }
-
-    /// API calls: API, errcode, how many; only what has occurred.
-    #[must_use]
-    pub fn api_calls(&self) -> Vec<(&'static str, String, u64)> {
-        let calls = self.api_calls.lock().unwrap_or_else(PoisonError::into_inner);
-        calls.iter().map(|((api, errcode), count)| (*api, errcode.clone(), *count)).collect()
-    }
-
-    /// Every reason to pause, and whether something is paused for it.
-    #[must_use]
-    pub fn paused(&self) -> [(Reason, bool); Reason::ALL.len()] {
-        let pauses = self.pauses();
-        Reason::ALL.map(|reason| (reason, pauses.iter().any(|pause| pause.reason == reason.as_str())))
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -224,35 +193,18 @@ mod tests {
     }
 
     #[test]
-    fn what_strangers_choose_does_not_make_labels_without_end() {
+    fn the_number_of_labels_is_bounded() {
         let metrics = Metrics::default();
         for n in 0..1000 {
             metrics.event("change_contact", &format!("new_type_{n}"), Outcome::Ignored);
             metrics.api_call("user/get", Some(n));
         }
         metrics.api_call("user/get", Some(7));
-        assert_eq!(metrics.events(), [("other", Outcome::Ignored, 1000)]);
-        let calls = metrics.api_calls();
-        assert_eq!(calls.len(), ERRCODES + 1);
-        assert!(calls.contains(&("user/get", "7".into(), 2)));
-        assert!(calls.contains(&("user/get", "other".into(), 800)));
-    }
-
-    #[test]
-    fn the_gates_own_answers_are_counted_with_the_servers() {
-        let metrics = Metrics::default();
-        metrics.answered(200, false);
-        metrics.answered(200, true);
-        metrics.answered(404, false);
-        let gate =
-            GateSnapshot { refused: vec![(404, 2), (411, 3), (413, 4), (503, 5)], ..Default::default() };
-        let counts: Vec<_> = metrics
-            .callbacks(&gate)
-            .into_iter()
-            .map(|(r, n)| (r.as_str(), n))
-            .filter(|(_, n)| *n > 0)
-            .collect();
-        let expected = [("success", 1), ("verified", 1), ("not_found", 3), ("length", 7), ("unavailable", 5)];
-        assert_eq!(counts, expected);
+        metrics.api_call("user/get", None);
+        assert_eq!(metrics.events.with_label_values(&["other", "ignored"]).get(), 1000);
+        let calls = |errcode| metrics.api_calls.with_label_values(&["user/get", errcode]).get();
+        assert_eq!((calls("7"), calls("199"), calls("other")), (2, 1, 801));
+        let series: usize = metrics.registry.gather().iter().map(|family| family.get_metric().len()).sum();
+        assert_eq!(series, RESULTS.len() + Reason::ALL.len() + 1 + MAX_ERRCODES + 1);
     }
 }

@@ -3,22 +3,22 @@
 //! Data flows in one direction: the gate takes requests, workers decrypt and parse them, the writer commits, the
 //! responder answers, the converter calls WeCom. The stop follows the same order.
 
-pub mod admin;
-pub mod api_observer;
+pub(crate) mod admin;
+pub(crate) mod api_observer;
 pub mod callbacks;
-pub mod clock_reporter;
-pub mod control;
-pub mod converter;
-pub mod details;
-pub mod front;
-pub mod hour;
+pub(crate) mod clock_reporter;
+pub(crate) mod control;
+pub(crate) mod converter;
+pub(crate) mod details;
+pub(crate) mod front;
+pub(crate) mod hour;
 mod lockfile;
-pub mod log_limiter;
-pub mod metrics;
-pub mod reconciler;
-pub mod refusals;
-pub mod threads;
-pub mod wakeup;
+pub(crate) mod log_limiter;
+pub(crate) mod metrics;
+pub(crate) mod reconciler;
+pub(crate) mod refusals;
+pub(crate) mod threads;
+pub(crate) mod wakeup;
 
 use std::fs::File;
 use std::net::SocketAddr;
@@ -30,19 +30,20 @@ use crate::config::Config;
 use crate::shutdown::Shutdown;
 use crate::store::epoch::HighWaterMark;
 use crate::store::file::recognise;
+use crate::store::openids::ApiCall;
 use crate::store::state::{self, DAEMON, PAUSES, RECONCILE_PROGRESS, RunningDaemon, STOPPED};
 use crate::store::writer::WriterThread;
 use crate::store::{Connection, StoreError, Writer, open_reader, open_writer};
 use crate::unix_time::unix_now;
 use crate::wecom::api::Client;
 use admin::Admin;
-use api_observer::ApiRecorder;
-pub use api_observer::client;
+pub(crate) use api_observer::client;
+use api_observer::{ApiRecorder, record_calls};
 use callbacks::Callbacks;
 use control::{Control, ControlEndpoint};
 use converter::Converter;
 use details::DetailsWorker;
-pub use lockfile::{is_running, lock};
+pub(crate) use lockfile::{is_running, lock};
 use metrics::Metrics;
 use reconciler::Reconciler;
 use reconciler::triggers::ReconcileTriggers;
@@ -52,7 +53,7 @@ use threads::Threads;
 const CHECK_DATABASE: Duration = Duration::from_secs(15);
 /// Bounds the stop. WeCom waits 5 s for an answer; systemd sends SIGKILL much later.
 const STOP_TIMEOUT: Duration = Duration::from_millis(4500);
-/// Time for a commit at the start.
+/// Time for one attempt to commit.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// Why the daemon did not start.
@@ -72,7 +73,7 @@ pub enum StartError {
     /// The callback listener's address is not usable.
     #[error("cannot listen on {address}: {error}; is something else using this port? ([callback] listen)")]
     Listen {
-        /// The configured address.
+        /// The address in the configuration.
         address: SocketAddr,
         /// The error of bind(2) or listen(2).
         error: std::io::Error,
@@ -82,7 +83,7 @@ pub enum StartError {
         "cannot listen on {address}: {error}; set [admin] listen to another address, or leave it empty to do without the admin listener"
     )]
     ListenAdmin {
-        /// The configured address.
+        /// The address in the configuration.
         address: SocketAddr,
         /// The error of bind(2) or listen(2).
         error: std::io::Error,
@@ -94,18 +95,13 @@ pub enum StartError {
 
 /// What all parts use; clones share it.
 #[derive(Clone)]
-pub struct Shared {
-    /// The client of WeCom's API.
+pub(crate) struct Shared {
     pub client: Arc<Client<ApiRecorder>>,
-    /// The only writer to the database.
     pub writer: Writer,
-    /// The reasons to compare.
     pub triggers: Arc<ReconcileTriggers>,
     /// The counters and the pauses in force.
     pub metrics: Arc<Metrics>,
-    /// The shutdown signal.
     pub shutdown: Shutdown,
-    /// The path of the database.
     pub database: PathBuf,
 }
 
@@ -117,6 +113,32 @@ impl Shared {
         Ok(Self { client, writer, triggers, metrics, shutdown, database })
     }
 
+    /// Tries until `work` and the records of its API calls are committed: a locked database must not cost another call.
+    /// [`StoreError::Closed`] after the shutdown signal; other errors are of the data.
+    fn commit<T: Send + 'static>(
+        &self,
+        calls: Vec<ApiCall>,
+        work: impl Fn(&Connection) -> crate::store::Result<T> + Send + Clone + 'static,
+    ) -> Result<T, StoreError> {
+        let calls: Arc<[ApiCall]> = calls.into();
+        loop {
+            let (calls, work) = (Arc::clone(&calls), work.clone());
+            let written = self.writer.run(COMMIT_TIMEOUT, move |connection| {
+                record_calls(connection, &calls)?;
+                work(connection)
+            });
+            match written {
+                Err(StoreError::Closed) => return Err(StoreError::Closed),
+                Err(error) if !error.is_of_the_data() => {
+                    if self.shutdown.sleep(Duration::from_secs(1)) {
+                        return Err(StoreError::Closed);
+                    }
+                }
+                written => return written,
+            }
+        }
+    }
+
     /// A connection of the caller's own, for reading.
     fn reader(&self) -> Result<Connection, StoreError> {
         open_reader(&self.database)
@@ -125,14 +147,14 @@ impl Shared {
 
 /// The parts that call WeCom for single members.
 #[derive(Clone, Default)]
-pub struct ApiWorkers {
-    /// `None`: nothing is converted.
+pub(crate) struct ApiWorkers {
+    /// `None` if nothing is converted.
     pub converter: Option<Arc<Converter>>,
-    /// `None`: no details are fetched.
+    /// `None` if no details are fetched.
     pub details: Option<Arc<DetailsWorker>>,
 }
 
-/// A running daemon.
+/// A running daemon; dropping it does not stop its threads.
 pub struct Daemon {
     shared: Shared,
     callbacks: Callbacks,
@@ -177,19 +199,16 @@ impl Daemon {
     }
 
     /// The address of the callback listener.
-    #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.callbacks.address()
     }
 
     /// The address of the admin listener; `None` if it is off.
-    #[must_use]
     pub fn admin_address(&self) -> Option<SocketAddr> {
         self.admin.as_ref().map(Admin::address)
     }
 
     /// Whether the gate or the writer has ended by itself.
-    #[must_use]
     pub fn is_broken(&self) -> bool {
         self.callbacks.is_broken() || self.writer_thread.is_finished()
     }

@@ -1,4 +1,4 @@
-//! Starting and joining threads.
+//! Starts and joins the threads of the daemon.
 
 use std::io;
 use std::thread::{Builder, JoinHandle};
@@ -9,17 +9,21 @@ const CHECK: Duration = Duration::from_millis(2);
 
 /// Threads that are joined together.
 #[derive(Default)]
-pub struct Threads(Vec<JoinHandle<()>>);
+pub(crate) struct Threads(Vec<JoinHandle<()>>);
 
 impl Threads {
     /// Starts a thread of this name, which `ps -L` and panics show.
-    pub fn spawn(&mut self, name: impl Into<String>, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    pub(crate) fn spawn(
+        &mut self,
+        name: impl Into<String>,
+        work: impl FnOnce() + Send + 'static,
+    ) -> io::Result<()> {
         self.0.push(Builder::new().name(name.into()).spawn(work)?);
         Ok(())
     }
 
     /// Joins the threads that end before `deadline`, and leaves the others behind. Panics are logged.
-    pub fn join_until(self, deadline: Instant) {
+    pub(crate) fn join_until(self, deadline: Instant) {
         for thread in self.0 {
             while !thread.is_finished() && Instant::now() < deadline {
                 std::thread::sleep(CHECK);

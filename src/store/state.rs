@@ -11,7 +11,7 @@ use serde_json::Value as Json;
 use crate::directory::UnixSeconds;
 
 /// A row of `daemon_state` whose value is the JSON of `T`.
-pub struct Entry<T> {
+pub(crate) struct Entry<T> {
     name: &'static str,
     value: PhantomData<fn() -> T>,
 }
@@ -22,111 +22,96 @@ impl<T: Serialize + DeserializeOwned> Entry<T> {
     }
 
     /// The value and the time it was written; `None` also for a value that another version wrote in another form.
-    pub fn get(&self, connection: &Connection) -> rusqlite::Result<Option<(UnixSeconds, T)>> {
+    pub(crate) fn get(&self, connection: &Connection) -> rusqlite::Result<Option<(UnixSeconds, T)>> {
         let row = get_state(connection, self.name)?;
         Ok(row.and_then(|(at, json)| Some((at, serde_json::from_value(json).ok()?))))
     }
 
     /// Inserts or replaces the row.
-    pub fn set(&self, connection: &Connection, at: UnixSeconds, value: &T) -> rusqlite::Result<()> {
+    pub(crate) fn set(&self, connection: &Connection, at: UnixSeconds, value: &T) -> rusqlite::Result<()> {
         let json = serde_json::to_value(value);
         let json = json.map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
         set_state(connection, self.name, at, Some(&json))
     }
 
     /// Deletes the row, if there is one.
-    pub fn remove(&self, connection: &Connection) -> rusqlite::Result<()> {
+    pub(crate) fn remove(&self, connection: &Connection) -> rusqlite::Result<()> {
         set_state(connection, self.name, UnixSeconds::default(), None)
     }
 }
 
 /// The running daemon; its time is the start. Left behind by a daemon that was killed.
-pub const DAEMON: Entry<RunningDaemon> = Entry::new("daemon");
+pub(crate) const DAEMON: Entry<RunningDaemon> = Entry::new("daemon");
 /// Its time is the last orderly stop.
-pub const STOPPED: Entry<bool> = Entry::new("stopped");
-/// The pauses in force.
-pub const PAUSES: Entry<Vec<PauseState>> = Entry::new("pauses");
+pub(crate) const STOPPED: Entry<bool> = Entry::new("stopped");
+/// The pauses of API calls in force.
+pub(crate) const PAUSES: Entry<Vec<PauseState>> = Entry::new("pauses");
 /// The last estimate of WeCom's clock.
-pub const CLOCK: Entry<ClockState> = Entry::new("clock");
+pub(crate) const CLOCK: Entry<ClockState> = Entry::new("clock");
 /// The progress of the comparison under way.
-pub const RECONCILE_PROGRESS: Entry<ReconcileProgress> = Entry::new("reconcile_progress");
+pub(crate) const RECONCILE_PROGRESS: Entry<ReconcileProgress> = Entry::new("reconcile_progress");
 /// Present while the app may not call user/get at all.
-pub const DETAILS_DENIED: Entry<bool> = Entry::new("details_denied");
+pub(crate) const DETAILS_DENIED: Entry<bool> = Entry::new("details_denied");
 /// The result of the last daily sample.
-pub const DRIFT: Entry<Drift> = Entry::new("drift");
+pub(crate) const DRIFT: Entry<Drift> = Entry::new("drift");
 /// A random number, written by each health check.
-pub const PROBE: Entry<u64> = Entry::new("probe");
+pub(crate) const PROBE: Entry<u64> = Entry::new("probe");
 
 const COMPARISON_DUE: Entry<ComparisonDue> = Entry::new("comparison_due");
 
 /// What a command needs to reach the daemon.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RunningDaemon {
-    /// Process id in the daemon's own pid namespace.
-    pub pid: u32,
-    /// Version of the program.
-    pub version: String,
+pub(crate) struct RunningDaemon {
+    pub(crate) pid: u32,
+    pub(crate) version: String,
     /// Absolute path of the control socket; `None` if none could be made.
-    pub control: Option<String>,
+    pub(crate) control: Option<String>,
 }
 
 /// A pause of API calls.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PauseState {
-    /// The calls that are paused.
-    pub what: String,
-    /// The stable name of the reason.
-    pub reason: String,
-    /// WeCom's error number, if it answered.
-    pub errcode: Option<i64>,
-    /// WeCom's or the network's message.
-    pub errmsg: String,
-    /// Unix time of the beginning.
-    pub since: i64,
+pub(crate) struct PauseState {
+    pub(crate) what: String,
+    pub(crate) reason: String,
+    pub(crate) errcode: Option<i64>,
+    pub(crate) errmsg: String,
+    pub(crate) since: i64,
     /// Unix time of the next attempt.
-    pub until: i64,
-    /// The remedy, for the operator.
-    pub advice: String,
+    pub(crate) until: i64,
+    pub(crate) advice: String,
 }
 
-/// The estimate of WeCom's clock.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ClockState {
+pub(crate) struct ClockState {
     /// WeCom's clock minus this machine's.
-    pub offset_seconds: i64,
-    /// The time sources that agree.
-    pub agreement: String,
+    pub(crate) offset_seconds: i64,
+    pub(crate) agreement: String,
     /// Seconds between the Date of answers and this machine's clock, if nothing confirms the Date.
-    pub date_contradicts_by: Option<i64>,
+    pub(crate) date_contradicts_by: Option<i64>,
 }
 
-/// How far a comparison has come.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ReconcileProgress {
-    /// The present step, for people.
-    pub phase: Cow<'static, str>,
+pub(crate) struct ReconcileProgress {
+    pub(crate) phase: Cow<'static, str>,
     /// Items of this step that are finished.
-    pub done: usize,
+    pub(crate) done: usize,
     /// Items of this step in total, if known.
-    pub of: Option<usize>,
+    pub(crate) of: Option<usize>,
 }
 
-/// The result of a sample of members.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Drift {
-    /// Members in the sample.
-    pub asked: usize,
+pub(crate) struct Drift {
+    pub(crate) asked: usize,
     /// Members whose fields differed from WeCom's.
-    pub different: usize,
+    pub(crate) different: usize,
 }
 
 /// Why a comparison is due.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ComparisonDue {
-    /// The latest reason.
-    pub reason: String,
+pub(crate) struct ComparisonDue {
+    pub(crate) reason: String,
     /// Unix time of the first reason.
-    pub since: i64,
+    pub(crate) since: i64,
 }
 
 /// Writes a row; `None` deletes it. Outside this module only for rows that have no [`Entry`].
@@ -165,7 +150,7 @@ pub fn request_reconcile(connection: &Connection, reason: &str, now: UnixSeconds
 }
 
 /// The comparison that is due, if one is.
-pub fn reconcile_request(connection: &Connection) -> rusqlite::Result<Option<ComparisonDue>> {
+pub(crate) fn reconcile_request(connection: &Connection) -> rusqlite::Result<Option<ComparisonDue>> {
     Ok(COMPARISON_DUE.get(connection)?.map(|(_, due)| due))
 }
 

@@ -1,46 +1,50 @@
-//! The counters and the directory's figures as Prometheus reads them.
+//! The text of `/metrics`, in the Prometheus format.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::store::Connection;
-use crate::unix_time::unix_now;
-use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
-use prometheus::{TEXT_FORMAT, TextEncoder};
+use prometheus::core::Collector;
+use prometheus::proto::{Bucket, Histogram, Metric, MetricFamily, MetricType};
+use prometheus::{IntGauge, IntGaugeVec, Opts, TEXT_FORMAT, TextEncoder};
 
 use crate::daemon::log_limiter::LogLimiter;
-use crate::daemon::metrics::Metrics;
+use crate::daemon::metrics::{Metrics, valid};
 use crate::directory::UnixSeconds;
 use crate::directory::openid::OpenidState;
 use crate::gate::{GateStats, LatencySnapshot};
+use crate::store::Connection;
 use crate::store::monitor::{last_event, last_reconcile, members_by_state, oldest_pending};
+use crate::unix_time::unix_now;
 use crate::wecom::clock::SharedClock;
 
-/// The media type of what is answered.
+/// The media type of the text.
 pub(super) const CONTENT_TYPE: &str = TEXT_FORMAT;
 
-/// A count of the members is good for so many times as long as it took: counting takes a small part of
-/// the time, however large the company is and however often somebody asks.
-const GOOD_FOR: u32 = 20;
+/// Lifetime of a count of the members, in multiples of the time that it took: counting takes a bounded share of the
+/// time, for any size of the company and any scrape interval.
+const LIFETIME: u32 = 20;
 
-/// From one member in so many on, those who wait are many.
+/// One pending member in so many of all members is many.
 const MANY: i64 = 12;
 
-/// Members by state, and when the longest waiting became known.
+/// Members by state, and when the member that is pending longest became known.
 #[derive(Clone, Copy)]
 struct Members {
     by_state: [(OpenidState, i64); 3],
     oldest_pending: Option<UnixSeconds>,
 }
 
-/// Makes the text of `/metrics`.
+/// Collects and encodes all metrics.
 pub(super) struct Exposition {
     metrics: Arc<Metrics>,
     gate: Arc<GateStats>,
     wecom_clock: SharedClock,
     reader: Connection,
     counted: Option<(Instant, Duration, Members)>,
-    complaints: LogLimiter,
+    /// Answers of the gate that are in [`Metrics`], by status.
+    gate_answers: HashMap<u16, u64>,
+    errors: LogLimiter,
 }
 
 impl Exposition {
@@ -50,163 +54,99 @@ impl Exposition {
         wecom_clock: SharedClock,
         reader: Connection,
     ) -> Self {
-        Self { metrics, gate, wecom_clock, reader, counted: None, complaints: LogLimiter::default() }
+        let (gate_answers, errors) = Default::default();
+        Self { metrics, gate, wecom_clock, reader, counted: None, gate_answers, errors }
     }
 
     /// All metrics as of now.
     pub(super) fn text(&mut self) -> prometheus::Result<String> {
-        let mut families = self.counters();
+        let gate = self.gate.snapshot();
+        // A request that the gate gives up and the server answers nevertheless counts twice.
+        for (status, count) in gate.refused {
+            let before = self.gate_answers.insert(status, count).unwrap_or(0);
+            self.metrics.answered(status, false, count.saturating_sub(before));
+        }
+        let mut families = self.metrics.registry().gather();
+        families.push(histogram(
+            "wecom_dirsync_callback_duration_seconds",
+            "From a complete callback request to its answer.",
+            &gate.answered,
+        ));
+        let help = "WeCom's clock, as estimated, less this machine's.";
+        families.extend(gauge(
+            "wecom_dirsync_clock_offset_seconds",
+            help,
+            self.wecom_clock.estimate().offset,
+        ));
+        let build = Opts::new("wecom_dirsync_build_info", "The version that runs; the value is always 1.")
+            .const_label("version", env!("CARGO_PKG_VERSION"));
+        families.extend(set(build, 1));
         match self.directory(unix_now()) {
             Ok(directory) => families.extend(directory),
-            // What is not known is left out: an old figure would look like a good one.
+            // An unknown figure is left out: an old one would look valid.
             Err(error) => {
-                if let Some(more) = self.complaints.tell(Instant::now()) {
+                if let Some(more) = self.errors.admit(Instant::now()) {
                     log::warn!(
                         "admin: the database cannot be read for /metrics: {error} more_since_last={more}"
                     );
                 }
             }
         }
-        families.retain(|family| !family.get_metric().is_empty());
         TextEncoder::new().encode_to_string(&families)
     }
 
-    fn counters(&self) -> Vec<MetricFamily> {
-        let (metrics, gate) = (&self.metrics, self.gate.snapshot());
-        let callbacks = metrics.callbacks(&gate).into_iter();
-        let events = metrics.events().into_iter();
-        let calls = metrics.api_calls().into_iter();
-        let paused = metrics.paused().into_iter();
-        vec![
-            counter(
-                "wecom_dirsync_callbacks_total",
-                "Requests to the callback listener, by how they were answered.",
-                callbacks.map(|(result, count)| (labels(&[("result", result.as_str())]), count)),
-            ),
-            histogram(
-                "wecom_dirsync_callback_duration_seconds",
-                "From a complete callback request to its answer.",
-                &gate.answered,
-            ),
-            counter(
-                "wecom_dirsync_events_total",
-                "Events made durable, by ChangeType (or Event, where that is empty) and by what became of them.",
-                events.map(|(event, outcome, count)| {
-                    (labels(&[("change_type", event), ("outcome", outcome.as_str())]), count)
-                }),
-            ),
-            counter(
-                "wecom_dirsync_api_calls_total",
-                "Calls of WeCom's API, by errcode; none: without an answer that could be read.",
-                calls.map(|(api, errcode, count)| (labels(&[("api", api), ("errcode", &errcode)]), count)),
-            ),
-            gauge(
-                "wecom_dirsync_api_paused",
-                "Whether calls of WeCom's API are paused for this reason.",
-                paused.map(|(reason, paused)| {
-                    (labels(&[("reason", reason.as_str())]), f64::from(u8::from(paused)))
-                }),
-            ),
-            gauge(
-                "wecom_dirsync_clock_offset_seconds",
-                "WeCom's clock, as estimated, less this machine's.",
-                [(Vec::new(), float(self.wecom_clock.estimate().offset))],
-            ),
-            gauge(
-                "wecom_dirsync_build_info",
-                "The version that runs; the value is always 1.",
-                [(labels(&[("version", env!("CARGO_PKG_VERSION"))]), 1.0)],
-            ),
-        ]
-    }
-
     fn directory(&mut self, now: UnixSeconds) -> crate::store::Result<Vec<MetricFamily>> {
-        let members = self.members()?;
-        let waiting = members.oldest_pending.map_or(0, |since| now.since(since).max(0));
-        let by_state = members.by_state.into_iter();
-        let time = |time: Option<UnixSeconds>| time.map(|time| (Vec::new(), float(time.0)));
-        Ok(vec![
-            gauge(
-                "wecom_dirsync_members",
-                "Present members by the state of their openid.",
-                by_state.map(|(state, count)| (labels(&[("openid_state", state.as_str())]), float(count))),
-            ),
-            gauge(
-                "wecom_dirsync_oldest_pending_seconds",
-                "Since when the member that has waited longest for an openid is known; 0 if nobody waits.",
-                [(Vec::new(), float(waiting))],
-            ),
-            gauge(
-                "wecom_dirsync_last_event_timestamp_seconds",
-                "When the last event came, in unix time.",
-                time(last_event(&self.reader)?),
-            ),
-            gauge(
-                "wecom_dirsync_last_reconcile_timestamp_seconds",
-                "When the last comparison with WeCom ended, in unix time.",
-                time(last_reconcile(&self.reader)?),
-            ),
-        ])
+        let Members { by_state, oldest_pending } = self.members()?;
+        let help = "Present members by the state of their openid.";
+        let members = valid(IntGaugeVec::new(Opts::new("wecom_dirsync_members", help), &["openid_state"]));
+        for (state, count) in by_state {
+            members.with_label_values(&[state.as_str()]).set(count);
+        }
+        let mut families = members.collect();
+        families.extend(gauge(
+            "wecom_dirsync_oldest_pending_seconds",
+            "Since when the member that has waited longest for an openid is known; 0 if nobody waits.",
+            oldest_pending.map_or(0, |since| now.since(since).max(0)),
+        ));
+        if let Some(at) = last_event(&self.reader)? {
+            let help = "When the last event came, in unix time.";
+            families.extend(gauge("wecom_dirsync_last_event_timestamp_seconds", help, at.0));
+        }
+        if let Some(at) = last_reconcile(&self.reader)? {
+            let help = "When the last comparison with WeCom ended, in unix time.";
+            families.extend(gauge("wecom_dirsync_last_reconcile_timestamp_seconds", help, at.0));
+        }
+        Ok(families)
     }
 
     fn members(&mut self) -> crate::store::Result<Members> {
         if let Some((at, took, members)) = &self.counted
-            && at.elapsed() < took.saturating_mul(GOOD_FOR)
+            && at.elapsed() < took.saturating_mul(LIFETIME)
         {
             return Ok(*members);
         }
         let begun = Instant::now();
         let by_state = members_by_state(&self.reader)?;
         let all = by_state.iter().map(|(_, count)| count).sum::<i64>();
-        let waiting = by_state.iter().filter(|(state, _)| *state == OpenidState::Pending);
-        let many = waiting.map(|(_, count)| count).sum::<i64>() > all / MANY;
+        let pending = by_state.iter().filter(|(state, _)| *state == OpenidState::Pending);
+        let many = pending.map(|(_, count)| count).sum::<i64>() > all / MANY;
         let members = Members { by_state, oldest_pending: oldest_pending(&self.reader, many)? };
         self.counted = Some((Instant::now(), begun.elapsed(), members));
         Ok(members)
     }
 }
 
-fn labels(pairs: &[(&str, &str)]) -> Vec<LabelPair> {
-    let label = |(name, value): &(&str, &str)| {
-        let mut label = LabelPair::default();
-        label.set_name((*name).to_owned());
-        label.set_value((*value).to_owned());
-        label
-    };
-    pairs.iter().map(label).collect()
+fn gauge(name: &str, help: &str, value: i64) -> Vec<MetricFamily> {
+    set(Opts::new(name, help), value)
 }
 
-fn family(name: &str, help: &str, kind: MetricType, metrics: Vec<Metric>) -> MetricFamily {
-    let mut family = MetricFamily::default();
-    family.set_name(name.to_owned());
-    family.set_help(help.to_owned());
-    family.set_field_type(kind);
-    family.set_metric(metrics);
-    family
+fn set(opts: Opts, value: i64) -> Vec<MetricFamily> {
+    let gauge = valid(IntGauge::with_opts(opts));
+    gauge.set(value);
+    gauge.collect()
 }
 
-fn counter(name: &str, help: &str, samples: impl IntoIterator<Item = (Vec<LabelPair>, u64)>) -> MetricFamily {
-    let metric = |(labels, count): (Vec<LabelPair>, u64)| {
-        let mut counter = Counter::default();
-        counter.set_value(float(i64::try_from(count).unwrap_or(i64::MAX)));
-        let mut metric = Metric::from_label(labels);
-        metric.set_counter(counter);
-        metric
-    };
-    family(name, help, MetricType::COUNTER, samples.into_iter().map(metric).collect())
-}
-
-fn gauge(name: &str, help: &str, samples: impl IntoIterator<Item = (Vec<LabelPair>, f64)>) -> MetricFamily {
-    let metric = |(labels, value)| {
-        let mut gauge = Gauge::default();
-        gauge.set_value(value);
-        let mut metric = Metric::from_label(labels);
-        metric.set_gauge(gauge);
-        metric
-    };
-    family(name, help, MetricType::GAUGE, samples.into_iter().map(metric).collect())
-}
-
+/// A histogram that the gate has counted.
 fn histogram(name: &str, help: &str, latencies: &LatencySnapshot) -> MetricFamily {
     let mut cumulative = 0;
     let buckets = latencies.buckets.iter().map(|(bound, count)| {
@@ -223,13 +163,12 @@ fn histogram(name: &str, help: &str, latencies: &LatencySnapshot) -> MetricFamil
     histogram.set_sample_sum(latencies.sum.as_secs_f64());
     let mut metric = Metric::default();
     metric.set_histogram(histogram);
-    family(name, help, MetricType::HISTOGRAM, vec![metric])
-}
-
-/// Exact up to 2^53, which no count or time here reaches.
-#[allow(clippy::cast_precision_loss)]
-fn float(number: i64) -> f64 {
-    number as f64
+    let mut family = MetricFamily::default();
+    family.set_name(name.to_owned());
+    family.set_help(help.to_owned());
+    family.set_field_type(MetricType::HISTOGRAM);
+    family.set_metric(vec![metric]);
+    family
 }
 
 #[cfg(test)]
@@ -252,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_finished_reconcile_is_told() {
+    fn a_finished_reconcile_has_its_time() {
         let db = open_in_memory().unwrap();
         db.execute_batch(
             "INSERT INTO reconciles (started_at, finished_at, reason, outcome) VALUES (1, 1700000000, 'test', 'ok')",

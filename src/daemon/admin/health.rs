@@ -1,4 +1,4 @@
-//! Whether an event can be made durable now: not guessed, but tried, by a commit of the writer's.
+//! `/healthz`: tries whether an event can be made durable now, by a commit through the writer.
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use crate::store::Connection;
 use crate::unix_time::unix_now;
 
-use crate::daemon::Shared;
 use crate::daemon::metrics::Metrics;
 use crate::gate::GateStats;
 use crate::store::queries::local_time;
@@ -17,22 +16,21 @@ use crate::store::state::{PAUSES, PROBE, PauseState};
 use crate::store::{StoreError, Writer};
 
 /// A commit that takes longer counts as failed.
-const COMMIT_WITHIN: Duration = Duration::from_secs(2);
-/// For the writer to say that it did not succeed in time.
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Additional wait for the writer's error.
 const MARGIN: Duration = Duration::from_millis(200);
-/// How long a report is good for: however many ask, there is one commit in this time.
-const GOOD_FOR: Duration = Duration::from_secs(1);
+/// Lifetime of a status, and so the minimum interval between two commits.
+const LIFETIME: Duration = Duration::from_secs(1);
 
-/// An answer to `/healthz`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Report {
-    /// 200 or 503.
-    pub(super) status: u16,
-    /// `ok`, or `failing: ` and why; then a line for each thing that an operator should know of.
+pub(super) struct HealthStatus {
+    /// The HTTP status, 200 or 503.
+    pub(super) code: u16,
+    /// `ok`, or `failing: ` and the reason; then a line for each remark.
     pub(super) text: String,
 }
 
-/// Makes reports.
+/// Checks the health, at most once a second.
 pub(super) struct Health {
     writer: Writer,
     gate: Arc<GateStats>,
@@ -40,44 +38,40 @@ pub(super) struct Health {
     /// Whether a comparison follows when a callback was refused.
     compares: bool,
     reader: Connection,
-    /// A commit that the writer has not answered for yet.
-    under_way: Option<Receiver<Result<(), StoreError>>>,
-    last: Option<(Instant, Report)>,
+    /// A commit without a reply of the writer.
+    in_flight: Option<Receiver<Result<(), StoreError>>>,
+    last: Option<(Instant, HealthStatus)>,
 }
 
 impl Health {
-    pub(super) fn new(shared: &Shared, gate: Arc<GateStats>, compares: bool, reader: Connection) -> Self {
-        Self::with(shared.writer.clone(), gate, Arc::clone(&shared.metrics), compares, reader)
-    }
-
-    fn with(
+    pub(super) fn new(
         writer: Writer,
         gate: Arc<GateStats>,
         metrics: Arc<Metrics>,
         compares: bool,
         reader: Connection,
     ) -> Self {
-        Self { writer, gate, metrics, compares, reader, under_way: None, last: None }
+        Self { writer, gate, metrics, compares, reader, in_flight: None, last: None }
     }
 
-    /// The report of just now, or a new one; it takes little more than two seconds in any case.
-    pub(super) fn report(&mut self) -> Report {
-        if let Some((at, report)) = &self.last
-            && at.elapsed() < GOOD_FOR
+    /// The status, at most a second old. Takes little more than two seconds.
+    pub(super) fn status(&mut self) -> HealthStatus {
+        if let Some((at, status)) = &self.last
+            && at.elapsed() < LIFETIME
         {
-            return report.clone();
+            return status.clone();
         }
-        let found = self.gate_trouble().map_or_else(|| self.try_commit(), Err);
+        let found = self.gate_failure().map_or_else(|| self.try_commit(), Err);
         let mut remarks = remarks(&self.reader).unwrap_or_else(|error| {
             vec![format!("the database cannot be read: {}", one_line(&StoreError::from(error).to_string()))]
         });
         remarks.extend(self.refused());
-        let report = report(found, &remarks);
-        self.last = Some((Instant::now(), report.clone()));
-        report
+        let status = status(found, &remarks);
+        self.last = Some((Instant::now(), status.clone()));
+        status
     }
 
-    /// The line about callbacks that were answered with 503; for an hour after the last one.
+    /// The line about callbacks that were answered with 503 within the last hour.
     fn refused(&self) -> Option<String> {
         let (count, last) = self.metrics.unavailable.get(Instant::now())?;
         let plural = if count == 1 { "callback" } else { "callbacks" };
@@ -96,7 +90,7 @@ impl Health {
         Some(format!("refused: {count} {plural} with 503 in the last hour, last at {at}; {then}"))
     }
 
-    fn gate_trouble(&self) -> Option<String> {
+    fn gate_failure(&self) -> Option<String> {
         let gate = self.gate.snapshot();
         if gate.ended {
             return Some("the part that takes callbacks has ended; restart the service".into());
@@ -106,22 +100,21 @@ impl Health {
     }
 
     fn try_commit(&mut self) -> Result<(), String> {
-        // One that the writer was too busy for is waited for again, so that they never pile up; if it has
-        // been answered meanwhile, that says nothing of now.
+        // At most one commit is outstanding; a late reply is discarded.
         let earlier =
-            self.under_way.take().filter(|answer| matches!(answer.try_recv(), Err(TryRecvError::Empty)));
+            self.in_flight.take().filter(|answer| matches!(answer.try_recv(), Err(TryRecvError::Empty)));
         let answer = earlier.unwrap_or_else(|| self.begin_commit());
-        match answer.recv_timeout(COMMIT_WITHIN + MARGIN) {
+        match answer.recv_timeout(COMMIT_TIMEOUT + MARGIN) {
             Ok(Ok(())) => Ok(()),
             Ok(Err(StoreError::Closed)) | Err(RecvTimeoutError::Disconnected) => {
                 Err("the part that writes to the database has ended; restart the service".into())
             }
             Ok(Err(error)) => Err(one_line(&error.to_string())),
             Err(RecvTimeoutError::Timeout) => {
-                self.under_way = Some(answer);
+                self.in_flight = Some(answer);
                 Err(format!(
                     "no commit within {} s: the writer is busy, or the disk is slow or stuck",
-                    COMMIT_WITHIN.as_secs()
+                    COMMIT_TIMEOUT.as_secs()
                 ))
             }
         }
@@ -129,11 +122,11 @@ impl Health {
 
     fn begin_commit(&self) -> Receiver<Result<(), StoreError>> {
         let (sender, receiver) = sync_channel(1);
-        // Another value each time: SQLite writes nothing, and syncs nothing, where nothing changes.
-        let mark = fastrand::u64(..);
+        // SQLite writes and syncs only a value that differs.
+        let random = fastrand::u64(..);
         self.writer.submit(
-            Instant::now() + COMMIT_WITHIN,
-            move |connection| PROBE.set(connection, unix_now(), &mark),
+            Instant::now() + COMMIT_TIMEOUT,
+            move |connection| PROBE.set(connection, unix_now(), &random),
             move |result| {
                 let _ = sender.send(result);
             },
@@ -142,18 +135,18 @@ impl Health {
     }
 }
 
-fn report(found: Result<(), String>, remarks: &[String]) -> Report {
-    let (status, mut text) = match found {
+fn status(found: Result<(), String>, remarks: &[String]) -> HealthStatus {
+    let (code, mut text) = match found {
         Ok(()) => (200, "ok\n".to_owned()),
         Err(why) => (503, format!("failing: {why}\n")),
     };
     for remark in remarks {
         let _ = writeln!(text, "{remark}");
     }
-    Report { status, text }
+    HealthStatus { code, text }
 }
 
-/// What an operator should know of although callbacks are taken, one line each.
+/// Pauses and an unsuccessful comparison: they do not make the status 503.
 fn remarks(connection: &Connection) -> crate::store::Result<Vec<String>> {
     let mut remarks = pauses(connection)?;
     if let (Some(last), _) = last_reconciles(connection)?
@@ -173,7 +166,7 @@ fn pauses(connection: &Connection) -> crate::store::Result<Vec<String>> {
     Ok(PAUSES.get(connection)?.iter().flat_map(|(_, all)| all).map(in_words).collect())
 }
 
-/// WeCom's and the system's texts may have line breaks, and a remark is a line.
+/// Joins the lines of a foreign text.
 fn one_line(text: &str) -> String {
     text.split(char::is_control).filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
 }
@@ -188,7 +181,7 @@ mod tests {
     use crate::store::reconciles::{begin_reconcile, finish_reconcile};
 
     #[test]
-    fn a_pause_is_one_line_whatever_wecom_said() {
+    fn a_pause_is_one_line_also_with_line_breaks() {
         let db = open_in_memory().unwrap();
         assert_eq!(remarks(&db).unwrap(), Vec::<String>::new());
         let pause = PauseState {
@@ -209,8 +202,8 @@ mod tests {
         finish_reconcile(&db, seq, blocked, "nothing is deleted", UnixSeconds(2)).unwrap();
         assert_eq!(remarks(&db).unwrap(), [expected, "comparison blocked: nothing is deleted"]);
         assert_eq!(
-            report(Err("disk".into()), &["b".into()]),
-            Report { status: 503, text: "failing: disk\nb\n".into() }
+            status(Err("disk".into()), &["b".into()]),
+            HealthStatus { code: 503, text: "failing: disk\nb\n".into() }
         );
     }
 
@@ -221,7 +214,7 @@ mod tests {
         let (writer, _thread) = Writer::start(crate::store::open_writer(&path, 0o600).unwrap()).unwrap();
         let looker = crate::store::open_reader(&path).unwrap();
         let version = || looker.query_row("PRAGMA data_version", [], |row| row.get::<_, i64>(0)).unwrap();
-        let mut health = Health::with(
+        let mut health = Health::new(
             writer,
             Arc::default(),
             Arc::default(),
@@ -236,22 +229,22 @@ mod tests {
     }
 
     #[test]
-    fn a_writer_or_gate_that_has_ended_is_said() {
+    fn an_ended_writer_or_gate_is_named() {
         let (writer, thread) = Writer::start(open_in_memory().unwrap()).unwrap();
         let gate = Arc::new(GateStats::default());
         let mut health =
-            Health::with(writer.clone(), Arc::clone(&gate), Arc::default(), true, open_in_memory().unwrap());
-        let report = health.report();
-        assert_eq!(report.status, 503, "no connection to the server behind the gate");
-        assert!(report.text.contains("answers callbacks"), "{}", report.text);
+            Health::new(writer.clone(), Arc::clone(&gate), Arc::default(), true, open_in_memory().unwrap());
+        let status = health.status();
+        assert_eq!(status.code, 503, "no connection to the server behind the gate");
+        assert!(status.text.contains("answers callbacks"), "{}", status.text);
 
         let listener = gate::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let (_server, upstreams) = gate::private_server(1, &std::env::temp_dir()).unwrap();
         let running = Gate::start(listener, Routes::new(), Limits::default(), upstreams, None).unwrap();
         health.gate = running.stats();
-        assert_eq!(health.gate_trouble(), None);
+        assert_eq!(health.gate_failure(), None);
         running.stop(Duration::ZERO);
-        assert!(health.gate_trouble().unwrap().contains("takes callbacks has ended"));
+        assert!(health.gate_failure().unwrap().contains("takes callbacks has ended"));
 
         writer.close();
         assert!(thread.join_within(Duration::from_secs(5)));

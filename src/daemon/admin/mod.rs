@@ -1,8 +1,7 @@
-//! The admin listener: `/healthz` and `/metrics`, for whoever watches over the service.
+//! The admin listener: `/healthz` and `/metrics` for monitoring.
 //!
-//! The same gate as for callbacks stands in front, so a client that stalls costs a descriptor and nobody's
-//! time. Behind it, one thread sorts requests and one answers each kind: a slow count does not hold up
-//! `/healthz`, and a locked database does not hold up `/metrics`. None of them wakes without being asked.
+//! A gate of its own bounds the clients. Behind it, one thread dispatches requests and one answers each kind: a slow count
+//! does not delay `/healthz`, and a locked database does not delay `/metrics`. All of them sleep until a request comes.
 
 mod exposition;
 mod health;
@@ -31,15 +30,14 @@ const METRICS: &str = "/metrics";
 const IN_FLIGHT: usize = 4;
 /// Client connections at a time.
 const CONNECTIONS: usize = 256;
-/// The same where descriptors are few.
+/// In-flight requests and connections where descriptors are few.
 const FEW: (usize, usize) = (2, 8);
-/// What this part takes of the process's descriptors: three for each request, its sockets, two databases.
+/// Descriptors of this part: three for each request, its sockets, two database connections.
 pub(super) const DESCRIPTORS: usize = 3 * IN_FLIGHT + CONNECTIONS + 16;
-/// For a reader's lock, which only another program's unusual doings can hold.
-const READ_PATIENCE: Duration = Duration::from_millis(250);
+/// Wait for a lock that blocks readers, which few programs hold.
+const READ_TIMEOUT: Duration = Duration::from_millis(250);
 
-/// The admin listener at work.
-pub struct Admin {
+pub(crate) struct Admin {
     gate: Gate,
     http: Arc<tiny_http::Server>,
     threads: Threads,
@@ -59,7 +57,13 @@ impl Admin {
         compares: bool,
     ) -> Result<Self, StartError> {
         let database = &shared.database;
-        let health = Health::new(shared, callbacks.gate_stats(), compares, reader(database)?);
+        let health = Health::new(
+            shared.writer.clone(),
+            callbacks.gate_stats(),
+            Arc::clone(&shared.metrics),
+            compares,
+            reader(database)?,
+        );
         let exposition = Exposition::new(
             Arc::clone(&shared.metrics),
             callbacks.gate_stats(),
@@ -82,20 +86,18 @@ impl Admin {
         let mut threads = Threads::default();
         threads.spawn("admin-health", move || answer_health(health, &of_health))?;
         threads.spawn("admin-metrics", move || answer_metrics(exposition, &of_metrics))?;
-        threads.spawn("admin", move || sort(&server, &to_health, &to_metrics))?;
+        threads.spawn("admin", move || dispatch(&server, &to_health, &to_metrics))?;
         Ok(Self { gate, http, threads })
     }
 
-    /// Where it listens.
-    #[must_use]
-    pub fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.gate.local_addr()
     }
 
-    /// Ends it within `patience`. What still waits for the database then is left without an answer.
-    pub fn stop(self, patience: Duration) {
-        let deadline = Instant::now() + patience;
-        self.gate.stop(patience);
+    /// Ends the listener within `timeout`. Requests that wait for the database then are not answered.
+    pub(crate) fn stop(self, timeout: Duration) {
+        let deadline = Instant::now() + timeout;
+        self.gate.stop(timeout);
         self.http.unblock();
         self.threads.join_until(deadline);
     }
@@ -106,29 +108,29 @@ fn limits(max_connections: usize) -> Limits {
         max_connections,
         max_head: 8 * 1024,
         max_body: 1024,
-        // What a client sends ahead while it is being answered counts too.
+        // Pipelined requests count, too.
         max_buffered: 4 * 1024 * 1024,
         request_deadline: Duration::from_secs(5),
-        // Prometheus asks again over the same connection, usually within a minute.
+        // Prometheus scrapes over a kept connection, usually every minute.
         idle_timeout: Duration::from_secs(300),
         // Prometheus itself gives up after 10 s.
         answer_deadline: Duration::from_secs(9),
-        // An answer fits into the socket's buffer; only a client that reads none of many can be late.
+        // An answer fits into the socket's buffer, so only a client that reads none of many is late.
         write_deadline: Duration::from_secs(2),
         proxy_protocol: false,
     }
 }
 
-/// A connection that answers at once or not at all, and remembers little.
+/// A connection with a short lock timeout and a small cache.
 fn reader(database: &Path) -> Result<Connection, StoreError> {
     let connection = open_reader(database)?;
-    connection.busy_timeout(READ_PATIENCE)?;
+    connection.busy_timeout(READ_TIMEOUT)?;
     connection.pragma_update(None, "cache_size", -256)?;
     Ok(connection)
 }
 
-/// Hands each request to the thread of its kind, until the server is told to stop.
-fn sort(server: &tiny_http::Server, health: &Sender<Request>, metrics: &Sender<Request>) {
+/// Passes each request to the thread of its kind, until the server is unblocked.
+fn dispatch(server: &tiny_http::Server, health: &Sender<Request>, metrics: &Sender<Request>) {
     while let Ok(request) = server.recv() {
         let path = request.url().split('?').next().unwrap_or_default();
         let lane = match path {
@@ -146,18 +148,18 @@ fn sort(server: &tiny_http::Server, health: &Sender<Request>, metrics: &Sender<R
     }
 }
 
-fn answer_health(mut health: Health, asked: &Receiver<Request>) {
-    while let Ok(first) = asked.recv() {
-        let report = health.report();
-        // Whoever asked meanwhile gets the same answer.
-        for request in std::iter::once(first).chain(asked.try_iter()) {
-            respond(request, report.status, "text/plain; charset=utf-8", report.text.clone());
+fn answer_health(mut health: Health, requests: &Receiver<Request>) {
+    while let Ok(first) = requests.recv() {
+        let status = health.status();
+        // Requests that came meanwhile get the same answer.
+        for request in std::iter::once(first).chain(requests.try_iter()) {
+            respond(request, status.code, "text/plain; charset=utf-8", status.text.clone());
         }
     }
 }
 
-fn answer_metrics(mut exposition: Exposition, asked: &Receiver<Request>) {
-    while let Ok(request) = asked.recv() {
+fn answer_metrics(mut exposition: Exposition, requests: &Receiver<Request>) {
+    while let Ok(request) = requests.recv() {
         match exposition.text() {
             Ok(text) => respond(request, 200, exposition::CONTENT_TYPE, text),
             Err(error) => {

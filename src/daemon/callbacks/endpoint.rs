@@ -1,4 +1,4 @@
-//! What a callback request is answered, and what is to be stored: a function of its bytes.
+//! The answer to a callback request and the event in it, as a function of the request's bytes.
 
 use sha1::{Digest, Sha1};
 
@@ -13,7 +13,7 @@ use crate::wecom::query::Query;
 /// One callback URL: its path, and the keys that its messages may be encrypted with.
 #[derive(Debug, Clone)]
 pub struct Endpoint {
-    /// The URL's path.
+    /// The path of the URL, without a query.
     pub path: String,
     /// The present keys first; then the previous ones, while they are being changed.
     pub keys: Vec<Crypt>,
@@ -21,90 +21,51 @@ pub struct Endpoint {
     pub app: bool,
 }
 
-/// Why a request is refused. The answer tells no more than [`Refusal::status`]; the log and the table of
-/// refusals tell the cause.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
-    /// The query is not percent-encoded UTF-8.
-    Query,
-    /// msg_signature, timestamp or nonce is missing or empty.
-    Parameters,
-    /// A GET has no echostr.
-    NoEchostr,
-    /// The body is not an envelope with an Encrypt element.
-    Envelope,
-    /// No key gives this msg_signature.
-    Signature,
-    /// The encrypted text is not base64.
-    Base64,
-    /// The encrypted text is not whole cipher blocks, or its padding is wrong: another EncodingAESKey.
-    Decryption,
-    /// The decrypted frame is too short, or its length field exceeds it.
-    Length,
-    /// The message is for another receive_id.
-    ReceiveId,
-    /// The decrypted echostr is not a short printable text.
-    Echostr,
+macro_rules! refusals {
+    ($($variant:ident $status:literal $cause:literal $text:literal,)*) => {
+        /// Why a request is refused. The answer shows only [`Refusal::status`]; the log and the table `refusals` show
+        /// the cause.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[allow(missing_docs)]
+        pub enum Refusal { $($variant,)* }
+
+        impl Refusal {
+            /// All causes, in the order of the checks.
+            pub const ALL: &[Self] = &[$(Self::$variant,)*];
+
+            /// The HTTP status: 400 for what cannot be a callback, one 403 for all else, so that the answer is no
+            /// decryption or padding oracle.
+            #[must_use]
+            pub fn status(self) -> u16 {
+                match self { $(Self::$variant => $status,)* }
+            }
+
+            /// The stable name, for the log and the table `refusals`.
+            #[must_use]
+            pub fn cause(self) -> &'static str {
+                match self { $(Self::$variant => $cause,)* }
+            }
+        }
+
+        impl std::fmt::Display for Refusal {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(match self { $(Self::$variant => $text,)* })
+            }
+        }
+    };
 }
 
-impl Refusal {
-    /// All causes.
-    pub const ALL: [Self; 10] = [
-        Self::Query,
-        Self::Parameters,
-        Self::NoEchostr,
-        Self::Envelope,
-        Self::Signature,
-        Self::Base64,
-        Self::Decryption,
-        Self::Length,
-        Self::ReceiveId,
-        Self::Echostr,
-    ];
-
-    /// The HTTP status: 400 for what cannot be a callback, one 403 for all else, so that the answer is no
-    /// decryption or padding oracle.
-    #[must_use]
-    pub fn status(self) -> u16 {
-        match self {
-            Self::Query | Self::Parameters | Self::NoEchostr | Self::Envelope => 400,
-            _ => 403,
-        }
-    }
-
-    /// The stable name for the log, the table of refusals and metrics.
-    #[must_use]
-    pub fn cause(self) -> &'static str {
-        match self {
-            Self::Query => "query",
-            Self::Parameters => "parameters",
-            Self::NoEchostr => "no_echostr",
-            Self::Envelope => "envelope",
-            Self::Signature => "signature",
-            Self::Base64 => "base64",
-            Self::Decryption => "decryption",
-            Self::Length => "length",
-            Self::ReceiveId => "receive_id",
-            Self::Echostr => "echostr",
-        }
-    }
-}
-
-impl std::fmt::Display for Refusal {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Query => "the query is not percent-encoded UTF-8",
-            Self::Parameters => "msg_signature, timestamp or nonce is missing",
-            Self::NoEchostr => "echostr is missing",
-            Self::Envelope => "the body is not an XML envelope with Encrypt",
-            Self::Signature => "-40001: the signature does not match",
-            Self::Base64 => "-40010: the encrypted text is not base64",
-            Self::Decryption => "-40007: the text does not decrypt",
-            Self::Length => "-40008: the decrypted text is not a message",
-            Self::ReceiveId => "-40005: the message is for another receive_id",
-            Self::Echostr => "the decrypted echostr is not a short printable text",
-        })
-    }
+refusals! {
+    Query 400 "query" "the query is not percent-encoded UTF-8",
+    Parameters 400 "parameters" "msg_signature, timestamp or nonce is missing",
+    NoEchostr 400 "no_echostr" "echostr is missing",
+    Envelope 400 "envelope" "the body is not an XML envelope with Encrypt",
+    Signature 403 "signature" "-40001: the signature does not match",
+    Base64 403 "base64" "-40010: the encrypted text is not base64",
+    Decryption 403 "decryption" "-40007: the text does not decrypt",
+    Length 403 "length" "-40008: the decrypted text is not a message",
+    ReceiveId 403 "receive_id" "-40005: the message is for another receive_id",
+    Echostr 403 "echostr" "the decrypted echostr is not a short printable text",
 }
 
 impl From<CryptError> for Refusal {
@@ -119,15 +80,12 @@ impl From<CryptError> for Refusal {
     }
 }
 
-/// Length of an echostr at most, in bytes; WeCom's have about 20.
+/// Longest decrypted echostr, in bytes; WeCom's have about 20.
 const MAX_ECHOSTR: usize = 256;
 
 impl Endpoint {
-    /// Answers a GET: the decrypted echostr. What does not look like one is not shown: with a captured POST's
-    /// ciphertext as echostr, the answer would be the event.
-    ///
-    /// # Errors
-    /// [`Refusal`].
+    /// The answer to a GET: the decrypted echostr. Other texts are refused: with the ciphertext of a captured POST as
+    /// echostr, the answer would be the event.
     pub fn verify(&self, query: &str) -> Result<Vec<u8>, Refusal> {
         let readings = readings(query)?;
         if readings.iter().all(|reading| reading.echostr().is_none()) {
@@ -138,11 +96,8 @@ impl Endpoint {
         if is_printable && (1..=MAX_ECHOSTR).contains(&text.len()) { Ok(text) } else { Err(Refusal::Echostr) }
     }
 
-    /// Reads a POST's event. `corp_id` is our own company. What is signed, decrypts and is for us is always an
-    /// event, if need be an invalid one.
-    ///
-    /// # Errors
-    /// [`Refusal`].
+    /// The event of a POST. A message that is signed, decrypts and has the right receive_id is always an event, perhaps
+    /// an invalid one.
     pub fn receive(
         &self,
         query: &str,
@@ -165,7 +120,7 @@ impl Endpoint {
             Concern::Unknown => !self.app,
             Concern::Private => false,
         };
-        let (meaning, complaint) = match message.meaning {
+        let (meaning, invalid) = match message.meaning {
             Ok(meaning) => (Some(meaning), None),
             Err(reason) => (None, Some(reason)),
         };
@@ -181,11 +136,11 @@ impl Endpoint {
             latest: None,
             comparison_due: message.reconcile_reason,
         };
-        Received { event, complaint, passed_over: message.skipped }
+        Received { event, invalid, skipped: message.skipped }
     }
 
-    /// Opens with the first key that fits; while keys are being changed, each may. Every key does its work, so
-    /// that the time does not tell which of them failed at what.
+    /// Decrypts with the first key that fits. All keys are tried, so that the time does not depend on which of them
+    /// fails at which check.
     fn open<'a>(
         &self,
         readings: &'a [Query],
@@ -201,7 +156,7 @@ impl Endpoint {
         }
         let mut opened = Err(CryptError::Signature);
         for key in &self.keys {
-            // Of several errors the one of the latest check tells most.
+            // Of several errors, the one of the latest check is the most specific.
             match key.open(&texts) {
                 Err(error) if opened.as_ref().is_err_and(|known| error > *known) => {
                     opened = Err(error);
@@ -222,15 +177,15 @@ fn readings(query: &str) -> Result<Vec<Query>, Refusal> {
     Ok(readings)
 }
 
-/// An event to be stored, and what the log should say of it.
+/// An event to store, and remarks for the log.
 #[derive(Debug, Clone)]
 pub struct Received {
-    /// To be stored.
+    /// The event as the writer applies it.
     pub event: NewEvent,
-    /// Why it makes no sense, if it makes none.
-    pub complaint: Option<String>,
-    /// Fields that were passed over.
-    pub passed_over: Vec<String>,
+    /// Why the event is invalid, if it is.
+    pub invalid: Option<String>,
+    /// Fields that cannot be read and were skipped.
+    pub skipped: Vec<String>,
 }
 
 /// Eight bytes of SHA-1. Payloads of equal digest are compared in full.
@@ -295,7 +250,7 @@ mod tests {
         let (query, body) = request(&other, MESSAGE);
         assert_eq!(status(&query, &body), Err(403), "for somebody else");
         let (query, body) = request(&ours, "not xml");
-        assert_eq!(status(&query, &body), Ok(()), "from WeCom and for us, whatever it is");
+        assert_eq!(status(&query, &body), Ok(()), "from WeCom and for us, though invalid");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Stamps events as they arrive: an implausible CreateTime is corrected, and reported once for each subject.
+//! Stamps events at their arrival: an implausible CreateTime is corrected, and logged once for each subject.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
@@ -6,23 +6,20 @@ use std::sync::{Mutex, PoisonError};
 use crate::store::NewEvent;
 use crate::wecom::clock::SharedClock;
 
-/// Subjects that are remembered; further ones are not logged.
+/// Subjects that are kept; further ones are not logged.
 const SUBJECTS: usize = 1000;
 
-/// What stamps events.
 pub(super) struct EventClock {
     clock: SharedClock,
     reported: Mutex<HashSet<String>>,
 }
 
 impl EventClock {
-    /// Compares events with this clock.
-    #[must_use]
     pub(super) fn new(clock: SharedClock) -> Self {
         Self { clock, reported: Mutex::default() }
     }
 
-    /// Gives an event that arrives now a plausible time. Its row keeps the time that it carried.
+    /// Replaces an implausible time of the event. Its row in `events` keeps the original.
     pub(super) fn stamp(&self, event: &mut NewEvent) {
         let Some(create_time) = event.create_time else { return };
         let stamped = self.clock.stamp_event(create_time);
@@ -31,7 +28,7 @@ impl EventClock {
         meaning.at = stamped.at;
         if stamped.clamped && self.is_new(&event.subject) {
             log::warn!(
-                "event carries a time ahead of WeCom's clock; its time of receipt stands instead \
+                "event carries a time ahead of WeCom's clock; its time of receipt is used instead \
                  subject={:?} create_time={create_time} received={}",
                 event.subject,
                 stamped.at

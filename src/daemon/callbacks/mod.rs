@@ -28,8 +28,7 @@ const CONNECTIONS: usize = 4096;
 /// Descriptors for the database, the log, API calls, the control socket and what the runtime needs.
 const RESERVED_DESCRIPTORS: usize = 96;
 
-/// The running callback listener.
-pub struct Callbacks {
+pub(crate) struct Callbacks {
     gate: Gate,
     server: Arc<Server>,
     threads: Threads,

@@ -1,8 +1,7 @@
-//! The threads that answer callbacks: crypto and parsing on a few workers, the answer after the commit.
+//! Workers decrypt and parse callbacks; the responder answers after the commit.
 //!
-//! A worker does not wait for the commit. It hands the event to the writer together with the request that
-//! is to be answered, so that many events can share one commit however few workers there are; the
-//! responder sends the answers.
+//! A worker does not wait for the commit. The writer gets the event together with the request to answer, so that more
+//! events than workers can share a commit.
 
 use std::io::Read;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -23,12 +22,11 @@ use crate::store::{Applied, NewEvent, StoreError, apply_event, record_invalid};
 use crate::text::printable;
 use crate::unix_time::unix_now;
 
-/// From the arrival of an event to its commit. WeCom hangs up after 5 s.
-const COMMIT_WITHIN: Duration = Duration::from_secs(4);
+/// Time from the arrival of an event to its commit. WeCom hangs up after 5 s.
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// What the workers share.
 pub(super) struct Server {
-    /// Behind the gate.
+    /// The server behind the gate.
     pub(super) http: tiny_http::Server,
     pub(super) endpoints: Vec<Endpoint>,
     pub(super) corp_id: String,
@@ -40,7 +38,7 @@ pub(super) struct Server {
     pub(super) refusals: Arc<Refusals>,
 }
 
-/// An answer that is ready.
+/// A request and the answer to it.
 struct Answer {
     request: Request,
     status: u16,
@@ -49,7 +47,7 @@ struct Answer {
 
 fn respond_all(ready: &Receiver<Answer>, metrics: &Metrics) {
     while let Ok(Answer { request, status, body }) = ready.recv() {
-        metrics.answered(status, *request.method() == Method::Get);
+        metrics.answered(status, *request.method() == Method::Get, 1);
         if status == 503 {
             metrics.unavailable.note(Instant::now(), unix_now());
         }
@@ -88,13 +86,13 @@ impl Server {
         loop {
             match self.http.recv() {
                 Ok(request) => self.handle_or_survive(request, answers),
-                // Unblocked: it is time to stop.
+                // Unblocked by the stop.
                 Err(_) => return,
             }
         }
     }
 
-    /// A panic costs one request, which tiny_http answers with 500, and not the worker.
+    /// A panic costs one request, which tiny_http answers with 500.
     fn handle_or_survive(&self, request: Request, answers: &Sender<Answer>) {
         let (client, url) = (Client::of(&request), request.url().to_owned());
         let handled = catch_unwind(AssertUnwindSafe(|| self.handle(request, answers)));
@@ -107,11 +105,11 @@ impl Server {
 
     fn handle(&self, mut request: Request, answers: &Sender<Answer>) {
         let arrived = Instant::now();
-        // Always, also where it is not needed: an answer must not overtake its request.
+        // Read the body first: tiny_http must not answer before it.
         let mut body = Vec::new();
         let limit = u64::try_from(self.max_body).unwrap_or(u64::MAX);
         if let Err(error) = request.as_reader().take(limit.saturating_add(1)).read_to_end(&mut body) {
-            // The gate sends whole requests, so this is a fault between it and the server.
+            // The gate sends whole requests, so the connection between it and this server failed.
             let (client, url) = (Client::of(&request), request.url().to_owned());
             send(answers, request, 400, b"bad request\n");
             let cause = gate::Refusal::BadRequest.cause();
@@ -142,25 +140,21 @@ impl Server {
         let (client, url, status) = (Client::of(&request), request.url().to_owned(), refusal.status());
         let text: &[u8] = if status == 403 { b"forbidden\n" } else { b"bad request\n" };
         send(answers, request, status, text);
-        // After the answer: whether a line is written depends on the cause, and time must not tell it.
+        // After the answer, whose time must not depend on the cause: not every cause has a log line.
         self.refusals.note(&client.refused(status, refusal.cause(), &url), &refusal);
     }
 
     fn store(&self, request: Request, received: Received, arrived: Instant, answers: &Sender<Answer>) {
-        let Received { mut event, complaint, passed_over } = received;
+        let Received { mut event, invalid, skipped } = received;
         self.event_clock.stamp(&mut event);
-        if let Some(complaint) = complaint {
-            log::warn!(
-                "event makes no sense and is kept as invalid {}: {}",
-                name(&event),
-                printable(&complaint)
-            );
+        if let Some(reason) = invalid {
+            log::warn!("invalid event, kept as invalid {}: {}", name(&event), printable(&reason));
         }
-        if !passed_over.is_empty() {
-            let fields = passed_over.join(" ");
-            log::warn!("event has fields that make no sense {}: {}", name(&event), printable(&fields));
+        if !skipped.is_empty() {
+            let fields = skipped.join(" ");
+            log::warn!("event has fields that cannot be read {}: {}", name(&event), printable(&fields));
         }
-        let deadline = arrived + COMMIT_WITHIN;
+        let deadline = arrived + COMMIT_TIMEOUT;
         let (writer, to_apply) = (self.shared.writer.clone(), event.clone());
         let acknowledge = {
             let (answers, shared, workers) = (answers.clone(), self.shared.clone(), self.workers.clone());
@@ -206,7 +200,7 @@ fn acknowledge(
             shared.metrics.event(&event.event, &event.change_type, applied.outcome);
             send(answers, request, 200, b"success");
             if let Some(converter) = &workers.converter {
-                converter.wake_for(applied.to_convert);
+                converter.convert_now(applied.to_convert);
             }
             if let Some(details) = workers.details.as_ref().filter(|_| applied.details_due) {
                 details.wake();
@@ -214,7 +208,7 @@ fn acknowledge(
         }
         Err(error) => {
             log::debug!("event refused for now {}: {error}", name(event));
-            // WeCom's texts disagree on whether it sends a refused event again.
+            // WeCom's documents disagree on whether it sends a refused event again.
             shared.triggers.request("a callback had to be refused");
             send(answers, request, 503, b"try again later\n");
         }
@@ -223,7 +217,7 @@ fn acknowledge(
 
 fn send(answers: &Sender<Answer>, request: Request, status: u16, body: &[u8]) {
     if answers.send(Answer { request, status, body: body.to_vec() }).is_err() {
-        log::debug!("an answer comes too late, the daemon is ending");
+        log::debug!("an answer is dropped, as the daemon ends");
     }
 }
 
@@ -232,7 +226,7 @@ fn name(event: &NewEvent) -> String {
     format!("event={what:?} subject={:?}", event.subject)
 }
 
-/// The client's address as the gate saw it and, behind a reverse proxy, as that one says.
+/// The address of the peer, and the one that a reverse proxy forwards.
 struct Client {
     peer: String,
     forwarded_for: Option<String>,

@@ -14,7 +14,7 @@ use crate::store::state::DAEMON;
 const SEND_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A connection to the daemon, with the one request that it carries.
-pub struct ControlClient {
+pub(crate) struct ControlClient {
     stream: UnixStream,
     /// Bytes that came and are not a whole line yet.
     buffer: Vec<u8>,
@@ -22,7 +22,7 @@ pub struct ControlClient {
 
 impl ControlClient {
     /// Sends `request` to the daemon that `database` names. [`ErrorKind::NotFound`]: it names none.
-    pub fn request(database: &Connection, request: &Request) -> io::Result<Self> {
+    pub(crate) fn request(database: &Connection, request: &Request) -> io::Result<Self> {
         let daemon = DAEMON.get(database).map_err(io::Error::other)?;
         let path = daemon.and_then(|(_, daemon)| daemon.control).ok_or(ErrorKind::NotFound)?;
         let mut stream = connect(Path::new(&path))?;
@@ -35,7 +35,7 @@ impl ControlClient {
 
     /// The next response; `None` if none came within `timeout`, which is not zero. [`ErrorKind::UnexpectedEof`]: the
     /// daemon closed the connection.
-    pub fn receive(&mut self, timeout: Duration) -> io::Result<Option<Response>> {
+    pub(crate) fn receive(&mut self, timeout: Duration) -> io::Result<Option<Response>> {
         self.stream.set_read_timeout(Some(timeout))?;
         let mut chunk = [0; 16 * 1024];
         loop {

@@ -18,7 +18,7 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// What the daemon expects of a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// Its request.
+    /// Its request, before the deadline.
     Request,
     /// To wait for the report of its comparison.
     Reconcile,
@@ -28,12 +28,11 @@ pub(super) enum Phase {
     Close,
 }
 
-/// What reading came to.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Input {
-    /// Nothing to do yet.
+    /// No whole request yet, or nothing new.
     Incomplete,
-    /// The request's line.
+    /// The request, without its line break.
     Line(Vec<u8>),
     /// The request is longer than [`MAX_REQUEST`], or more than one line.
     Invalid,

@@ -22,9 +22,9 @@ use log::LevelFilter;
 use rustix::event::epoll::EventFlags;
 use rustix::net::sockopt::socket_peercred;
 
-pub use client::ControlClient;
+pub(crate) use client::ControlClient;
 use connection::{Connection, Input, MAX_REQUEST, Phase};
-pub use protocol::{Request, Response};
+pub(crate) use protocol::{Request, Response};
 use socket::ControlSocket;
 
 use super::log_limiter::LogLimiter;
@@ -35,7 +35,6 @@ use crate::gate::nonblocking::{Interest, Poller, Token, Waker};
 use crate::store::epoch::last_change;
 use crate::store::writer::Committed;
 
-/// Clients at a time.
 const MAX_CONNECTIONS: usize = 16;
 /// Clients that may stay subscribed to changes; the others are left to short requests.
 const MAX_FOLLOWERS: usize = 12;
@@ -61,7 +60,7 @@ impl Signals {
 }
 
 /// The bound socket, before the parts that it controls run.
-pub struct ControlEndpoint {
+pub(crate) struct ControlEndpoint {
     socket: ControlSocket,
     poller: Poller,
     signals: Arc<Signals>,
@@ -69,7 +68,7 @@ pub struct ControlEndpoint {
 
 impl ControlEndpoint {
     /// Binds the socket of this database, whose lock the caller holds; `None` if no place for it is usable.
-    pub fn bind(database: &Path) -> io::Result<Option<Self>> {
+    pub(crate) fn bind(database: &Path) -> io::Result<Option<Self>> {
         let Some(socket) = ControlSocket::bind(database) else { return Ok(None) };
         let (poller, waker) = (Poller::new()?, Waker::new()?);
         Interest::new().set(&poller, &waker, Token::Waker, Interest::READ)?;
@@ -82,14 +81,12 @@ impl ControlEndpoint {
     }
 
     /// Absolute path of the socket.
-    #[must_use]
-    pub fn path(&self) -> &str {
+    pub(crate) fn path(&self) -> &str {
         self.socket.path()
     }
 
     /// Notifies subscribers of changes; for the writer.
-    #[must_use]
-    pub fn commit_observer(&self) -> Committed {
+    pub(crate) fn commit_observer(&self) -> Committed {
         let signals = Arc::clone(&self.signals);
         Box::new(move |connection| {
             if signals.followers.load(SeqCst) == 0 {
@@ -103,7 +100,7 @@ impl ControlEndpoint {
         })
     }
 
-    /// Starts the thread `control`.
+    /// Starts the thread `control`; connections that were made before wait for it.
     pub(super) fn start(self, parts: &Parts, workers: &ApiWorkers, can_compare: bool) -> io::Result<Control> {
         let signals = Arc::clone(&self.signals);
         let mut listening = Interest::new();
@@ -131,15 +128,14 @@ impl ControlEndpoint {
     }
 }
 
-/// The running control thread.
-pub struct Control {
+pub(crate) struct Control {
     signals: Arc<Signals>,
     thread: Threads,
 }
 
 impl Control {
     /// Closes all connections, removes the socket and ends the thread.
-    pub fn stop(self, deadline: Instant) {
+    pub(crate) fn stop(self, deadline: Instant) {
         self.signals.stopping.store(true, SeqCst);
         self.signals.wake();
         self.thread.join_until(deadline);
@@ -167,7 +163,7 @@ struct Server {
     next_client: usize,
     responses: Sender<Queued>,
     waiting: Receiver<Queued>,
-    /// The last change that subscribers were told.
+    /// The last change in a notice to subscribers.
     announced: i64,
     accept_again: Option<Instant>,
     accept_errors: LogLimiter,
@@ -217,7 +213,7 @@ impl Server {
                 Err(error)
                     if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::ConnectionAborted) => {}
                 Err(error) => {
-                    if let Some(more) = self.accept_errors.tell(now) {
+                    if let Some(more) = self.accept_errors.admit(now) {
                         log::warn!("control: accept: {error} more_since_last={more}");
                     }
                     self.listen_for(Interest::NONE);
@@ -283,7 +279,7 @@ impl Server {
         match request {
             Request::Retry => {
                 if let Some(converter) = &self.workers.converter {
-                    converter.look();
+                    converter.check();
                 }
                 client.respond(&Response::Done, true);
             }

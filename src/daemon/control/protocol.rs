@@ -9,7 +9,7 @@ use crate::store::state::{PauseState, ReconcileProgress};
 /// The only line that a client sends on a connection.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "snake_case")]
-pub enum Request {
+pub(crate) enum Request {
     /// Look for due conversions now. Answered with [`Response::Done`].
     Retry,
     /// Compare. Answered with [`Response::Accepted`], any number of [`Response::Progress`] and one
@@ -40,7 +40,7 @@ impl Request {
 /// A line that the daemon sends.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Response {
+pub(crate) enum Response {
     /// The request was carried out.
     Done,
     /// The comparison waits for its turn.
@@ -49,7 +49,6 @@ pub enum Response {
     Progress(ReconcileProgress),
     /// The report of the requested comparison, as `reconcile --json` prints it.
     Report(Json),
-    /// The pauses in force.
     Pauses(Vec<PauseState>),
     /// The log level in force.
     LogLevel(String),

@@ -66,7 +66,6 @@ impl ControlSocket {
         Ok(Self { listener, path, directory: Some(directory) })
     }
 
-    /// Absolute and UTF-8.
     pub(super) fn path(&self) -> &str {
         self.path.to_str().unwrap_or_default()
     }

@@ -1,4 +1,4 @@
-//! Asking WeCom during a comparison: waiting for what passes by itself, going without what is not allowed.
+//! API calls of a comparison: waits for limits that pass, and goes on without what WeCom denies.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -12,48 +12,53 @@ use crate::wecom::api::rate_limiter::Priority;
 use crate::wecom::api::{ApiError, Dated};
 use crate::wecom::api::{ApiObserver, Client, NoAnswer, SecretKind};
 
-/// Tries of one question whose answers cannot be used.
+/// Calls with an answer that cannot be used before the item is given up.
 const TRIES: u32 = 3;
 /// Wait after the first of them; doubles.
-const TRY_AGAIN: Duration = Duration::from_secs(1);
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// A comparison waits for the network so long; then the next one tries again.
-const NETWORK_PATIENCE: Duration = Duration::from_secs(40);
-/// A pause may end earlier than it says.
-const LOOK_AGAIN: Duration = Duration::from_secs(2);
-/// A comparison waits for limits of WeCom's that pass by themselves so long; one by the hour included.
-const LIMITS_PASS: Duration = Duration::from_secs(70 * 60);
+/// Longest wait for the network; the next comparison tries again.
+const NETWORK_TIMEOUT: Duration = Duration::from_secs(40);
+/// Interval of checks during a pause, which may end early.
+const CHECK_PAUSE: Duration = Duration::from_secs(2);
+/// Longest wait for WeCom's limits, of which the longest is by the hour.
+const LIMITS_TIMEOUT: Duration = Duration::from_secs(70 * 60);
 
 /// Why a comparison ends early.
-pub(super) enum End {
-    /// The program is ending.
-    Stopped,
-    /// It is no use to go on; what the operator should know.
+pub(super) enum Abort {
+    Shutdown,
+    /// The reason, for the operator.
     Failed(String),
 }
 
-impl From<Stopped> for End {
+impl From<Stopped> for Abort {
     fn from(Stopped: Stopped) -> Self {
-        Self::Stopped
+        Self::Shutdown
     }
 }
 
-impl From<crate::store::Error> for End {
+impl From<crate::store::Error> for Abort {
     fn from(error: crate::store::Error) -> Self {
         Self::Failed(StoreError::from(error).to_string())
     }
 }
 
-/// Why WeCom does not show something; the comparison goes on without it.
+/// Why WeCom does not show an item; the comparison goes on without it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Refusal {
+pub(super) struct Denial {
     pub(super) errcode: Option<i64>,
     text: String,
-    /// Whether everything of the kind is refused, not only this one.
+    /// Whether all items of the kind are denied.
     pub(super) is_for_all: bool,
 }
 
-impl fmt::Display for Refusal {
+impl Denial {
+    fn of_all(text: String) -> Self {
+        Self { errcode: None, text, is_for_all: true }
+    }
+}
+
+impl fmt::Display for Denial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.errcode {
             Some(errcode) => write!(f, "errcode {errcode}: {}", self.text),
@@ -62,129 +67,113 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// Whether somebody is there.
+/// Whether WeCom knows a member.
 pub(super) enum Existence {
-    Gone,
-    There,
-    Unclear(Refusal),
+    Absent,
+    Present,
+    Unknown(Denial),
 }
 
-/// Asks.
-pub(super) struct Ask<'a, L> {
+pub(super) struct ApiReader<'a, L> {
     pub(super) client: &'a Client<L>,
     pub(super) shutdown: &'a Shutdown,
 }
 
-impl<L: ApiObserver> Ask<'_, L> {
-    /// Asks until there is an answer, or it is clear that there will be none.
-    pub(super) fn about<T>(
+impl<L: ApiObserver> ApiReader<'_, L> {
+    /// Repeats `call` until it has an answer or will have none.
+    pub(super) fn read<T>(
         &self,
-        question: impl Fn() -> Result<Dated<T>, ApiError>,
-    ) -> Result<Result<Dated<T>, Refusal>, End> {
+        call: impl Fn() -> Result<Dated<T>, ApiError>,
+    ) -> Result<Result<Dated<T>, Denial>, Abort> {
         let begun = Instant::now();
         let mut tries = 0;
         loop {
-            let (until, reason) = match question() {
+            let no_answer = match call() {
                 Ok(seen) => return Ok(Ok(seen)),
                 Err(ApiError::Refused { errcode, errmsg }) => {
-                    return Ok(Err(Refusal { errcode: Some(errcode), text: errmsg, is_for_all: false }));
-                }
-                Err(ApiError::NoAnswer(NoAnswer::Stopped)) => return Err(End::Stopped),
-                Err(ApiError::NoAnswer(NoAnswer::RateLimited(wait))) => {
-                    if self.shutdown.sleep(wait) {
-                        return Err(End::Stopped);
-                    }
-                    continue;
-                }
-                Err(ApiError::NoAnswer(NoAnswer::NoSecret)) => {
-                    let text = "the secret for it is not configured".to_owned();
-                    return Ok(Err(Refusal { errcode: None, text, is_for_all: true }));
+                    return Ok(Err(Denial { errcode: Some(errcode), text: errmsg, is_for_all: false }));
                 }
                 Err(ApiError::Unusable { errcode, what }) => {
                     tries += 1;
-                    // What WeCom itself says it says again.
+                    // With errcode 0 the answer is WeCom's own, and the next one would be the same.
                     if tries >= TRIES || errcode == Some(0) {
-                        return Ok(Err(Refusal {
-                            errcode: errcode.filter(|code| *code != 0),
-                            text: what,
-                            is_for_all: false,
-                        }));
+                        let errcode = errcode.filter(|code| *code != 0);
+                        return Ok(Err(Denial { errcode, text: what, is_for_all: false }));
                     }
-                    if self.shutdown.sleep(TRY_AGAIN * (1 << (tries - 1))) {
-                        return Err(End::Stopped);
-                    }
+                    self.sleep(RETRY_AFTER * (1 << (tries - 1)))?;
                     continue;
                 }
-                Err(ApiError::NoAnswer(NoAnswer::Later(until))) => {
-                    if self.shutdown.sleep(until.saturating_duration_since(Instant::now())) {
-                        return Err(End::Stopped);
-                    }
-                    continue;
-                }
-                Err(ApiError::NoAnswer(
-                    NoAnswer::Paused(until, reason) | NoAnswer::Failed(until, reason),
-                )) => (until, reason),
+                Err(ApiError::NoAnswer(no_answer)) => no_answer,
             };
-            match reason {
-                Reason::Permission => {
-                    let text = "this secret may not call the API; the log says which".to_owned();
-                    return Ok(Err(Refusal { errcode: None, text, is_for_all: true }));
+            let (until, reason) = match no_answer {
+                NoAnswer::Stopped => return Err(Abort::Shutdown),
+                NoAnswer::NoSecret => {
+                    return Ok(Err(Denial::of_all("the secret for it is not configured".into())));
                 }
-                Reason::Licence => {
-                    let text = format!("the licence does not cover this API: {}", reason.advice());
-                    return Ok(Err(Refusal { errcode: None, text, is_for_all: true }));
+                NoAnswer::RateLimited(wait) => {
+                    self.sleep(wait)?;
+                    continue;
                 }
-                // Only what this secret would show is missing; the other one may still be allowed everything.
+                NoAnswer::Later(until) => {
+                    self.sleep(until.saturating_duration_since(Instant::now()))?;
+                    continue;
+                }
+                NoAnswer::Paused(until, reason) | NoAnswer::Failed(until, reason) => (until, reason),
+            };
+            let denial = match reason {
+                Reason::Permission => "this secret may not call the API; the log says which".to_owned(),
+                Reason::Licence => format!("the licence does not cover this API: {}", reason.advice()),
+                // The other secret may be allowed everything.
                 Reason::Secret | Reason::Address => {
-                    let text =
-                        format!("WeCom refuses this secret ({}): {}", reason.as_str(), reason.advice());
-                    return Ok(Err(Refusal { errcode: None, text, is_for_all: true }));
+                    format!("WeCom refuses this secret ({}): {}", reason.as_str(), reason.advice())
                 }
-                Reason::Network | Reason::Unknown if begun.elapsed() < NETWORK_PATIENCE => {}
-                Reason::Quota | Reason::Concurrency if begun.elapsed() < LIMITS_PASS => {}
+                Reason::Network | Reason::Unknown if begun.elapsed() < NETWORK_TIMEOUT => String::new(),
+                Reason::Quota | Reason::Concurrency if begun.elapsed() < LIMITS_TIMEOUT => String::new(),
                 _ => return Err(self.failed(reason)),
+            };
+            if !denial.is_empty() {
+                return Ok(Err(Denial::of_all(denial)));
             }
             let wait = until.saturating_duration_since(Instant::now());
-            if self.shutdown.sleep(wait.clamp(Duration::from_millis(10), LOOK_AGAIN)) {
-                return Err(End::Stopped);
-            }
+            self.sleep(wait.clamp(Duration::from_millis(10), CHECK_PAUSE))?;
         }
     }
 
-    fn failed(&self, reason: Reason) -> End {
+    fn sleep(&self, wait: Duration) -> Result<(), Abort> {
+        if self.shutdown.sleep(wait) { Err(Abort::Shutdown) } else { Ok(()) }
+    }
+
+    fn failed(&self, reason: Reason) -> Abort {
         let (what, advice) =
             self.client.why_paused(reason).unwrap_or_else(|| (String::new(), reason.advice()));
         let colon = if what.is_empty() { "" } else { ": " };
-        End::Failed(format!("WeCom cannot be asked ({}){colon}{what}; {advice}", reason.as_str()))
+        Abort::Failed(format!("WeCom cannot be asked ({}){colon}{what}; {advice}", reason.as_str()))
     }
 
-    /// Asks for a member by name, with the secret that sees most first. An app is told of whoever is outside its
-    /// visible range that there is no such member, so contacts sync is asked, too, where it may be.
-    pub(super) fn for_member(&self, userid: &UserId) -> Result<Existence, End> {
-        let (mut refused, mut is_unknown) = (None, false);
+    /// Whether WeCom knows a member. To an app, a member outside its visible range does not exist, so contacts sync is
+    /// asked, too, where it may be.
+    pub(super) fn existence(&self, userid: &UserId) -> Result<Existence, Abort> {
+        let (mut denied, mut is_unknown) = (None, false);
         for secret in [SecretKind::App, SecretKind::Contacts] {
             if !self.client.has_secret(secret) {
                 continue;
             }
-            match self.about(|| self.client.user_get(userid, secret, Priority::Reconcile))? {
-                Ok(_) => return Ok(Existence::There),
-                Err(refusal) if refusal.errcode.is_some_and(is_unknown_member) => is_unknown = true,
-                Err(refusal) => {
-                    // If one secret is refused everything and the other only this member, others may fare better.
-                    let is_for_all = refusal.is_for_all
-                        && refused.as_ref().is_none_or(|former: &Refusal| former.is_for_all);
-                    refused = Some(Refusal { is_for_all, ..refusal });
+            match self.read(|| self.client.user_get(userid, secret, Priority::Reconcile))? {
+                Ok(_) => return Ok(Existence::Present),
+                Err(denial) if denial.errcode.is_some_and(is_unknown_member) => is_unknown = true,
+                Err(denial) => {
+                    // If one secret is denied only this member, the next member may be shown.
+                    let is_for_all =
+                        denial.is_for_all && denied.as_ref().is_none_or(|former: &Denial| former.is_for_all);
+                    denied = Some(Denial { is_for_all, ..denial });
                 }
             }
         }
-        // Another secret that may not ask about anybody takes nothing from that.
-        if is_unknown && refused.as_ref().is_none_or(|refusal: &Refusal| refusal.is_for_all) {
-            return Ok(Existence::Gone);
+        // A secret that is denied all members does not contradict the other's answer.
+        if is_unknown && denied.as_ref().is_none_or(|denial: &Denial| denial.is_for_all) {
+            return Ok(Existence::Absent);
         }
-        Ok(Existence::Unclear(refused.unwrap_or_else(|| Refusal {
-            errcode: None,
-            text: "no secret is configured".into(),
-            is_for_all: true,
-        })))
+        let no_secret = || Denial::of_all("no secret is configured".into());
+        Ok(Existence::Unknown(denied.unwrap_or_else(no_secret)))
     }
 }

@@ -3,58 +3,65 @@
 //! One thread, hence one comparison at a time; commands wait in a queue.
 
 mod api_reader;
-pub mod report;
+pub(crate) mod report;
 mod run;
 mod schedule;
-pub mod triggers;
+pub(crate) mod triggers;
 mod write_batch;
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
-use crate::store::Connection;
 use report::Report;
-pub use run::Engine;
-use schedule::Situation;
+pub(crate) use run::Comparison;
+use schedule::History;
 use triggers::ReconcileUpdate;
-pub use triggers::{ReconcileCommand, ReconcileRequest};
+pub(crate) use triggers::{ReconcileCommand, ReconcileRequest};
 
 use super::threads::Threads;
-use super::{ApiWorkers, CHECK_DATABASE, Shared, StartError};
+use super::{ApiWorkers, CHECK_DATABASE, COMMIT_TIMEOUT, Shared, StartError};
 use crate::config;
 use crate::directory::UnixSeconds;
 use crate::directory::comparison::Guard;
-use crate::store::StoreError;
 use crate::store::reconciles::{
     ReconcileOutcome, begin_reconcile, finish_reconcile, last_reconciles, retry_failed,
 };
 use crate::store::state::{
     RECONCILE_PROGRESS, ReconcileProgress, reconcile_request, request_reconcile, settle_reconcile_request,
 };
+use crate::store::{Connection, StoreError};
 use crate::unix_time::unix_now;
 use crate::wecom::api::{ApiObserver, SecretKind};
 
-/// Minimum interval between checks for triggers.
-const LOOKS_APART: Duration = Duration::from_secs(1);
-/// Interval of the progress that clients see.
-const LIVE_EVERY: Duration = Duration::from_millis(200);
-/// After trouble with the database.
-const TRY_AGAIN: Duration = Duration::from_secs(2);
-/// How long a commit may take.
-const PATIENCE: Duration = Duration::from_secs(4);
-/// Lines in the log while a long comparison is under way.
-const LOG_EVERY: Duration = Duration::from_secs(30);
-/// Progress in the database.
-const SHOW_EVERY: Duration = Duration::from_secs(1);
-/// Members that are made due again at a time.
+/// Minimum interval between checks: triggers may come by the thousand.
+const MIN_INTERVAL: Duration = Duration::from_secs(1);
+/// Wait after an error of the database.
+const RETRY_AFTER: Duration = Duration::from_secs(2);
+/// Interval of the progress that clients of the control socket see.
+const SEND_PROGRESS: Duration = Duration::from_millis(200);
+/// Interval of the progress in the database.
+const STORE_PROGRESS: Duration = Duration::from_secs(1);
+/// Interval of the progress in the log.
+const LOG_PROGRESS: Duration = Duration::from_secs(30);
+/// Failed members that one commit makes due again.
 const BATCH: usize = 2000;
 
-/// The thread that compares.
-pub struct Reconciler {
+pub(crate) struct Reconciler {
     shared: Shared,
     workers: ApiWorkers,
     reader: Connection,
     settings: config::Reconcile,
+}
+
+/// What the thread remembers between two checks.
+#[derive(Default)]
+struct Memory {
+    /// Comparisons in a row that failed.
+    failures: u32,
+    /// Whether the last comparison made no deletions because clocks contradict each other.
+    deletions_held: bool,
+    /// Whether the database fails, which was logged.
+    is_failing: bool,
 }
 
 impl Reconciler {
@@ -75,57 +82,50 @@ impl Reconciler {
     }
 
     fn work(&self) {
-        let mut failures = 0;
-        let mut complained = false;
-        let mut deletions_held = false;
+        let mut memory = Memory::default();
         loop {
-            let looked = Instant::now();
-            match self.look(&mut failures, &mut deletions_held) {
+            let begun = Instant::now();
+            match self.check(&mut memory) {
                 Ok(wait) => {
-                    complained = false;
+                    memory.is_failing = false;
                     self.shared.triggers.wakeup.wait(wait);
                 }
                 Err(StoreError::Closed) => return,
                 Err(error) => {
-                    if !std::mem::replace(&mut complained, true) {
+                    if !std::mem::replace(&mut memory.is_failing, true) {
                         log::warn!("comparisons are put off: {error}");
                     }
-                    let _ = self.shared.shutdown.sleep(TRY_AGAIN);
+                    let _ = self.shared.shutdown.sleep(RETRY_AFTER);
                 }
             }
-            // ReconcileTriggers may come by the thousand.
-            if self.shared.shutdown.sleep(LOOKS_APART.saturating_sub(looked.elapsed())) {
+            if self.shared.shutdown.sleep(MIN_INTERVAL.saturating_sub(begun.elapsed())) {
                 return;
             }
         }
     }
 
-    /// Does what is due; when to look again.
-    fn look(&self, failures: &mut u32, deletions_held: &mut bool) -> Result<Duration, StoreError> {
-        if *deletions_held && self.shared.client.clock().estimate().contradiction.is_none() {
-            *deletions_held = false;
-            self.shared.triggers.request("the clocks agree again, after deletions were held");
+    /// Compares if a command waits or a comparison is due; the wait until the next check.
+    fn check(&self, memory: &mut Memory) -> Result<Duration, StoreError> {
+        let Shared { client, writer, triggers, .. } = &self.shared;
+        if memory.deletions_held && client.clock().estimate().contradiction.is_none() {
+            memory.deletions_held = false;
+            triggers.request("the clocks agree again, after deletions were held");
         }
-        if let Some(reason) = self.shared.triggers.take() {
+        if let Some(reason) = triggers.take() {
             let written = reason.clone();
-            let done = self
-                .shared
-                .writer
-                .run(PATIENCE, move |connection| request_reconcile(connection, &written, unix_now()));
-            if done.is_err() {
-                self.shared.triggers.request(reason);
-            }
-            done?;
+            writer
+                .run(COMMIT_TIMEOUT, move |connection| request_reconcile(connection, &written, unix_now()))
+                .inspect_err(|_| triggers.request(reason))?;
         }
-        if let Some(command) = self.shared.triggers.next_command() {
+        if let Some(command) = triggers.next_command() {
             let report = self.compare(command.request, "the reconcile command", Some(&command));
             let update = match &report {
                 Ok(report) => ReconcileUpdate::Report(report.to_json(command.request.dry_run)),
                 Err(error) => ReconcileUpdate::Failed(format!("the comparison failed: {error}")),
             };
             (command.update)(update);
-            *deletions_held |= report?.deletions_held;
-            *failures = 0;
+            memory.deletions_held |= report?.deletions_held;
+            memory.failures = 0;
             return Ok(Duration::ZERO);
         }
         if !self.settings.enabled {
@@ -134,25 +134,27 @@ impl Reconciler {
         let now = unix_now();
         let (last, done) = last_reconciles(&self.reader)?;
         let due = reconcile_request(&self.reader)?;
-        let situation = Situation {
+        let history = History {
             last_ended: last.and_then(|last| last.finished_at),
             last_done: done.as_ref().and_then(|done| done.finished_at),
-            failures: *failures,
+            failures: memory.failures,
             requested_at: due.as_ref().map(|due| UnixSeconds(due.since)),
         };
-        let next = schedule::next(situation, self.settings.every, now);
+        let next = schedule::next(history, self.settings.every, now);
         if next > now {
             let left = Duration::from_secs(u64::try_from(next.since(now)).unwrap_or(u64::MAX));
             return Ok(left.min(CHECK_DATABASE));
         }
-        let why = due.as_ref().map(|due| due.reason.as_str());
-        let why = why.unwrap_or(if done.is_none() { "first fill" } else { "it is time" });
-        let report = self.compare(ReconcileRequest::default(), why, None)?;
-        *deletions_held = report.deletions_held;
-        *failures = if report.outcome == ReconcileOutcome::Failed { failures.saturating_add(1) } else { 0 };
+        let reason = due.as_ref().map(|due| due.reason.as_str());
+        let reason = reason.unwrap_or(if done.is_none() { "first fill" } else { "it is time" });
+        let report = self.compare(ReconcileRequest::default(), reason, None)?;
+        memory.deletions_held = report.deletions_held;
+        memory.failures =
+            if report.outcome == ReconcileOutcome::Failed { memory.failures.saturating_add(1) } else { 0 };
         Ok(Duration::ZERO)
     }
 
+    /// Compares, and shows the progress to `command`, to the commands that wait, in the database and in the log.
     fn compare(
         &self,
         request: ReconcileRequest,
@@ -160,33 +162,31 @@ impl Reconciler {
         command: Option<&ReconcileCommand>,
     ) -> Result<Report, StoreError> {
         log::info!("comparing with WeCom: {reason}{}", if request.dry_run { ", dry run" } else { "" });
-        let (live, shown) = (Cell::new(None::<Instant>), Cell::new(None::<Instant>));
+        let [sent, stored] = [const { Cell::new(None::<Instant>) }; 2];
         let logged = Cell::new(Some(Instant::now()));
         let progress = |progress: ReconcileProgress| {
             let now = Instant::now();
             let is_time = |last: &Cell<Option<Instant>>, interval| {
                 let is_time = last.get().is_none_or(|last| now.duration_since(last) >= interval);
-                if is_time {
-                    last.set(Some(now));
-                }
+                last.set(if is_time { Some(now) } else { last.get() });
                 is_time
             };
-            if is_time(&live, LIVE_EVERY) {
+            if is_time(&sent, SEND_PROGRESS) {
                 if let Some(command) = command {
                     (command.update)(ReconcileUpdate::Progress(progress.clone()));
                 }
                 self.shared.triggers.show(&progress);
             }
-            if is_time(&logged, LOG_EVERY) {
+            if is_time(&logged, LOG_PROGRESS) {
                 let of = progress.of.map_or_else(String::new, |of| format!(" of {of}"));
                 log::info!("comparing with WeCom: {}, {}{of}", progress.phase, progress.done);
             }
-            if is_time(&shown, SHOW_EVERY) {
-                self.show(Some(progress));
-                self.members_may_be_due();
+            if is_time(&stored, STORE_PROGRESS) {
+                self.store_progress(Some(progress));
+                self.check_conversions();
             }
         };
-        let engine = Engine {
+        let comparison = Comparison {
             client: &*self.shared.client,
             reader: &self.reader,
             writer: (!request.dry_run).then_some(&self.shared.writer),
@@ -194,52 +194,52 @@ impl Reconciler {
             guard: Guard { percent: self.settings.max_delete_percent, allowed: request.allow_deletes },
             progress: &progress,
         };
-        let report = compare(&engine, reason);
-        self.show(None);
+        let report = compare(&comparison, reason);
+        self.store_progress(None);
         let report = report?;
-        self.members_may_be_due();
+        self.check_conversions();
         if let Some(details) = self.workers.details.as_ref().filter(|_| !request.dry_run) {
             details.compared();
         }
-        say(&report, request);
+        log_report(&report, request);
         Ok(report)
     }
 
-    fn members_may_be_due(&self) {
+    fn check_conversions(&self) {
         if let Some(converter) = &self.workers.converter {
-            converter.look();
+            converter.check();
         }
     }
 
     /// Writes the progress to the database, for `status`.
-    fn show(&self, progress: Option<ReconcileProgress>) {
+    fn store_progress(&self, progress: Option<ReconcileProgress>) {
         self.shared.writer.submit(
-            Instant::now() + PATIENCE,
+            Instant::now() + COMMIT_TIMEOUT,
             move |connection| match &progress {
                 Some(progress) => RECONCILE_PROGRESS.set(connection, unix_now(), progress),
                 None => RECONCILE_PROGRESS.remove(connection),
             },
             |written| {
                 if let Err(error) = written {
-                    log::debug!("progress could not be shown: {error}");
+                    log::debug!("progress could not be recorded: {error}");
                 }
             },
         );
     }
 }
 
-/// Compares once, and records it; a dry run leaves no record.
-///
-/// # Errors
-/// [`StoreError`]: it could not be recorded.
-pub fn compare<L: ApiObserver>(engine: &Engine<'_, L>, reason: &str) -> Result<Report, StoreError> {
-    wait_for_another_second(engine)?;
-    let Some(writer) = engine.writer else { return engine.run() };
+/// Compares once, and records it unless it is a dry run. [`StoreError`]: it could not be recorded.
+pub(crate) fn compare<L: ApiObserver>(
+    comparison: &Comparison<'_, L>,
+    reason: &str,
+) -> Result<Report, StoreError> {
+    wait_for_another_second(comparison)?;
+    let Some(writer) = comparison.writer else { return comparison.run() };
     let (began, reason) = (unix_now(), reason.to_owned());
-    let seq = writer.run(PATIENCE, move |connection| begin_reconcile(connection, &reason, began))?;
-    let report = engine.run()?;
+    let seq = writer.run(COMMIT_TIMEOUT, move |connection| begin_reconcile(connection, &reason, began))?;
+    let report = comparison.run()?;
     let (outcome, seen, effect, note) = (report.outcome, report.members_seen, report.effect, report.note());
-    writer.run(PATIENCE, move |connection| {
+    writer.run(COMMIT_TIMEOUT, move |connection| {
         finish_reconcile(connection, seq, (outcome, seen, effect), &note, unix_now())?;
         if outcome.came_to_its_end() {
             settle_reconcile_request(connection, began)?;
@@ -247,24 +247,25 @@ pub fn compare<L: ApiObserver>(engine: &Engine<'_, L>, reason: &str) -> Result<R
         Ok(())
     })?;
     if outcome.came_to_its_end() {
-        // Members that WeCom refused for good get another chance.
-        let batch = || writer.run(PATIENCE, |connection| retry_failed(connection, BATCH, unix_now()));
-        while batch()? == BATCH {}
+        let retry = || writer.run(COMMIT_TIMEOUT, |connection| retry_failed(connection, BATCH, unix_now()));
+        while retry()? == BATCH {}
     }
     Ok(report)
 }
 
-/// Within one second of WeCom's clock nobody can tell what the last comparison saw from what this one sees: whoever was
-/// seen then would not be missed now.
-fn wait_for_another_second<L: ApiObserver>(engine: &Engine<'_, L>) -> Result<(), StoreError> {
-    let (last, _) = last_reconciles(engine.reader)?;
+/// Waits until the present second differs from the last comparison's: within one second of WeCom's clock, a member that
+/// the last comparison saw would not be missed by this one.
+fn wait_for_another_second<L: ApiObserver>(comparison: &Comparison<'_, L>) -> Result<(), StoreError> {
+    let (last, _) = last_reconciles(comparison.reader)?;
     let Some(ended) = last.and_then(|last| last.finished_at) else { return Ok(()) };
-    // Their seconds do not begin with ours.
-    while (0..=1).contains(&unix_now().since(ended)) && !engine.shutdown.sleep(Duration::from_millis(50)) {}
+    // One second more, as WeCom's seconds do not begin with this machine's.
+    while (0..=1).contains(&unix_now().since(ended)) && !comparison.shutdown.sleep(Duration::from_millis(50))
+    {
+    }
     Ok(())
 }
 
-fn say(report: &Report, request: ReconcileRequest) {
+fn log_report(report: &Report, request: ReconcileRequest) {
     let level = match report.outcome {
         ReconcileOutcome::Blocked => log::Level::Error,
         ReconcileOutcome::Failed | ReconcileOutcome::Partial => log::Level::Warn,

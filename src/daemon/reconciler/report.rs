@@ -1,4 +1,4 @@
-//! What a comparison found, for people and programs: counts and names of what is different.
+//! The report of a comparison, for people and programs: counts and names of the differences.
 
 use std::fmt::Write;
 
@@ -7,20 +7,20 @@ use serde_json::{Value as Json, json};
 use crate::store::observations::Effect;
 use crate::store::reconciles::ReconcileOutcome;
 
-/// Names of one kind that are kept; all are counted.
+/// Names of one kind that are kept; all items are counted.
 const NAMES: usize = 1000;
 
-/// Counted things, the first of them by name.
+/// A count, and the first names.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Named {
-    /// How many.
+pub(crate) struct Named {
+    /// The number of all items, named or not.
     pub count: usize,
     names: Vec<String>,
 }
 
 impl Named {
-    /// Counts one.
-    pub fn add(&mut self, name: impl ToString) {
+    /// Counts an item, and keeps its name if there is room.
+    pub(crate) fn add(&mut self, name: impl ToString) {
         self.count += 1;
         if self.names.len() < NAMES {
             self.names.push(name.to_string());
@@ -32,25 +32,23 @@ impl Named {
     }
 }
 
-/// What is different, of one kind.
+/// Differences of one kind of item.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Differences {
-    /// With WeCom and not here.
+pub(crate) struct Differences {
+    /// Items that only WeCom has.
     pub new: Named,
-    /// Otherwise here.
+    /// Items that differ in a field.
     pub changed: Named,
-    /// Here and not with WeCom.
+    /// Items that only the directory has.
     pub missing: Named,
 }
 
-/// What is different.
+/// All differences of a comparison.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Plan {
-    /// By userid.
+pub(crate) struct Plan {
     pub members: Differences,
-    /// By id.
     pub departments: Differences,
-    /// By id; what comes into a tag and leaves it changes the tag.
+    /// A difference of content is a change.
     pub tags: Differences,
 }
 
@@ -59,16 +57,9 @@ impl Plan {
         [("members", &self.members), ("departments", &self.departments), ("tags", &self.tags)]
     }
 
-    /// Deletions that it comes to: the number for `--allow-deletes`.
-    #[must_use]
-    pub fn deletions(&self) -> usize {
+    /// The number of deletions, for `--allow-deletes`.
+    pub(crate) fn deletions(&self) -> usize {
         self.kinds().iter().map(|(_, kind)| kind.missing.count).sum()
-    }
-
-    /// Whether nothing is different.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        *self == Self::default()
     }
 
     fn to_json(&self) -> Json {
@@ -84,33 +75,30 @@ impl Plan {
     }
 }
 
-/// How a comparison went.
+/// The result of a comparison.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Report {
-    /// How it ended.
+pub(crate) struct Report {
+    /// The outcome, as `reconciles` records it.
     pub outcome: ReconcileOutcome,
-    /// Members that WeCom listed.
+    /// Number of members that WeCom listed.
     pub members_seen: usize,
-    /// What it did; nothing in a dry run.
+    /// The changes that were made; none in a dry run.
     pub effect: Effect,
-    /// What was different.
+    /// The differences that were found.
     pub plan: Plan,
-    /// What the operator should know, a sentence each.
     pub notes: Vec<String>,
     /// Whether deletions wait until the clocks agree.
     pub deletions_held: bool,
 }
 
 impl Report {
-    /// The notes in one line.
-    #[must_use]
-    pub fn note(&self) -> String {
+    /// All notes, in one line.
+    pub(crate) fn note(&self) -> String {
         self.notes.join("; ")
     }
 
-    /// For programs.
-    #[must_use]
-    pub fn to_json(&self, dry_run: bool) -> Json {
+    /// The output of `reconcile --json`.
+    pub(crate) fn to_json(&self, dry_run: bool) -> Json {
         json!({
             "outcome": self.outcome.as_str(),
             "dry_run": dry_run,
@@ -127,9 +115,8 @@ impl Report {
     }
 }
 
-/// A report's JSON for people: what is different, by name, and how it ended.
-#[must_use]
-pub fn in_words(report: &Json) -> String {
+/// The text of a report's JSON, for people.
+pub(crate) fn in_words(report: &Json) -> String {
     let mut text = String::new();
     let number = |json: &Json, key: &str| json.get(key).and_then(Json::as_u64).unwrap_or(0);
     let dry = report.get("dry_run").and_then(Json::as_bool).unwrap_or(false);
@@ -177,7 +164,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_report_reads_well_and_names_no_more_than_it_must() {
+    fn a_report_names_a_bounded_number_of_items() {
         let mut plan = Plan::default();
         for n in 0..1002 {
             plan.members.new.add(format!("u{n}"));

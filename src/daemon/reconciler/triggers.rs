@@ -12,17 +12,17 @@ use crate::directory::UnixSeconds;
 use crate::store::Connection;
 use crate::store::state::{DAEMON, ReconcileProgress, STOPPED};
 
-/// WeCom delivers three times, some 5 s apart: whoever is away longer may have missed something.
-const THREE_TRIES: i64 = 15;
-/// So many members refused for good within [`WAVE_WITHIN`] mean that the directory is not what it was.
-const WAVE: u32 = 5;
-const WAVE_WITHIN: Duration = Duration::from_secs(600);
-/// A wave is a doubt once a day at most: comparing tries those members again, which refuses them again.
-const WAVES_APART: Duration = Duration::from_secs(86_400);
+/// Seconds without a daemon after which an event may be lost: WeCom delivers three times, some 5 s apart.
+const DELIVERY_TIME: i64 = 15;
+/// Members that WeCom does not know, within [`BURST_TIME`], which cause a comparison.
+const BURST: u32 = 5;
+const BURST_TIME: Duration = Duration::from_secs(600);
+/// Minimum interval between such comparisons: each tries the same members again, and WeCom refuses them again.
+const BURST_INTERVAL: Duration = Duration::from_secs(86_400);
 
 /// The arguments of a comparison that somebody requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct ReconcileRequest {
+pub(crate) struct ReconcileRequest {
     /// Whether only the plan is made.
     pub dry_run: bool,
     /// Deletions that are allowed beyond `max_delete_percent`; no more than this number.
@@ -30,8 +30,7 @@ pub struct ReconcileRequest {
 }
 
 /// A request that waits for its comparison.
-pub struct ReconcileCommand {
-    /// The arguments.
+pub(crate) struct ReconcileCommand {
     pub request: ReconcileRequest,
     /// Takes updates on the comparing thread; must not block.
     pub update: Box<dyn Fn(ReconcileUpdate) + Send>,
@@ -41,7 +40,7 @@ pub struct ReconcileCommand {
 
 /// An update for the client of a [`ReconcileCommand`].
 #[derive(Debug, Clone)]
-pub enum ReconcileUpdate {
+pub(crate) enum ReconcileUpdate {
     /// The progress of the comparison under way, perhaps of an earlier request.
     Progress(ReconcileProgress),
     /// The report, the last update.
@@ -56,60 +55,59 @@ struct State {
     commands: VecDeque<ReconcileCommand>,
     refusals: u32,
     first_refusal: Option<Instant>,
-    last_wave: Option<Instant>,
+    last_burst: Option<Instant>,
 }
 
-/// ReconcileTriggers that are not in the database yet: the database itself may be what fails.
+/// Triggers that are not in the database yet: the database may be what fails.
 #[derive(Default)]
-pub struct ReconcileTriggers {
+pub(crate) struct ReconcileTriggers {
     state: Mutex<State>,
-    /// Rung for a new one.
+    /// Notified for each trigger and command.
     pub wakeup: Wakeup,
 }
 
 impl ReconcileTriggers {
-    /// Something may have been missed.
-    pub fn request(&self, reason: impl Into<String>) {
+    /// Requests a comparison; the first reason is kept until it is taken.
+    pub(crate) fn request(&self, reason: impl Into<String>) {
         self.lock().reason.get_or_insert_with(|| reason.into());
         self.wakeup.notify();
     }
 
     /// Takes the reason, to write it to the database.
-    pub fn take(&self) -> Option<String> {
+    pub(crate) fn take(&self) -> Option<String> {
         self.lock().reason.take()
     }
 
-    /// Queues a command.
-    pub fn enqueue(&self, command: ReconcileCommand) {
+    pub(crate) fn enqueue(&self, command: ReconcileCommand) {
         self.lock().commands.push_back(command);
         self.wakeup.notify();
     }
 
     /// Takes the oldest command whose client still waits.
-    pub fn next_command(&self) -> Option<ReconcileCommand> {
+    pub(crate) fn next_command(&self) -> Option<ReconcileCommand> {
         let mut state = self.lock();
         std::iter::from_fn(|| state.commands.pop_front())
             .find(|command| command.requested_by.strong_count() > 0)
     }
 
     /// Shows the progress of the comparison under way to the clients that wait for another one.
-    pub fn show(&self, progress: &ReconcileProgress) {
+    pub(crate) fn show(&self, progress: &ReconcileProgress) {
         for command in &self.lock().commands {
             (command.update)(ReconcileUpdate::Progress(progress.clone()));
         }
     }
 
-    /// WeCom said of a member that there is nothing to convert.
-    pub fn refused_for_good(&self, now: Instant) {
+    /// Counts a member that WeCom does not know; a burst of them requests a comparison.
+    pub(crate) fn refused_for_good(&self, now: Instant) {
         let mut state = self.lock();
-        if state.first_refusal.is_none_or(|first| now.saturating_duration_since(first) > WAVE_WITHIN) {
+        if state.first_refusal.is_none_or(|first| now.saturating_duration_since(first) > BURST_TIME) {
             state.first_refusal = Some(now);
             state.refusals = 0;
         }
         state.refusals += 1;
-        let lately = |wave: Instant| now.saturating_duration_since(wave) < WAVES_APART;
-        if state.refusals >= WAVE && !state.last_wave.is_some_and(lately) {
-            state.last_wave = Some(now);
+        let is_recent = |burst: Instant| now.saturating_duration_since(burst) < BURST_INTERVAL;
+        if state.refusals >= BURST && !state.last_burst.is_some_and(is_recent) {
+            state.last_burst = Some(now);
             drop(state);
             self.request("WeCom does not know many members");
         }
@@ -120,17 +118,17 @@ impl ReconcileTriggers {
     }
 }
 
-/// Whether something may have been missed before this start, judged by what the last run left.
-///
-/// # Errors
-/// Whatever SQLite says.
-pub fn before_start(connection: &Connection, now: UnixSeconds) -> crate::store::Result<Option<String>> {
+/// Why callbacks may have been missed before this start, by the state that the last run left.
+pub(crate) fn before_start(
+    connection: &Connection,
+    now: UnixSeconds,
+) -> crate::store::Result<Option<String>> {
     if DAEMON.get(connection)?.is_some() {
         return Ok(Some("the daemon ended without notice".into()));
     }
     let stopped = STOPPED.get(connection)?.map(|(at, _)| now.since(at));
     Ok(stopped
-        .filter(|away| *away > THREE_TRIES || *away < 0)
+        .filter(|away| *away > DELIVERY_TIME || *away < 0)
         .map(|away| format!("the daemon did not run for {away} s")))
 }
 
@@ -139,24 +137,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_wave_of_refusals_is_a_doubt_once_a_day() {
+    fn a_burst_of_unknown_members_requests_one_comparison_a_day() {
         let (triggers, now) = (ReconcileTriggers::default(), Instant::now());
         for _ in 0..4 {
             triggers.refused_for_good(now);
         }
         assert_eq!(triggers.take(), None);
-        triggers.refused_for_good(now + WAVE_WITHIN * 2);
-        assert_eq!(triggers.take(), None, "too long ago to be one wave");
+        triggers.refused_for_good(now + BURST_TIME * 2);
+        assert_eq!(triggers.take(), None, "too long ago to be one burst");
         for _ in 0..20 {
-            triggers.refused_for_good(now + WAVE_WITHIN * 2);
+            triggers.refused_for_good(now + BURST_TIME * 2);
         }
         assert!(triggers.take().is_some());
         for _ in 0..20 {
-            triggers.refused_for_good(now + WAVE_WITHIN * 4);
+            triggers.refused_for_good(now + BURST_TIME * 4);
         }
         assert_eq!(triggers.take(), None);
         for _ in 0..20 {
-            triggers.refused_for_good(now + WAVE_WITHIN * 2 + WAVES_APART);
+            triggers.refused_for_good(now + BURST_TIME * 2 + BURST_INTERVAL);
         }
         assert!(triggers.take().is_some());
     }

@@ -1,104 +1,99 @@
-//! Writing what a comparison found: in batches through the writer, so that callbacks come in between.
+//! Writes the observations of a comparison in batches, so that events are committed in between.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
+use crate::daemon::COMMIT_TIMEOUT;
 use crate::directory::UnixSeconds;
 use crate::shutdown::Shutdown;
 use crate::store::observations::{Effect, Observation, Since, observe};
 use crate::store::{StoreError, Writer};
 use crate::wecom::clock::SharedClock;
 
-/// Observations in one piece of work: some 50 ms, which a callback may have to wait.
+/// Observations in a batch, some 50 ms: a callback may wait for one batch.
 const BATCH: usize = 1000;
-/// A piece of work that the database does not take within this is handed in again.
-const PATIENCE: Duration = Duration::from_secs(4);
 
-/// The program is ending.
+/// The shutdown signal ended the writes.
 pub(super) struct Stopped;
 
 type Batch = Arc<Vec<(Observation, UnixSeconds)>>;
-type Written = Result<Done, StoreError>;
-
-/// What a batch came to.
 #[derive(Default)]
-struct Done {
+struct Written {
     effect: Effect,
-    /// Subjects whose repairs had no effect, although nothing newer was told of them.
-    hidden: Vec<String>,
+    /// Subjects whose repairs had no effect although nothing newer is known of them.
+    ineffective: Vec<String>,
 }
 
-/// What repairs are written with.
 #[derive(Clone, Copy)]
 pub(super) struct Target<'a> {
     pub(super) writer: &'a Writer,
     pub(super) clock: &'a SharedClock,
-    /// The moment when the comparison began.
+    /// The beginning of the comparison.
     pub(super) since: Since,
 }
 
-/// Hands observations to the writer, one batch ahead of what is committed.
-pub(super) struct Repairs<'a> {
+/// Collects observations; the next batch fills while the writer commits one.
+pub(super) struct BatchWriter<'a> {
     target: Option<Target<'a>>,
     shutdown: &'a Shutdown,
     batch: Vec<(Observation, UnixSeconds)>,
-    under_way: Option<(Batch, Receiver<Written>)>,
-    done: Done,
+    in_flight: Option<(Batch, Receiver<Result<Written, StoreError>>)>,
+    written: Written,
 }
 
-impl<'a> Repairs<'a> {
-    /// Without a target nothing is written.
+impl<'a> BatchWriter<'a> {
+    /// Discards all observations if there is no target.
     pub(super) fn new(target: Option<Target<'a>>, shutdown: &'a Shutdown) -> Self {
-        Self { target, shutdown, batch: Vec::new(), under_way: None, done: Done::default() }
+        Self { target, shutdown, batch: Vec::new(), in_flight: None, written: Written::default() }
     }
 
-    /// What was observed at `at` on WeCom's clock.
+    /// Adds an observation of `at` on WeCom's clock.
     pub(super) fn add(&mut self, observation: Observation, at: UnixSeconds) -> Result<(), Stopped> {
         if self.target.is_none() {
             return Ok(());
         }
         self.batch.push((observation, at));
-        if self.batch.len() >= BATCH { self.hand_in() } else { Ok(()) }
+        if self.batch.len() >= BATCH { self.submit_batch() } else { Ok(()) }
     }
 
-    /// Waits until all is committed.
+    /// Waits until all observations are committed.
     pub(super) fn flush(&mut self) -> Result<(), Stopped> {
         if !self.batch.is_empty() {
-            self.hand_in()?;
+            self.submit_batch()?;
         }
         self.wait()
     }
 
-    /// What the committed batches came to.
+    /// The effect of the committed batches.
     pub(super) fn effect(&self) -> Effect {
-        self.done.effect
+        self.written.effect
     }
 
-    /// Subjects whose repairs had no effect, although nothing newer was told of them since the comparison began.
-    pub(super) fn hidden(&self) -> &[String] {
-        &self.done.hidden
+    /// Subjects whose repairs had no effect although nothing newer is known of them since the comparison began.
+    pub(super) fn ineffective(&self) -> &[String] {
+        &self.written.ineffective
     }
 
-    fn hand_in(&mut self) -> Result<(), Stopped> {
+    fn submit_batch(&mut self) -> Result<(), Stopped> {
         self.wait()?;
         let batch = Arc::new(std::mem::take(&mut self.batch));
         if let Some(target) = self.target {
             let written = submit(target, &batch);
-            self.under_way = Some((batch, written));
+            self.in_flight = Some((batch, written));
         }
         Ok(())
     }
 
     fn wait(&mut self) -> Result<(), Stopped> {
-        let (Some((batch, mut written)), Some(target)) = (self.under_way.take(), self.target) else {
+        let (Some((batch, mut written)), Some(target)) = (self.in_flight.take(), self.target) else {
             return Ok(());
         };
         loop {
             match written.recv().unwrap_or(Err(StoreError::Closed)) {
                 Ok(done) => {
-                    self.done.effect.add(done.effect);
-                    self.done.hidden.extend(done.hidden);
+                    self.written.effect.add(done.effect);
+                    self.written.ineffective.extend(done.ineffective);
                     return Ok(());
                 }
                 Err(StoreError::Closed) => return Err(Stopped),
@@ -110,15 +105,15 @@ impl<'a> Repairs<'a> {
                     return Ok(());
                 }
                 Err(error) if error.is_of_the_data() => {
-                    // One of them: by itself it does not keep the others out.
+                    // One of them cannot be stored. Single batches let the others through.
                     for one in batch.iter() {
                         let one = Arc::new(vec![one.clone()]);
-                        self.under_way = Some((Arc::clone(&one), submit(target, &one)));
+                        self.in_flight = Some((Arc::clone(&one), submit(target, &one)));
                         self.wait()?;
                     }
                     return Ok(());
                 }
-                // The writer tells the operator; what was found does not go stale so soon.
+                // The writer logs the error; observations do not become stale within a second.
                 Err(_) if self.shutdown.sleep(Duration::from_secs(1)) => return Err(Stopped),
                 Err(_) => written = submit(target, &batch),
             }
@@ -126,25 +121,25 @@ impl<'a> Repairs<'a> {
     }
 }
 
-fn submit(target: Target<'_>, batch: &Batch) -> Receiver<Written> {
+fn submit(target: Target<'_>, batch: &Batch) -> Receiver<Result<Written, StoreError>> {
     let (sender, receiver) = sync_channel(1);
     let batch = Arc::clone(batch);
     let (moment, since) = (target.clock.moment(), target.since);
     target.writer.submit(
-        Instant::now() + PATIENCE,
+        Instant::now() + COMMIT_TIMEOUT,
         move |connection| {
-            let mut done = Done::default();
+            let mut done = Written::default();
             for (observation, at) in batch.iter() {
                 let observed = observe(connection, observation, *at, moment)?;
                 done.effect.add(observed.effect);
                 if !observed.holds && !observation.has_news_since(connection, since)? {
-                    done.hidden.push(observation.subject());
+                    done.ineffective.push(observation.subject());
                 }
             }
             Ok(done)
         },
         move |written| {
-            // Whoever asked may have been stopped.
+            // The comparison may have ended.
             let _ = sender.send(written);
         },
     );

@@ -1,8 +1,8 @@
-//! What to do about each cause of a refusal: one table, for the log, `status` and the manual.
+//! The remedy for each cause of a refusal, for the log, `status` and the manual.
 
-/// A cause, and its remedy.
+/// A row of the table of remedies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Advice {
+pub(crate) struct Advice {
     /// The stable name: of [`crate::gate::Refusal`], of [`crate::daemon::callbacks::Refusal`], or
     /// [`super::STORAGE`] or [`super::CRASH`].
     pub cause: &'static str,
@@ -17,8 +17,8 @@ const fn advice(cause: &'static str, remedy: &'static str) -> Advice {
     Advice { cause, remedy }
 }
 
-/// Every cause.
-pub const ALL: [Advice; 32] = [
+/// One row for each cause.
+pub(crate) const ALL: [Advice; 32] = [
     advice(
         "bad_request",
         "not an HTTP/1 request; if it came through your proxy, let it speak HTTP/1.1 to this port",
@@ -82,27 +82,27 @@ pub const ALL: [Advice; 32] = [
     ),
     advice(
         "bad_gateway",
-        "a fault of this program: restart the service and report it; the next comparison repairs what was missed",
+        "a fault of this program: restart the service and report it; the next comparison recovers what was missed",
     ),
     advice(
         "deadline",
-        "the event was not durable in time: check the disk, and what holds the database; the next comparison repairs what was missed",
+        "the event was not durable in time: check the disk, and what holds the database; the next comparison recovers what was missed",
     ),
     advice(
         "memory",
-        "too many large requests at a time; limit them in the proxy, or block the client; the next comparison repairs what was missed",
+        "too many large requests at a time; limit them in the proxy, or block the client; the next comparison recovers what was missed",
     ),
     advice(
         "no_backend",
-        "a fault of this program: restart the service and report it; the next comparison repairs what was missed",
+        "a fault of this program: restart the service and report it; the next comparison recovers what was missed",
     ),
     advice(
         "storage",
-        "the event could not be committed: see the log's line about the database and check the disk; the next comparison repairs what was missed",
+        "the event could not be committed: see the log's line about the database and check the disk; the next comparison recovers what was missed",
     ),
     advice(
         "crash",
-        "a fault of this program: report it with the log; the next comparison repairs what was missed",
+        "a fault of this program: report it with the log; the next comparison recovers what was missed",
     ),
     advice("query", "the query is not percent-encoded UTF-8; let the proxy pass the query on unchanged"),
     advice(
@@ -144,8 +144,7 @@ pub const ALL: [Advice; 32] = [
 ];
 
 /// The remedy for this cause, with the configured callback paths in it.
-#[must_use]
-pub fn remedy(cause: &str, paths: &[String]) -> String {
+pub(crate) fn remedy(cause: &str, paths: &[String]) -> String {
     let known = ALL.iter().find(|advice| advice.cause == cause);
     known.map_or_else(String::new, |advice| advice.remedy.replace(PATHS, &paths.join(" ")))
 }
@@ -164,7 +163,7 @@ mod tests {
         let causes: BTreeSet<&str> = gate::Refusal::ALL
             .into_iter()
             .map(gate::Refusal::cause)
-            .chain(callbacks::Refusal::ALL.into_iter().map(callbacks::Refusal::cause))
+            .chain(callbacks::Refusal::ALL.iter().map(|refusal| refusal.cause()))
             .chain([super::super::STORAGE, super::super::CRASH])
             .collect();
         assert_eq!(rows.iter().copied().collect::<BTreeSet<_>>(), causes);
@@ -173,7 +172,7 @@ mod tests {
 
     #[test]
     fn each_remedy_names_what_is_to_be_changed() {
-        for (cause, words) in [
+        for (cause, parts) in [
             ("bad_request", &["HTTP/1.1", "proxy"][..]),
             ("framing", &["Content-Length", "Transfer-Encoding"]),
             ("chunk", &["proxy_request_buffering"]),
@@ -208,8 +207,8 @@ mod tests {
             ("echostr", &["captured"]),
         ] {
             let text = remedy(cause, &["/callback".into(), "/app".into()]);
-            for word in words {
-                assert!(text.contains(word), "{cause}: {text}");
+            for part in parts {
+                assert!(text.contains(part), "{cause}: {text}");
             }
             assert!(!text.contains(PATHS) && !text.contains('"'), "{cause}: {text}");
             let blames_the_key = text.contains("encoding_aes_key");

@@ -1,8 +1,8 @@
-//! Which refusals get a log line of their own, and what the table has to be told. Pure.
+//! Selects the refusals that are logged, and counts all for the table. Pure.
 //!
-//! Each cause has at most one line a minute at each path. Strangers choose the paths, so only a few unknown
-//! ones are tracked at a time; all others count as one. A request with msg_signature and echostr always gets
-//! its line: an administrator is saving the URL in the console and watches the log.
+//! Each pair of cause and path has at most one line a minute. Strangers choose the paths, so few unknown ones are
+//! tracked at a time; all others count as one. A request with msg_signature and echostr is always logged: an
+//! administrator saves the URL in the console and reads the log.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -12,13 +12,13 @@ use crate::gate::without_slash;
 use crate::store::refusals::RefusalRow;
 use crate::text::printable;
 
-/// One line in this time for each cause and path.
-const QUIET: Duration = Duration::from_secs(60);
-/// Lines in that time for requests with msg_signature and echostr: no administrator saves a URL so often.
+/// Minimum interval between two lines for a pair of cause and path.
+const LINE_INTERVAL: Duration = Duration::from_secs(60);
+/// Lines in that interval for requests with msg_signature and echostr: no administrator saves a URL so often.
 const VERIFICATIONS: u32 = 300;
 /// Unknown paths that are tracked at a time: of requests with msg_signature, and of others.
 const UNKNOWN_PATHS: usize = 10;
-/// An unknown path is no longer tracked after this time without a request.
+/// Time without a request after which an unknown path is no longer tracked.
 const FORGOTTEN: Duration = Duration::from_secs(24 * 3600);
 /// Characters of a path or an address list that are shown.
 const MAX_SHOWN: usize = 100;
@@ -26,36 +26,34 @@ const MAX_SHOWN: usize = 100;
 const MAX_PAIRS: usize = 256;
 /// The path of a request without a request line.
 const NO_PATH: &str = "-";
-/// All paths that are not tracked.
+/// Stands for all paths that are not tracked.
 const OTHER_PATHS: &str = "(other)";
 
-/// One refusal.
+/// A refused request and the reason.
 #[derive(Debug, Clone, Default)]
-pub struct Refused<'a> {
-    /// The HTTP status.
+pub(crate) struct Refused<'a> {
     pub status: u16,
-    /// The stable name.
+    /// The stable name of the reason.
     pub cause: &'static str,
-    /// As it was requested, without the query; empty if there was no request line.
+    /// Without the query; empty if there was no request line.
     pub path: &'a str,
-    /// The query has msg_signature.
+    /// Whether the query has msg_signature.
     pub is_signed: bool,
-    /// The query has msg_signature and echostr.
+    /// Whether the query has msg_signature and echostr.
     pub is_verification: bool,
-    /// The peer's address.
+    /// Address and port, as the gate sees them.
     pub peer: &'a str,
-    /// The value of X-Forwarded-For.
     pub forwarded_for: Option<&'a str>,
 }
 
 /// A log line to be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Line {
-    /// Escaped and bounded.
+    /// Escaped, of at most 100 characters.
     pub(super) path: String,
-    /// How many of this cause and path were suppressed since the last line.
+    /// Lines of this pair that were suppressed since the last one.
     pub(super) more: u64,
-    /// So many verifications came within a minute that the next ones get no line.
+    /// Whether the next verifications of this minute have no line.
     pub(super) is_last: bool,
 }
 
@@ -63,7 +61,7 @@ type Pair = (&'static str, String);
 
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
-    /// The configured paths.
+    /// The configured callback paths, always tracked.
     known: Vec<String>,
     signed: HashMap<String, Instant>,
     unsigned: HashMap<String, Instant>,
@@ -77,7 +75,7 @@ impl Ledger {
         Self { known, ..Self::default() }
     }
 
-    /// Counts a refusal; the line to be logged, if any.
+    /// Counts a refusal; returns the line to log, if any.
     pub(super) fn note(&mut self, refused: &Refused<'_>, now: Instant, at: UnixSeconds) -> Option<Line> {
         let shown = if refused.path.is_empty() { NO_PATH.to_owned() } else { short(refused.path) };
         let pair = (refused.cause, self.tracked(refused, &shown, now));
@@ -87,12 +85,12 @@ impl Ledger {
         }
         let lines = &mut self.lines;
         if lines.len() >= MAX_PAIRS && !lines.contains_key(&pair) {
-            lines.retain(|_, (last, _)| now.saturating_duration_since(*last) < QUIET);
+            lines.retain(|_, (last, _)| now.saturating_duration_since(*last) < LINE_INTERVAL);
         }
         let pair = if lines.len() < MAX_PAIRS || lines.contains_key(&pair) { pair } else { other(&pair) };
         let path = pair.1.clone();
         match lines.get_mut(&pair) {
-            Some((last, more)) if now.saturating_duration_since(*last) < QUIET => {
+            Some((last, more)) if now.saturating_duration_since(*last) < LINE_INTERVAL => {
                 *more = more.saturating_add(1);
                 None
             }
@@ -105,14 +103,15 @@ impl Ledger {
     }
 
     fn verification(&mut self, path: String, now: Instant) -> Option<Line> {
-        let fresh = self.verifications.filter(|(since, _)| now.saturating_duration_since(*since) < QUIET);
+        let fresh =
+            self.verifications.filter(|(since, _)| now.saturating_duration_since(*since) < LINE_INTERVAL);
         let (since, before) = fresh.unwrap_or((now, 0));
         self.verifications = Some((since, before.saturating_add(1)));
         let is_last = before.saturating_add(1) == VERIFICATIONS;
         (before < VERIFICATIONS).then_some(Line { path, more: 0, is_last })
     }
 
-    /// The path if it is known or tracked, else what stands for all others.
+    /// The path if it is configured or tracked, else [`OTHER_PATHS`].
     fn tracked(&mut self, refused: &Refused<'_>, shown: &str, now: Instant) -> String {
         let path = without_slash(refused.path);
         if shown == NO_PATH || self.known.iter().any(|known| known == path) {
@@ -146,17 +145,17 @@ impl Ledger {
         row.last_client = client(refused);
     }
 
-    /// Takes what the table does not have yet.
+    /// Takes the rows that are not written yet.
     pub(super) fn take(&mut self) -> Vec<RefusalRow> {
         self.pending.drain().map(|(_, row)| row).collect()
     }
 
-    /// Whether there is something that the table does not have yet.
+    /// Whether rows are not written yet.
     pub(super) fn has_news(&self) -> bool {
         !self.pending.is_empty()
     }
 
-    /// Takes back what could not be written.
+    /// Takes back rows that could not be written.
     pub(super) fn put_back(&mut self, rows: Vec<RefusalRow>) {
         for row in rows {
             let Some(cause) = super::advice::ALL.iter().map(|a| a.cause).find(|cause| *cause == row.cause)
@@ -182,7 +181,7 @@ fn other(pair: &Pair) -> Pair {
     (pair.0, OTHER_PATHS.to_owned())
 }
 
-/// The client that an operator looks for: the forwarded address, if there is one, and the peer.
+/// The forwarded address, if there is one, and the peer.
 fn client(refused: &Refused<'_>) -> String {
     match refused.forwarded_for {
         Some(forwarded) => format!("{} via {}", short(forwarded), refused.peer),
@@ -190,7 +189,7 @@ fn client(refused: &Refused<'_>) -> String {
     }
 }
 
-/// Escaped, and not too long.
+/// Escapes and shortens a text that a client chose.
 pub(super) fn short(text: &str) -> String {
     let cut: String = text.chars().take(MAX_SHOWN).collect();
     let mut shown = printable(&cut).replace('"', "\\\"");
@@ -238,7 +237,7 @@ mod tests {
         let lines: Vec<_> = (0..400).map(|_| ledger.note(&verification, now, AT)).collect();
         assert!(lines[..300].iter().all(Option::is_some) && lines[300..].iter().all(Option::is_none));
         assert_eq!(lines.iter().flatten().filter(|line| line.is_last).count(), 1);
-        assert!(ledger.note(&verification, now + QUIET, AT).is_some());
+        assert!(ledger.note(&verification, now + LINE_INTERVAL, AT).is_some());
         assert_eq!(ledger.take()[0].count, 401, "all are counted");
     }
 
@@ -254,7 +253,7 @@ mod tests {
         }
         assert_eq!(lines, 2 * (UNKNOWN_PATHS + 1));
         let signed = Refused { is_signed: true, ..refused("not_found", "/calback") };
-        assert_eq!(ledger.note(&signed, now, AT).unwrap().path, "/calback", "WeCom's own request is told");
+        assert_eq!(ledger.note(&signed, now, AT).unwrap().path, "/calback", "WeCom's own request is logged");
         let rows = ledger.take();
         assert_eq!(rows.len(), 2 * (UNKNOWN_PATHS + 1) + 1);
         assert!(rows.iter().all(|row| row.path.len() < 400 && !row.path.contains('\u{1b}')));

@@ -1,9 +1,8 @@
-//! Refused requests: a line in the log, a row in the table `refusals`, and the remedy for each.
+//! Refused requests: log lines, rows of the table `refusals`, and remedies.
 //!
-//! A thread writes the rows, at most once a second however many refusals there are; while nothing is refused,
-//! it sleeps.
+//! A thread writes the rows, at most once a second; it sleeps while nothing is refused.
 
-pub mod advice;
+pub(crate) mod advice;
 mod ledger;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,24 +17,24 @@ use crate::store::refusals::record_refusals;
 use crate::unix_time::unix_now;
 use ledger::{Ledger, short};
 
-pub use ledger::Refused;
+pub(crate) use ledger::Refused;
 
 /// The cause of a 503 by the server: the event could not be committed.
-pub const STORAGE: &str = "storage";
+pub(crate) const STORAGE: &str = "storage";
 /// The cause of a 500: a worker panicked.
-pub const CRASH: &str = "crash";
+pub(crate) const CRASH: &str = "crash";
 
-/// Between two writes.
-const PAUSE: Duration = Duration::from_secs(1);
-/// After a write that failed.
-const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(15);
-/// For one write.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// The thread waits for its wakeup in any case.
+/// Minimum interval between two writes.
+const WRITE_INTERVAL: Duration = Duration::from_secs(1);
+/// Wait after a write that failed.
+const RETRY_AFTER: Duration = Duration::from_secs(15);
+/// Time for one commit, except the last.
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest wait without a refusal.
 const SLEEP: Duration = Duration::from_secs(24 * 3600);
 
 /// Counts and logs the refusals of all threads.
-pub struct Refusals {
+pub(crate) struct Refusals {
     paths: Vec<String>,
     ledger: Mutex<Ledger>,
     news: Wakeup,
@@ -45,8 +44,7 @@ pub struct Refusals {
 
 impl Refusals {
     /// `paths`: the configured callback paths.
-    #[must_use]
-    pub fn new(paths: Vec<String>) -> Self {
+    pub(crate) fn new(paths: Vec<String>) -> Self {
         let ledger = Mutex::new(Ledger::new(paths.clone()));
         Self {
             paths,
@@ -69,14 +67,12 @@ impl Refusals {
         Ok(refusals)
     }
 
-    /// The configured callback paths.
-    #[must_use]
-    pub fn paths(&self) -> &[String] {
+    pub(crate) fn paths(&self) -> &[String] {
         &self.paths
     }
 
-    /// Counts a refusal, and logs it unless this cause was logged at this path within the last minute.
-    pub fn note(&self, refused: &Refused<'_>, why: &dyn std::fmt::Display) {
+    /// Counts a refusal, and logs it unless this cause was logged for this path within the last minute.
+    pub(crate) fn note(&self, refused: &Refused<'_>, why: &dyn std::fmt::Display) {
         let line = self.lock().note(refused, Instant::now(), unix_now());
         self.news.notify();
         let Some(line) = line else { return };
@@ -95,14 +91,14 @@ impl Refusals {
         );
         if line.is_last {
             log::warn!(
-                "callback refused: so many requests with msg_signature and echostr within a minute that \
-                 the next ones are only counted; status shows the counts"
+                "callback refused: too many requests with msg_signature and echostr within a minute; \
+                 the next ones are only counted, and status shows the counts"
             );
         }
     }
 
-    /// Lets the thread write what is left and end.
-    pub fn end(&self) {
+    /// Has the thread write the remaining rows and end.
+    pub(crate) fn end(&self) {
         self.ending.store(true, Ordering::Release);
         self.news.notify();
         self.ends.notify();
@@ -112,21 +108,21 @@ impl Refusals {
         loop {
             let ending = self.ending.load(Ordering::Acquire);
             let rows = self.lock().take();
-            let mut pause = PAUSE;
+            let mut wait = WRITE_INTERVAL;
             if !rows.is_empty() {
                 let to_write = rows.clone();
-                let patience = if ending { PAUSE } else { PATIENCE };
-                let written = writer.run(patience, move |connection| record_refusals(connection, &to_write));
+                let timeout = if ending { WRITE_INTERVAL } else { COMMIT_TIMEOUT };
+                let written = writer.run(timeout, move |connection| record_refusals(connection, &to_write));
                 if let Err(error) = written {
                     log::debug!("refusals could not be recorded: {error}");
                     self.lock().put_back(rows);
-                    pause = PAUSE_AFTER_FAILURE;
+                    wait = RETRY_AFTER;
                 }
             }
             if ending {
                 return;
             }
-            self.ends.wait(pause);
+            self.ends.wait(wait);
             if !self.lock().has_news() {
                 self.news.wait(SLEEP);
             }

@@ -1,6 +1,6 @@
-//! Deletions: only what is surely gone, never too much, and none while clocks contradict each other.
+//! Deletions: of proven absences, within the guard, and none while clocks contradict each other.
 
-use super::super::api_reader::{End, Existence};
+use super::super::api_reader::{Abort, Existence};
 use super::{Missing, Run};
 use crate::directory::comparison::{Deletions, Inquiry};
 use crate::directory::{DepartmentId, TagId, UserId};
@@ -8,14 +8,14 @@ use crate::store::observations::Observation;
 use crate::wecom::api::ApiObserver;
 
 impl<L: ApiObserver> Run<'_, L> {
-    /// Deletes what is surely gone, if it is not too much; whether it was.
+    /// Deletes what is proven absent; true if the guard blocks it.
     pub(super) fn delete(
         &mut self,
         members: &mut Missing<UserId>,
         departments: &mut Missing<DepartmentId>,
         tags: &mut Missing<TagId>,
-    ) -> Result<bool, End> {
-        let guard = self.engine.guard;
+    ) -> Result<bool, Abort> {
+        let guard = self.comparison.guard;
         let others = [departments.deletions(), tags.deletions()];
         if self.hold_deletions(members, departments, tags) {
             return Ok(false);
@@ -43,26 +43,25 @@ impl<L: ApiObserver> Run<'_, L> {
             return Ok(true);
         }
         for userid in gone {
-            self.repairs.add(Observation::MemberAbsent(userid), members.at)?;
+            self.batches.add(Observation::MemberAbsent(userid), members.at)?;
         }
         for id in departments.what.drain(..) {
-            self.repairs.add(Observation::DepartmentAbsent(id), departments.at)?;
+            self.batches.add(Observation::DepartmentAbsent(id), departments.at)?;
         }
         for tag in tags.what.drain(..) {
-            self.repairs.add(Observation::TagAbsent(tag), tags.at)?;
+            self.batches.add(Observation::TagAbsent(tag), tags.at)?;
         }
         Ok(false)
     }
 
-    /// Whether nothing is deleted, because WeCom's answers carry a Date that nothing confirms: a cache may have given
-    /// an old listing.
+    /// Holds the deletions while the Date of WeCom's answers is unconfirmed: a cache may have sent an old listing.
     fn hold_deletions(
         &mut self,
         members: &Missing<UserId>,
         departments: &Missing<DepartmentId>,
         tags: &Missing<TagId>,
     ) -> bool {
-        let Some(seconds) = self.engine.client.clock().estimate().contradiction else { return false };
+        let Some(seconds) = self.comparison.client.clock().estimate().contradiction else { return false };
         self.plan_deletions(members.what.iter(), departments, tags);
         let number = self.plan.deletions();
         if number == 0 {
@@ -87,26 +86,25 @@ impl<L: ApiObserver> Run<'_, L> {
         tags.what.iter().for_each(|tag| self.plan.tags.missing.add(tag));
     }
 
-    /// Asks for each missing member by name, until it is clear that there are too many, or that the listing was
-    /// wrong.
-    fn inquire(&mut self, members: &mut Missing<UserId>, others: &[Deletions; 2]) -> Result<Inquired, End> {
-        let guard = self.engine.guard;
+    /// Asks for each missing member by name, until the guard blocks or the answers disprove the listing.
+    fn inquire(&mut self, members: &mut Missing<UserId>, others: &[Deletions; 2]) -> Result<Inquired, Abort> {
+        let guard = self.comparison.guard;
         let missing = std::mem::take(&mut members.what);
         let total = missing.len();
         let mut found = Inquiry::default();
         let mut refused = None;
         let mut left = missing.into_iter();
         for (done, userid) in left.by_ref().enumerate() {
-            self.tell("asking for missing members by name", done, Some(total));
-            match self.ask.for_member(&userid)? {
-                Existence::Gone => found.gone.push(userid),
-                Existence::There => found.there += 1,
-                Existence::Unclear(refusal) => {
+            self.progress("asking for missing members by name", done, Some(total));
+            match self.api.existence(&userid)? {
+                Existence::Absent => found.gone.push(userid),
+                Existence::Present => found.there += 1,
+                Existence::Unknown(denial) => {
                     found.unclear += 1;
-                    let is_for_all = refusal.is_for_all;
-                    refused = Some(refusal);
+                    let is_for_all = denial.is_for_all;
+                    refused = Some(denial);
                     if is_for_all {
-                        // No member can be looked up, so no member is deleted.
+                        // No member can be confirmed as absent, so none is deleted.
                         found.unclear += left.len();
                         left = Vec::new().into_iter();
                         break;
@@ -118,19 +116,19 @@ impl<L: ApiObserver> Run<'_, L> {
                 break;
             }
         }
-        if let Some(refusal) = refused {
+        if let Some(denial) = refused {
             let what = format!(
                 "{} members are not listed, and kept, because WeCom does not say whether they are gone",
                 found.unclear
             );
-            self.partly(&what, &refusal);
+            self.note_denial(&what, &denial);
         }
         let disproved = found.disproves_the_listing();
         Ok(Inquired { gone: found.gone, unasked: left.collect(), disproved })
     }
 }
 
-/// What asking by name came to.
+/// The result of asking for missing members by name.
 struct Inquired {
     gone: Vec<UserId>,
     unasked: Vec<UserId>,

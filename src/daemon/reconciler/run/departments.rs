@@ -1,8 +1,8 @@
-//! Departments: listing them, learning their names, comparing.
+//! Departments: list, fetch names, compare.
 
 use std::collections::BTreeSet;
 
-use super::super::api_reader::End;
+use super::super::api_reader::Abort;
 use super::{Missing, Run};
 use crate::directory::{DepartmentField, DepartmentId, Fields, UnixSeconds, comparison};
 use crate::store::observations::Observation;
@@ -12,40 +12,40 @@ use crate::wecom::api::directory::{DepartmentList, Departments};
 use crate::wecom::api::{ApiObserver, SecretKind};
 
 impl<L: ApiObserver> Run<'_, L> {
-    /// All departments, and the time of the listing; `None` if WeCom does not show them.
-    pub(super) fn department_structure(&mut self) -> Result<Option<Dated<Departments>>, End> {
-        self.tell("departments", 0, None);
-        let client = self.engine.client;
-        let mut structure = self.ask.about(|| client.department_ids())?;
+    /// All departments and the time of the listing; `None` if WeCom denies it.
+    pub(super) fn department_structure(&mut self) -> Result<Option<Dated<Departments>>, Abort> {
+        self.progress("departments", 0, None);
+        let client = self.comparison.client;
+        let mut structure = self.api.read(|| client.department_ids())?;
         if structure.is_err() {
-            structure = self.ask.about(|| client.departments(SecretKind::Contacts))?;
+            structure = self.api.read(|| client.departments(SecretKind::Contacts))?;
         }
         match structure {
             Ok(Dated { value: DepartmentList { mut departments, nameless, skipped }, at }) => {
                 let at = self.stamp(at);
-                self.odd_rows.departments = !nameless.is_empty();
+                self.unreadable.departments = !nameless.is_empty();
                 self.skipped("rows of departments, for which none is deleted", &nameless);
                 self.skipped("values of departments", &skipped);
                 self.department_names(&mut departments)?;
                 Ok(Some(Dated { value: departments, at }))
             }
-            Err(refusal) => {
-                self.partly("departments are not compared", &refusal);
+            Err(denial) => {
+                self.note_denial("departments are not compared", &denial);
                 Ok(None)
             }
         }
     }
 
     /// Adds the names that a configured secret may see.
-    fn department_names(&mut self, structure: &mut Departments) -> Result<(), End> {
-        let client = self.engine.client;
+    fn department_names(&mut self, structure: &mut Departments) -> Result<(), Abort> {
+        let client = self.comparison.client;
         let is_named = |fields: &Fields<DepartmentField>| fields.contains_key(&DepartmentField::Name);
         let mut refused = None;
         for secret in [SecretKind::App, SecretKind::Contacts] {
             if structure.values().all(is_named) || !client.has_secret(secret) {
                 continue;
             }
-            match self.ask.about(|| client.departments(secret))? {
+            match self.api.read(|| client.departments(secret))? {
                 Ok(named) => {
                     self.skipped("values of departments", &named.value.skipped);
                     for (id, fields) in named.value.departments {
@@ -55,30 +55,30 @@ impl<L: ApiObserver> Run<'_, L> {
                         }
                     }
                 }
-                Err(refusal) => refused = Some(refusal),
+                Err(denial) => refused = Some(denial),
             }
         }
         let nameless: Vec<DepartmentId> =
             structure.iter().filter(|(_, fields)| !is_named(fields)).map(|(id, _)| *id).collect();
-        // Where no list is to be had, one by one may be.
+        // WeCom may show single departments where it denies the list.
         for (done, id) in nameless.iter().enumerate() {
-            self.tell("names of departments", done, Some(nameless.len()));
-            match self.ask.about(|| client.department(*id, SecretKind::App))? {
+            self.progress("names of departments", done, Some(nameless.len()));
+            match self.api.read(|| client.department(*id, SecretKind::App))? {
                 Ok(seen) => structure
                     .entry(*id)
                     .or_default()
                     .extend(seen.value.into_iter().filter(|(field, _)| *field == DepartmentField::Name)),
-                Err(refusal) if refusal.is_for_all => {
-                    refused = Some(refusal);
+                Err(denial) if denial.is_for_all => {
+                    refused = Some(denial);
                     break;
                 }
-                // What came back cannot be used; a refusal concerns this department alone.
-                Err(refusal) if refusal.errcode.is_none() => refused = Some(refusal),
+                // The answer cannot be used. Denials with an errcode concern this department only.
+                Err(denial) if denial.errcode.is_none() => refused = Some(denial),
                 Err(_) => {}
             }
         }
-        if let Some(refusal) = refused.filter(|_| !structure.values().all(is_named)) {
-            self.partly("names of some departments are not known", &refusal);
+        if let Some(denial) = refused.filter(|_| !structure.values().all(is_named)) {
+            self.note_denial("names of some departments are not known", &denial);
         }
         Ok(())
     }
@@ -87,19 +87,19 @@ impl<L: ApiObserver> Run<'_, L> {
         &mut self,
         structure: Option<Dated<Departments>>,
         with_members: &BTreeSet<DepartmentId>,
-    ) -> Result<Missing<DepartmentId>, End> {
+    ) -> Result<Missing<DepartmentId>, Abort> {
         let Some(Dated { value: structure, at }) = structure else {
             return Ok(Missing::none(UnixSeconds::default()));
         };
-        let known = known_departments(self.engine.reader)?;
+        let known = known_departments(self.comparison.reader)?;
         let differences = comparison::departments(&structure, &known);
         for (id, fields) in differences.new {
             self.plan.departments.new.add(id);
-            self.repairs.add(Observation::Department(id, fields), at)?;
+            self.batches.add(Observation::Department(id, fields), at)?;
         }
         for (id, fields) in differences.changed {
             self.plan.departments.changed.add(id);
-            self.repairs.add(Observation::Department(id, fields), at)?;
+            self.batches.add(Observation::Department(id, fields), at)?;
         }
         let mut missing = Missing { what: Vec::new(), present: known.len(), at, is_complete: true };
         for (id, event_time) in differences.missing {
@@ -107,8 +107,8 @@ impl<L: ApiObserver> Run<'_, L> {
                 missing.what.push(id);
             }
         }
-        // The company itself is always one; and members are only in departments that there are.
-        let is_incomplete = self.odd_rows.departments
+        // A complete listing has the root department and every department of a member.
+        let is_incomplete = self.unreadable.departments
             || structure.is_empty()
             || with_members.iter().any(|id| !structure.contains_key(id));
         missing.is_complete = !is_incomplete;
