@@ -29,12 +29,13 @@ mod upstream;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use event_loop::EventLoop;
-use nonblocking::Waker;
+use rustix::event::{EventfdFlags, eventfd};
 
 pub use limits::{Budget, Limits, bind, descriptor_budget};
 pub use refusal::{Observer, Refusal, RefusedRequest};
@@ -57,7 +58,8 @@ pub struct Gate {
 struct Shutdown {
     /// When the event loop ends at the latest; set once.
     deadline: OnceLock<Instant>,
-    waker: Waker,
+    /// Interrupts the event loop's wait.
+    eventfd: OwnedFd,
 }
 
 impl Gate {
@@ -75,7 +77,8 @@ impl Gate {
     ) -> io::Result<Self> {
         let address = listener.local_addr()?;
         let stats = Arc::new(GateStats::default());
-        let shutdown = Arc::new(Shutdown { deadline: OnceLock::new(), waker: Waker::new()? });
+        let shutdown =
+            Arc::new(Shutdown { deadline: OnceLock::new(), eventfd: eventfd(0, EventfdFlags::CLOEXEC)? });
         let shared = connection::Shared { routes, limits, stats: Arc::clone(&stats), observer };
         let mut event_loop = EventLoop::new(listener, shared, upstreams, Arc::clone(&shutdown))?;
         let thread = std::thread::Builder::new().name("gate".into()).spawn(move || event_loop.run())?;
@@ -105,7 +108,7 @@ impl Gate {
     pub fn stop(self, grace: Duration) {
         // Nothing else sets the deadline, because this consumes the handle.
         let _ = self.shutdown.deadline.set(Instant::now() + grace);
-        if let Err(error) = self.shutdown.waker.wake() {
+        if let Err(error) = rustix::io::write(&self.shutdown.eventfd, &1_u64.to_ne_bytes()) {
             log::error!("gate: cannot wake the event loop to stop it: {error}");
             return;
         }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use super::chunked::ChunkDecoder;
 use super::limits::Limits;
-use super::proxy_protocol::{self, Protocol, ProxyHeader};
+use super::proxy_protocol;
 use super::refusal::Refusal;
 use super::request_head::{self, Head};
 use super::request_summary::RequestSummary;
@@ -161,24 +161,16 @@ impl RequestReader {
     /// Consumes the PROXY protocol header and recognises the protocol; true if requests follow.
     fn pass_first_bytes(&mut self, limits: &Limits) -> Result<bool, Refusal> {
         if self.stage == Stage::ProxyHeader && limits.proxy_protocol {
-            match proxy_protocol::parse(&self.buf) {
-                ProxyHeader::Incomplete => return Ok(false),
-                ProxyHeader::Invalid => return Err(Refusal::NoProxyHeader),
-                ProxyHeader::Complete { len, client } => {
-                    self.buf.drain(..len.min(self.buf.len()));
-                    self.peer = client.unwrap_or(self.peer);
-                }
-            }
+            let Some((len, client)) = proxy_protocol::parse(&self.buf)? else { return Ok(false) };
+            self.buf.drain(..len.min(self.buf.len()));
+            self.peer = client.unwrap_or(self.peer);
         }
         self.stage = Stage::Protocol;
-        match proxy_protocol::recognise(&self.buf) {
-            Protocol::Undecided => return Ok(false),
-            Protocol::Tls => return Err(Refusal::Tls),
-            Protocol::Http2 => return Err(Refusal::Http2),
-            Protocol::ProxyHeader => return Err(Refusal::ProxyHeader),
-            Protocol::Other => self.stage = Stage::Requests,
+        let is_http1 = proxy_protocol::is_http1(&self.buf)?;
+        if is_http1 {
+            self.stage = Stage::Requests;
         }
-        Ok(true)
+        Ok(is_http1)
     }
 
     fn parse_head(&mut self, routes: &Routes, limits: &Limits) -> Result<Option<Head>, Refusal> {
