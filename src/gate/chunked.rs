@@ -246,30 +246,7 @@ mod tests {
         );
     }
 
-    fn chunked() -> impl Strategy<Value = Vec<u8>> {
-        let part = prop_oneof![
-            Just(&b"5\r\nhello\r\n"[..]),
-            Just(&b"1;a\r\nx\r\n"[..]),
-            Just(&b"0\r\n"[..]),
-            Just(&b"\r\n"[..]),
-            Just(&b"a: b\r\n"[..]),
-            Just(&b"3f\r\n"[..]),
-            Just(&b"\n"[..]),
-            Just(&b"g"[..]),
-        ];
-        prop::collection::vec(part, 0..12).prop_map(|parts| parts.concat())
-    }
-
     proptest! {
-        #[test]
-        fn the_result_does_not_depend_on_the_split(bytes in chunked(), cut in any::<prop::sample::Index>()) {
-            let whole = decode(&[&bytes]);
-            let single: Vec<&[u8]> = bytes.chunks(1).collect();
-            prop_assert_eq!(&decode(&single), &whole);
-            let (head, tail) = bytes.split_at(cut.index(bytes.len() + 1));
-            prop_assert_eq!(&decode(&[head, tail]), &whole);
-        }
-
         #[test]
         fn any_body_in_any_chunks_is_restored(
             body in prop::collection::vec(any::<u8>(), 0..MAX),

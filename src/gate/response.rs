@@ -92,10 +92,7 @@ pub(super) fn parse(bytes: &[u8], is_head_request: bool) -> Result<Option<Respon
             }
         }
         if !DROPPED.iter().any(|other| name.eq_ignore_ascii_case(other)) {
-            head.extend_from_slice(name.as_bytes());
-            head.extend_from_slice(b": ");
-            head.extend_from_slice(header.value);
-            head.extend_from_slice(b"\r\n");
+            head.extend_from_slice(&[name.as_bytes(), b": ", header.value, b"\r\n"].concat());
         }
     }
     let has_no_body = matches!(status, 204 | 304);
