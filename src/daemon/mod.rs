@@ -11,7 +11,7 @@ pub mod clock_reporter;
 pub mod converter;
 pub mod details;
 pub mod event_clock;
-pub mod front;
+pub mod gate_observer;
 pub mod hour;
 mod lockfile;
 pub mod log_limiter;
@@ -51,7 +51,7 @@ use clock_reporter::ClockReporter;
 use converter::{Converter, Policy};
 use details::{Details, DetailsWorker};
 use event_clock::EventClock;
-use front::Front;
+use gate_observer::GateObserver;
 use lockfile::{Door, Knocks};
 pub use lockfile::{is_running, knock, lock};
 use metrics::Metrics;
@@ -202,8 +202,8 @@ impl Daemon {
             proxy_protocol: config.callback.proxy_protocol,
             ..Limits::default()
         };
-        let front = Arc::new(Front::new(refusals, Arc::clone(&metrics), triggers));
-        let gate = Gate::start(listener, routes, limits, upstreams, Some(front))?;
+        let observer = Arc::new(GateObserver::new(refusals, Arc::clone(&metrics), triggers));
+        let gate = Gate::start(listener, routes, limits, upstreams, Some(observer))?;
         let compares = config.reconcile.enabled && config.wecom.contacts_secret.is_some();
         let watched =
             Watched { metrics, gate: gate.stats(), writer: writer.clone(), clock: wecom_clock, compares };

@@ -14,7 +14,6 @@ const MAX_OVERHEAD: usize = 16 * 1024;
 /// Bytes of framing that are accepted per byte of data. Chunks of one byte need five.
 const OVERHEAD_PER_BYTE: usize = 8;
 
-/// Decoder of one body.
 #[derive(Debug, Default)]
 pub(super) struct ChunkDecoder {
     body: Vec<u8>,
@@ -125,7 +124,6 @@ impl ChunkDecoder {
         if let State::Data(left) = self.state { left } else { 0 }
     }
 
-    /// Bytes of heap memory.
     pub(super) fn memory(&self) -> usize {
         self.body.capacity()
     }

@@ -37,7 +37,7 @@ pub(super) struct EventLoop {
     buffer: Vec<u8>,
     /// Number of connections for now, and until when, after accept() has failed for lack of resources.
     reduced: Option<(usize, Instant)>,
-    /// When accepting resumes.
+    /// When the paused listener accepts again.
     accept_pause: Option<Instant>,
     shutdown: Arc<Shutdown>,
 }
@@ -128,16 +128,14 @@ impl EventLoop {
     fn serve(&mut self, ready: &[Token]) {
         let mut large = Vec::new();
         for token in ready {
-            if let Some(slot) =
-                token.checked_sub(FIRST_CONNECTION).and_then(|slot| usize::try_from(slot).ok())
-            {
+            if let Some(slot) = index(*token, FIRST_CONNECTION) {
                 if self.connections.get(slot).is_some_and(Connection::is_large) {
                     large.push(slot);
                 } else {
                     self.serve_connection(slot);
                 }
-            } else if let Some(index) = token.checked_sub(FIRST_UPSTREAM) {
-                self.with_upstream(usize::try_from(index).unwrap_or_default(), Upstream::on_ready);
+            } else if let Some(index) = index(*token, FIRST_UPSTREAM) {
+                self.with_upstream(index, Upstream::on_ready);
                 self.dispatch();
                 self.bound_memory();
             }
@@ -307,4 +305,9 @@ impl EventLoop {
             connection.deliver(shared, response, is_stopping)
         });
     }
+}
+
+/// The index of a token that is not below `first`.
+fn index(token: Token, first: Token) -> Option<usize> {
+    token.checked_sub(first).and_then(|index| usize::try_from(index).ok())
 }

@@ -21,7 +21,6 @@ pub(super) const WAKER: Token = 1;
 pub(super) const FIRST_UPSTREAM: Token = 2;
 pub(super) const FIRST_CONNECTION: Token = 1 << 32;
 
-/// An epoll instance.
 #[derive(Debug)]
 pub(super) struct Poller(OwnedFd);
 

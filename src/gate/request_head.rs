@@ -55,7 +55,6 @@ impl Head {
         wire
     }
 
-    /// Bytes of heap memory.
     pub(super) fn memory(&self) -> usize {
         self.forward.capacity().saturating_add(self.summary.memory())
     }

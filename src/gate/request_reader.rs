@@ -108,7 +108,7 @@ impl RequestReader {
         self.head.is_some() || !self.buf.is_empty()
     }
 
-    /// Bytes of heap memory.
+    /// Bytes of heap memory for received bytes.
     pub(super) fn memory(&self) -> usize {
         let head = self.head.as_ref().map_or(0, Head::memory);
         let chunks = self.chunks.as_ref().map_or(0, ChunkDecoder::memory);
