@@ -184,7 +184,6 @@ impl Daemon {
             http,
             endpoints,
             corp_id: config.wecom.corp_id.clone(),
-            max_body: config.callback.max_body,
             event_clock: EventClock::new(wecom_clock.clone()),
             writer: writer.clone(),
             wakers: server::Wakers {
