@@ -140,12 +140,18 @@ impl Connections {
     }
 
     /// Takes the next request from the queue that may be sent now. A large request waits while others are in transit,
-    /// and small ones overtake it.
-    pub(super) fn take_queued(&mut self, poller: &Poller, in_transit: usize) -> Option<(Vec<u8>, Exchange)> {
-        let mut index = 0;
+    /// and small ones overtake it; with `prefers_small`, they overtake every large request.
+    pub(super) fn take_queued(
+        &mut self,
+        poller: &Poller,
+        in_transit: usize,
+        prefers_small: bool,
+    ) -> Option<(Vec<u8>, Exchange)> {
+        let queued = |slot, id| self.get(slot).filter(|it| it.id == id).map_or(0, |it| it.memory().queued);
+        let small = self.queue.iter().position(|(slot, id)| (1..=SMALL).contains(&queued(*slot, *id)));
+        let mut index = small.filter(|_| prefers_small).unwrap_or(0);
         while let Some((slot, id)) = self.queue.get(index).copied() {
-            let connection = self.get(slot).filter(|connection| connection.id == id);
-            let bytes = connection.map_or(0, |connection| connection.memory().queued);
+            let bytes = self.get(slot).filter(|it| it.id == id).map_or(0, |it| it.memory().queued);
             if bytes > 0 && !may_send(bytes, in_transit, self.bound) {
                 index += 1;
                 continue;
@@ -224,7 +230,7 @@ mod tests {
 
         /// Slot of the next queued request that is sent.
         fn next(&mut self, in_transit: usize) -> Option<usize> {
-            self.connections.take_queued(&self.poller, in_transit).map(|(_, exchange)| exchange.slot)
+            self.connections.take_queued(&self.poller, in_transit, false).map(|(_, exchange)| exchange.slot)
         }
     }
 
@@ -264,6 +270,10 @@ mod tests {
         fixture.open(1000, 1000);
         assert_eq!((fixture.next(12_000), fixture.next(12_000)), (Some(1), None));
         assert_eq!((fixture.next(5000), fixture.next(0)), (Some(0), None));
+        fixture.open(9000, 9000);
+        fixture.open(1000, 1000);
+        let first = fixture.connections.take_queued(&fixture.poller, 0, true);
+        assert_eq!(first.map(|(_, exchange)| exchange.slot), Some(3), "small requests are preferred");
         for (bytes, in_transit, sent) in
             [(5000, 5000, true), (5000, 5001, false), (SMALL, 90_000, true), (90_000, 0, true)]
         {

@@ -253,8 +253,12 @@ impl EventLoop {
             if idle.is_none() && self.upstreams.iter().any(Option::is_some) {
                 return;
             }
-            let in_transit = self.in_transit();
-            let Some((wire, exchange)) = self.connections.take_queued(&self.poller, in_transit) else {
+            // Every second upstream prefers small requests: events do not wait for a queue of large requests, and large
+            // requests do not wait for ever.
+            let (in_transit, prefers_small) = (self.in_transit(), idle.is_some_and(|index| index % 2 == 0));
+            let Some((wire, exchange)) =
+                self.connections.take_queued(&self.poller, in_transit, prefers_small)
+            else {
                 return;
             };
             match idle {
