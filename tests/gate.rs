@@ -1,4 +1,4 @@
-//! The gate by itself: who goes when there is no room, and that it is never who keeps to the rules.
+//! The gate alone: which connection it closes at its limits, and that a client within the limits is always served.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
@@ -12,7 +12,7 @@ use std::time::Duration;
 use common::eventually;
 use wecom_dirsync::gate::{Gate, Limits, Routes, bind, private_server};
 
-/// A gate whose server takes `pause` for each answer, one after the other.
+/// A gate whose server answers one request after the other, `pause` after it has received it.
 struct Lab {
     gate: Gate,
     http: Arc<tiny_http::Server>,
@@ -64,7 +64,7 @@ fn post(body: usize) -> Vec<u8> {
         .into_bytes()
 }
 
-/// What is answered until the connection is closed.
+/// Everything that the client receives until the connection is closed.
 fn answer(mut stream: TcpStream) -> String {
     let mut answer = Vec::new();
     let _ = stream.read_to_end(&mut answer);
@@ -72,12 +72,12 @@ fn answer(mut stream: TcpStream) -> String {
 }
 
 #[test]
-fn whoever_has_sent_many_requests_at_once_holds_little_and_costs_nobody_his_place() {
+fn pipelining_clients_hold_little_memory_and_evict_no_other_client() {
     let limits = Limits { max_buffered: 64 * 1024, ..Limits::default() };
     let lab = Lab::new(limits, 1, Duration::from_millis(5));
     let (first, rest) = (post(10), post(2000));
-    let mut innocent = lab.connect();
-    innocent.write_all(&first[..30]).unwrap();
+    let mut patient = lab.connect();
+    patient.write_all(&first[..30]).unwrap();
     let pipelining: Vec<_> = (0..40)
         .map(|_| {
             let mut stream = lab.connect();
@@ -87,17 +87,17 @@ fn whoever_has_sent_many_requests_at_once_holds_little_and_costs_nobody_his_plac
             stream
         })
         .collect();
-    eventually("all are there", || lab.gate.stats().snapshot().open == 41);
+    eventually("all are connected", || lab.gate.stats().snapshot().open == 41);
     std::thread::sleep(Duration::from_millis(300));
     assert!(lab.buffered() <= 41 * 3 * 4096, "{} bytes are held", lab.buffered());
-    innocent.write_all(&first[30..]).unwrap();
-    assert!(answer(innocent).ends_with("success"));
+    patient.write_all(&first[30..]).unwrap();
+    assert!(answer(patient).ends_with("success"));
     drop(pipelining);
     lab.end();
 }
 
 #[test]
-fn whoever_was_refused_holds_nothing_any_more() {
+fn a_refused_client_holds_no_memory() {
     let lab = Lab::new(Limits::default(), 1, Duration::ZERO);
     let endless = format!("POST /callback HTTP/1.1\r\na: {}", "b".repeat(60_000));
     let refused: Vec<_> = (0..20)
@@ -116,7 +116,7 @@ fn whoever_was_refused_holds_nothing_any_more() {
 }
 
 #[test]
-fn of_complete_requests_the_largest_are_refused_when_all_hold_too_much() {
+fn the_largest_complete_requests_are_refused_at_the_memory_bound() {
     let limits = Limits { max_buffered: 1024 * 1024, ..Limits::default() };
     let lab = Lab::new(limits, 1, Duration::from_millis(100));
     let large: Vec<_> = (1..=40)
@@ -140,7 +140,7 @@ fn of_complete_requests_the_largest_are_refused_when_all_hold_too_much() {
 }
 
 #[test]
-fn of_incomplete_requests_the_oldest_large_one_goes_and_no_small_one() {
+fn the_oldest_large_incomplete_requests_are_evicted_at_the_memory_bound_and_small_ones_are_not() {
     let limits = Limits { max_buffered: 1024 * 1024, ..Limits::default() };
     let lab = Lab::new(limits, 1, Duration::ZERO);
     let (small, large) = (post(1000), post(200_000));
@@ -151,7 +151,7 @@ fn of_incomplete_requests_the_oldest_large_one_goes_and_no_small_one() {
     };
     let mut patient = begin(&small);
     let stalled: Vec<_> = (0..20).map(|_| begin(&large)).collect();
-    eventually("some have gone", || lab.gate.stats().snapshot().evicted >= 14);
+    eventually("some are evicted", || lab.gate.stats().snapshot().evicted >= 14);
     assert!(lab.buffered() <= 1024 * 1024, "{} bytes are held", lab.buffered());
     patient.write_all(b"xxxxxxxxxx").unwrap();
     assert!(answer(patient).ends_with("success"));

@@ -10,7 +10,7 @@ pub(crate) mod clock_reporter;
 pub(crate) mod control;
 pub(crate) mod converter;
 pub(crate) mod details;
-pub(crate) mod front;
+pub(crate) mod gate_observer;
 pub(crate) mod hour;
 mod lockfile;
 pub(crate) mod log_limiter;

@@ -14,7 +14,6 @@ const MAX_OVERHEAD: usize = 16 * 1024;
 /// Bytes of framing that are accepted per byte of data. Chunks of one byte need five.
 const OVERHEAD_PER_BYTE: usize = 8;
 
-/// Decoder of one body.
 #[derive(Debug, Default)]
 pub(super) struct ChunkDecoder {
     body: Vec<u8>,
@@ -125,7 +124,6 @@ impl ChunkDecoder {
         if let State::Data(left) = self.state { left } else { 0 }
     }
 
-    /// Bytes of heap memory.
     pub(super) fn memory(&self) -> usize {
         self.body.capacity()
     }
@@ -246,30 +244,7 @@ mod tests {
         );
     }
 
-    fn chunked() -> impl Strategy<Value = Vec<u8>> {
-        let part = prop_oneof![
-            Just(&b"5\r\nhello\r\n"[..]),
-            Just(&b"1;a\r\nx\r\n"[..]),
-            Just(&b"0\r\n"[..]),
-            Just(&b"\r\n"[..]),
-            Just(&b"a: b\r\n"[..]),
-            Just(&b"3f\r\n"[..]),
-            Just(&b"\n"[..]),
-            Just(&b"g"[..]),
-        ];
-        prop::collection::vec(part, 0..12).prop_map(|parts| parts.concat())
-    }
-
     proptest! {
-        #[test]
-        fn the_result_does_not_depend_on_the_split(bytes in chunked(), cut in any::<prop::sample::Index>()) {
-            let whole = decode(&[&bytes]);
-            let single: Vec<&[u8]> = bytes.chunks(1).collect();
-            prop_assert_eq!(&decode(&single), &whole);
-            let (head, tail) = bytes.split_at(cut.index(bytes.len() + 1));
-            prop_assert_eq!(&decode(&[head, tail]), &whole);
-        }
-
         #[test]
         fn any_body_in_any_chunks_is_restored(
             body in prop::collection::vec(any::<u8>(), 0..MAX),

@@ -7,12 +7,13 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use super::limits::Limits;
-use super::nonblocking::{Interest, Output, Poller, Token, read_available};
+use super::nonblocking::{FIRST_CONNECTION, Interest, Output, Poller, read_available};
 use super::refusal::{Observer, Refusal, RefusedRequest};
 use super::request_reader::{Progress, Request, RequestReader, SMALL};
-use super::response;
+use super::response::{self, Response};
 use super::routes::Routes;
 use super::stats::GateStats;
+use super::upstream::Exchange;
 
 /// Time and bytes for a client to receive its response and close, after the gate has closed its side.
 const LINGER: Duration = Duration::from_secs(1);
@@ -44,6 +45,14 @@ enum Phase {
     Lingering { room: usize },
 }
 
+/// Order in which connections are closed for others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum EvictionRank {
+    Lingering,
+    Idle,
+    Reading,
+}
+
 /// The connection has ended: the caller drops it, which closes its socket.
 #[derive(Debug)]
 pub(super) struct Closed;
@@ -72,8 +81,8 @@ pub(super) struct Connection {
     output: Output,
     phase: Phase,
     /// When the phase began. For `Answering`: when the request was complete.
-    since: Instant,
-    deadline: Instant,
+    pub(super) since: Instant,
+    pub(super) deadline: Instant,
 }
 
 impl Connection {
@@ -91,14 +100,6 @@ impl Connection {
         }
     }
 
-    pub(super) fn since(&self) -> Instant {
-        self.since
-    }
-
-    pub(super) fn deadline(&self) -> Instant {
-        self.deadline
-    }
-
     pub(super) fn memory(&self) -> Memory {
         let queued = if let Phase::Queued(request) = &self.phase { request.wire.len() } else { 0 };
         Memory { incomplete: self.reader.memory(), queued }
@@ -109,22 +110,12 @@ impl Connection {
         matches!(self.phase, Phase::Lingering { .. }) || self.reader.memory() > SMALL
     }
 
-    /// Whether the current request is incomplete.
-    pub(super) fn is_reading(&self) -> bool {
-        matches!(self.phase, Phase::Reading)
-    }
-
-    /// Whether closing the connection loses no request.
-    pub(super) fn is_idle_or_reading(&self) -> bool {
-        matches!(self.phase, Phase::Idle | Phase::Reading)
-    }
-
-    /// Order of eviction, lowest first. `None`: the request is complete, so its client gets a response.
-    pub(super) fn eviction_rank(&self) -> Option<u8> {
+    /// `None`: the request is complete, so its client gets a response.
+    pub(super) fn eviction_rank(&self) -> Option<EvictionRank> {
         match self.phase {
-            Phase::Lingering { .. } => Some(0),
-            Phase::Idle => Some(1),
-            Phase::Reading => Some(2),
+            Phase::Lingering { .. } => Some(EvictionRank::Lingering),
+            Phase::Idle => Some(EvictionRank::Idle),
+            Phase::Reading => Some(EvictionRank::Reading),
             Phase::Queued(_) | Phase::Answering(_) | Phase::Writing { .. } => None,
         }
     }
@@ -136,7 +127,7 @@ impl Connection {
             Phase::Writing { .. } => Interest::WRITE,
             Phase::Queued(_) | Phase::Answering(_) => Interest::NONE,
         };
-        Ok(self.interest.set(poller, &self.stream, Token::Connection(slot), wanted)?)
+        Ok(self.interest.set(poller, &self.stream, FIRST_CONNECTION + slot as u64, wanted)?)
     }
 
     /// Reads once into `buffer`, or writes, and acts on the result.
@@ -169,13 +160,15 @@ impl Connection {
         }
     }
 
-    /// Takes the queued request for an upstream: its bytes, and whether it is a HEAD request. The deadline stays.
-    pub(super) fn take_queued(&mut self) -> Option<(Vec<u8>, bool)> {
+    /// Takes the queued request for an upstream. The deadline stays.
+    pub(super) fn take_queued(&mut self, slot: usize) -> Option<(Vec<u8>, Exchange)> {
         match std::mem::replace(&mut self.phase, Phase::Idle) {
             Phase::Queued(mut request) => {
-                let taken = (std::mem::take(&mut request.wire), request.is_head_request);
+                let wire = std::mem::take(&mut request.wire);
+                let exchange =
+                    Exchange { slot, connection_id: self.id, is_head_request: request.is_head_request };
                 self.phase = Phase::Answering(request);
-                Some(taken)
+                Some((wire, exchange))
             }
             other => {
                 self.phase = other;
@@ -184,18 +177,23 @@ impl Connection {
         }
     }
 
-    /// Sends the upstream's response, unless the gate has answered the request itself since.
+    /// Sends the response to the request that was taken.
     pub(super) fn deliver(
         &mut self,
         shared: &Shared,
-        head: Vec<u8>,
-        body: &[u8],
+        response: Result<Response, Refusal>,
         is_stopping: bool,
     ) -> Result<(), Closed> {
+        // The gate may have answered the request itself by now.
         let Phase::Answering(request) = &self.phase else { return Ok(()) };
         let keep_alive = request.keep_alive && !is_stopping;
-        shared.stats.answered.record(self.since.elapsed());
-        self.respond(shared, response::relay(head, body, keep_alive), keep_alive)
+        match response {
+            Err(refusal) => self.refuse(shared, refusal),
+            Ok(response) => {
+                shared.stats.answered.record(self.since.elapsed());
+                self.respond(shared, response.relay(keep_alive), keep_alive)
+            }
+        }
     }
 
     /// Answers the request with an error and closes the connection.

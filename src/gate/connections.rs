@@ -7,10 +7,11 @@ use std::collections::VecDeque;
 use std::net::{SocketAddr, TcpStream};
 use std::time::Instant;
 
-use super::connection::{Closed, Connection, Memory};
+use super::connection::{Closed, Connection, EvictionRank, Memory};
 use super::limits::Limits;
 use super::nonblocking::Poller;
 use super::request_reader::SMALL;
+use super::upstream::Exchange;
 
 pub(super) struct Connections {
     slots: Vec<Option<Connection>>,
@@ -90,7 +91,7 @@ impl Connections {
             self.free.push(slot);
             return;
         }
-        let deadline = connection.deadline();
+        let deadline = connection.deadline;
         self.earliest_deadline = Some(self.earliest_deadline.map_or(deadline, |other| other.min(deadline)));
     }
 
@@ -104,18 +105,15 @@ impl Connections {
         if self.earliest_deadline.is_none_or(|earliest| earliest > now) {
             return Vec::new();
         }
-        let deadlines = self.iter().map(|(_, connection)| connection.deadline());
+        let deadlines = self.iter().map(|(_, connection)| connection.deadline);
         self.earliest_deadline = deadlines.filter(|deadline| *deadline > now).min();
-        let expired = self.iter().filter(|(_, connection)| connection.deadline() <= now);
+        let expired = self.iter().filter(|(_, connection)| connection.deadline <= now);
         expired.map(|(slot, _)| slot).collect()
     }
 
-    /// The connection to close for a new one: a lingering one, else an idle one, else one with an incomplete request;
-    /// of these the one that has been so for the longest time.
+    /// The connection to close for a new one: the lowest rank, and in it the longest in its phase.
     pub(super) fn eviction_victim(&self) -> Option<usize> {
-        let ranked = self
-            .iter()
-            .filter_map(|(slot, connection)| Some((connection.eviction_rank()?, connection.since(), slot)));
+        let ranked = self.iter().filter_map(|(slot, it)| Some((it.eviction_rank()?, it.since, slot)));
         ranked.min().map(|(_, _, slot)| slot)
     }
 
@@ -124,10 +122,11 @@ impl Connections {
         if self.memory.incomplete <= self.bound {
             return None;
         }
-        let large = self
-            .iter()
-            .filter(|(_, connection)| connection.is_reading() && connection.memory().incomplete > SMALL);
-        large.min_by_key(|(_, connection)| connection.since()).map(|(slot, _)| slot)
+        let large = self.iter().filter(|(_, connection)| {
+            connection.eviction_rank() == Some(EvictionRank::Reading)
+                && connection.memory().incomplete > SMALL
+        });
+        large.min_by_key(|(_, connection)| connection.since).map(|(slot, _)| slot)
     }
 
     /// While queued requests and those in transit to tiny_http exceed their bound: the largest queued one. Events are
@@ -140,20 +139,31 @@ impl Connections {
         sizes.max().filter(|(bytes, _)| *bytes > SMALL).map(|(_, slot)| slot)
     }
 
-    /// Removes the next request from the queue that may be sent now; returns its slot. A large request waits while
-    /// others are in transit, and small ones overtake it.
-    pub(super) fn next_queued(&mut self, in_transit: usize) -> Option<usize> {
-        let mut index = 0;
+    /// Takes the next request from the queue that may be sent now. A large request waits while others are in transit,
+    /// and small ones overtake it; with `prefers_small`, they overtake every large request.
+    pub(super) fn take_queued(
+        &mut self,
+        poller: &Poller,
+        in_transit: usize,
+        prefers_small: bool,
+    ) -> Option<(Vec<u8>, Exchange)> {
+        let queued = |slot, id| self.get(slot).filter(|it| it.id == id).map_or(0, |it| it.memory().queued);
+        let small = self.queue.iter().position(|(slot, id)| (1..=SMALL).contains(&queued(*slot, *id)));
+        let mut index = small.filter(|_| prefers_small).unwrap_or(0);
         while let Some((slot, id)) = self.queue.get(index).copied() {
-            let connection = self.get(slot).filter(|connection| connection.id == id);
-            let bytes = connection.map_or(0, |connection| connection.memory().queued);
+            let bytes = self.get(slot).filter(|it| it.id == id).map_or(0, |it| it.memory().queued);
             if bytes > 0 && !may_send(bytes, in_transit, self.bound) {
                 index += 1;
                 continue;
             }
             self.queue.remove(index);
             if bytes > 0 {
-                return Some(slot);
+                let mut taken = None;
+                self.update(poller, slot, |connection| {
+                    taken = connection.take_queued(slot);
+                    Ok(())
+                });
+                return taken;
             }
         }
         None
@@ -161,8 +171,9 @@ impl Connections {
 
     /// Slots of the connections that close when the gate stops.
     pub(super) fn without_complete_request(&self) -> Vec<usize> {
-        let unanswered = self.iter().filter(|(_, connection)| connection.is_idle_or_reading());
-        unanswered.map(|(slot, _)| slot).collect()
+        let closed =
+            self.iter().filter(|(_, connection)| connection.eviction_rank() > Some(EvictionRank::Lingering));
+        closed.map(|(slot, _)| slot).collect()
     }
 
     fn iter(&self) -> impl Iterator<Item = (usize, &Connection)> {
@@ -184,49 +195,47 @@ mod tests {
     use std::net::TcpListener;
     use std::sync::Arc;
 
-    /// Connections whose clients have sent a POST with these lengths of body, of which this many bytes were sent.
     struct Fixture {
         connections: Connections,
         poller: Poller,
         shared: Shared,
-        listener: TcpListener,
         clients: Vec<TcpStream>,
     }
 
     impl Fixture {
         fn new(bound: usize) -> Self {
-            let shared = Shared {
-                routes: Routes::new().with("/", &["POST"]),
-                limits: Limits::default(),
-                stats: Arc::default(),
-                observer: None,
-            };
-            let (poller, listener) = (Poller::new().unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());
-            Self { connections: Connections::new(bound), poller, shared, listener, clients: Vec::new() }
+            let (routes, limits) = (Routes::new().with("/", &["POST"]), Limits::default());
+            let shared = Shared { routes, limits, stats: Arc::default(), observer: None };
+            let (connections, poller) = (Connections::new(bound), Poller::new().unwrap());
+            Self { connections, poller, shared, clients: Vec::new() }
         }
 
-        /// Opens a connection that has sent `sent` of `length` bytes of body; its slot is the number of earlier ones.
+        /// Opens a connection that has sent `sent` of `length` bytes of body. Slots are numbered in order.
         fn open(&mut self, length: usize, sent: usize) {
-            let mut client = TcpStream::connect(self.listener.local_addr().unwrap()).unwrap();
-            let (stream, peer) = self.listener.accept().unwrap();
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (stream, peer) = listener.accept().unwrap();
             let head = format!("POST / HTTP/1.1\r\nContent-Length: {length}\r\n\r\n");
-            client.write_all(head.as_bytes()).unwrap();
-            client.write_all(&vec![b'x'; sent]).unwrap();
+            let request = [head.as_bytes(), &vec![b'x'; sent]].concat();
+            client.write_all(&request).unwrap();
             self.connections.insert(&self.poller, stream, peer, &self.shared.limits);
-            let (slot, mut left) = (self.clients.len(), head.len() + sent);
-            while left > 0 {
-                let most = left.min(4096);
-                let mut buffer = vec![0; most];
-                self.connections
-                    .update(&self.poller, slot, |connection| connection.on_ready(&self.shared, &mut buffer));
-                left -= most;
+            for part in request.chunks(SMALL) {
+                let mut buffer = vec![0; part.len()];
+                self.connections.update(&self.poller, self.clients.len(), |connection| {
+                    connection.on_ready(&self.shared, &mut buffer)
+                });
             }
             self.clients.push(client);
+        }
+
+        /// Slot of the next queued request that is sent.
+        fn next(&mut self, in_transit: usize) -> Option<usize> {
+            self.connections.take_queued(&self.poller, in_transit, false).map(|(_, exchange)| exchange.slot)
         }
     }
 
     #[test]
-    fn the_oldest_large_incomplete_request_is_the_victim_and_small_ones_never_are() {
+    fn the_oldest_large_incomplete_request_is_the_victim_and_a_small_one_never_is() {
         let mut fixture = Fixture::new(15_000);
         fixture.open(3000, 1000);
         fixture.open(9000, 8000);
@@ -234,15 +243,14 @@ mod tests {
         assert_eq!(fixture.connections.incomplete_victim(), Some(1));
         fixture.connections.close(&fixture.poller, 1);
         assert_eq!(fixture.connections.incomplete_victim(), None);
-        assert!(fixture.connections.buffered() < 15_000);
-        let mut small = Fixture::new(5000);
-        (0..4).for_each(|_| small.open(3000, 2000));
-        assert!(small.connections.buffered() > 5000);
-        assert_eq!(small.connections.incomplete_victim(), None);
+        fixture.connections.close(&fixture.poller, 2);
+        fixture.connections.bound = 500;
+        assert!(fixture.connections.buffered() > 500);
+        assert_eq!(fixture.connections.incomplete_victim(), None);
     }
 
     #[test]
-    fn the_largest_queued_request_is_the_victim_and_leaves_the_queue() {
+    fn the_largest_queued_request_is_the_victim_and_a_small_one_never_is() {
         let mut fixture = Fixture::new(17_000);
         fixture.open(5000, 5000);
         fixture.open(8000, 8000);
@@ -251,8 +259,8 @@ mod tests {
         assert_eq!((connections.queued_victim(0), connections.queued_victim(4000)), (None, Some(1)));
         connections.close(&fixture.poller, 1);
         connections.close(&fixture.poller, 0);
-        assert_eq!(connections.queued_victim(50_000), None, "a small one is not refused");
-        assert_eq!((connections.next_queued(0), connections.next_queued(0)), (Some(2), None));
+        assert_eq!(connections.queued_victim(50_000), None);
+        assert_eq!((fixture.next(0), fixture.next(0)), (Some(2), None), "closed ones leave the queue");
     }
 
     #[test]
@@ -260,29 +268,16 @@ mod tests {
         let mut fixture = Fixture::new(17_000);
         fixture.open(9000, 9000);
         fixture.open(1000, 1000);
-        let connections = &mut fixture.connections;
-        assert_eq!((connections.next_queued(12_000), connections.next_queued(12_000)), (Some(1), None));
-        assert_eq!((connections.next_queued(5000), connections.next_queued(0)), (Some(0), None));
+        assert_eq!((fixture.next(12_000), fixture.next(12_000)), (Some(1), None));
+        assert_eq!((fixture.next(5000), fixture.next(0)), (Some(0), None));
+        fixture.open(9000, 9000);
+        fixture.open(1000, 1000);
+        let first = fixture.connections.take_queued(&fixture.poller, 0, true);
+        assert_eq!(first.map(|(_, exchange)| exchange.slot), Some(3), "small requests are preferred");
         for (bytes, in_transit, sent) in
             [(5000, 5000, true), (5000, 5001, false), (SMALL, 90_000, true), (90_000, 0, true)]
         {
             assert_eq!(may_send(bytes, in_transit, 10_000), sent, "{bytes} {in_transit}");
         }
-    }
-
-    #[test]
-    fn a_deadline_is_reported_once_it_has_passed_and_the_oldest_connection_is_evicted() {
-        let mut fixture = Fixture::new(10_000);
-        fixture.open(10, 5);
-        fixture.open(10, 10);
-        fixture.open(10, 5);
-        let (connections, now) = (&mut fixture.connections, Instant::now());
-        assert_eq!(connections.eviction_victim(), Some(0));
-        assert!(connections.expired(now).is_empty());
-        let limits = &fixture.shared.limits;
-        assert_eq!(connections.expired(now + limits.answer_deadline), [1]);
-        let earliest = connections.earliest_deadline().unwrap();
-        assert!(earliest > now + limits.answer_deadline && earliest <= now + limits.request_deadline);
-        assert_eq!((connections.without_complete_request(), connections.open()), (vec![0, 2], 3));
     }
 }

@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 use super::Shutdown;
 use super::connection::{Closed, Connection, Shared};
 use super::connections::Connections;
-use super::nonblocking::{Interest, Poller, Token};
+use super::nonblocking::{FIRST_CONNECTION, FIRST_UPSTREAM, Interest, LISTENER, Poller, Token, WAKER};
 use super::refusal::Refusal;
-use super::upstream::{Delivery, Exchange, Upstream};
+use super::response::Response;
+use super::upstream::{Exchange, Upstream};
 
 /// Connections accepted per turn, so that a flood of new ones does not delay the present ones.
 const ACCEPTS_PER_TURN: usize = 256;
@@ -36,7 +37,7 @@ pub(super) struct EventLoop {
     buffer: Vec<u8>,
     /// Number of connections for now, and until when, after accept() has failed for lack of resources.
     reduced: Option<(usize, Instant)>,
-    /// When accepting resumes.
+    /// When the paused listener accepts again.
     accept_pause: Option<Instant>,
     shutdown: Arc<Shutdown>,
 }
@@ -58,8 +59,8 @@ impl EventLoop {
         let poller = Poller::new()?;
         listener.set_nonblocking(true)?;
         let mut listener_interest = Interest::new();
-        listener_interest.set(&poller, &listener, Token::Listener, Interest::READ)?;
-        Interest::new().set(&poller, &shutdown.waker, Token::Waker, Interest::READ_ONCE)?;
+        listener_interest.set(&poller, &listener, LISTENER, Interest::READ)?;
+        Interest::new().set(&poller, &shutdown.waker, WAKER, Interest::READ_ONCE)?;
         let mut upstreams: Vec<_> = upstreams.into_iter().map(Some).collect();
         for (index, upstream) in upstreams.iter_mut().flatten().enumerate() {
             upstream.register(&poller, index)?;
@@ -96,7 +97,7 @@ impl EventLoop {
             if self.accept_pause.take_if(|until| *until <= now).is_some() {
                 self.set_listening(true);
             }
-            if ready.contains(&Token::Listener) {
+            if ready.contains(&LISTENER) {
                 self.accept(now);
             }
             for slot in self.connections.expired(now) {
@@ -127,17 +128,20 @@ impl EventLoop {
     fn serve(&mut self, ready: &[Token]) {
         let mut large = Vec::new();
         for token in ready {
-            match *token {
-                Token::Listener | Token::Waker => {}
-                Token::Upstream(index) => self.serve_upstream(index),
-                Token::Connection(slot) if self.connections.get(slot).is_some_and(Connection::is_large) => {
+            if let Some(slot) = index(*token, FIRST_CONNECTION) {
+                if self.connections.get(slot).is_some_and(Connection::is_large) {
                     large.push(slot);
+                } else {
+                    self.serve_connection(slot);
                 }
-                Token::Connection(slot) => self.serve_connection(slot),
+            } else if let Some(index) = index(*token, FIRST_UPSTREAM) {
+                self.with_upstream(index, Upstream::on_ready);
+                self.dispatch();
+                self.bound_memory();
             }
         }
         // The oldest first: if all advanced together, they would exceed the memory bound before one is complete.
-        large.sort_by_key(|slot| self.connections.get(*slot).map(Connection::since));
+        large.sort_by_key(|slot| self.connections.get(*slot).map(|connection| connection.since));
         for slot in large.into_iter().take(LARGE_PER_TURN) {
             self.serve_connection(slot);
         }
@@ -174,7 +178,7 @@ impl EventLoop {
     fn set_listening(&mut self, is_listening: bool) {
         let Some(listener) = &self.listener else { return };
         let wanted = if is_listening { Interest::READ } else { Interest::NONE };
-        if let Err(error) = self.listener_interest.set(&self.poller, listener, Token::Listener, wanted) {
+        if let Err(error) = self.listener_interest.set(&self.poller, listener, LISTENER, wanted) {
             log::error!("gate: the listener cannot be polled: {error}");
         }
     }
@@ -247,72 +251,70 @@ impl EventLoop {
 
     /// Sends queued requests to idle upstreams.
     fn dispatch(&mut self) {
-        if self.upstreams.iter().all(Option::is_none) {
-            while let Some(slot) = self.connections.next_queued(0) {
-                self.update(slot, |connection, shared| connection.refuse(shared, Refusal::NoUpstream));
+        loop {
+            let idle = self.upstreams.iter().position(|place| place.as_ref().is_some_and(Upstream::is_idle));
+            if idle.is_none() && self.upstreams.iter().any(Option::is_some) {
+                return;
+            }
+            // Every second upstream prefers small requests: events do not wait for a queue of large requests, and large
+            // requests do not wait for ever.
+            let (in_transit, prefers_small) = (self.in_transit(), idle.is_some_and(|index| index % 2 == 0));
+            let Some((wire, exchange)) =
+                self.connections.take_queued(&self.poller, in_transit, prefers_small)
+            else {
+                return;
+            };
+            match idle {
+                Some(index) => self.with_upstream(index, |upstream, _| {
+                    upstream.send(wire, exchange)?;
+                    Ok(None)
+                }),
+                None => self.deliver(exchange, Err(Refusal::NoUpstream)),
             }
         }
-        let is_idle = |upstream: &Option<Upstream>| upstream.as_ref().is_some_and(Upstream::is_idle);
-        while let Some(index) = self.upstreams.iter().position(is_idle) {
-            let Some(slot) = self.connections.next_queued(self.in_transit()) else { return };
-            let mut request = None;
-            self.update(slot, |connection, _| {
-                request = connection.take_queued().map(|(wire, head)| (wire, head, connection.id));
-                Ok(())
-            });
-            let Some((wire, is_head_request, connection_id)) = request else { continue };
-            let exchange = Exchange { slot, connection_id, is_head_request };
-            self.with_upstream(index, |upstream, _| upstream.send(wire, exchange).map(|()| None));
-        }
     }
 
-    fn serve_upstream(&mut self, index: usize) {
-        let delivery = self.with_upstream(index, Upstream::on_ready);
-        if let Some(Delivery { exchange, head, body }) = delivery {
-            let is_stopping = self.listener.is_none();
-            self.update(exchange.slot, |connection, shared| {
-                // The slot may belong to a later connection by now.
-                if connection.id != exchange.connection_id {
-                    return Ok(());
-                }
-                connection.deliver(shared, head, &body, is_stopping)
-            });
-        }
-        self.dispatch();
-        self.bound_memory();
-    }
-
-    /// Runs `action` on an upstream and registers it for its next events. An upstream that fails is dropped, and its
-    /// client gets a 502.
+    /// Runs `action` on an upstream, delivers its response and registers it for its next events. An upstream that fails
+    /// is dropped, and its client gets a 502.
     fn with_upstream(
         &mut self,
         index: usize,
-        action: impl FnOnce(&mut Upstream, &mut [u8]) -> Result<Option<Delivery>, &'static str>,
-    ) -> Option<Delivery> {
-        let place = self.upstreams.get_mut(index)?;
-        let upstream = place.as_mut()?;
-        let (delivery, failure) = match action(upstream, &mut self.buffer) {
-            Ok(Some(delivery)) if !upstream.is_idle() => {
-                (Some(delivery), "response before the end of its request")
-            }
-            Ok(delivery) => match upstream.register(&self.poller, index) {
-                Ok(()) => return delivery,
-                Err(_) => (delivery, "cannot be polled"),
-            },
-            Err(failure) => (None, failure),
-        };
-        log::error!("gate: lost a connection to tiny_http: {failure}; please report this");
-        let exchange = upstream.take_exchange();
-        *place = None;
-        self.shared.stats.upstreams.fetch_sub(1, Relaxed);
-        if let Some(exchange) = exchange {
-            self.update(exchange.slot, |connection, shared| {
-                if connection.id != exchange.connection_id {
-                    return Ok(());
+        action: impl FnOnce(&mut Upstream, &mut [u8]) -> Result<Option<(Exchange, Response)>, &'static str>,
+    ) {
+        let Some(place) = self.upstreams.get_mut(index) else { return };
+        let Some(upstream) = place else { return };
+        let result = action(upstream, &mut self.buffer).and_then(|delivery| {
+            upstream.register(&self.poller, index).map_err(|_| "cannot be polled")?;
+            Ok(delivery)
+        });
+        match result {
+            Ok(None) => {}
+            Ok(Some((exchange, response))) => self.deliver(exchange, Ok(response)),
+            Err(failure) => {
+                log::error!("gate: lost a connection to tiny_http: {failure}; please report this");
+                let exchange = upstream.take_exchange();
+                *place = None;
+                self.shared.stats.upstreams.fetch_sub(1, Relaxed);
+                if let Some(exchange) = exchange {
+                    self.deliver(exchange, Err(Refusal::BadGateway));
                 }
-                connection.refuse(shared, Refusal::BadGateway)
-            });
+            }
         }
-        delivery
     }
+
+    fn deliver(&mut self, exchange: Exchange, response: Result<Response, Refusal>) {
+        let is_stopping = self.listener.is_none();
+        self.update(exchange.slot, |connection, shared| {
+            // The slot may belong to a later connection by now.
+            if connection.id != exchange.connection_id {
+                return Ok(());
+            }
+            connection.deliver(shared, response, is_stopping)
+        });
+    }
+}
+
+/// The index of a token that is not below `first`.
+fn index(token: Token, first: Token) -> Option<usize> {
+    token.checked_sub(first).and_then(|index| usize::try_from(index).ok())
 }

@@ -72,10 +72,10 @@ pub struct Budget {
 }
 
 /// Descriptors of an upstream: the gate's end, and tiny_http's end twice.
-const PER_UPSTREAM: u64 = 3;
+const PER_UPSTREAM: usize = 3;
 
 /// Descriptors of listener, epoll, waker and tiny_http's listener, and one to accept with at the limit.
-const OWN: u64 = 5;
+const OWN: usize = 5;
 
 /// Raises the soft limit on descriptors to the need and divides the available ones. `reserve` is the share of the rest
 /// of the process: database, logs, API calls, other gates.
@@ -83,40 +83,34 @@ const OWN: u64 = 5;
 /// The limit is not raised beyond the need, because child processes inherit it, and some of them close every possible
 /// descriptor one by one.
 pub fn descriptor_budget(wanted: Budget, reserve: usize) -> Budget {
-    let need = (wanted.max_connections as u64)
-        .saturating_add(PER_UPSTREAM.saturating_mul(wanted.max_in_flight as u64))
-        .saturating_add(OWN)
-        .saturating_add(reserve as u64);
+    let Budget { max_connections, max_in_flight } = wanted;
+    let need = max_connections + PER_UPSTREAM * max_in_flight + OWN + reserve;
     let limit = getrlimit(Resource::Nofile);
     let soft = limit.current.unwrap_or(u64::MAX);
     let hard = limit.maximum.unwrap_or(u64::MAX);
-    let raised = soft.max(need.min(hard));
-    let changed = raised != soft
+    let raised = soft.max(hard.min(need as u64));
+    let is_raised = raised != soft
         && setrlimit(Resource::Nofile, Rlimit { current: Some(raised), maximum: limit.maximum }).is_ok();
-    let budget = divide(if changed { raised } else { soft }, wanted, reserve as u64);
+    let available = usize::try_from(if is_raised { raised } else { soft }).unwrap_or(usize::MAX);
+    let budget = divide(available, wanted, reserve);
     if budget != wanted {
         log::warn!(
-            "descriptor limit {hard} allows connections={} of {} in_flight={} of {}; raise LimitNOFILE",
+            "descriptor limit {hard} allows connections={} of {max_connections} in_flight={} of {max_in_flight}; \
+             raise LimitNOFILE",
             budget.max_connections,
-            wanted.max_connections,
             budget.max_in_flight,
-            wanted.max_in_flight
         );
     }
     budget
 }
 
-fn divide(limit: u64, wanted: Budget, reserve: u64) -> Budget {
+fn divide(limit: usize, wanted: Budget, reserve: usize) -> Budget {
     let free = limit.saturating_sub(reserve.min(limit / 2)).saturating_sub(OWN);
     // Upstreams get at most half: a waiting client is better than a rejected one.
-    let in_flight = (free / (2 * PER_UPSTREAM)).clamp(1, (wanted.max_in_flight as u64).max(1));
-    let connections = free
-        .saturating_sub(PER_UPSTREAM.saturating_mul(in_flight))
-        .clamp(2, (wanted.max_connections as u64).max(2));
-    Budget {
-        max_connections: usize::try_from(connections).unwrap_or(wanted.max_connections),
-        max_in_flight: usize::try_from(in_flight).unwrap_or(wanted.max_in_flight),
-    }
+    let max_in_flight = (free / (2 * PER_UPSTREAM)).clamp(1, wanted.max_in_flight.max(1));
+    let max_connections =
+        free.saturating_sub(PER_UPSTREAM * max_in_flight).clamp(2, wanted.max_connections.max(2));
+    Budget { max_connections, max_in_flight }
 }
 
 #[cfg(test)]
@@ -136,8 +130,8 @@ mod tests {
             (10, 2, 1),
             (0, 2, 1),
         ] {
-            let budget = divide(limit, wanted, 64);
-            assert_eq!((budget.max_connections, budget.max_in_flight), (connections, in_flight), "{limit}");
+            let expected = Budget { max_connections: connections, max_in_flight: in_flight };
+            assert_eq!(divide(limit, wanted, 64), expected, "{limit}");
         }
     }
 

@@ -5,7 +5,7 @@
 //! within bounds of size and time, and forwards it over a fixed number of local connections, the upstreams. One
 //! thread serves all clients. An incomplete request costs one descriptor and the bytes that were received.
 //!
-//! - `event_loop` accepts, reads and writes whatever is ready, enforces deadlines and dispatches to the upstreams.
+//! - `event_loop` accepts clients, serves ready sockets, enforces deadlines and dispatches requests to the upstreams.
 //! - `connection` is the state machine of one client; `connections` holds all of them, their totals and the queue.
 //! - `request_reader` turns bytes into requests with `proxy_protocol`, `request_head` and `chunked`; no socket, no clock.
 //! - `upstream` and `response` are the side of tiny_http; `nonblocking` is epoll and socket I/O.

@@ -14,47 +14,19 @@ use rustix::event::{EventfdFlags, Timespec, eventfd};
 /// Events that one wait returns at most.
 const EVENTS_PER_WAIT: usize = 1024;
 
-/// What a ready descriptor belongs to. Indices refer to the event loop's tables.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Token {
-    Listener,
-    Waker,
-    Upstream(usize),
-    Connection(usize),
-}
+/// Identifies a registered descriptor: the listener, the waker, an upstream or, from `FIRST_CONNECTION` on, a slot.
+pub(crate) type Token = u64;
+pub(crate) const LISTENER: Token = 0;
+pub(crate) const WAKER: Token = 1;
+pub(crate) const FIRST_UPSTREAM: Token = 2;
+pub(crate) const FIRST_CONNECTION: Token = 1 << 32;
 
-impl Token {
-    /// As epoll's user data: the kind in the upper half, the index in the lower one.
-    fn encode(self) -> u64 {
-        let (kind, index) = match self {
-            Self::Listener => (0, 0),
-            Self::Waker => (1, 0),
-            Self::Upstream(index) => (2, index),
-            Self::Connection(index) => (3, index),
-        };
-        (kind << 32) | index as u64
-    }
-
-    fn decode(data: u64) -> Self {
-        let index = usize::try_from(data & u64::from(u32::MAX)).unwrap_or_default();
-        match data >> 32 {
-            0 => Self::Listener,
-            1 => Self::Waker,
-            2 => Self::Upstream(index),
-            _ => Self::Connection(index),
-        }
-    }
-}
-
-/// An epoll instance.
 #[derive(Debug)]
-pub(crate) struct Poller {
-    epoll: OwnedFd,
-}
+pub(crate) struct Poller(OwnedFd);
 
 impl Poller {
     pub(crate) fn new() -> io::Result<Self> {
-        Ok(Self { epoll: epoll::create(epoll::CreateFlags::CLOEXEC)? })
+        Ok(Self(epoll::create(epoll::CreateFlags::CLOEXEC)?))
     }
 
     /// Waits until a descriptor is ready or `timeout` passes, rounded up to milliseconds; a signal ends the wait too.
@@ -62,13 +34,13 @@ impl Poller {
     pub(crate) fn wait(&self, timeout: Option<Duration>, ready: &mut Vec<Token>) -> io::Result<()> {
         ready.clear();
         // Rounding down would poll without waiting during the last millisecond.
-        let timeout = timeout.map(|timeout| {
-            let millis = timeout.as_nanos().div_ceil(1_000_000).min(i32::MAX as u128);
-            Timespec { tv_sec: (millis / 1000) as i64, tv_nsec: (millis % 1000 * 1_000_000) as _ }
-        });
+        let millis =
+            timeout.map(|timeout| timeout.as_nanos().div_ceil(1_000_000).min(i32::MAX as u128) as i64);
+        let timeout =
+            millis.map(|millis| Timespec { tv_sec: millis / 1000, tv_nsec: millis % 1000 * 1_000_000 });
         let mut events = [MaybeUninit::<Event>::uninit(); EVENTS_PER_WAIT];
-        match epoll::wait(&self.epoll, &mut events, timeout.as_ref()) {
-            Ok((events, _)) => ready.extend(events.iter().map(|event| Token::decode(event.data.u64()))),
+        match epoll::wait(&self.0, &mut events, timeout.as_ref()) {
+            Ok((events, _)) => ready.extend(events.iter().map(|event| event.data.u64())),
             Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
@@ -76,8 +48,8 @@ impl Poller {
     }
 }
 
-/// The readiness that epoll reports for one descriptor. With an empty interest the descriptor is not registered at
-/// all, since epoll reports errors and hang-ups of every registered one.
+/// The events that epoll reports for one descriptor. With no interest the descriptor is not registered at all, since
+/// epoll reports errors and hang-ups of every registered one.
 #[derive(Debug)]
 pub(crate) struct Interest(EventFlags);
 
@@ -100,12 +72,12 @@ impl Interest {
         token: Token,
         wanted: EventFlags,
     ) -> io::Result<()> {
-        let data = EventData::new_u64(token.encode());
+        let data = EventData::new_u64(token);
         match (self.0.is_empty(), wanted.is_empty()) {
             _ if self.0 == wanted => {}
-            (true, _) => epoll::add(&poller.epoll, source, data, wanted)?,
-            (false, true) => epoll::delete(&poller.epoll, source)?,
-            (false, false) => epoll::modify(&poller.epoll, source, data, wanted)?,
+            (true, _) => epoll::add(&poller.0, source, data, wanted)?,
+            (false, true) => epoll::delete(&poller.0, source)?,
+            (false, false) => epoll::modify(&poller.0, source, data, wanted)?,
         }
         self.0 = wanted;
         Ok(())
@@ -172,7 +144,7 @@ impl Output {
         self.bytes.is_empty()
     }
 
-    /// Bytes of memory, those of a partly sent message included.
+    /// Bytes of memory, the sent part included.
     pub(crate) fn len(&self) -> usize {
         self.bytes.len()
     }
@@ -202,7 +174,7 @@ mod tests {
     fn a_ready_descriptor_is_reported_until_it_is_read_or_no_longer_wanted() {
         let (poller, mut interest, mut ready) = (Poller::new().unwrap(), Interest::new(), Vec::new());
         let (mut near, mut far) = UnixStream::pair().unwrap();
-        let token = Token::Connection(70_000);
+        let token = FIRST_CONNECTION + 70_000;
         far.write_all(b"ab").unwrap();
         interest.set(&poller, &near, token, Interest::READ).unwrap();
         for _ in 0..2 {
@@ -211,11 +183,11 @@ mod tests {
             assert_eq!(read_available(&mut near, &mut [0]).unwrap(), Some(1));
         }
         poller.wait(Some(Duration::from_micros(1)), &mut ready).unwrap();
-        assert_eq!(ready, []);
+        assert_eq!(ready, [0; 0]);
         interest.set(&poller, &near, token, Interest::NONE).unwrap();
         drop(far);
         poller.wait(Some(Duration::ZERO), &mut ready).unwrap();
-        assert_eq!(ready, [], "an unregistered descriptor reports no hang-up");
+        assert_eq!(ready, [0; 0], "an unregistered descriptor reports no hang-up");
         interest.set(&poller, &near, token, Interest::WRITE).unwrap();
         poller.wait(None, &mut ready).unwrap();
         assert_eq!(ready, [token]);

@@ -3,6 +3,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use super::refusal::Refusal;
+
 const V1: &[u8] = b"PROXY ";
 /// Longest header of version 1 in bytes, CRLF included.
 const V1_MAX: usize = 107;
@@ -13,74 +15,97 @@ const V2_FIXED: usize = 16;
 const V2_MAX: usize = 4096;
 const HTTP2: &[u8] = b"PRI * HTTP/2.0\r\n";
 
-/// Protocol of a connection, by its first bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Protocol {
-    /// The bytes begin more than one protocol.
-    Undecided,
-    Tls,
-    Http2,
-    ProxyHeader,
-    /// HTTP/1, or a protocol that its parser rejects.
-    Other,
+/// What a connection sends before its first request.
+#[derive(Debug)]
+pub(super) struct Preamble {
+    /// The client's address, replaced by the one in the PROXY protocol header.
+    pub(super) peer: SocketAddr,
+    stage: Stage,
 }
 
-pub(super) fn recognise(bytes: &[u8]) -> Protocol {
+/// What the next bytes of a connection must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    ProxyHeader,
+    /// The first bytes of the client's own protocol.
+    Protocol,
+    Requests,
+}
+
+impl Preamble {
+    pub(super) fn new(peer: SocketAddr) -> Self {
+        Self { peer, stage: Stage::ProxyHeader }
+    }
+
+    /// Removes the PROXY protocol header from the front of `buf` and recognises the protocol. True: requests follow.
+    /// False: more bytes are necessary.
+    pub(super) fn consume(&mut self, buf: &mut Vec<u8>, has_proxy_header: bool) -> Result<bool, Refusal> {
+        if self.stage == Stage::ProxyHeader {
+            if has_proxy_header {
+                let Some((len, client)) = parse(buf)? else { return Ok(false) };
+                buf.drain(..len.min(buf.len()));
+                self.peer = client.unwrap_or(self.peer);
+            }
+            self.stage = Stage::Protocol;
+        }
+        if self.stage == Stage::Protocol && is_http1(buf)? {
+            self.stage = Stage::Requests;
+        }
+        Ok(self.stage == Stage::Requests)
+    }
+}
+
+/// Refuses protocols other than HTTP/1 by their first bytes. False: more bytes are necessary to recognise them.
+fn is_http1(bytes: &[u8]) -> Result<bool, Refusal> {
     // A TLS record: type 22 (handshake), major version 3.
-    for (start, protocol) in [
-        (&b"\x16\x03"[..], Protocol::Tls),
-        (HTTP2, Protocol::Http2),
-        (V1, Protocol::ProxyHeader),
-        (V2, Protocol::ProxyHeader),
+    for (start, refusal) in [
+        (&b"\x16\x03"[..], Refusal::Tls),
+        (HTTP2, Refusal::Http2),
+        (V1, Refusal::ProxyHeader),
+        (V2, Refusal::ProxyHeader),
     ] {
         if bytes.starts_with(start) {
-            return protocol;
+            return Err(refusal);
         }
         if start.starts_with(bytes) {
-            return Protocol::Undecided;
+            return Ok(false);
         }
     }
-    Protocol::Other
+    Ok(true)
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum ProxyHeader {
-    Incomplete,
-    /// A header of `len` bytes. `client` is `None` for LOCAL, UNKNOWN and Unix sockets.
-    Complete {
-        len: usize,
-        client: Option<SocketAddr>,
-    },
-    /// Another protocol, or a header that contradicts itself.
-    Invalid,
-}
+/// A PROXY protocol header: its length in bytes, and the client's address unless it is LOCAL, UNKNOWN or of a Unix socket.
+/// `None`: the header is incomplete. It is refused if it contradicts itself.
+type ProxyHeader = Result<Option<(usize, Option<SocketAddr>)>, Refusal>;
+
+const INVALID: ProxyHeader = Err(Refusal::NoProxyHeader);
 
 /// Parses the PROXY protocol header at the beginning of a connection.
-pub(super) fn parse(bytes: &[u8]) -> ProxyHeader {
+fn parse(bytes: &[u8]) -> ProxyHeader {
     if bytes.starts_with(V1) {
         version_1(bytes)
     } else if bytes.starts_with(V2) {
         version_2(bytes)
     } else if V1.starts_with(bytes) || V2.starts_with(bytes) {
-        ProxyHeader::Incomplete
+        Ok(None)
     } else {
-        ProxyHeader::Invalid
+        INVALID
     }
 }
 
 fn version_1(bytes: &[u8]) -> ProxyHeader {
     let window = bytes.get(..V1_MAX).unwrap_or(bytes);
     let Some(end) = window.iter().position(|byte| *byte == b'\n') else {
-        return if bytes.len() < V1_MAX { ProxyHeader::Incomplete } else { ProxyHeader::Invalid };
+        return if bytes.len() < V1_MAX { Ok(None) } else { INVALID };
     };
     let line = window.get(V1.len()..end).and_then(|line| line.strip_suffix(b"\r"));
     let Some(fields) = line.and_then(|line| std::str::from_utf8(line).ok()) else {
-        return ProxyHeader::Invalid;
+        return INVALID;
     };
     let fields: Vec<&str> = fields.split(' ').collect();
     let len = end.saturating_add(1);
     match fields.as_slice() {
-        ["UNKNOWN", ..] => ProxyHeader::Complete { len, client: None },
+        ["UNKNOWN", ..] => Ok(Some((len, None))),
         [family @ ("TCP4" | "TCP6"), source, destination, source_port, destination_port] => {
             let address = |text: &str| -> Option<IpAddr> {
                 if *family == "TCP4" {
@@ -95,24 +120,21 @@ fn version_1(bytes: &[u8]) -> ProxyHeader {
             };
             let fields =
                 address(source).zip(port(source_port)).zip(address(destination)).zip(port(destination_port));
-            fields.map_or(ProxyHeader::Invalid, |(((ip, port), _), _)| ProxyHeader::Complete {
-                len,
-                client: Some(SocketAddr::new(ip, port)),
-            })
+            fields.map_or(INVALID, |(((ip, port), _), _)| Ok(Some((len, Some(SocketAddr::new(ip, port))))))
         }
-        _ => ProxyHeader::Invalid,
+        _ => INVALID,
     }
 }
 
 fn version_2(bytes: &[u8]) -> ProxyHeader {
     let fixed = bytes.get(V2.len()..V2_FIXED);
     let Some([command, family, high, low]) = fixed.and_then(|fixed| <[u8; 4]>::try_from(fixed).ok()) else {
-        return ProxyHeader::Incomplete;
+        return Ok(None);
     };
     let length = usize::from(u16::from_be_bytes([high, low]));
     let len = V2_FIXED.saturating_add(length);
     if len > V2_MAX || !matches!(command, 0x20 | 0x21) {
-        return ProxyHeader::Invalid;
+        return INVALID;
     }
     // Bytes of the address block: source and destination, then both ports.
     let (addresses, known) = match family {
@@ -122,14 +144,14 @@ fn version_2(bytes: &[u8]) -> ProxyHeader {
         0x00 => (0, false),
         // The family of LOCAL is ignored.
         _ if command == 0x20 => (0, false),
-        _ => return ProxyHeader::Invalid,
+        _ => return INVALID,
     };
     if command == 0x21 && length < addresses {
-        return ProxyHeader::Invalid;
+        return INVALID;
     }
-    let Some(rest) = bytes.get(V2_FIXED..len) else { return ProxyHeader::Incomplete };
+    let Some(rest) = bytes.get(V2_FIXED..len) else { return Ok(None) };
     let client = if command == 0x20 || !known { None } else { source(rest, addresses == 12) };
-    ProxyHeader::Complete { len, client }
+    Ok(Some((len, client)))
 }
 
 fn source(block: &[u8], v4: bool) -> Option<SocketAddr> {
@@ -155,7 +177,7 @@ mod tests {
     const V4: [u8; 12] = [203, 0, 113, 9, 10, 0, 0, 1, 0x30, 0x39, 0, 80];
 
     fn complete(bytes: &[u8], client: Option<&str>) -> ProxyHeader {
-        ProxyHeader::Complete { len: bytes.len(), client: client.map(|text| text.parse().unwrap()) }
+        Ok(Some((bytes.len(), client.map(|text| text.parse().unwrap()))))
     }
 
     #[test]
@@ -180,7 +202,7 @@ mod tests {
             let more = [&header[..], b"GET /"].concat();
             assert_eq!(parse(&more), complete(&header, client), "with a request behind it");
             for cut in 0..header.len() {
-                assert_eq!(parse(&header[..cut]), ProxyHeader::Incomplete, "{cut} bytes of {header:?}");
+                assert_eq!(parse(&header[..cut]), Ok(None), "{cut} bytes of {header:?}");
             }
         }
     }
@@ -205,24 +227,7 @@ mod tests {
             v2(0x21, 0x41, &V4),
             v2(0x21, 0x11, &[0; V2_MAX]),
         ] {
-            assert_eq!(parse(&header), ProxyHeader::Invalid, "{header:?}");
-        }
-    }
-
-    #[test]
-    fn other_protocols_are_recognised_in_pieces_too() {
-        for (bytes, protocol) in [
-            (&b"\x16\x03\x01\x02\x00\x01\x00"[..], Protocol::Tls),
-            (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Protocol::Http2),
-            (b"PROXY TCP4", Protocol::ProxyHeader),
-            (V2, Protocol::ProxyHeader),
-            (b"POST /", Protocol::Other),
-            (b"\r\nGET /", Protocol::Other),
-            (b"\x16\x04", Protocol::Other),
-        ] {
-            assert_eq!(recognise(bytes), protocol, "{bytes:?}");
-            let first = (0..bytes.len()).map(|n| recognise(&bytes[..n])).find(|o| *o != Protocol::Undecided);
-            assert!(first.is_none_or(|first| first == protocol), "{bytes:?}: {first:?}");
+            assert_eq!(parse(&header), INVALID, "{header:?}");
         }
     }
 
@@ -233,7 +238,7 @@ mod tests {
             bytes in prop::collection::vec(any::<u8>(), 0..300),
         ) {
             let bytes = [start, &bytes[..]].concat();
-            if let ProxyHeader::Complete { len, .. } = parse(&bytes) {
+            if let Ok(Some((len, _))) = parse(&bytes) {
                 prop_assert!(len <= bytes.len());
             }
         }

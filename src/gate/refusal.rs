@@ -58,7 +58,7 @@ impl Refusal {
         Self::NoUpstream,
     ];
 
-    /// Status code, cause, description.
+    /// Status code, stable cause, and description of the refusal.
     fn row(self) -> (u16, &'static str, &'static str) {
         match self {
             Self::BadRequest => (400, "bad_request", "the head is not HTTP/1"),

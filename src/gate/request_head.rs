@@ -49,14 +49,12 @@ impl Head {
     #[must_use]
     pub fn forward(&self, body: usize) -> Vec<u8> {
         let length = format!("Content-Length: {body}\r\n\r\n");
-        let mut wire =
-            Vec::with_capacity(self.forward.len().saturating_add(length.len()).saturating_add(body));
+        let mut wire = Vec::with_capacity(self.forward.len() + length.len() + body);
         wire.extend_from_slice(&self.forward);
         wire.extend_from_slice(length.as_bytes());
         wire
     }
 
-    /// Bytes of heap memory.
     pub(super) fn memory(&self) -> usize {
         self.forward.capacity().saturating_add(self.summary.memory())
     }
@@ -171,10 +169,9 @@ impl<'a> Framing<'a> {
         let mut length = None;
         for value in &self.lengths {
             let value = parse_digits(value).ok_or(Refusal::Framing)?;
-            if length.is_some_and(|earlier| earlier != value) {
+            if length.replace(value).is_some_and(|earlier| earlier != value) {
                 return Err(Refusal::Framing);
             }
-            length = Some(value);
         }
         length.or(is_bodiless.then_some(0)).map(Some).ok_or(Refusal::LengthRequired)
     }
@@ -218,10 +215,7 @@ fn compose(
     for header in headers {
         let known = FORWARDED.iter().find(|name| name.eq_ignore_ascii_case(header.name));
         if let (Some(name), Some(value)) = (known, visible(header.value)) {
-            out.push_str(name);
-            out.push_str(": ");
-            out.push_str(value);
-            out.push_str("\r\n");
+            out.extend([name, ": ", value, "\r\n"]);
         }
     }
     out.into_bytes()

@@ -50,7 +50,6 @@ impl RequestSummary {
         }
     }
 
-    /// Bytes of heap memory.
     pub(super) fn memory(&self) -> usize {
         let forwarded = self.forwarded_for.as_ref().map_or(0, String::capacity);
         self.method.capacity().saturating_add(self.path.capacity()).saturating_add(forwarded)

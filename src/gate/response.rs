@@ -1,7 +1,5 @@
 //! Responses to clients: the gate's own, and tiny_http's.
 
-use std::ops::Range;
-
 use httparse::Status;
 
 use super::refusal::Refusal;
@@ -16,21 +14,8 @@ pub(super) const MAX_RESPONSE: usize = 16 * 1024 * 1024;
 
 const MAX_HEADERS: usize = 64;
 
-/// Headers of tiny_http's response that are not relayed: hop-by-hop headers, those that the gate writes itself, and
-/// the name of the server.
-const DROPPED: [&str; 11] = [
-    "Connection",
-    "Content-Length",
-    "Keep-Alive",
-    "Proxy-Authenticate",
-    "Proxy-Connection",
-    "Server",
-    "TE",
-    "Trailer",
-    "Transfer-Encoding",
-    "Upgrade",
-    "Proxy-Authorization",
-];
+/// Headers of tiny_http's response that are not relayed: the gate writes them itself, or hides the server's name.
+const DROPPED: [&str; 3] = ["Connection", "Content-Length", "Server"];
 
 /// Composes the response to a refused request. It closes the connection.
 pub(super) fn refusal(refusal: Refusal, routes: &Routes) -> Vec<u8> {
@@ -63,9 +48,18 @@ pub(super) fn probe(is_head_request: bool) -> Vec<u8> {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Response {
     /// The head for the client, without the `Connection` header and the final empty line.
-    pub(super) head: Vec<u8>,
-    /// Place of the body in the input. The response ends with it.
-    pub(super) body: Range<usize>,
+    head: Vec<u8>,
+    body: Vec<u8>,
+    /// Length in the input, in bytes.
+    pub(super) len: usize,
+}
+
+impl Response {
+    /// The bytes for the client.
+    pub(super) fn relay(self, keep_alive: bool) -> Vec<u8> {
+        let connection: &[u8] = if keep_alive { b"keep-alive" } else { b"close" };
+        [self.head.as_slice(), b"Connection: ", connection, b"\r\n\r\n", &self.body].concat()
+    }
 }
 
 /// Parses a response of tiny_http; `None` if it is incomplete.
@@ -98,10 +92,7 @@ pub(super) fn parse(bytes: &[u8], is_head_request: bool) -> Result<Option<Respon
             }
         }
         if !DROPPED.iter().any(|other| name.eq_ignore_ascii_case(other)) {
-            head.extend_from_slice(name.as_bytes());
-            head.extend_from_slice(b": ");
-            head.extend_from_slice(header.value);
-            head.extend_from_slice(b"\r\n");
+            head.extend_from_slice(&[name.as_bytes(), b": ", header.value, b"\r\n"].concat());
         }
     }
     let has_no_body = matches!(status, 204 | 304);
@@ -111,17 +102,8 @@ pub(super) fn parse(bytes: &[u8], is_head_request: bool) -> Result<Option<Respon
         head.extend_from_slice(format!("Content-Length: {length}\r\n").as_bytes());
     }
     let sent = if is_head_request || has_no_body { 0 } else { length };
-    let end = body_start.saturating_add(sent);
-    Ok((bytes.len() >= end).then_some(Response { head, body: body_start..end }))
-}
-
-/// Appends the `Connection` header and the body to the head of a [`Response`].
-pub(super) fn relay(mut head: Vec<u8>, body: &[u8], keep_alive: bool) -> Vec<u8> {
-    let connection: &[u8] =
-        if keep_alive { b"Connection: keep-alive\r\n\r\n" } else { b"Connection: close\r\n\r\n" };
-    head.extend_from_slice(connection);
-    head.extend_from_slice(body);
-    head
+    let len = body_start.saturating_add(sent);
+    Ok(bytes.get(body_start..len).map(|body| Response { head, body: body.to_vec(), len }))
 }
 
 #[cfg(test)]
@@ -133,13 +115,13 @@ mod tests {
     fn a_response_is_relayed_without_hop_by_hop_headers() {
         let text = b"HTTP/1.0 200 OK\r\nServer: tiny-http (Rust)\r\nDate: today\r\n\
                      Content-Length: 7\r\nX-A: b\r\n\r\nsuccessREST";
-        let Response { head, body } = parse(text, false).unwrap().unwrap();
+        let response = parse(text, false).unwrap().unwrap();
+        assert_eq!(&text[response.len..], b"REST");
         assert_eq!(
-            relay(head, &text[body.clone()], true),
+            response.relay(true),
             b"HTTP/1.1 200 OK\r\nDate: today\r\nX-A: b\r\nContent-Length: 7\r\n\
               Connection: keep-alive\r\n\r\nsuccess"
         );
-        assert_eq!(&text[body.end..], b"REST");
     }
 
     #[test]
@@ -161,9 +143,9 @@ mod tests {
     fn a_response_without_a_body_ends_with_its_head() {
         let head_answer = b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n";
         assert_eq!(parse(head_answer, false), Ok(None));
-        assert_eq!(parse(head_answer, true).unwrap().unwrap().body, 38..38);
+        assert_eq!(parse(head_answer, true).unwrap().unwrap().len, 38);
         let none = b"HTTP/1.1 204 No Content\r\n\r\n";
-        assert_eq!(parse(none, false).unwrap().unwrap().body, 27..27);
+        assert_eq!(parse(none, false).unwrap().unwrap().len, 27);
     }
 
     #[test]

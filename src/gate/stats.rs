@@ -90,7 +90,6 @@ impl GateSnapshot {
     }
 }
 
-/// Histogram of latencies.
 #[derive(Debug, Default)]
 pub(super) struct Latencies {
     buckets: [AtomicU64; BUCKETS.len()],
@@ -105,7 +104,7 @@ pub struct LatencySnapshot {
     pub buckets: Vec<(Duration, u64)>,
     /// Count above the last bound.
     pub over: u64,
-    /// Sum of all latencies.
+    /// Sum of all recorded latencies, rounded down to microseconds.
     pub sum: Duration,
 }
 

@@ -10,8 +10,8 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::nonblocking::{Interest, Output, Poller, Token, read_available};
-use super::response;
+use super::nonblocking::{FIRST_UPSTREAM, Interest, Output, Poller, read_available};
+use super::response::{self, Response};
 
 /// Length of `sun_path` without its terminating zero, in bytes.
 const MAX_SOCKET_PATH: usize = 107;
@@ -126,15 +126,6 @@ pub(super) struct Exchange {
     pub(super) is_head_request: bool,
 }
 
-/// A complete response for a client.
-#[derive(Debug)]
-pub(super) struct Delivery {
-    pub(super) exchange: Exchange,
-    /// For [`response::relay`], as is the body.
-    pub(super) head: Vec<u8>,
-    pub(super) body: Vec<u8>,
-}
-
 /// One connection to tiny_http. It carries one request at a time.
 #[derive(Debug)]
 pub struct Upstream {
@@ -179,7 +170,10 @@ impl Upstream {
     ///
     /// # Errors
     /// The upstream is lost; the text names the reason for the log.
-    pub(super) fn on_ready(&mut self, buffer: &mut [u8]) -> Result<Option<Delivery>, &'static str> {
+    pub(super) fn on_ready(
+        &mut self,
+        buffer: &mut [u8],
+    ) -> Result<Option<(Exchange, Response)>, &'static str> {
         self.flush()?;
         let Some(count) = read_available(&mut self.stream, buffer).map_err(|_| "closed by the server")?
         else {
@@ -188,19 +182,21 @@ impl Upstream {
         let Some(exchange) = self.exchange else { return Err("response without a request") };
         self.input.extend_from_slice(buffer.get(..count).unwrap_or_default());
         let Some(response) = response::parse(&self.input, exchange.is_head_request)? else { return Ok(None) };
-        if self.input.len() > response.body.end {
+        if self.input.len() > response.len {
             return Err("response longer than its Content-Length");
         }
-        let mut body = std::mem::take(&mut self.input);
-        body.drain(..response.body.start);
+        if !self.output.is_empty() {
+            return Err("response before the end of its request");
+        }
+        self.input = Vec::new();
         self.exchange = None;
-        Ok(Some(Delivery { exchange, head: response.head, body }))
+        Ok(Some((exchange, response)))
     }
 
     /// Waits for input, and for room in the socket while output is queued.
     pub(super) fn register(&mut self, poller: &Poller, index: usize) -> io::Result<()> {
         let write = if self.output.is_empty() { Interest::NONE } else { Interest::WRITE };
-        self.interest.set(poller, &self.stream, Token::Upstream(index), Interest::READ | write)
+        self.interest.set(poller, &self.stream, FIRST_UPSTREAM + index as u64, Interest::READ | write)
     }
 }
 

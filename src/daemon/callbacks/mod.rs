@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 pub use endpoint::{Endpoint, Received, Refusal};
 
-use super::front::Front;
+use super::gate_observer::GateObserver;
 use super::refusals::Refusals;
 use super::threads::Threads;
 use super::{ApiWorkers, Shared, StartError};
@@ -82,7 +82,6 @@ impl Callbacks {
             http,
             endpoints,
             corp_id: config.wecom.corp_id.clone(),
-            max_body: settings.max_body,
             event_clock: EventClock::new(shared.client.clock().clone()),
             shared: shared.clone(),
             workers: workers.clone(),
@@ -95,8 +94,8 @@ impl Callbacks {
             proxy_protocol: settings.proxy_protocol,
             ..Limits::default()
         };
-        let front = Front::new(refusals, Arc::clone(&shared.metrics), Arc::clone(&shared.triggers));
-        let gate = Gate::start(listener, routes, limits, upstreams, Some(Arc::new(front)))?;
+        let observer = GateObserver::new(refusals, Arc::clone(&shared.metrics), Arc::clone(&shared.triggers));
+        let gate = Gate::start(listener, routes, limits, upstreams, Some(Arc::new(observer)))?;
         Ok(Self { gate, server, threads, workers: settings.threads, has_few_descriptors: budget != wanted })
     }
 

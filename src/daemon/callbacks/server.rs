@@ -3,7 +3,6 @@
 //! A worker does not wait for the commit. The writer gets the event together with the request to answer, so that more
 //! events than workers can share a commit.
 
-use std::io::Read;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -30,8 +29,6 @@ pub(super) struct Server {
     pub(super) http: tiny_http::Server,
     pub(super) endpoints: Vec<Endpoint>,
     pub(super) corp_id: String,
-    /// Longest body in bytes, which the gate enforces.
-    pub(super) max_body: usize,
     pub(super) event_clock: EventClock,
     pub(super) shared: Shared,
     pub(super) workers: ApiWorkers,
@@ -105,10 +102,9 @@ impl Server {
 
     fn handle(&self, mut request: Request, answers: &Sender<Answer>) {
         let arrived = Instant::now();
-        // Read the body first: tiny_http must not answer before it.
+        // Read the body first: tiny_http must not answer before it. The gate has limited its length.
         let mut body = Vec::new();
-        let limit = u64::try_from(self.max_body).unwrap_or(u64::MAX);
-        if let Err(error) = request.as_reader().take(limit.saturating_add(1)).read_to_end(&mut body) {
+        if let Err(error) = request.as_reader().read_to_end(&mut body) {
             // The gate sends whole requests, so the connection between it and this server failed.
             let (client, url) = (Client::of(&request), request.url().to_owned());
             send(answers, request, 400, b"bad request\n");
@@ -128,11 +124,11 @@ impl Server {
                 }
                 Err(refusal) => self.refuse(request, refusal, answers),
             },
-            Method::Post => match endpoint.receive(query, &body, &self.corp_id, unix_now()) {
+            // POST: the gate refuses every other method.
+            _ => match endpoint.receive(query, &body, &self.corp_id, unix_now()) {
                 Ok(received) => self.store(request, received, arrived, answers),
                 Err(refusal) => self.refuse(request, refusal, answers),
             },
-            _ => send(answers, request, 405, b"method not allowed\n"),
         }
     }
 

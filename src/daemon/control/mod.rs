@@ -31,7 +31,7 @@ use super::log_limiter::LogLimiter;
 use super::reconciler::triggers::{ReconcileCommand, ReconcileUpdate};
 use super::threads::Threads;
 use super::{ApiWorkers, Shared as Parts};
-use crate::gate::nonblocking::{Interest, Poller, Token, Waker};
+use crate::gate::nonblocking::{FIRST_CONNECTION, Interest, LISTENER, Poller, Token, WAKER, Waker};
 use crate::store::epoch::last_change;
 use crate::store::writer::Committed;
 
@@ -40,8 +40,6 @@ const MAX_CONNECTIONS: usize = 16;
 const MAX_FOLLOWERS: usize = 12;
 /// Wait after `accept` failed, as the system has no descriptor left.
 const ACCEPT_AGAIN: Duration = Duration::from_secs(1);
-/// Clients are numbered from 0 to below this, then from 0 again.
-const CLIENT_NUMBERS: usize = 1 << 31;
 
 /// What other threads share with the control thread.
 struct Signals {
@@ -71,7 +69,7 @@ impl ControlEndpoint {
     pub(crate) fn bind(database: &Path) -> io::Result<Option<Self>> {
         let Some(socket) = ControlSocket::bind(database) else { return Ok(None) };
         let (poller, waker) = (Poller::new()?, Waker::new()?);
-        Interest::new().set(&poller, &waker, Token::Waker, Interest::READ)?;
+        Interest::new().set(&poller, &waker, WAKER, Interest::READ)?;
         let (followers, last_change, stopping) = Default::default();
         Ok(Some(Self {
             socket,
@@ -104,7 +102,7 @@ impl ControlEndpoint {
     pub(super) fn start(self, parts: &Parts, workers: &ApiWorkers, can_compare: bool) -> io::Result<Control> {
         let signals = Arc::clone(&self.signals);
         let mut listening = Interest::new();
-        listening.set(&self.poller, &self.socket.listener, Token::Listener, Interest::READ)?;
+        listening.set(&self.poller, &self.socket.listener, LISTENER, Interest::READ)?;
         let (responses, waiting) = channel();
         let server = Server {
             socket: self.socket,
@@ -115,7 +113,7 @@ impl ControlEndpoint {
             workers: workers.clone(),
             can_compare,
             clients: HashMap::new(),
-            next_client: 0,
+            next_client: FIRST_CONNECTION,
             responses,
             waiting,
             announced: 0,
@@ -144,7 +142,7 @@ impl Control {
 
 /// A response from another thread.
 struct Queued {
-    client: usize,
+    client: Token,
     response: Response,
     last: bool,
 }
@@ -158,9 +156,9 @@ struct Server {
     parts: Parts,
     workers: ApiWorkers,
     can_compare: bool,
-    clients: HashMap<usize, Connection>,
+    clients: HashMap<Token, Connection>,
     /// By a number that is not reused for long, so a late response reaches no other client.
-    next_client: usize,
+    next_client: Token,
     responses: Sender<Queued>,
     waiting: Receiver<Queued>,
     /// The last change in a notice to subscribers.
@@ -186,10 +184,10 @@ impl Server {
             }
             let now = Instant::now();
             for token in &ready {
-                match token {
-                    Token::Listener => self.accept(now),
-                    Token::Connection(client) => self.serve(*client, now),
-                    Token::Waker | Token::Upstream(_) => self.signals.waker.reset(),
+                match *token {
+                    LISTENER => self.accept(now),
+                    WAKER => self.signals.waker.reset(),
+                    token => self.serve(token, now),
                 }
             }
             if self.accept_again.is_some_and(|at| at <= now) {
@@ -225,7 +223,7 @@ impl Server {
     }
 
     fn listen_for(&mut self, events: EventFlags) {
-        if let Err(error) = self.listening.set(&self.poller, &self.socket.listener, Token::Listener, events) {
+        if let Err(error) = self.listening.set(&self.poller, &self.socket.listener, LISTENER, events) {
             log::error!("control: epoll: {error}; commands do not reach the daemon until its restart");
         }
     }
@@ -237,17 +235,17 @@ impl Server {
         }
         let uid = socket_peercred(&stream).ok().map(|peer| peer.uid.as_raw());
         let number = self.next_client;
-        self.next_client = (number + 1) % CLIENT_NUMBERS;
+        self.next_client += 1;
         let client = stream
             .set_nonblocking(true)
-            .and_then(|()| Connection::new(stream, uid, Token::Connection(number), &self.poller, now));
+            .and_then(|()| Connection::new(stream, uid, number, &self.poller, now));
         match client {
             Ok(client) => drop(self.clients.insert(number, client)),
             Err(error) => log::warn!("control: a client cannot be served: {error}"),
         }
     }
 
-    fn serve(&mut self, number: usize, now: Instant) {
+    fn serve(&mut self, number: Token, now: Instant) {
         let Some(mut client) = self.clients.remove(&number) else { return };
         let mut input = client.read();
         if matches!(input, Input::Line(_) | Input::Invalid) {
@@ -266,7 +264,7 @@ impl Server {
         }
     }
 
-    fn handle(&self, line: &[u8], number: usize, client: &mut Connection) {
+    fn handle(&self, line: &[u8], number: Token, client: &mut Connection) {
         let request: Request = match serde_json::from_slice(line) {
             Ok(request) => request,
             Err(error) => return client.respond(&Response::Error(format!("not a request: {error}")), true),

@@ -1,5 +1,5 @@
-//! What the daemon does about requests that the gate refused: trace, count, and compare where an event may
-//! have been lost.
+//! The daemon's observer of its gate: logs and counts refused requests, and requests a comparison if an event may be
+//! lost.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -10,37 +10,37 @@ use super::refusals::{Refusals, Refused};
 use crate::gate::{Observer, Refusal, RefusedRequest, without_slash};
 use crate::unix_time::unix_now;
 
-/// Minimum interval between comparisons because of incomplete requests: a stranger can send such requests without end.
-const UNSURE_APART: Duration = Duration::from_secs(3600);
+/// Minimum interval between comparisons because of incomplete requests, since anybody can send such requests.
+const POSSIBLE_LOSS_INTERVAL: Duration = Duration::from_secs(3600);
 
-/// The daemon's observer of its gate.
-pub(crate) struct Front {
+/// Observer of the gate for callbacks.
+pub(crate) struct GateObserver {
     refusals: Arc<Refusals>,
     metrics: Arc<Metrics>,
     triggers: Arc<ReconcileTriggers>,
-    last_unsure: Mutex<Option<Instant>>,
+    last_possible_loss: Mutex<Option<Instant>>,
 }
 
-/// Whether WeCom's event may have been lost.
+/// Whether an event of WeCom may be lost.
 #[derive(Debug, PartialEq, Eq)]
 enum Loss {
-    /// It was not one, or WeCom sends it again in the same form and is refused again.
+    /// The request is no event, or WeCom repeats it in the same form and the gate refuses it again.
     No,
-    /// The request was complete and looked like one.
+    /// The request was complete and looked like an event.
     Likely,
-    /// The request was incomplete and looked like one.
+    /// The request was incomplete and looked like an event.
     Possible,
 }
 
-impl Front {
-    /// An observer that reports to these.
+impl GateObserver {
+    /// Creates an observer that reports to the daemon's shared parts.
     #[must_use]
     pub(crate) fn new(
         refusals: Arc<Refusals>,
         metrics: Arc<Metrics>,
         triggers: Arc<ReconcileTriggers>,
     ) -> Self {
-        Self { refusals, metrics, triggers, last_unsure: Mutex::default() }
+        Self { refusals, metrics, triggers, last_possible_loss: Mutex::default() }
     }
 
     fn loss(&self, refused: &RefusedRequest) -> Loss {
@@ -51,23 +51,24 @@ impl Front {
         }
         match refused.refusal {
             Refusal::Deadline | Refusal::Memory | Refusal::NoUpstream | Refusal::BadGateway => Loss::Likely,
-            // WeCom hangs up after 5 s. A path that loses large packets stops all of its three tries.
+            // WeCom closes the connection after 5 s. A path that loses large packets stops all three attempts.
             Refusal::Timeout | Refusal::ClientClosed if request.is_signed => Loss::Possible,
             _ => Loss::No,
         }
     }
 
-    fn is_time(&self, now: Instant) -> bool {
-        let mut last = self.last_unsure.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_time = last.is_none_or(|last| now.saturating_duration_since(last) >= UNSURE_APART);
-        if is_time {
+    fn may_request(&self, now: Instant) -> bool {
+        let mut last = self.last_possible_loss.lock().unwrap_or_else(PoisonError::into_inner);
+        let may_request =
+            last.is_none_or(|last| now.saturating_duration_since(last) >= POSSIBLE_LOSS_INTERVAL);
+        if may_request {
             *last = Some(now);
         }
-        is_time
+        may_request
     }
 }
 
-impl Observer for Front {
+impl Observer for GateObserver {
     fn refused(&self, refused: &RefusedRequest) {
         let status = refused.refusal.status();
         if status == 503 {
@@ -75,7 +76,7 @@ impl Observer for Front {
         }
         match self.loss(refused) {
             Loss::Likely => self.triggers.request("a callback had to be refused"),
-            Loss::Possible if self.is_time(Instant::now()) => {
+            Loss::Possible if self.may_request(Instant::now()) => {
                 self.triggers.request("a callback did not arrive completely");
             }
             Loss::Possible | Loss::No => {}
@@ -99,8 +100,8 @@ mod tests {
     use super::*;
     use crate::gate::RequestSummary;
 
-    fn front() -> Front {
-        Front::new(Arc::new(Refusals::new(vec!["/callback".into()])), Arc::default(), Arc::default())
+    fn observer() -> GateObserver {
+        GateObserver::new(Arc::new(Refusals::new(vec!["/callback".into()])), Arc::default(), Arc::default())
     }
 
     fn refused(refusal: Refusal, method: &str, path: &str, is_signed: bool) -> RefusedRequest {
@@ -114,8 +115,8 @@ mod tests {
     }
 
     #[test]
-    fn an_event_may_be_lost_where_a_post_to_a_callback_was_not_answered() {
-        let front = front();
+    fn an_event_may_be_lost_if_a_post_to_a_callback_is_not_answered() {
+        let observer = observer();
         for (refusal, method, path, is_signed, loss) in [
             (Refusal::Deadline, "POST", "/callback", true, Loss::Likely),
             (Refusal::Memory, "POST", "/callback/", false, Loss::Likely),
@@ -129,7 +130,7 @@ mod tests {
             (Refusal::TooLarge, "POST", "/callback", true, Loss::No),
         ] {
             assert_eq!(
-                front.loss(&refused(refusal, method, path, is_signed)),
+                observer.loss(&refused(refusal, method, path, is_signed)),
                 loss,
                 "{refusal:?} {method} {path}"
             );
@@ -137,14 +138,18 @@ mod tests {
     }
 
     #[test]
-    fn half_requests_bring_one_comparison_an_hour() {
-        let (front, now) = (front(), Instant::now());
-        assert!(front.is_time(now) && !front.is_time(now) && front.is_time(now + UNSURE_APART));
+    fn incomplete_requests_cause_one_comparison_an_hour() {
+        let (observer, now) = (observer(), Instant::now());
+        assert!(
+            observer.may_request(now)
+                && !observer.may_request(now)
+                && observer.may_request(now + POSSIBLE_LOSS_INTERVAL)
+        );
         let timeout = refused(Refusal::Timeout, "POST", "/callback", true);
-        front.refused(&timeout);
-        assert_eq!(front.triggers.take(), None);
-        front.refused(&refused(Refusal::Deadline, "POST", "/callback", false));
-        assert!(front.triggers.take().is_some());
-        assert_eq!(front.metrics.unavailable.get(Instant::now()).map(|(count, _)| count), Some(1));
+        observer.refused(&timeout);
+        assert_eq!(observer.triggers.take(), None);
+        observer.refused(&refused(Refusal::Deadline, "POST", "/callback", false));
+        assert!(observer.triggers.take().is_some());
+        assert_eq!(observer.metrics.unavailable.get(Instant::now()).map(|(count, _)| count), Some(1));
     }
 }
