@@ -194,15 +194,18 @@ pub fn restamp(known: &[Record], latest: UnixSeconds, next: Option<UnixSeconds>)
 /// Adds a fact about `userid` to the known facts of its group. `arrival`: the number of the event that carries it.
 #[must_use]
 pub fn merge(known: &[Record], userid: &UserId, source: Source, arrival: i64, fact: MemberFact) -> Merge {
-    let record = Record::new(userid.clone(), source, arrival, fact);
-    let stamp = record.stamp;
-    let before = fold(known);
+    merge_into(&fold(known), known, source, Record::new(userid.clone(), source, arrival, fact))
+}
+
+/// Adds a record to the known facts of its group, which fold to `before`.
+pub(crate) fn merge_into(before: &RenameGroup, known: &[Record], source: Source, record: Record) -> Merge {
+    let (stamp, userid) = (record.stamp, record.userid());
     let after = fold(known.iter().chain([&record]));
     let is_newest = known.iter().all(|other| other.stamp <= stamp);
     let named = after.resolve(userid);
 
     let mut diff = Diff::default();
-    diff.members(&before, &after);
+    diff.members(before, &after);
     let is_unsettled = is_contradicted(known, &record);
     let holds = holds(&after, &record);
     let hides = |other: &Record| other.stamp > stamp && other.stamp.is_observed();
@@ -213,7 +216,7 @@ pub fn merge(known: &[Record], userid: &UserId, source: Source, arrival: i64, fa
     let details = if is_event && !is_about_tag && (is_unsettled || contradicts_api || is_late) {
         Details::Due
     } else {
-        details(&record, &before, &named)
+        details(&record, before, &named)
     };
     Merge {
         took_effect: is_newest || !diff.changes.is_empty(),
@@ -361,7 +364,7 @@ impl Diff {
             (false, true) => self.created(now),
             (false, false) => {}
         }
-        let (from, row) = (was.userid.clone(), row(now));
+        let (from, row) = (was.userid.clone(), member_row(now));
         let was_present = was.state.is_present();
         self.writes.push(RowWrite::Move { from, row, was_present });
         self.tags(Some(was), Some(now));
@@ -371,7 +374,7 @@ impl Diff {
         if !was.state.is_present() && now.state.is_present() {
             // The deletion turned out to concern another holder of the name.
             self.created(now);
-            let (from, row) = (was.userid.clone(), row(now));
+            let (from, row) = (was.userid.clone(), member_row(now));
             self.writes.push(RowWrite::Move { from, row, was_present: false });
             return self.tags(Some(was), Some(now));
         }
@@ -387,8 +390,8 @@ impl Diff {
         if now.state.is_present() {
             self.openid(was.openid(), now);
         }
-        let row = row(now);
-        if respelled || !changed.is_empty() || row != self::row(was) {
+        let row = member_row(now);
+        if respelled || !changed.is_empty() || row != member_row(was) {
             self.writes.push(RowWrite::Update { row, changed, respelled });
         }
         self.tags(Some(was), Some(now));
@@ -399,7 +402,7 @@ impl Diff {
             if now.state.is_present() {
                 self.created(now);
             }
-            self.writes.push(RowWrite::Create(row(now)));
+            self.writes.push(RowWrite::Create(member_row(now)));
         }
         self.tags(was, Some(now));
     }
@@ -466,7 +469,8 @@ pub fn tag_item(tag: TagId, item: &str, old_and_new: Json) -> Change {
     Change::new(Entity::Tag, tag, Action::Updated, fields)
 }
 
-fn row(member: &Member) -> MemberRow {
+/// The row that the facts make of a member.
+pub(crate) fn member_row(member: &Member) -> MemberRow {
     let fields = member.state.fields.iter();
     MemberRow {
         userid: member.userid.clone(),
@@ -497,7 +501,7 @@ pub(super) fn difference<F: Field>(
             continue;
         }
         changed.insert(*field);
-        let (old, new) = (show(field.kind(), old), show(field.kind(), new));
+        let (old, new) = (column_form(field.kind(), old), column_form(field.kind(), new));
         if old != new {
             shown.insert(field.name().to_owned(), json!([old, new]));
         }
@@ -511,7 +515,7 @@ pub(super) fn difference<F: Field>(
 }
 
 /// A value in its column's form: cleared text is empty, an unknown value is null.
-fn show(kind: FieldKind, value: Option<&Value>) -> Json {
+pub(crate) fn column_form(kind: FieldKind, value: Option<&Value>) -> Json {
     match (kind, value) {
         (_, None) => Json::Null,
         (FieldKind::Text, Some(Value::Cleared)) => json!(""),

@@ -161,6 +161,15 @@ impl Record {
         &self.fact.0
     }
 
+    /// Whether the record is about this name, as the userid that WeCom used or as the new name of a rename.
+    pub(crate) fn names(&self, name: &UserId) -> bool {
+        let renamed_to = match self.said() {
+            MemberFact::Renamed(to, _) | MemberFact::FormerName(to, _) => Some(to),
+            MemberFact::Entity(_) | MemberFact::Answered(_) => None,
+        };
+        self.userid() == name || renamed_to == Some(name)
+    }
+
     /// What WeCom said.
     #[must_use]
     pub fn said(&self) -> &MemberFact {

@@ -20,6 +20,7 @@ pub mod restamp;
 pub mod text;
 pub mod time;
 
+pub(crate) use diff::column_form;
 pub use diff::{Action, Change};
 pub use event::{BatchJob, DepartmentEvent, Event, MemberEvent, Subject, TagEvent, Trigger};
 pub use fact::{Fact, FactRecord, Presence, Source};

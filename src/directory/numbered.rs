@@ -97,13 +97,23 @@ pub fn merge<F: Numbered>(
     fact: Fact<F>,
 ) -> Merge<F> {
     let stamp = Stamp::new(source.second(), fact.rank(source));
-    let record = FactRecord { stamp, arrival, fact };
+    merge_into(&fold(known), known, id, FactRecord { stamp, arrival, fact })
+}
+
+/// Adds a record to the known facts of entity `id`, which fold to `before`.
+pub(crate) fn merge_into<F: Numbered>(
+    before: &EntityState<F>,
+    known: &[Record<F>],
+    id: u32,
+    record: Record<F>,
+) -> Merge<F> {
+    let stamp = record.stamp;
     let after = fold(known.iter().chain([&record]));
     let is_newest = known.iter().all(|other| other.stamp <= stamp);
     let holds = after.agrees_with(&record.fact);
     let same_second = |other: &&Record<F>| other.stamp.second == stamp.second;
     let is_unsettled = known.iter().filter(same_second).any(|other| other.fact.contradicts(&record.fact));
-    let difference = difference_of(id, &fold(known), after);
+    let difference = difference_of(id, before, after);
     Merge {
         took_effect: is_newest || !difference.changes.is_empty(),
         holds,

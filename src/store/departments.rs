@@ -4,16 +4,24 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::events::next_event;
 use super::facts::{self, FactTable};
+use super::heal::{check_numbered, log_repairs};
 use super::members::write_changes;
 use super::observations::{Observation, observe, tag_content};
 use crate::directory::clock::Moment;
 use crate::directory::entity::EntityState;
-use crate::directory::fact::{Fact, Source};
-use crate::directory::numbered::{self, Difference, Merge, implied_by_listing};
-use crate::directory::{DepartmentField, Field, TagField, TagId, UnixSeconds, Value};
+use crate::directory::fact::{Fact, FactRecord, Source};
+use crate::directory::numbered::{self, Difference, Merge, Numbered, implied_by_listing};
+use crate::directory::{DepartmentField, Field, Stamp, TagField, TagId, UnixSeconds, Value};
 
 /// What differs between the row tables of departments and tags.
-pub(super) trait NumberedTable: FactTable {
+pub(super) trait NumberedTable: FactTable + Numbered {
+    /// Selects the fields, deleted_at and event_time of a row.
+    const SELECT_ROW: &'static str;
+    /// Selects the tags that hold the entity.
+    const SELECT_TAGS: &'static str;
+    /// Deletes a row.
+    const DELETE_ROW: &'static str;
+
     /// Writes the row; `changed`: anything but the time of the newest fact.
     fn write_row(
         connection: &Connection,
@@ -34,14 +42,20 @@ pub(super) fn add_numbered_fact<F: NumberedTable>(
     fact: Fact<F>,
     moment: Moment,
 ) -> rusqlite::Result<Merge<F>> {
-    let mut known = plausible_numbered_facts::<F>(connection, id, source.second(), moment)?;
+    let known = plausible_numbered_facts::<F>(connection, id, source.second(), moment)?;
+    let checked = check_numbered(connection, id, known, Some(moment.local))?;
+    log_repairs(&checked.findings);
+    let (mut known, mut before) = (checked.records, checked.state);
     if let Some(listing) = facts::later_listing(connection, F::ENTITY.as_str(), source.second(), moment)?
         && let Some(implied) = implied_by_listing(&known, listing)
     {
         facts::remember_numbered(connection, id, &known, &implied)?;
         known.push(implied);
+        before = numbered::fold(&known);
     }
-    let mut merge = numbered::merge(&known, id, source, next_event(connection)?, fact);
+    let stamp = Stamp::new(source.second(), fact.rank(source));
+    let record = FactRecord { stamp, arrival: next_event(connection)?, fact };
+    let mut merge = numbered::merge_into(&before, &known, id, record);
     if known.iter().any(|record| record.repeats(&merge.record)) {
         merge.took_effect = false;
         return Ok(merge);
@@ -79,14 +93,24 @@ fn write_difference<F: NumberedTable>(
         F::write_row(connection, id, state, difference.changed, now)?;
     }
     for (tag, within) in &difference.tags {
-        let sql = if *within {
-            "INSERT INTO tag_departments (tag_id, department_id) VALUES (?1, ?2) ON CONFLICT DO NOTHING"
-        } else {
-            "DELETE FROM tag_departments WHERE tag_id = ?1 AND department_id = ?2"
-        };
-        connection.prepare_cached(sql)?.execute(params![tag.0, id])?;
+        write_tag_department(connection, *tag, id, *within)?;
     }
     write_changes(connection, &difference.changes, now)
+}
+
+pub(super) fn write_tag_department(
+    connection: &Connection,
+    tag: TagId,
+    id: u32,
+    within: bool,
+) -> rusqlite::Result<()> {
+    let sql = if within {
+        "INSERT INTO tag_departments (tag_id, department_id) VALUES (?1, ?2) ON CONFLICT DO NOTHING"
+    } else {
+        "DELETE FROM tag_departments WHERE tag_id = ?1 AND department_id = ?2"
+    };
+    connection.prepare_cached(sql)?.execute(params![tag.0, id])?;
+    Ok(())
 }
 
 fn text<F: Field>(state: &EntityState<F>, field: F) -> Option<&str> {
@@ -98,6 +122,12 @@ fn text<F: Field>(state: &EntityState<F>, field: F) -> Option<&str> {
 }
 
 impl NumberedTable for DepartmentField {
+    const SELECT_ROW: &'static str =
+        "SELECT name, parent_id, \"order\", deleted_at, event_time FROM departments WHERE id = ?1";
+    const SELECT_TAGS: &'static str =
+        "SELECT tag_id FROM tag_departments WHERE department_id = ?1 ORDER BY tag_id";
+    const DELETE_ROW: &'static str = "DELETE FROM departments WHERE id = ?1";
+
     fn write_row(
         connection: &Connection,
         id: u32,
@@ -131,6 +161,11 @@ impl NumberedTable for DepartmentField {
 }
 
 impl NumberedTable for TagField {
+    const SELECT_ROW: &'static str = "SELECT name, deleted_at, event_time FROM tags WHERE id = ?1";
+    // No tag holds a tag.
+    const SELECT_TAGS: &'static str = "SELECT tag_id FROM tag_departments WHERE ?1 AND false";
+    const DELETE_ROW: &'static str = "DELETE FROM tags WHERE id = ?1";
+
     fn write_row(
         connection: &Connection,
         id: u32,

@@ -1,13 +1,16 @@
 //! One callback's effect on the database, inside the writer's transaction.
 
+use std::collections::BTreeSet;
+
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::deferred::{MAX_AT_ONCE, defer};
 use super::departments::{add_numbered_fact, tag_starts_at};
+use super::heal::{check_members, log_repairs};
 use super::openids::make_due_now;
 use super::{facts, members, state};
 use crate::directory::clock::Moment;
-use crate::directory::diff::{Details, Merge, Restamp, merge, restamp};
+use crate::directory::diff::{Details, Merge, Restamp, merge_into, restamp};
 use crate::directory::fact::{Fact, Presence, Source, timed};
 use crate::directory::members::{MemberFact, Record, fold, implied_by_listing};
 use crate::directory::{
@@ -329,6 +332,18 @@ pub(super) fn plausible_facts(
     Ok((records, due))
 }
 
+/// The names that the facts and the next one are about.
+fn names_of(known: &[Record], userid: &UserId, next: &MemberFact) -> BTreeSet<UserId> {
+    let of = |userid: &UserId, fact: &MemberFact| {
+        let renamed_to = match fact {
+            MemberFact::Renamed(to, _) | MemberFact::FormerName(to, _) => Some(to.clone()),
+            MemberFact::Entity(_) | MemberFact::Answered(_) => None,
+        };
+        std::iter::once(userid.clone()).chain(renamed_to)
+    };
+    known.iter().flat_map(|record| of(record.userid(), record.said())).chain(of(userid, next)).collect()
+}
+
 /// Merges a fact about a member: stores it and writes what differs. Returns the members that this made due besides.
 pub(super) fn add_member_fact(
     connection: &Connection,
@@ -338,14 +353,21 @@ pub(super) fn add_member_fact(
     moment: Moment,
 ) -> rusqlite::Result<(Merge, Vec<UserId>)> {
     let known = facts::facts_tied_by(connection, userid, &fact)?;
-    let (mut known, mut due) = plausible_facts(connection, userid, known, source.second(), moment)?;
+    let (known, mut due) = plausible_facts(connection, userid, known, source.second(), moment)?;
+    let names = names_of(&known, userid, &fact);
+    let checked = check_members(connection, &names, known, Some(moment.local))?;
+    log_repairs(&checked.findings);
+    due.extend(checked.due);
+    let (mut known, mut before) = (checked.records, checked.state);
     if let Some(listing) = facts::later_listing(connection, "member", source.second(), moment)? {
         for implied in implied_by_listing(&known, userid, listing) {
             facts::remember(connection, &known, &implied)?;
             known.push(implied);
+            before = fold(&known);
         }
     }
-    let mut merged = merge(&known, userid, source, next_event(connection)?, fact);
+    let record = Record::new(userid.clone(), source, next_event(connection)?, fact);
+    let mut merged = merge_into(&before, &known, source, record);
     if known.iter().any(|record| record.repeats(&merged.record)) {
         // A replay, after its first delivery was deleted from the events: it requests nothing again.
         merged.took_effect = false;

@@ -1,0 +1,183 @@
+//! Rows that disagree with their facts are written anew. The facts are what WeCom said; the rows follow from them.
+//!
+//! Every fact that is merged first compares the rows of its entity, so an event or a comparison repairs what it touches.
+//! [`verify`](super::verify) does the same for the whole database.
+
+use std::collections::BTreeSet;
+
+use rusqlite::Connection;
+use serde_json::{Map, json};
+
+use super::departments::NumberedTable;
+use super::events::next_event;
+use super::images::{EVENT_TIME, Image, OPENID, Stored, difference, fields_of, fields_of_row};
+use super::{facts, members};
+use crate::directory::diff::{Change, Entity, RowWrite, member_row, tag_item};
+use crate::directory::entity::EntityState;
+use crate::directory::fact::{Fact, FactRecord, Presence, Source};
+use crate::directory::members::{Answer, Conversion, MemberFact, Record, RenameGroup, fold};
+use crate::directory::{Action, Field, Stamp, TagId, UnixSeconds, UserId, numbered};
+
+/// The facts of an entity, what they fold to, and where the rows differed.
+pub(super) struct Checked<R, S> {
+    pub(super) records: Vec<R>,
+    pub(super) state: S,
+    /// Entities that differed, and in what.
+    pub(super) findings: Vec<String>,
+    /// Members that the repair made due.
+    pub(super) due: Vec<UserId>,
+}
+
+/// Compares the rows of a group of members with its facts, and corrects the rows if `now` is given. A row without any
+/// fact gets facts instead: what it says may be all that is left.
+pub(super) fn check_members(
+    connection: &Connection,
+    names: &BTreeSet<UserId>,
+    mut records: Vec<Record>,
+    now: Option<UnixSeconds>,
+) -> rusqlite::Result<Checked<Record, RenameGroup>> {
+    let mut findings = Vec::new();
+    let mut stored = Vec::with_capacity(names.len());
+    for name in names {
+        let image = Stored::member(connection, name)?;
+        if let Some(row) = &image.row
+            && !records.iter().any(|record| record.names(name))
+        {
+            findings.push(format!("userid={name}: no fact"));
+            let second = row.get(EVENT_TIME).and_then(serde_json::Value::as_i64).unwrap_or(0);
+            let (source, arrival) = (Source::Api(UnixSeconds(second)), next_event(connection)?);
+            let mut add = |fact: MemberFact| -> rusqlite::Result<()> {
+                let record = Record::new(name.clone(), source, arrival, fact);
+                if now.is_some() {
+                    facts::remember(connection, &records, &record)?;
+                }
+                records.push(record);
+                Ok(())
+            };
+            add(MemberFact::Entity(Fact::present(Presence::Listed, source, &fields_of_row(row))))?;
+            if let Some(openid) = row.get(OPENID).and_then(serde_json::Value::as_str) {
+                add(MemberFact::Answered(Answer {
+                    asked_before: 0,
+                    said: Conversion::Openid(openid.to_owned()),
+                }))?;
+            }
+            for tag in &image.tags {
+                add(MemberFact::Entity(Fact::Tagged(TagId(*tag), true)))?;
+            }
+            if !image.is_present() {
+                add(MemberFact::Entity(Fact::Absent))?;
+            }
+        }
+        stored.push((name, image));
+    }
+    let state = fold(&records);
+    let mut due = Vec::new();
+    for (name, stored) in &stored {
+        let member = state.members.get(*name);
+        let expected = Stored::expected_member(member);
+        if *stored == expected {
+            continue;
+        }
+        findings.push(format!("userid={name}: {}", stored.differs_in(&expected).join(", ")));
+        let Some(now) = now else { continue };
+        let write = match (&stored.row, member.filter(|member| member.state.known)) {
+            (_, None) => RowWrite::Remove((*name).clone()),
+            (None, Some(member)) => RowWrite::Create(member_row(member)),
+            (Some(_), Some(member)) => {
+                let changed = Field::ALL.iter().copied().collect();
+                RowWrite::Update { row: member_row(member), changed, respelled: true }
+            }
+        };
+        let mut changes = changes(Entity::Member, name, stored, &expected);
+        let tags = tag_differences(stored, &expected);
+        changes.extend(tags.iter().map(|(tag, within)| {
+            let item = if *within { json!([null, name.as_str()]) } else { json!([name.as_str(), null]) };
+            tag_item(*tag, "member", item)
+        }));
+        let tags: Vec<_> = tags.into_iter().map(|(tag, within)| (tag, (*name).clone(), within)).collect();
+        let rows = members::Rows { writes: &[write], tags: &tags, changes: &changes };
+        due.extend(members::write_rows(connection, rows, now)?);
+    }
+    Ok(Checked { records, state, findings, due })
+}
+
+/// Compares the row of a department or tag with its facts; see [`check_members`].
+pub(super) fn check_numbered<F: NumberedTable>(
+    connection: &Connection,
+    id: u32,
+    mut records: Vec<numbered::Record<F>>,
+    now: Option<UnixSeconds>,
+) -> rusqlite::Result<Checked<numbered::Record<F>, EntityState<F>>> {
+    let mut findings = Vec::new();
+    let stored = Stored::numbered::<F>(connection, id, F::SELECT_ROW, F::SELECT_TAGS)?;
+    let kind = F::ENTITY.as_str();
+    if let Some(row) = &stored.row
+        && records.is_empty()
+    {
+        findings.push(format!("{kind} {id}: no fact"));
+        let second = row.get(EVENT_TIME).and_then(serde_json::Value::as_i64).unwrap_or(0);
+        let (source, arrival) = (Source::Api(UnixSeconds(second)), next_event(connection)?);
+        let mut found = vec![Fact::present(Presence::Listed, source, &fields_of_row(row))];
+        found.extend(stored.tags.iter().map(|tag| Fact::Tagged(TagId(*tag), true)));
+        found.extend((!stored.is_present()).then_some(Fact::Absent));
+        for fact in found {
+            let stamp = Stamp::new(source.second(), fact.rank(source));
+            let record = FactRecord { stamp, arrival, fact };
+            if now.is_some() {
+                facts::remember_numbered(connection, id, &records, &record)?;
+            }
+            records.push(record);
+        }
+    }
+    let state = numbered::fold(&records);
+    let expected = Stored::expected(&state);
+    if stored != expected {
+        findings.push(format!("{kind} {id}: {}", stored.differs_in(&expected).join(", ")));
+        if let Some(now) = now {
+            if state.known {
+                F::write_row(connection, id, &state, true, now)?;
+            } else {
+                connection.prepare_cached(F::DELETE_ROW)?.execute([id])?;
+            }
+            let mut changes = changes(F::ENTITY, &id, &stored, &expected);
+            for (tag, within) in tag_differences(&stored, &expected) {
+                super::departments::write_tag_department(connection, tag, id, within)?;
+                let item = if within { json!([null, id]) } else { json!([id, null]) };
+                changes.push(tag_item(tag, kind, item));
+            }
+            members::write_changes(connection, &changes, now)?;
+        }
+    }
+    Ok(Checked { records, state, findings, due: Vec::new() })
+}
+
+/// Lines of the change feed for the correction of a row.
+fn changes(entity: Entity, key: &impl ToString, stored: &Stored, expected: &Stored) -> Vec<Change> {
+    let line = |action, fields| Change::new(entity, key.to_string(), action, fields);
+    let (was_present, is_present) = (stored.is_present(), expected.is_present());
+    let Some(new) = expected.row.as_ref().filter(|_| is_present) else {
+        return was_present.then(|| line(Action::Deleted, Map::new())).into_iter().collect();
+    };
+    let nothing = Image::new();
+    let old = stored.row.as_ref().filter(|_| was_present).unwrap_or(&nothing);
+    let mut fields = fields_of(difference(old, new));
+    let openid = fields.shift_remove(OPENID);
+    let action = if was_present { Action::Updated } else { Action::Created };
+    let changed = (!was_present || !fields.is_empty()).then(|| line(action, fields));
+    let openid = openid.map(|both| line(Action::Openid, Map::from_iter([(OPENID.to_owned(), both)])));
+    changed.into_iter().chain(openid).collect()
+}
+
+/// Tags that the entity is to be in (true) or out of.
+fn tag_differences(stored: &Stored, expected: &Stored) -> Vec<(TagId, bool)> {
+    let gone = stored.tags.iter().filter(|tag| !expected.tags.contains(tag)).map(|tag| (TagId(*tag), false));
+    let new = expected.tags.iter().filter(|tag| !stored.tags.contains(tag)).map(|tag| (TagId(*tag), true));
+    gone.chain(new).collect()
+}
+
+/// Logs what a repair in passing found: the database was changed by another program, or is damaged.
+pub(super) fn log_repairs(findings: &[String]) {
+    for finding in findings {
+        log::warn!("database: rows disagreed with the facts and are corrected: {finding}");
+    }
+}
