@@ -9,17 +9,15 @@
 
 #[path = "common/daemon.rs"]
 mod daemon;
+#[path = "common/events.rs"]
+mod events;
 
-use std::fs::File;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
 use daemon::{CORP, Daemon, KEY, TOKEN, crypt};
-use wecom_dirsync::demo::sender::contact_event;
+use events::{event, fdatasyncs, load, percentile, requests};
 use wecom_dirsync::store::{Writer, apply_event, open_writer};
 use wecom_dirsync::wecom::callback::envelope::callback;
 
@@ -34,9 +32,8 @@ fn main() {
     for senders in [1, 16, 64] {
         let daemon = start(&folder.path().join(senders.to_string()));
         let events = if senders == 1 { events / 5 } else { events };
-        let (mut times, took) = load(daemon.address, senders, events);
-        times.sort_unstable();
-        let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize].as_secs_f64() * 1000.0;
+        let (times, took) = load(daemon.address, senders, &requests("/callback", 0..events));
+        let at = |share| percentile(&times, share).as_secs_f64() * 1000.0;
         let lost = events - count(&daemon);
         println!(
             "{senders:>7} {:>10.0} {:>8.2} {:>8.2} {:>8.2} {:>7.2} {:>10.1} {lost:>6}",
@@ -48,57 +45,6 @@ fn main() {
             daemon.peak_mib(),
         );
     }
-}
-
-fn event(n: usize) -> String {
-    let inner = format!(
-        "<UserID>user{n}</UserID><Name>张{n}</Name><Department>1,2</Department><Mobile>138{n:08}</Mobile>\
-         <Position>工程师</Position><Email>u{n}@example.com</Email><Status>4</Status><IsLeaderInDept>0,1</IsLeaderInDept>"
-    );
-    contact_event(CORP, 1_700_000_000, "create_user", &inner)
-}
-
-/// Requests, encrypted beforehand so that the driver costs the machine as little as possible.
-fn requests(events: usize) -> Vec<Vec<u8>> {
-    let crypt = crypt();
-    let request = |n| {
-        let encrypted = crypt.encrypt(event(n).as_bytes(), [1; 16]).unwrap();
-        let body = callback(CORP, &encrypted, "");
-        let signature = crypt.sign("1", "2", &encrypted);
-        let length = body.len();
-        format!("POST /callback?msg_signature={signature}&timestamp=1&nonce=2 HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n{body}")
-            .into_bytes()
-    };
-    (0..events).map(request).collect()
-}
-
-/// Sends all events over kept-alive connections; how long each took, and all together.
-fn load(address: SocketAddr, senders: usize, events: usize) -> (Vec<Duration>, Duration) {
-    let requests = requests(events);
-    let next = AtomicUsize::new(0);
-    let begun = Instant::now();
-    let times = std::thread::scope(|scope| {
-        let send = || {
-            let mut stream = TcpStream::connect(address).unwrap();
-            stream.set_nodelay(true).unwrap();
-            let (mut times, mut answer) = (Vec::new(), [0; 1024]);
-            while let Some(request) = requests.get(next.fetch_add(1, Ordering::Relaxed)) {
-                let begun = Instant::now();
-                stream.write_all(request).unwrap();
-                let mut got = 0;
-                while !answer[..got].ends_with(b"success") {
-                    let count = stream.read(&mut answer[got..]).unwrap();
-                    assert!(count > 0, "{}", String::from_utf8_lossy(&answer[..got]));
-                    got += count;
-                }
-                times.push(begun.elapsed());
-            }
-            times
-        };
-        let threads: Vec<_> = (0..senders).map(|_| scope.spawn(send)).collect();
-        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
-    });
-    (times, begun.elapsed())
 }
 
 fn start(folder: &Path) -> Daemon {
@@ -115,19 +61,6 @@ fn count(daemon: &Daemon) -> usize {
     let sql = "SELECT count(*) FROM members JOIN events ON subject = userid AND outcome = 'applied'";
     let count: i64 = db.query_row(sql, [], |row| row.get(0)).unwrap();
     usize::try_from(count).unwrap()
-}
-
-fn fdatasyncs(folder: &Path) -> f64 {
-    let mut file = File::create(folder.join("sync")).unwrap();
-    file.write_all(&[0; 4096 * 64]).unwrap();
-    let begun = Instant::now();
-    let mut times = 0;
-    while begun.elapsed() < Duration::from_secs(1) {
-        std::os::unix::fs::FileExt::write_at(&file, &[1; 4096], 4096 * (times % 64)).unwrap();
-        file.sync_data().unwrap();
-        times += 1;
-    }
-    times as f64 / begun.elapsed().as_secs_f64()
 }
 
 /// The writer alone, with as many events waiting as 64 senders make.
@@ -182,6 +115,6 @@ fn tiny_http_alone(events: usize) -> f64 {
             }
         });
     }
-    let (times, took) = load(address, 64, events);
+    let (times, took) = load(address, 64, &requests("/callback", 0..events));
     times.len() as f64 / took.as_secs_f64()
 }

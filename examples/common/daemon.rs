@@ -8,7 +8,7 @@ use std::fs::File;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proc::Figures;
 use wecom_dirsync::wecom::callback::crypt::{Crypt, EncodingAesKey};
@@ -16,6 +16,8 @@ use wecom_dirsync::wecom::callback::crypt::{Crypt, EncodingAesKey};
 pub const CORP: &str = "wx5823bf96d3bd56c7";
 pub const TOKEN: &str = "QDG6eK";
 pub const KEY: &str = "jWmYm7qr5nMoAUwZRjGtBxmz3KA1tkAj3ykkR6q2B2C";
+/// How long a program may take to start.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 pub fn crypt() -> Crypt {
     Crypt::new(TOKEN, EncodingAesKey::parse(KEY).unwrap(), CORP)
@@ -33,17 +35,28 @@ impl Daemon {
     pub fn start(folder: &Path, ini: &str) -> Self {
         std::fs::create_dir_all(folder).unwrap();
         std::fs::write(folder.join("sync.ini"), ini).unwrap();
+        Self::spawn(binary(&["run"], folder), folder)
+    }
+
+    /// Starts a program that writes to its standard error where it receives callbacks, as the real binary does.
+    pub fn spawn(mut command: Command, folder: &Path) -> Self {
         let log = File::create(folder.join("log")).unwrap();
-        let mut command = binary(&["run"], folder);
-        let child = command.stderr(log).spawn().expect("the binary: cargo build --release");
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        let child = command.spawn().expect("the binary: cargo build --release");
         let mut daemon = Self { child, folder: folder.to_owned(), address: ([127, 0, 0, 1], 0).into() };
-        while daemon.address.port() == 0 {
-            std::thread::sleep(Duration::from_millis(5));
-            if let Some(rest) = daemon.log().split("callbacks=http://").nth(1) {
+        let begun = Instant::now();
+        loop {
+            let log = daemon.log();
+            // Whole lines only: the address may be half written.
+            let mut ready = log.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+            if let Some(rest) = ready.find_map(|line| line.split("callbacks=http://").nth(1)) {
                 daemon.address = rest.split('/').next().unwrap().parse().unwrap();
+                return daemon;
             }
+            let ended = daemon.child.try_wait().unwrap();
+            assert!(ended.is_none() && begun.elapsed() < PATIENCE, "not ready: {log}");
+            std::thread::sleep(Duration::from_millis(5));
         }
-        daemon
     }
 
     pub fn pid(&self) -> u32 {

@@ -41,3 +41,10 @@ pub fn processor_time(pid: u32) -> f64 {
     let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
     (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / 100.0
 }
+
+/// Bytes that it caused to be written to disks so far.
+pub fn written(pid: u32) -> u64 {
+    let io = std::fs::read_to_string(format!("/proc/{pid}/io")).expect("the daemon lives");
+    let line = io.lines().find_map(|line| line.strip_prefix("write_bytes: "));
+    line.expect("a kernel with task I/O accounting").parse().unwrap()
+}
