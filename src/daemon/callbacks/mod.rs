@@ -14,7 +14,7 @@ pub use endpoint::{Endpoint, Received, Refusal};
 use super::gate_observer::GateObserver;
 use super::refusals::Refusals;
 use super::threads::Threads;
-use super::{ApiWorkers, Shared, StartError};
+use super::{MemberCalls, Shared, StartError};
 use crate::config::{Config, Keys, Previous};
 use crate::gate::{Budget, Gate, GateStats, Limits, Routes};
 use crate::wecom::callback::crypt::{Crypt, EncodingAesKey};
@@ -62,7 +62,7 @@ impl Callbacks {
     pub(super) fn start(
         config: &Config,
         endpoints: Vec<Endpoint>,
-        (shared, workers): (&Shared, &ApiWorkers),
+        (shared, calls): (&Shared, &MemberCalls),
         reserved: usize,
         threads: &mut Threads,
     ) -> Result<Self, StartError> {
@@ -84,7 +84,7 @@ impl Callbacks {
             corp_id: config.wecom.corp_id.clone(),
             event_clock: EventClock::new(shared.client.clock().clone()),
             shared: shared.clone(),
-            workers: workers.clone(),
+            calls: calls.clone(),
             refusals: Arc::clone(&refusals),
         });
         let threads = Server::start(&server, settings.threads)?;

@@ -15,7 +15,7 @@ use super::event_clock::EventClock;
 use crate::daemon::metrics::Metrics;
 use crate::daemon::refusals::{self, Refusals, Refused};
 use crate::daemon::threads::Threads;
-use crate::daemon::{ApiWorkers, Shared};
+use crate::daemon::{MemberCalls, Shared};
 use crate::gate::{self, PEER_HEADER};
 use crate::store::{Applied, NewEvent, StoreError, apply_event, record_invalid};
 use crate::text::printable;
@@ -31,7 +31,7 @@ pub(super) struct Server {
     pub(super) corp_id: String,
     pub(super) event_clock: EventClock,
     pub(super) shared: Shared,
-    pub(super) workers: ApiWorkers,
+    pub(super) calls: MemberCalls,
     pub(super) refusals: Arc<Refusals>,
 }
 
@@ -153,14 +153,14 @@ impl Server {
         let deadline = arrived + COMMIT_TIMEOUT;
         let (writer, to_apply) = (self.shared.writer.clone(), event.clone());
         let acknowledge = {
-            let (answers, shared, workers) = (answers.clone(), self.shared.clone(), self.workers.clone());
+            let (answers, shared, calls) = (answers.clone(), self.shared.clone(), self.calls.clone());
             let refusals = Arc::clone(&self.refusals);
             move |request: Request, event: &NewEvent, result: Result<Applied, StoreError>| {
                 if let Err(error) = &result {
                     let refused = Client::of(&request);
                     refusals.note(&refused.refused(503, refusals::STORAGE, request.url()), error);
                 }
-                acknowledge(request, event, result, (&shared, &workers), &answers);
+                acknowledge(request, event, result, (&shared, &calls), &answers);
             }
         };
         self.shared.writer.submit(
@@ -187,7 +187,7 @@ fn acknowledge(
     request: Request,
     event: &NewEvent,
     result: Result<Applied, StoreError>,
-    (shared, workers): (&Shared, &ApiWorkers),
+    (shared, calls): (&Shared, &MemberCalls),
     answers: &Sender<Answer>,
 ) {
     match result {
@@ -195,11 +195,11 @@ fn acknowledge(
             log::debug!("event {} outcome={}", name(event), applied.outcome.as_str());
             shared.metrics.event(&event.event, &event.change_type, applied.outcome);
             send(answers, request, 200, b"success");
-            if let Some(converter) = &workers.converter {
+            if let Some(converter) = &calls.converter {
                 converter.convert_now(applied.to_convert);
             }
-            if let Some(details) = workers.details.as_ref().filter(|_| applied.details_due) {
-                details.wake();
+            if let Some(details) = calls.details.as_ref().filter(|_| applied.details_due) {
+                details.check();
             }
         }
         Err(error) => {
