@@ -210,7 +210,9 @@ fn followers_leave_room_for_commands_and_those_who_do_not_read_lose_nothing() {
         (stream, text(&answer[..length]))
     };
     let mut followers: Vec<_> = (0..12).map(|_| subscribe()).collect();
-    assert!(followers.iter().all(|(_, answer)| answer == "{\"changes\":0}\n"), "{followers:?}");
+    // A notice of what the first comparison committed may follow at once.
+    let is_subscribed = |answer: &String| answer.starts_with("{\"changes\":0}\n");
+    assert!(followers.iter().all(|(_, answer)| is_subscribed(answer)), "{followers:?}");
     assert!(subscribe().1.contains("follow the changes already"));
     assert_eq!(lab.command(&["reconcile", "--dry-run"]).status.code(), Some(0));
     for n in 0..20 {

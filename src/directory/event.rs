@@ -67,6 +67,16 @@ pub struct TagEvent {
     pub removed_departments: Vec<DepartmentId>,
 }
 
+impl TagEvent {
+    /// Number of members and departments in all lists.
+    pub(crate) fn len(&self) -> usize {
+        self.added_members.len()
+            + self.removed_members.len()
+            + self.added_departments.len()
+            + self.removed_departments.len()
+    }
+}
+
 /// Events of an app's callback that name a member who may now be convertible (doc 90376, 90240).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trigger {

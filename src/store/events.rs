@@ -2,6 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, params};
 
+use super::deferred::{MAX_AT_ONCE, defer};
 use super::departments::{add_numbered_fact, tag_starts_at};
 use super::openids::make_due_now;
 use super::{facts, members, state};
@@ -87,11 +88,19 @@ pub struct Applied {
     pub to_convert: Vec<UserId>,
     /// Whether the details of some member are due now.
     pub details_due: bool,
+    /// Whether facts of the event wait for [`apply_portion`](super::deferred::apply_portion).
+    pub is_deferred: bool,
+}
+
+impl Applied {
+    fn new(outcome: Outcome) -> Self {
+        Self { outcome, to_convert: Vec::new(), details_due: false, is_deferred: false }
+    }
 }
 
 /// Applies an event and records it.
 pub fn apply_event(connection: &Connection, event: &NewEvent) -> rusqlite::Result<Applied> {
-    let mut applied = Applied { outcome: Outcome::Duplicate, to_convert: Vec::new(), details_due: false };
+    let mut applied = Applied::new(Outcome::Duplicate);
     if let Some(original) = original(connection, event)? {
         record_duplicate(connection, event, original)?;
         return Ok(applied);
@@ -114,7 +123,7 @@ pub fn apply_event(connection: &Connection, event: &NewEvent) -> rusqlite::Resul
 pub fn record_invalid(connection: &Connection, event: &NewEvent) -> rusqlite::Result<Applied> {
     record_event(connection, event, Outcome::Invalid)?;
     state::request_reconcile(connection, "an event could not be applied", event.received_at)?;
-    Ok(Applied { outcome: Outcome::Invalid, to_convert: Vec::new(), details_due: false })
+    Ok(Applied::new(Outcome::Invalid))
 }
 
 /// The first event of the same content. The content identifies a repetition: WeCom encrypts a message anew when it sends
@@ -260,7 +269,7 @@ fn apply(
             }
             merged.took_effect
         }
-        Subject::Tag(tag, told) => apply_tag_event(connection, *tag, source, told, moment, to_convert)?,
+        Subject::Tag(tag, told) => apply_tag_event(connection, *tag, event.at, told, moment, applied)?,
         Subject::Trigger(userid, _) => {
             let group = fold(&facts::group_facts(connection, userid)?);
             let holder = group.resolve(userid);
@@ -351,20 +360,48 @@ pub(super) fn add_member_fact(
 fn apply_tag_event(
     connection: &Connection,
     tag: TagId,
-    source: Source,
-    told: &TagEvent,
+    at: UnixSeconds,
+    content: &TagEvent,
+    moment: Moment,
+    applied: &mut Applied,
+) -> rusqlite::Result<bool> {
+    let source = Source::Event(at);
+    let fact = Fact::present(Presence::Updated, source, &crate::directory::Fields::new());
+    let merged = add_numbered_fact::<TagField>(connection, tag.0, source, fact, moment)?;
+    if *content == TagEvent::default() {
+        return Ok(merged.took_effect);
+    }
+    if is_void(connection, tag, at, moment)? {
+        return Ok(false);
+    }
+    if content.len() > MAX_AT_ONCE {
+        defer(connection, tag, at, content)?;
+        applied.is_deferred = true;
+        return Ok(true);
+    }
+    apply_tag_facts(connection, tag, at, content, moment, &mut applied.to_convert)
+}
+
+/// Whether an event of `at` is older than the tag's present existence, or than the last complete listing of its content.
+fn is_void(connection: &Connection, tag: TagId, at: UnixSeconds, moment: Moment) -> rusqlite::Result<bool> {
+    Ok(tag_starts_at(connection, tag, moment)?.is_none_or(|starts_at| at < starts_at))
+}
+
+/// Merges what came into a tag and left it; whether that took effect.
+pub(super) fn apply_tag_facts(
+    connection: &Connection,
+    tag: TagId,
+    at: UnixSeconds,
+    content: &TagEvent,
     moment: Moment,
     to_convert: &mut Vec<UserId>,
 ) -> rusqlite::Result<bool> {
-    let fact = Fact::present(Presence::Updated, source, &crate::directory::Fields::new());
-    let merged = add_numbered_fact::<TagField>(connection, tag.0, source, fact, moment)?;
-    // Older than the tag's present existence, or than the last complete listing of its content.
-    if tag_starts_at(connection, tag, moment)?.is_none_or(|starts_at| source.second() < starts_at) {
+    if is_void(connection, tag, at, moment)? {
         return Ok(false);
     }
-    let mut took_effect = merged.took_effect && *told == TagEvent::default();
-    let mut is_unsettled = false;
-    let lists = [(&told.added_members, true), (&told.removed_members, false)];
+    let source = Source::Event(at);
+    let (mut took_effect, mut is_unsettled) = (false, false);
+    let lists = [(&content.added_members, true), (&content.removed_members, false)];
     for (userid, within) in lists.into_iter().flat_map(|(list, within)| list.iter().map(move |u| (u, within)))
     {
         let fact = MemberFact::Entity(Fact::Tagged(tag, within));
@@ -373,7 +410,7 @@ fn apply_tag_event(
         took_effect |= merged.took_effect;
         is_unsettled |= merged.is_unsettled;
     }
-    let lists = [(&told.added_departments, true), (&told.removed_departments, false)];
+    let lists = [(&content.added_departments, true), (&content.removed_departments, false)];
     for (id, within) in lists.into_iter().flat_map(|(list, within)| list.iter().map(move |d| (d, within))) {
         let fact = Fact::Tagged(tag, within);
         let merged = add_numbered_fact::<DepartmentField>(connection, id.0, source, fact, moment)?;

@@ -3,6 +3,7 @@
 //! Knows no HTTP and no XML. All SQL of the program is here.
 
 pub mod clashes;
+pub mod deferred;
 pub mod departments;
 pub mod details;
 pub mod epoch;

@@ -2,6 +2,7 @@
 
 mod endpoint;
 mod event_clock;
+mod large_events;
 mod server;
 
 use std::net::{SocketAddr, TcpListener};
@@ -14,6 +15,7 @@ pub use endpoint::{Endpoint, Received, Refusal};
 use super::gate_observer::GateObserver;
 use super::refusals::Refusals;
 use super::threads::Threads;
+use super::wakeup::Wakeup;
 use super::{MemberCalls, Shared, StartError};
 use crate::config::{Config, Keys, Previous};
 use crate::gate::{Budget, Gate, GateStats, Limits, Routes};
@@ -86,7 +88,13 @@ impl Callbacks {
             shared: shared.clone(),
             calls: calls.clone(),
             refusals: Arc::clone(&refusals),
+            large_events: Wakeup::default(),
         });
+        let large_events = {
+            let (shared, calls, wakeup) = (shared.clone(), calls.clone(), server.large_events.clone());
+            move || large_events::run(&shared, &calls, &wakeup)
+        };
+        threads.spawn("large-events", large_events)?;
         let threads = Server::start(&server, settings.threads)?;
         let limits = Limits {
             max_connections: budget.max_connections,
@@ -125,6 +133,7 @@ impl Callbacks {
         (0..self.workers).for_each(|_| self.server.http.unblock());
         self.threads.join_until(deadline.checked_sub(Duration::from_millis(300)).unwrap_or(deadline));
         self.server.refusals.end();
+        self.server.large_events.notify();
     }
 }
 

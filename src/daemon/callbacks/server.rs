@@ -15,6 +15,7 @@ use super::event_clock::EventClock;
 use crate::daemon::metrics::Metrics;
 use crate::daemon::refusals::{self, Refusals, Refused};
 use crate::daemon::threads::Threads;
+use crate::daemon::wakeup::Wakeup;
 use crate::daemon::{MemberCalls, Shared};
 use crate::gate::{self, PEER_HEADER};
 use crate::store::{Applied, NewEvent, StoreError, apply_event, record_invalid};
@@ -33,6 +34,7 @@ pub(super) struct Server {
     pub(super) shared: Shared,
     pub(super) calls: MemberCalls,
     pub(super) refusals: Arc<Refusals>,
+    pub(super) large_events: Wakeup,
 }
 
 /// A request and the answer to it.
@@ -154,11 +156,14 @@ impl Server {
         let (writer, to_apply) = (self.shared.writer.clone(), event.clone());
         let acknowledge = {
             let (answers, shared, calls) = (answers.clone(), self.shared.clone(), self.calls.clone());
-            let refusals = Arc::clone(&self.refusals);
+            let (refusals, large_events) = (Arc::clone(&self.refusals), self.large_events.clone());
             move |request: Request, event: &NewEvent, result: Result<Applied, StoreError>| {
                 if let Err(error) = &result {
                     let refused = Client::of(&request);
                     refusals.note(&refused.refused(503, refusals::STORAGE, request.url()), error);
+                }
+                if result.as_ref().is_ok_and(|applied| applied.is_deferred) {
+                    large_events.notify();
                 }
                 acknowledge(request, event, result, (&shared, &calls), &answers);
             }

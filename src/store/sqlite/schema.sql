@@ -275,6 +275,15 @@ CREATE TABLE tag_listings (
     -- WeCom's second
     second                 INTEGER NOT NULL CHECK (typeof(second) = 'integer')
 );
+-- Parts of acknowledged update_tag events with more than 256 members and departments, which the daemon merges one after the other.
+CREATE TABLE deferred_facts (
+    id                     INTEGER NOT NULL PRIMARY KEY,
+    tag_id                 INTEGER NOT NULL CHECK (typeof(tag_id) = 'integer'),
+    -- WeCom's second
+    second                 INTEGER NOT NULL CHECK (typeof(second) = 'integer'),
+    -- {"added_members": [userid, ..]}, or removed_members, added_departments, removed_departments
+    content                TEXT NOT NULL CHECK (json_valid(content)) CHECK (typeof(content) = 'text')
+);
 -- What the daemon reports of itself: pauses, a requested comparison, ..
 CREATE TABLE daemon_state (
     name                   TEXT NOT NULL PRIMARY KEY CHECK (typeof(name) = 'text'),
