@@ -13,7 +13,7 @@
 //!
 //! A callback goes from the gate through [`daemon::callbacks`] (signature, decryption, receive_id, XML) as a
 //! [`directory::Event`] to the writer ([`store::apply_event`]); after the commit the server answers `success`, and the
-//! converter wakes. ARCHITECTURE.md has the details.
+//! dispatcher of API calls wakes. ARCHITECTURE.md has the details.
 #![forbid(unsafe_code)]
 
 pub mod cli;

@@ -63,7 +63,7 @@ fn join(lab: &Lab, userid: &str) {
 #[test]
 fn an_answer_about_one_member_that_cannot_be_used_backs_that_member_off_and_the_others_go_on() {
     concurrently(unusable(), |(fault, reason)| {
-        let lab = staffed(Settings { openid: "workers = 1", ..Settings::default() }, 6);
+        let lab = staffed(Settings { openid: "max_concurrent_calls = 1", ..Settings::default() }, 6);
         lab.stand_in.fail_for(Some(CONVERT), "user0", fault.clone());
         for n in 0..6 {
             join(&lab, &format!("user{n}"));
@@ -154,7 +154,7 @@ fn silence_pauses_all_and_counts_against_nobody_unless_only_one_member_meets_it(
             let more = "[details]\nfetch = never\n";
             let settings = Settings {
                 wecom: "timeout = 1s",
-                openid: "workers = 1",
+                openid: "max_concurrent_calls = 1",
                 more,
                 speed: 3,
                 ..Settings::default()
@@ -188,7 +188,7 @@ fn different_members_that_fail_in_a_row_open_the_breaker_and_a_success_closes_it
     let faults = [Fault::HttpStatus(502), Fault::Garbage, Fault::Body(b"{\"errcode\":0}".to_vec())];
     concurrently(faults, |fault| {
         let more = "[details]\nfetch = never\n";
-        let lab = staffed(Settings { openid: "workers = 1", more, ..Settings::default() }, 5);
+        let lab = staffed(Settings { openid: "max_concurrent_calls = 1", more, ..Settings::default() }, 5);
         lab.stand_in.fail(Some(CONVERT), fault.clone(), 3);
         // Nobody is asked about before all have joined: else a probe may be for the first member again.
         lab.stand_in.fail(Some("gettoken"), Fault::Delay(Duration::from_secs(2)), 1);
@@ -220,7 +220,7 @@ fn a_failure_of_gettoken_pauses_at_once_and_names_its_cause() {
         (body(json!({"errcode": 0, "access_token": ""})), "no access_token"),
         (body(json!({"errcode": 0, "expires_in": 7200})), "no access_token"),
     ] {
-        let lab = staffed(Settings { openid: "workers = 2", ..Settings::default() }, 3);
+        let lab = staffed(Settings { openid: "max_concurrent_calls = 2", ..Settings::default() }, 3);
         lab.stand_in.fail(Some("gettoken"), fault.clone(), usize::MAX);
         for n in 0..3 {
             join(&lab, &format!("user{n}"));
@@ -284,7 +284,7 @@ fn a_token_whose_life_makes_no_sense_is_not_fetched_for_each_call() {
 
 #[test]
 fn tokens_that_are_refused_again_and_again_are_not_fetched_for_each_call() {
-    let lab = staffed(Settings { openid: "workers = 4", ..Settings::default() }, 40);
+    let lab = staffed(Settings { openid: "max_concurrent_calls = 4", ..Settings::default() }, 40);
     lab.stand_in.company(|company| company.tokens_work_once = true);
     for n in 0..40 {
         join(&lab, &format!("user{n}"));

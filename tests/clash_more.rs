@@ -15,7 +15,7 @@ fn asked(lab: &Lab, userid: &str) -> usize {
 #[test]
 fn many_members_with_one_openid_cost_a_bounded_number_of_calls_and_little_log() {
     const MEMBERS: usize = 150;
-    let lab = Lab::new(Settings { openid: "workers = 1", ..Settings::default() });
+    let lab = Lab::new(Settings { openid: "max_concurrent_calls = 1", ..Settings::default() });
     for number in 0..MEMBERS {
         let userid = format!("m{number:03}");
         lab.stand_in.company(|company| {

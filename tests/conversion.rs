@@ -102,7 +102,7 @@ fn after_kill_9_everything_is_there_and_the_retry_goes_on() {
 fn a_token_that_dies_early_is_fetched_anew_once_for_all_and_costs_no_attempt() {
     for errcode in [42001, 40014] {
         let lab = Lab::new(Settings {
-            openid: "workers = 8\nretry_first = 1s\nretry_max = 1s",
+            openid: "max_concurrent_calls = 8\nretry_first = 1s\nretry_max = 1s",
             ..Settings::default()
         });
         for n in 0..16 {
@@ -253,7 +253,7 @@ fn a_member_that_wecom_does_not_know_fails_until_something_names_it_or_retry_is_
 
 #[test]
 fn an_unknown_errcode_is_the_members_problem_until_everybody_has_it() {
-    let lab = Lab::new(Settings { openid: "workers = 1", ..Settings::default() });
+    let lab = Lab::new(Settings { openid: "max_concurrent_calls = 1", ..Settings::default() });
     lab.stand_in.fail(Some(CONVERT), Fault::Errcode(99999), usize::MAX);
     for n in 0..10 {
         lab.hire(&format!("user{n}"));

@@ -526,7 +526,8 @@ fn details_that_an_event_does_not_tell_are_asked_for_and_absent_fields_change_no
 
 #[test]
 fn details_that_are_refused_are_denied_and_not_asked_for_endlessly() {
-    let lab = Lab::plain();
+    // One call at a time, so that none is under way at the first refusal.
+    let lab = Lab::new(Settings { openid: "max_concurrent_calls = 1", ..Settings::default() });
     lab.stand_in.company(|company| {
         company.hire("hidden");
         company.user_mut("hidden").unwrap().visible = false;

@@ -45,7 +45,7 @@ const KEYS: [(&str, &[&str]); 11] = [
     ]),
     ("callback.app", &["path", "token", "encoding_aes_key", "token_file", "encoding_aes_key_file"]),
     ("database", &["path", "mode"]),
-    ("openid", &["enabled", "workers", "retry_first", "retry_max", "recheck_after"]),
+    ("openid", &["enabled", "max_concurrent_calls", "retry_first", "retry_max", "recheck_after"]),
     ("details", &["fetch"]),
     ("reconcile", &["enabled", "every", "max_delete_percent"]),
     ("retention", &["events", "changes", "deleted_members"]),

@@ -126,8 +126,8 @@ pub(crate) struct Database {
 #[derive(Debug, Clone)]
 pub(crate) struct Openid {
     pub(crate) enabled: bool,
-    /// Number of concurrent conversion calls.
-    pub(crate) workers: usize,
+    /// Limit of calls in flight for conversions and details; `None` (`auto`) follows pace and latency.
+    pub(crate) max_concurrent_calls: Option<usize>,
     pub(crate) retry_first: Duration,
     pub(crate) retry_max: Duration,
     /// Age at which a converted openid is requested again; zero: never.

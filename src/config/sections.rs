@@ -10,6 +10,7 @@ use super::values;
 use super::{
     AppCallback, Callback, Config, Database, Keys, Log, Openid, Previous, Proxy, Reconcile, Wecom, credential,
 };
+use crate::wecom::api::MAX_CONCURRENT_CALLS;
 use crate::wecom::api::network::parse_proxy;
 use crate::wecom::api::tls::certificates;
 use crate::wecom::callback::crypt::EncodingAesKey;
@@ -210,9 +211,16 @@ impl Reader<'_> {
 
     fn openid(&mut self) -> Openid {
         self.section = "openid";
+        let concurrent = |text: &str| match (text, text.parse()) {
+            ("auto", _) => Ok(None),
+            (_, Ok(number @ 1..=MAX_CONCURRENT_CALLS)) => Ok(Some(number)),
+            _ => Err(format!("is neither auto nor a number from 1 to {MAX_CONCURRENT_CALLS}")),
+        };
+        let show_concurrent =
+            |number: &Option<usize>| number.map_or_else(|| "auto".into(), |number| number.to_string());
         let openid = Openid {
             enabled: self.yes_no("enabled", true),
-            workers: self.count("workers", 2, 1..=64),
+            max_concurrent_calls: self.value("max_concurrent_calls", None, concurrent, show_concurrent),
             retry_first: self.duration("retry_first", MINUTE, SECOND..=DAY * 30),
             retry_max: self.duration("retry_max", DAY, SECOND..=DAY * 30),
             recheck_after: self.duration("recheck_after", Duration::ZERO, Duration::ZERO..=YEAR * 100),

@@ -33,13 +33,29 @@ fn defaults_are_those_of_the_contract() {
     assert_eq!((config.callback.threads, config.callback.max_body), (4, 262_144));
     assert_eq!(config.database.path, Path::new("/etc/w/directory.db"));
     assert_eq!(config.database.mode, 0o600);
-    assert_eq!((config.openid.enabled, config.openid.workers), (true, 2));
+    assert_eq!((config.openid.enabled, config.openid.max_concurrent_calls), (true, None));
     assert_eq!(config.openid.retry_first, Duration::from_secs(60));
     assert_eq!(config.openid.retry_max, Duration::from_secs(86_400));
     assert_eq!(config.wecom.api_base, "https://qyapi.weixin.qq.com");
     assert_eq!(config.wecom.calls_per_minute, 5000);
     assert_eq!(config.admin_listen.map(|a| a.to_string()).as_deref(), Some("127.0.0.1:9180"));
     assert_eq!(config.log.level, LevelFilter::Info);
+}
+
+#[test]
+fn the_number_of_concurrent_calls_is_auto_or_from_1_to_64() {
+    let set = |text: &str| parse(&good(&format!("[openid]\n{text}\n")));
+    for (text, number) in [("auto", None), ("1", Some(1)), ("64", Some(64))] {
+        let config = set(&format!("max_concurrent_calls = {text}")).unwrap();
+        assert_eq!(config.openid.max_concurrent_calls, number);
+        assert!(render(&config).contains(&format!("max_concurrent_calls = {text}\n")), "{}", render(&config));
+    }
+    for text in ["0", "65", "-1", "many", ""] {
+        let errors = set(&format!("max_concurrent_calls = {text}")).unwrap_err();
+        assert!(errors[0].ends_with("is neither auto nor a number from 1 to 64"), "{errors:?}");
+    }
+    let errors = set("workers = 2").unwrap_err();
+    assert!(errors[0].contains("no key of this name; it has enabled, max_concurrent_calls"), "{errors:?}");
 }
 
 #[test]

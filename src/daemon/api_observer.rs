@@ -142,6 +142,7 @@ pub(crate) fn client(
         redactor: Redactor::new(secrets),
         timeout: config.wecom.timeout,
         calls_per_minute: config.wecom.calls_per_minute,
+        max_concurrent_calls: config.openid.max_concurrent_calls,
         clock: SharedClock::new(move |estimate| reporter.report(estimate)),
     };
     let recorder = ApiRecorder { writer: writer.clone(), metrics: Arc::clone(metrics) };

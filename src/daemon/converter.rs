@@ -1,206 +1,165 @@
 //! Converts userids to openids: at once for members that an event names, else when a member is due.
-//!
-//! A member stays due in the database until WeCom's answer is committed; which members are being converted is known
-//! in memory only. After a crash they are converted again.
 
-use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::api_observer::{collect_calls, submit_calls};
-use super::threads::Threads;
-use super::{CHECK_DATABASE, Shared, StartError};
+use super::calls::{Backlog, Caller, Claim, Outcome};
+use super::wakeup::Wakeup;
+use super::{CHECK_DATABASE, Shared};
 use crate::config;
+use crate::directory::UserId;
 use crate::directory::openid::Backoff;
-use crate::directory::{UnixSeconds, UserId};
 use crate::store::openids::{
-    ConversionClaim, ConversionOutcome, Due, claim, due_members, earliest_due, record_conversion,
+    ApiCall, ConversionClaim, ConversionOutcome, Due, claim, due_members, earliest_due, record_conversion,
 };
 use crate::store::{Connection, StoreError};
 use crate::unix_time::unix_now;
 use crate::wecom::api::errcode::{Reaction, reaction};
 use crate::wecom::api::rate_limiter::Priority;
-use crate::wecom::api::{Api, ApiError, NoAnswer, SecretKind};
+use crate::wecom::api::{Admission, Api, ApiError, Entry, NoAnswer};
 
 /// Due members that one query reads.
 const BATCH: usize = 256;
 /// Members named by events that are kept in memory; more are found in the database.
-const MAX_URGENT: usize = 10_000;
-/// Members with a postponed call that are kept in memory.
-const MAX_POSTPONED: usize = 10_000;
-/// Interval of checks while calls are paused or the database cannot be read.
-const BLOCKED_CHECK: Duration = Duration::from_secs(5);
+const MAX_NAMED: usize = 10_000;
 
-/// Converts, and is woken for members that became due.
+/// Converts, and is told of members that became due.
 pub(crate) struct Converter {
     shared: Shared,
     backoff: Backoff,
     /// Age at which an openid is requested again; zero: never.
     recheck_after: Duration,
-    /// Held during queries, so replies of the writer must not lock it.
-    queue: Mutex<Queue>,
     inbox: Mutex<Inbox>,
-    wakeup: Condvar,
+    wakeup: Wakeup,
 }
 
-/// News from other threads, until a worker moves it to the queue.
+/// News from other threads, until the dispatcher takes them.
 #[derive(Default)]
 struct Inbox {
-    urgent: Vec<UserId>,
+    /// Members that an event named.
+    named: VecDeque<UserId>,
     /// Whether members may have become due in the database.
     check: bool,
-    /// Counts the news; a worker sleeps only while it stays the same.
-    generation: u64,
 }
 
-struct Queue {
-    /// Members that an event named just now.
-    urgent: VecDeque<UserId>,
-    /// Members that the last query found due.
-    due: VecDeque<UserId>,
-    /// Due members to convert after all others, and the earliest time for each: WeCom was busy, or did not answer. In
-    /// memory only, because it is no failed attempt of the member.
-    postponed: HashMap<UserId, Instant>,
-    in_flight: HashSet<UserId>,
-    /// Time of the next query for due members.
-    check_at: Instant,
-    /// Whether the database cannot be read, which was logged.
-    is_failing: bool,
-    reader: Connection,
-}
-
-struct Job {
-    member: UserId,
-    claim: ConversionClaim,
-    priority: Priority,
-}
-
-/// When a member is converted again.
-enum Requeue {
-    /// When the database says so.
-    WhenDue,
-    /// At once: an event named the member during the call.
-    Now,
-    /// At this time, after all others.
-    At(Instant),
+impl Claim for ConversionClaim {
+    fn userid(&self) -> &UserId {
+        &self.userid
+    }
 }
 
 impl Converter {
-    /// Starts `[openid] workers` threads; `None` if conversions are off or no app_secret is set.
-    pub(super) fn start(
-        settings: &config::Openid,
-        shared: &Shared,
-        threads: &mut Threads,
-    ) -> Result<Option<Arc<Self>>, StartError> {
-        if !settings.enabled || !shared.client.has_secret(SecretKind::App) {
-            return Ok(None);
-        }
-        let queue = Queue {
-            urgent: VecDeque::new(),
-            due: VecDeque::new(),
-            postponed: HashMap::new(),
-            in_flight: HashSet::new(),
-            check_at: Instant::now(),
-            is_failing: false,
-            reader: shared.reader()?,
-        };
-        let converter = Arc::new(Self {
+    pub(super) fn new(settings: &config::Openid, shared: &Shared, wakeup: &Wakeup) -> Self {
+        Self {
             shared: shared.clone(),
             backoff: Backoff { first: settings.retry_first, max: settings.retry_max },
             recheck_after: settings.recheck_after,
-            queue: Mutex::new(queue),
             inbox: Mutex::default(),
-            wakeup: Condvar::new(),
-        });
-        for n in 0..settings.workers {
-            let converter = Arc::clone(&converter);
-            threads.spawn(format!("convert-{n}"), move || converter.work())?;
+            wakeup: wakeup.clone(),
         }
-        Ok(Some(converter))
     }
 
     /// Converts these members before all others.
     pub(crate) fn convert_now(&self, members: Vec<UserId>) {
-        if !members.is_empty() {
-            self.notify(|inbox| {
-                let room = MAX_URGENT.saturating_sub(inbox.urgent.len());
-                inbox.check |= members.len() > room;
-                inbox.urgent.extend(members.into_iter().take(room));
-            });
+        if members.is_empty() {
+            return;
         }
+        let mut inbox = self.inbox();
+        let room = MAX_NAMED.saturating_sub(inbox.named.len());
+        inbox.check |= members.len() > room;
+        inbox.named.extend(members.into_iter().take(room));
+        drop(inbox);
+        self.wakeup.notify();
     }
 
     /// Checks the database for due members.
     pub(crate) fn check(&self) {
-        self.notify(|inbox| inbox.check = true);
+        self.inbox().check = true;
+        self.wakeup.notify();
     }
 
-    /// Wakes all workers after the shutdown signal.
-    pub(super) fn wake_all(&self) {
-        self.notify(|_| {});
+    /// The writer's replies lock it, so no query may run meanwhile.
+    fn inbox(&self) -> MutexGuard<'_, Inbox> {
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn notify(&self, change: impl FnOnce(&mut Inbox)) {
-        let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
-        change(&mut inbox);
-        inbox.generation = inbox.generation.wrapping_add(1);
-        drop(inbox);
-        self.wakeup.notify_all();
-    }
-
-    fn queue(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn due(&self, now: UnixSeconds) -> Due {
+    fn due(&self) -> Due {
         let seconds = |wait: Duration| i64::try_from(wait.as_secs()).unwrap_or(i64::MAX);
-        let age = seconds(self.recheck_after);
+        let (now, age) = (unix_now(), seconds(self.recheck_after));
         let longest = seconds(self.backoff.max.saturating_add(Duration::from_secs(60)));
         Due { now, latest: now.plus(longest), recheck_before: (age > 0).then(|| now.plus(-age)) }
     }
 
-    fn work(&self) {
-        while let Some(Job { member, claim, priority }) = self.next() {
-            let requeue = self.convert(&claim, priority);
-            let mut queue = self.queue();
-            queue.in_flight.remove(&member);
-            // The answer may have made this member due before all others.
-            queue.check_at = Instant::now();
-            match requeue {
-                Requeue::At(at) if queue.postponed.len() < MAX_POSTPONED => {
-                    queue.postponed.insert(member, at);
-                }
-                Requeue::Now => queue.urgent.push_front(member),
-                Requeue::At(_) | Requeue::WhenDue => {}
+    fn commit(
+        &self,
+        claim: &ConversionClaim,
+        outcome: ConversionOutcome,
+        calls: Vec<ApiCall>,
+    ) -> Result<Outcome, StoreError> {
+        log::debug!("conversion userid={} outcome={}", claim.userid, in_short(&outcome));
+        let (claim, backoff, random) = (claim.clone(), self.backoff, fastrand::f64());
+        let clock = self.shared.client.clock();
+        let (answered_at, moment) = (clock.estimate().now, clock.moment());
+        // An outdated answer does not count: the event that named the member during the call has it converted again.
+        self.shared.commit(calls, move |connection| {
+            record_conversion(connection, &claim, &outcome, answered_at, backoff, moment, random)
+        })?;
+        Ok(Outcome::Answered)
+    }
+}
+
+impl Caller for Converter {
+    type Claim = ConversionClaim;
+    const API: Api = Api::ConvertToOpenid;
+    const PRIORITIES: (Priority, Priority) = (Priority::Now, Priority::Conversion);
+
+    fn receive(&self, reader: &Connection, backlog: &mut Backlog<ConversionClaim>, now: Instant) {
+        let mut inbox = self.inbox();
+        let count = inbox.named.len().min(BATCH.saturating_sub(backlog.urgent()));
+        let named: Vec<UserId> = inbox.named.drain(..count).collect();
+        let check = std::mem::take(&mut inbox.check);
+        drop(inbox);
+        if check {
+            backlog.refresh(now);
+        }
+        let (due, mut in_flight) = (self.due(), Vec::new());
+        for userid in named {
+            if backlog.is_in_flight(&userid) {
+                // The answer will be outdated.
+                in_flight.push(userid);
+                continue;
+            }
+            match claim(reader, &userid, due.recheck_before, due.now) {
+                Ok(claim) => backlog.add(true, claim, now),
+                Err(error) => log::error!("cannot look up userid={userid}: {error}"),
             }
         }
-    }
-
-    /// Waits for the next member; `None` after the shutdown signal.
-    fn next(&self) -> Option<Job> {
-        while !self.shared.shutdown.is_triggered() {
-            let mut queue = self.queue();
-            let generation = queue.receive(&self.inbox);
-            let now = Instant::now();
-            let wait_until = match self.shared.client.blocked_until(Api::ConvertToOpenid, SecretKind::App) {
-                Some(until) => until.min(now + BLOCKED_CHECK),
-                None => match queue.next(self.due(unix_now()), now) {
-                    Ok(job) => return Some(job),
-                    Err(at) => at,
-                },
-            };
-            drop(queue);
-            let wait = wait_until.saturating_duration_since(now).max(Duration::from_millis(1));
-            let inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
-            drop(self.wakeup.wait_timeout_while(inbox, wait, |inbox| inbox.generation == generation));
+        if !in_flight.is_empty() {
+            let mut inbox = self.inbox();
+            in_flight.into_iter().rev().for_each(|userid| inbox.named.push_front(userid));
         }
-        None
     }
 
-    /// Calls WeCom, and commits its answer together with the record of the call.
-    fn convert(&self, claim: &ConversionClaim, priority: Priority) -> Requeue {
-        let userid = &claim.userid;
-        let (answer, calls) = collect_calls(|| self.shared.client.convert_to_openid(userid, priority));
+    fn find(
+        &self,
+        reader: &Connection,
+        backlog: &mut Backlog<ConversionClaim>,
+        now: Instant,
+    ) -> crate::store::Result<Instant> {
+        let due = self.due();
+        backlog.add(false, due_members(reader, due, BATCH + backlog.unavailable())?, now);
+        if !backlog.is_empty() {
+            return Ok(now);
+        }
+        let seconds = earliest_due(reader, due.now)?.map_or(i64::MAX, |next| next.since(due.now).max(1));
+        Ok(now + Duration::from_secs(u64::try_from(seconds).unwrap_or(1)).min(CHECK_DATABASE))
+    }
+
+    fn call(&self, claim: &ConversionClaim, tries: u32, admission: Admission) -> Result<Outcome, StoreError> {
+        let (client, userid) = (&self.shared.client, &claim.userid);
+        let (answer, calls) = collect_calls(|| client.convert_to_openid(userid, Entry::Admitted(admission)));
         let outcome = match answer {
             Ok(openid) => ConversionOutcome::Openid(openid.value),
             Err(ApiError::Refused { errcode, errmsg }) if reaction(errcode) == Reaction::Never => {
@@ -219,32 +178,13 @@ impl Converter {
             // Not this member's failure: it stays due.
             Err(ApiError::NoAnswer(reason)) => {
                 submit_calls(&self.shared.writer, calls);
-                return match reason {
-                    NoAnswer::Failed(at, _) | NoAnswer::Later(at) => Requeue::At(at),
-                    NoAnswer::Paused(..)
-                    | NoAnswer::RateLimited(_)
-                    | NoAnswer::Stopped
-                    | NoAnswer::NoSecret => Requeue::WhenDue,
-                };
+                return Ok(match reason {
+                    NoAnswer::Failed(until, _) | NoAnswer::Later(until) => Outcome::Wait { until, tries },
+                    NoAnswer::Paused(..) | NoAnswer::Stopped | NoAnswer::NoSecret => Outcome::Unanswered,
+                });
             }
         };
-        log::debug!("conversion userid={userid} outcome={}", in_short(&outcome));
-        let (claim, backoff, random) = (claim.clone(), self.backoff, fastrand::f64());
-        let (answered_at, moment) =
-            (self.shared.client.clock().estimate().now, self.shared.client.clock().moment());
-        let written = self.shared.commit(calls, move |connection| {
-            record_conversion(connection, &claim, &outcome, answered_at, backoff, moment, random)
-        });
-        match written {
-            Ok(false) => Requeue::Now,
-            Ok(true) | Err(StoreError::Closed) => Requeue::WhenDue,
-            Err(error) => {
-                log::error!("WeCom's answer cannot be stored: {error}");
-                // The member is still due, and must not be converted without a break.
-                let _ = self.shared.shutdown.sleep(Duration::from_secs(60));
-                Requeue::WhenDue
-            }
-        }
+        self.commit(claim, outcome, calls)
     }
 }
 
@@ -254,115 +194,5 @@ fn in_short(outcome: &ConversionOutcome) -> String {
         ConversionOutcome::NotYet { errcode: None, .. } => "unusable".into(),
         ConversionOutcome::NotYet { errcode: Some(errcode), .. } => format!("not yet ({errcode})"),
         ConversionOutcome::Never { errcode, .. } => format!("never ({errcode})"),
-    }
-}
-
-impl Queue {
-    /// Takes over the news; its generation.
-    fn receive(&mut self, inbox: &Mutex<Inbox>) -> u64 {
-        let mut inbox = inbox.lock().unwrap_or_else(PoisonError::into_inner);
-        let room = MAX_URGENT.saturating_sub(self.urgent.len());
-        if std::mem::take(&mut inbox.check) || inbox.urgent.len() > room {
-            self.check_at = Instant::now();
-        }
-        self.urgent.extend(std::mem::take(&mut inbox.urgent).into_iter().take(room));
-        inbox.generation
-    }
-
-    /// The next member to convert, else the time of the next attempt to find one.
-    fn next(&mut self, due: Due, now: Instant) -> Result<Job, Instant> {
-        loop {
-            if let Some(job) = self.take(due.recheck_before) {
-                return Ok(job);
-            }
-            if self.check_at > now {
-                break;
-            }
-            match self.find_due(due) {
-                Ok(()) => self.is_failing = false,
-                Err(error) => {
-                    if !std::mem::replace(&mut self.is_failing, true) {
-                        log::error!("cannot look for members that are due: {}", StoreError::from(error));
-                    }
-                    self.check_at = now + BLOCKED_CHECK;
-                }
-            }
-        }
-        self.take_postponed(now, due.recheck_before)
-            .map_err(|at| at.map_or(self.check_at, |at| at.min(self.check_at)))
-    }
-
-    /// The next urgent or due member that is still due and not in flight.
-    fn take(&mut self, recheck_before: Option<UnixSeconds>) -> Option<Job> {
-        loop {
-            let (member, priority) = match self.urgent.pop_front() {
-                Some(member) => (member, Priority::Now),
-                None => (self.due.pop_front()?, Priority::Conversion),
-            };
-            // If an event named the member during the call, the answer is outdated, and the worker requeues it.
-            if self.in_flight.contains(&member) {
-                continue;
-            }
-            if priority == Priority::Now {
-                self.postponed.remove(&member);
-            } else if self.postponed.contains_key(&member) {
-                continue;
-            }
-            if let Some(job) = self.claim(member, priority, recheck_before) {
-                return Some(job);
-            }
-        }
-    }
-
-    /// The postponed member whose time came first; else the earliest time.
-    fn take_postponed(
-        &mut self,
-        now: Instant,
-        recheck_before: Option<UnixSeconds>,
-    ) -> Result<Job, Option<Instant>> {
-        loop {
-            let first = self.postponed.iter().min_by_key(|(_, at)| **at);
-            let (member, at) = first.map(|(member, at)| (member.clone(), *at)).ok_or(None)?;
-            if at > now {
-                return Err(Some(at));
-            }
-            self.postponed.remove(&member);
-            if !self.in_flight.contains(&member)
-                && let Some(job) = self.claim(member, Priority::Conversion, recheck_before)
-            {
-                return Ok(job);
-            }
-        }
-    }
-
-    /// Claims this member if it is due.
-    fn claim(
-        &mut self,
-        member: UserId,
-        priority: Priority,
-        recheck_before: Option<UnixSeconds>,
-    ) -> Option<Job> {
-        let claim = claim(&self.reader, &member, recheck_before, unix_now())
-            .inspect_err(|error| log::error!("cannot look up userid={member}: {error}"));
-        let claim = claim.ok()??;
-        self.in_flight.insert(member.clone());
-        Some(Job { member, claim, priority })
-    }
-
-    /// Reads due members, or the time when the first will be due.
-    fn find_due(&mut self, due: Due) -> crate::store::Result<()> {
-        let now = due.now;
-        let found = due_members(&self.reader, due, BATCH + self.in_flight.len() + self.postponed.len())?;
-        let is_free =
-            |member: &UserId| !self.in_flight.contains(member) && !self.postponed.contains_key(member);
-        self.due.extend(found.into_iter().filter(is_free));
-        let wait = if self.due.is_empty() {
-            let seconds = earliest_due(&self.reader, now)?.map_or(i64::MAX, |due| due.since(now).max(1));
-            Duration::from_secs(u64::try_from(seconds).unwrap_or(1)).min(CHECK_DATABASE)
-        } else {
-            Duration::ZERO
-        };
-        self.check_at = Instant::now() + wait;
-        Ok(())
     }
 }

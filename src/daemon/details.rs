@@ -3,33 +3,34 @@
 //! The database knows whose details are due, and whose WeCom refuses (`denied`): those are fetched again only after
 //! news of the member, or after the next comparison.
 
-mod waiting;
-
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::collections::HashSet;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::api_observer::{collect_calls, submit_calls};
-use super::threads::Threads;
-use super::{COMMIT_TIMEOUT, Shared, StartError};
+use super::calls::{Backlog, Caller, Claim, Outcome};
+use super::wakeup::Wakeup;
+use super::{COMMIT_TIMEOUT, Shared};
 use crate::directory::openid::Backoff;
+use crate::directory::{Fields, MemberField, UserId};
 use crate::store::details::{
     DetailsClaim, details_due, details_sample, move_details, record_denied, record_details,
 };
 use crate::store::observations::Effect;
+use crate::store::openids::ApiCall;
 use crate::store::state::{DETAILS_DENIED, DRIFT, Drift};
 use crate::store::{Connection, StoreError};
 use crate::unix_time::unix_now;
 use crate::wecom::api::errcode::{Reaction, Reason, reaction};
 use crate::wecom::api::rate_limiter::Priority;
-use crate::wecom::api::{ApiError, Dated, NoAnswer, SecretKind};
-use waiting::Waiting;
+use crate::wecom::api::{Admission, Api, ApiError, Dated, Entry, NoAnswer, SecretKind};
 
-/// Wait after a wake-up: events often come in pairs, and an answer must be newer than both.
+/// Wait after news: events often come in pairs, and an answer must be newer than both.
 const SETTLE: Duration = Duration::from_secs(2);
 /// Longest interval between checks of the database.
 const CHECK: Duration = Duration::from_secs(60);
 /// Due members that one query reads.
-const BATCH: usize = 100;
+const BATCH: usize = 256;
 /// Members that one commit moves from one state to another.
 const MOVE_BATCH: usize = 2000;
 /// Wait after an answer with an errcode without a known meaning.
@@ -44,231 +45,118 @@ const SAMPLE: usize = 20;
 /// Interval of samples, in seconds.
 const SAMPLE_EVERY: i64 = 86_400;
 
+/// Fetches details, and is told when they may be due.
+pub(crate) struct Details {
+    shared: Shared,
+    news: Mutex<News>,
+    /// Whether the app may not call user/get, as [`DETAILS_DENIED`]. Held while members move between the states.
+    denied: Mutex<bool>,
+    sample: Mutex<Option<Sample>>,
+    wakeup: Wakeup,
+}
+
+/// News from other threads, until the dispatcher takes them.
 #[derive(Default)]
-struct Signals {
-    is_woken: bool,
+struct News {
+    is_due: bool,
     is_compared: bool,
+    /// When members that events named may be fetched, while they have to wait for [`SETTLE`].
+    settled_at: Option<Instant>,
 }
 
-/// The handle that wakes the thread.
-#[derive(Default)]
-pub(crate) struct DetailsWorker {
-    signals: Mutex<Signals>,
-    wakeup: Condvar,
+/// Members whose fields are known and are fetched nevertheless, to see how exact the directory is.
+struct Sample {
+    left: HashSet<UserId>,
+    drift: Drift,
 }
 
-impl DetailsWorker {
-    /// Starts the thread; `None` if `[details] fetch` is never or no app_secret is set.
-    pub(super) fn start(
-        is_enabled: bool,
+impl Claim for DetailsClaim {
+    fn userid(&self) -> &UserId {
+        &self.userid
+    }
+}
+
+impl Details {
+    pub(super) fn new(
         shared: &Shared,
-        threads: &mut Threads,
-    ) -> Result<Option<Arc<Self>>, StartError> {
-        if !is_enabled || !shared.client.has_secret(SecretKind::App) {
-            return Ok(None);
-        }
-        let fetcher = Fetcher { shared: shared.clone(), reader: shared.reader()? };
-        let worker = Arc::new(Self::default());
-        let signals = Arc::clone(&worker);
-        threads.spawn("details", move || fetcher.work(&signals))?;
-        Ok(Some(worker))
+        reader: &Connection,
+        wakeup: &Wakeup,
+    ) -> Result<Self, crate::store::Error> {
+        Ok(Self {
+            shared: shared.clone(),
+            // An operator who restarts the daemon may have granted the permission.
+            news: Mutex::new(News { is_compared: true, ..News::default() }),
+            denied: Mutex::new(DETAILS_DENIED.get(reader)?.is_some()),
+            sample: Mutex::default(),
+            wakeup: wakeup.clone(),
+        })
     }
 
     /// Checks for due details, after 2 s.
-    pub(crate) fn wake(&self) {
-        self.signal(|signals| signals.is_woken = true);
+    pub(crate) fn check(&self) {
+        lock(&self.news).is_due = true;
+        self.wakeup.notify();
     }
 
     /// A comparison has ended: details may be due, and denied ones are tried again.
     pub(crate) fn compared(&self) {
-        self.signal(|signals| *signals = Signals { is_woken: true, is_compared: true });
+        lock(&self.news).is_compared = true;
+        self.check();
     }
 
-    fn signal(&self, set: impl FnOnce(&mut Signals)) {
-        set(&mut self.signals.lock().unwrap_or_else(PoisonError::into_inner));
-        self.wakeup.notify_all();
-    }
-
-    fn is_woken(&self) -> bool {
-        self.signals.lock().unwrap_or_else(PoisonError::into_inner).is_woken
-    }
-
-    fn wait(&self, time: Duration) -> Signals {
-        let signals = self.signals.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = self.wakeup.wait_timeout_while(signals, time, |signals| !signals.is_woken);
-        std::mem::take(&mut *waited.unwrap_or_else(PoisonError::into_inner).0)
-    }
-}
-
-/// Why a round ends before all due members were fetched.
-enum Interruption {
-    Shutdown,
-    /// The next round may begin after this time.
-    Wait(Duration),
-}
-
-impl From<StoreError> for Interruption {
-    fn from(error: StoreError) -> Self {
-        match error {
-            StoreError::Closed => Self::Shutdown,
-            error => {
-                log::error!("details: {error}");
-                Self::Wait(CHECK)
-            }
-        }
-    }
-}
-
-impl From<crate::store::Error> for Interruption {
-    fn from(error: crate::store::Error) -> Self {
-        StoreError::from(error).into()
-    }
-}
-
-/// The state of the thread.
-struct Fetcher {
-    shared: Shared,
-    reader: Connection,
-}
-
-impl Fetcher {
-    fn work(&self, worker: &DetailsWorker) {
-        let mut waiting = Waiting::default();
-        // An operator who restarts the daemon may have granted the permission.
-        let mut try_denied = true;
-        loop {
-            let wait = match self.round(worker, &mut waiting, std::mem::take(&mut try_denied)) {
-                Ok(()) => waiting.next(Instant::now()).unwrap_or(CHECK).min(CHECK),
-                Err(Interruption::Wait(time)) => time.min(CHECK),
-                Err(Interruption::Shutdown) => return,
-            };
-            let signals = worker.wait(wait);
-            try_denied = signals.is_compared;
-            if self.shared.shutdown.sleep(if signals.is_woken { SETTLE } else { Duration::ZERO }) {
-                return;
-            }
-        }
-    }
-
-    /// Fetches the details of all due members, and takes the daily sample if it is due.
-    fn round(
-        &self,
-        worker: &DetailsWorker,
-        waiting: &mut Waiting,
-        try_denied: bool,
-    ) -> Result<(), Interruption> {
-        if try_denied && DETAILS_DENIED.get(&self.reader)?.is_some() {
-            let probe = |connection: &Connection| move_details(connection, ("denied", "due"), "", 1);
-            self.shared.writer.run(COMMIT_TIMEOUT, probe)?;
-        }
-        loop {
-            let due = details_due(&self.reader, BATCH + waiting.len())?;
-            let due = waiting.order(due, Instant::now());
-            if due.is_empty() {
-                break;
-            }
-            for claim in due {
-                // Members that just changed precede those of a company that is new here.
-                let priority = if claim.is_named { Priority::Details } else { Priority::Fill };
-                self.fetch(&claim, priority, waiting)?;
-                if worker.is_woken() {
-                    break;
-                }
-            }
-        }
-        self.sample(waiting)
-    }
-
-    /// Fetches one member and commits the answer together with the record of the call; the effect on the directory.
-    fn fetch(
+    /// Commits the answer together with the record of the call.
+    fn known(
         &self,
         claim: &DetailsClaim,
-        priority: Priority,
-        waiting: &mut Waiting,
-    ) -> Result<Effect, Interruption> {
-        if self.shared.shutdown.is_triggered() {
-            return Err(Interruption::Shutdown);
-        }
-        let client = &self.shared.client;
-        let (answer, calls) = collect_calls(|| client.user_get(&claim.userid, SecretKind::App, priority));
-        log::debug!("details userid={} known={}", claim.userid, answer.is_ok());
-        match answer {
-            Ok(Dated { value: (_, fields), at }) => {
-                waiting.remove(claim);
-                let (claim, moment) = (claim.clone(), client.clock().moment());
-                let effect = self.shared.commit(calls, move |connection| {
-                    record_details(connection, &claim, &fields, at, moment)
-                })?;
-                self.allowed_again()?;
-                return Ok(effect);
-            }
-            Err(ApiError::Refused { errcode, .. }) => {
-                let is_known = reaction(errcode) == Reaction::Never;
-                let tries = waiting.tries(claim) + 1;
-                if is_known || tries >= UNKNOWN_TRIES {
-                    waiting.remove(claim);
-                    let claim = claim.clone();
-                    self.shared
-                        .commit(calls, move |connection| record_denied(connection, &claim, unix_now()))?;
-                    if is_known {
-                        // WeCom refuses this member only, so the app may call the API.
-                        self.allowed_again()?;
-                    }
-                } else {
-                    submit_calls(&self.shared.writer, calls);
-                    waiting.put(claim, Instant::now() + UNKNOWN_WAIT, tries);
-                }
-            }
-            Err(ApiError::Unusable { what, .. }) => {
-                submit_calls(&self.shared.writer, calls);
-                let tries = waiting.tries(claim).saturating_add(1);
-                let wait = UNUSABLE.wait(tries, fastrand::f64());
-                log::warn!(
-                    "details userid={} try={tries}: {what}; this member is asked for again in {} s, the others go on",
-                    claim.userid,
-                    wait.as_secs()
-                );
-                waiting.put(claim, Instant::now() + wait, tries);
-            }
-            Err(ApiError::NoAnswer(reason)) => {
-                submit_calls(&self.shared.writer, calls);
-                self.no_answer(claim, reason, waiting)?;
-            }
-        }
-        Ok(Effect::default())
+        answer: Dated<(UserId, Fields<MemberField>)>,
+        calls: Vec<ApiCall>,
+    ) -> Result<Effect, StoreError> {
+        let (claim, moment) = (claim.clone(), self.shared.client.clock().moment());
+        let Dated { value: (_, fields), at } = answer;
+        let effect = self
+            .shared
+            .commit(calls, move |connection| record_details(connection, &claim, &fields, at, moment))?;
+        self.allowed_again()?;
+        Ok(effect)
     }
 
-    fn no_answer(
+    fn refused(
         &self,
         claim: &DetailsClaim,
-        reason: NoAnswer,
-        waiting: &mut Waiting,
-    ) -> Result<(), Interruption> {
-        match reason {
-            NoAnswer::Stopped => Err(Interruption::Shutdown),
-            // A wake-up for a member with a higher priority ends the wait.
-            NoAnswer::RateLimited(wait) => Err(Interruption::Wait(wait)),
-            NoAnswer::NoSecret => Err(Interruption::Wait(CHECK)),
-            NoAnswer::Later(at) => {
-                waiting.put(claim, at, waiting.tries(claim));
-                Ok(())
-            }
-            NoAnswer::Paused(until, pause) | NoAnswer::Failed(until, pause) => {
-                if matches!(reason, NoAnswer::Failed(..)) {
-                    waiting.put(claim, until, waiting.tries(claim));
-                }
-                if matches!(pause, Reason::Permission | Reason::Licence) {
-                    self.denied_for_all()?;
-                }
-                let wait = until.saturating_duration_since(Instant::now());
-                Err(Interruption::Wait(wait.max(Duration::from_millis(100))))
-            }
+        errcode: i64,
+        tries: u32,
+        calls: Vec<ApiCall>,
+    ) -> Result<Outcome, StoreError> {
+        let (is_known, tries) = (reaction(errcode) == Reaction::Never, tries.saturating_add(1));
+        if !is_known && tries < UNKNOWN_TRIES {
+            submit_calls(&self.shared.writer, calls);
+            return Ok(Outcome::Wait { until: Instant::now() + UNKNOWN_WAIT, tries });
         }
+        let claim = claim.clone();
+        self.shared.commit(calls, move |connection| record_denied(connection, &claim, unix_now()))?;
+        if is_known {
+            // WeCom refuses this member only, so the app may call the API.
+            self.allowed_again()?;
+        }
+        Ok(Outcome::Answered)
+    }
+
+    fn no_answer(&self, reason: NoAnswer, tries: u32) -> Result<Outcome, StoreError> {
+        if let NoAnswer::Paused(_, pause) | NoAnswer::Failed(_, pause) = reason
+            && matches!(pause, Reason::Permission | Reason::Licence)
+        {
+            self.denied_for_all()?;
+        }
+        Ok(match reason {
+            NoAnswer::Later(until) | NoAnswer::Failed(until, _) => Outcome::Wait { until, tries },
+            NoAnswer::Paused(..) | NoAnswer::Stopped | NoAnswer::NoSecret => Outcome::Unanswered,
+        })
     }
 
     /// Marks all due details as denied: the app may not call user/get.
-    fn denied_for_all(&self) -> Result<(), Interruption> {
-        if DETAILS_DENIED.get(&self.reader)?.is_none() {
+    fn denied_for_all(&self) -> Result<(), StoreError> {
+        let mut denied = lock(&self.denied);
+        if !std::mem::replace(&mut *denied, true) {
             log::warn!(
                 "details of members stay unknown, because the app may not call user/get; all else goes on"
             );
@@ -277,8 +165,9 @@ impl Fetcher {
         self.move_all("due", "denied")
     }
 
-    fn allowed_again(&self) -> Result<(), Interruption> {
-        if DETAILS_DENIED.get(&self.reader)?.is_none() {
+    fn allowed_again(&self) -> Result<(), StoreError> {
+        let mut denied = lock(&self.denied);
+        if !std::mem::replace(&mut *denied, false) {
             return Ok(());
         }
         log::info!("the app may call user/get again; details are fetched");
@@ -286,7 +175,7 @@ impl Fetcher {
         self.move_all("denied", "due")
     }
 
-    fn move_all(&self, from: &'static str, to: &'static str) -> Result<(), Interruption> {
+    fn move_all(&self, from: &'static str, to: &'static str) -> Result<(), StoreError> {
         let mut after = Some(String::new());
         while let Some(last) = after {
             after = self.shared.commit(Vec::new(), move |connection| {
@@ -296,26 +185,131 @@ impl Fetcher {
         Ok(())
     }
 
-    /// Once a day, fetches a sample of the members whose fields are known. The number of differences shows how exact
-    /// the directory is; they are repaired.
-    fn sample(&self, waiting: &mut Waiting) -> Result<(), Interruption> {
-        let now = unix_now();
-        let last = DRIFT.get(&self.reader)?.map(|(at, _)| at);
-        if last.is_some_and(|at| (0..SAMPLE_EVERY).contains(&now.since(at))) {
-            return Ok(());
-        }
-        let sample = details_sample(&self.reader, SAMPLE, fastrand::i64)?;
-        if sample.is_empty() {
-            return Ok(());
-        }
-        let mut drift = Drift { asked: sample.len(), different: 0 };
-        for member in sample {
-            if !self.fetch(&member, Priority::Details, waiting)?.is_none() {
-                drift.different += 1;
-                log::warn!("the daily sample found userid={} different; it is repaired", member.userid);
+    /// Has one denied member fetched, if all are denied.
+    fn try_denied(&self) {
+        // While it is locked, members are moving anyway.
+        if self.denied.try_lock().is_ok_and(|denied| *denied) {
+            let probe = |connection: &Connection| move_details(connection, ("denied", "due"), "", 1);
+            if let Err(error) = self.shared.writer.run(COMMIT_TIMEOUT, probe) {
+                log::error!("details: {error}");
             }
         }
-        log::info!("daily sample: {} of {} members were different", drift.different, drift.asked);
-        Ok(self.shared.commit(Vec::new(), move |connection| DRIFT.set(connection, unix_now(), &drift))?)
     }
+
+    /// Begins the daily sample, if it is due; its members. The number of differences shows how exact the directory is;
+    /// they are repaired.
+    fn begin_sample(
+        &self,
+        reader: &Connection,
+        backlog: &Backlog<DetailsClaim>,
+    ) -> crate::store::Result<Vec<DetailsClaim>> {
+        let now = unix_now();
+        let last = DRIFT.get(reader)?.map(|(at, _)| at);
+        if last.is_some_and(|at| (0..SAMPLE_EVERY).contains(&now.since(at))) {
+            return Ok(Vec::new());
+        }
+        let mut members = details_sample(reader, SAMPLE, fastrand::i64)?;
+        members.retain(|member| backlog.may_call(member, Instant::now()));
+        let left: HashSet<UserId> = members.iter().map(|member| member.userid.clone()).collect();
+        let drift = Drift { asked: left.len(), different: 0 };
+        *lock(&self.sample) = Some(Sample { left, drift }).filter(|sample| !sample.left.is_empty());
+        Ok(members)
+    }
+
+    /// Takes a call into the sample, if the member is in it. `None`: there was no answer, and another sample follows.
+    fn sampled(&self, userid: &UserId, effect: Option<Effect>) -> Result<(), StoreError> {
+        let mut sample = lock(&self.sample);
+        let Some(Sample { left, drift }) = sample.as_mut().filter(|sample| sample.left.contains(userid))
+        else {
+            return Ok(());
+        };
+        left.remove(userid);
+        if effect.is_some_and(|effect| !effect.is_none()) {
+            drift.different += 1;
+            log::warn!("the daily sample found userid={userid} different; it is repaired");
+        }
+        if !left.is_empty() && effect.is_some() {
+            return Ok(());
+        }
+        let Some(Sample { drift, .. }) = sample.take().filter(|_| effect.is_some()) else { return Ok(()) };
+        log::info!("daily sample: {} of {} members were different", drift.different, drift.asked);
+        self.shared.commit(Vec::new(), move |connection| DRIFT.set(connection, unix_now(), &drift))
+    }
+}
+
+impl Caller for Details {
+    type Claim = DetailsClaim;
+    const API: Api = Api::UserGet;
+    /// Members that just changed precede those of a company that is new here.
+    const PRIORITIES: (Priority, Priority) = (Priority::Details, Priority::Fill);
+
+    fn receive(&self, _: &Connection, backlog: &mut Backlog<DetailsClaim>, now: Instant) {
+        let mut news = lock(&self.news);
+        if std::mem::take(&mut news.is_due) {
+            news.settled_at.get_or_insert(now + SETTLE);
+        }
+        let is_settled = news.settled_at.take_if(|at| *at <= now).is_some();
+        let (is_compared, settled_at) = (std::mem::take(&mut news.is_compared), news.settled_at);
+        drop(news);
+        if is_compared {
+            self.try_denied();
+        }
+        if is_settled {
+            backlog.refresh(now);
+        }
+        backlog.check_at = settled_at.map_or(backlog.check_at, |at| at.min(backlog.check_at));
+    }
+
+    fn find(
+        &self,
+        reader: &Connection,
+        backlog: &mut Backlog<DetailsClaim>,
+        now: Instant,
+    ) -> crate::store::Result<Instant> {
+        let settled_at = lock(&self.news).settled_at;
+        let due = details_due(reader, BATCH + backlog.unavailable())?;
+        let (named, others): (Vec<_>, Vec<_>) = due.into_iter().partition(|claim| claim.is_named);
+        backlog.add(false, others, now);
+        if settled_at.is_none() {
+            backlog.add(true, named, now);
+            if backlog.is_empty() && backlog.in_flight() == 0 {
+                let members = self.begin_sample(reader, backlog)?;
+                backlog.add(true, members, now);
+            }
+        }
+        Ok(settled_at.unwrap_or(now + CHECK))
+    }
+
+    fn call(&self, claim: &DetailsClaim, tries: u32, admission: Admission) -> Result<Outcome, StoreError> {
+        let (client, userid) = (&self.shared.client, &claim.userid);
+        let entry = Entry::Admitted(admission);
+        let (answer, calls) = collect_calls(|| client.user_get(userid, SecretKind::App, entry));
+        log::debug!("details userid={userid} known={}", answer.is_ok());
+        let (outcome, effect) = match answer {
+            Ok(answer) => (Outcome::Answered, Some(self.known(claim, answer, calls)?)),
+            Err(ApiError::Refused { errcode, .. }) => {
+                (self.refused(claim, errcode, tries, calls)?, Some(Effect::default()))
+            }
+            Err(ApiError::Unusable { what, .. }) => {
+                submit_calls(&self.shared.writer, calls);
+                let tries = tries.saturating_add(1);
+                let wait = UNUSABLE.wait(tries, fastrand::f64());
+                log::warn!(
+                    "details userid={userid} try={tries}: {what}; this member is asked for again in {} s, the others go on",
+                    wait.as_secs()
+                );
+                (Outcome::Wait { until: Instant::now() + wait, tries }, Some(Effect::default()))
+            }
+            Err(ApiError::NoAnswer(reason)) => {
+                submit_calls(&self.shared.writer, calls);
+                (self.no_answer(reason, tries)?, None)
+            }
+        };
+        self.sampled(userid, effect)?;
+        Ok(outcome)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,11 +1,12 @@
 //! The running parts of the daemon, one file or folder each, and here the start and the stop of all.
 //!
 //! Data flows in one direction: the gate takes requests, workers decrypt and parse them, the writer commits, the
-//! responder answers, the converter calls WeCom. The stop follows the same order.
+//! responder answers, the dispatcher of calls asks WeCom. The stop follows the same order.
 
 pub(crate) mod admin;
 pub(crate) mod api_observer;
 pub mod callbacks;
+mod calls;
 pub(crate) mod clock_reporter;
 pub(crate) mod control;
 pub(crate) mod converter;
@@ -40,9 +41,8 @@ use admin::Admin;
 pub(crate) use api_observer::client;
 use api_observer::{ApiRecorder, record_calls};
 use callbacks::Callbacks;
+pub(crate) use calls::MemberCalls;
 use control::{Control, ControlEndpoint};
-use converter::Converter;
-use details::DetailsWorker;
 pub(crate) use lockfile::{is_running, lock};
 use metrics::Metrics;
 use reconciler::Reconciler;
@@ -145,20 +145,11 @@ impl Shared {
     }
 }
 
-/// The parts that call WeCom for single members.
-#[derive(Clone, Default)]
-pub(crate) struct ApiWorkers {
-    /// `None` if nothing is converted.
-    pub converter: Option<Arc<Converter>>,
-    /// `None` if no details are fetched.
-    pub details: Option<Arc<DetailsWorker>>,
-}
-
 /// A running daemon; dropping it does not stop its threads.
 pub struct Daemon {
     shared: Shared,
     callbacks: Callbacks,
-    workers: ApiWorkers,
+    calls: MemberCalls,
     /// Of the parts that call WeCom, and of the refusals.
     threads: Threads,
     control: Option<Control>,
@@ -185,17 +176,15 @@ impl Daemon {
 
         let shared = Shared::new(config, writer)?;
         let mut threads = Threads::default();
-        let converter = Converter::start(&config.openid, &shared, &mut threads)?;
-        let details = DetailsWorker::start(config.fetch_details, &shared, &mut threads)?;
-        let workers = ApiWorkers { converter, details };
-        let can_compare = Reconciler::start(&config.reconcile, &shared, &workers, &mut threads)?;
-        let control = control.map(|control| control.start(&shared, &workers, can_compare)).transpose()?;
+        let calls = MemberCalls::start(config, &shared, &mut threads)?;
+        let can_compare = Reconciler::start(&config.reconcile, &shared, &calls, &mut threads)?;
+        let control = control.map(|control| control.start(&shared, &calls, can_compare)).transpose()?;
         let reserved = admin.as_ref().map_or(0, |_| admin::DESCRIPTORS);
-        let callbacks = Callbacks::start(config, endpoints, (&shared, &workers), reserved, &mut threads)?;
+        let callbacks = Callbacks::start(config, endpoints, (&shared, &calls), reserved, &mut threads)?;
         let compares = can_compare && config.reconcile.enabled;
         let admin =
             admin.map(|listener| Admin::start(listener, &shared, &callbacks, compares)).transpose()?;
-        Ok(Self { shared, callbacks, workers, threads, control, admin, writer_thread, _lock: lock })
+        Ok(Self { shared, callbacks, calls, threads, control, admin, writer_thread, _lock: lock })
     }
 
     /// The address of the callback listener.
@@ -224,14 +213,9 @@ impl Daemon {
         if let Some(control) = self.control {
             control.stop(deadline);
         }
-        if let Some(converter) = &self.workers.converter {
-            converter.wake_all();
-        }
+        self.calls.wake();
         self.shared.triggers.wakeup.notify();
         self.callbacks.stop(deadline);
-        if let Some(details) = &self.workers.details {
-            details.wake();
-        }
         // A call that waits for WeCom is left behind.
         self.threads.join_until(deadline.checked_sub(Duration::from_secs(1)).unwrap_or(deadline));
         let left = || deadline.saturating_duration_since(Instant::now());

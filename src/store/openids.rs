@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rusqlite::{Connection, OptionalExtension, params, params_from_iter};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::clashes;
 use super::events::add_member_fact;
@@ -112,42 +112,27 @@ pub fn due_members(
     connection: &Connection,
     Due { now, latest, recheck_before }: Due,
     limit: usize,
-) -> rusqlite::Result<Vec<UserId>> {
+) -> rusqlite::Result<Vec<ConversionClaim>> {
+    let most = i64::try_from(limit).unwrap_or(i64::MAX);
     let mut due = Vec::new();
-    let mut find = |sql: &str, params: &[i64]| -> rusqlite::Result<()> {
-        let mut statement = connection.prepare_cached(sql)?;
-        let mut rows = statement.query(params_from_iter(params))?;
+    let mut find = |which: &str, time: UnixSeconds| -> rusqlite::Result<()> {
+        let sql =
+            format!("SELECT {CLAIM_COLUMNS} FROM members WHERE deleted_at IS NULL AND {which} LIMIT ?3");
+        let mut statement = connection.prepare_cached(&sql)?;
+        let mut rows = statement.query(params![recheck_before.map(|at| at.0), time.0, most])?;
         while let Some(row) = rows.next()? {
-            due.extend(UserId::parse(row.get_ref(0)?.as_str()?).ok());
+            due.extend(claimed(row)?);
         }
         Ok(())
     };
-    let most = i64::try_from(limit).unwrap_or(i64::MAX);
-    find(
-        "SELECT userid FROM members
-         WHERE openid_state = 'pending' AND deleted_at IS NULL AND openid_next_attempt_at <= ?1
-         ORDER BY openid_next_attempt_at LIMIT ?2",
-        &[now.0, most],
-    )?;
-    find(
-        "SELECT userid FROM members
-         WHERE openid_state = 'pending' AND deleted_at IS NULL AND openid_next_attempt_at > ?1
-         ORDER BY openid_next_attempt_at LIMIT ?2",
-        &[latest.0, most],
-    )?;
-    find(
-        "SELECT userid FROM members
-         WHERE openid_state = 'converted' AND deleted_at IS NULL AND openid_next_attempt_at <= ?1
-         ORDER BY openid_next_attempt_at LIMIT ?2",
-        &[now.0, most],
-    )?;
+    let by_time = "ORDER BY openid_next_attempt_at";
+    find(&format!("openid_state = 'pending' AND openid_next_attempt_at <= ?2 {by_time}"), now)?;
+    find(&format!("openid_state = 'pending' AND openid_next_attempt_at > ?2 {by_time}"), latest)?;
+    find(&format!("openid_state = 'converted' AND openid_next_attempt_at <= ?2 {by_time}"), now)?;
     if let Some(before) = recheck_before {
-        find(
-            "SELECT userid FROM members
-             WHERE openid_state = 'converted' AND deleted_at IS NULL AND openid_next_attempt_at IS NULL
-               AND openid_updated_at <= ?1 ORDER BY openid_updated_at LIMIT ?2",
-            &[before.0, most],
-        )?;
+        let unasked =
+            "openid_state = 'converted' AND openid_next_attempt_at IS NULL AND openid_updated_at <= ?2";
+        find(&format!("{unasked} ORDER BY openid_updated_at"), before)?;
     }
     due.truncate(limit);
     Ok(due)
@@ -304,6 +289,17 @@ pub struct ConversionClaim {
     event_time: UnixSeconds,
 }
 
+/// The columns of a claim; its first parameter is the time before which an openid is old.
+const CLAIM_COLUMNS: &str = "userid, openid_revision,
+    openid_state = 'converted' AND NOT coalesce(openid_updated_at <= ?1, 0), event_time";
+
+/// Reads [`CLAIM_COLUMNS`].
+fn claimed(row: &Row<'_>) -> rusqlite::Result<Option<ConversionClaim>> {
+    let Ok(userid) = UserId::parse(row.get_ref(0)?.as_str()?) else { return Ok(None) };
+    let (revision, only_for_clash, event_time) = (row.get(1)?, row.get(2)?, UnixSeconds(row.get(3)?));
+    Ok(Some(ConversionClaim { userid, revision, only_for_clash, event_time }))
+}
+
 /// Looks a member up that is to be converted, or whose openid is to be asked for again: since it was last confirmed before
 /// `recheck_before`, or has a time that has come. `None` if that is not (or no longer) so.
 pub fn claim(
@@ -312,16 +308,13 @@ pub fn claim(
     recheck_before: Option<UnixSeconds>,
     now: UnixSeconds,
 ) -> rusqlite::Result<Option<ConversionClaim>> {
-    connection
-        .prepare_cached(
-            "SELECT openid_revision, openid_state = 'converted' AND NOT coalesce(openid_updated_at <= ?2, 0), event_time
-             FROM members
-             WHERE userid = ?1 AND deleted_at IS NULL
-               AND (openid_state = 'pending'
-                    OR (openid_state = 'converted' AND (openid_updated_at <= ?2 OR openid_next_attempt_at <= ?3)))",
-        )?
-        .query_row(params![userid.as_str(), recheck_before.map(|at| at.0), now.0], |row| {
-            Ok(ConversionClaim { userid: userid.clone(), revision: row.get(0)?, only_for_clash: row.get(1)?, event_time: UnixSeconds(row.get(2)?) })
-        })
-        .optional()
+    let sql = format!(
+        "SELECT {CLAIM_COLUMNS} FROM members
+         WHERE userid = ?3 AND deleted_at IS NULL
+           AND (openid_state = 'pending'
+                OR (openid_state = 'converted' AND (openid_updated_at <= ?1 OR openid_next_attempt_at <= ?2)))"
+    );
+    let mut statement = connection.prepare_cached(&sql)?;
+    let mut rows = statement.query(params![recheck_before.map(|at| at.0), now.0, userid.as_str()])?;
+    rows.next()?.map_or(Ok(None), claimed)
 }

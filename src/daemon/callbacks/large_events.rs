@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::daemon::wakeup::Wakeup;
-use crate::daemon::{ApiWorkers, Shared};
+use crate::daemon::{MemberCalls, Shared};
 use crate::store::StoreError;
 use crate::store::deferred::{Portion, apply_portion, drop_portion};
 use crate::unix_time::unix_now;
@@ -17,9 +17,9 @@ const SLEEP: Duration = Duration::from_secs(24 * 3600);
 
 /// Merges all portions that wait whenever `wakeup` is notified, until the shutdown. Portions that the last process left
 /// come first.
-pub(super) fn run(shared: &Shared, workers: &ApiWorkers, wakeup: &Wakeup) {
+pub(super) fn run(shared: &Shared, calls: &MemberCalls, wakeup: &Wakeup) {
     while !shared.shutdown.is_triggered() {
-        match apply(shared, workers) {
+        match apply(shared, calls) {
             Ok(true) => {}
             Ok(false) => wakeup.wait(SLEEP),
             Err(StoreError::Closed) => return,
@@ -39,11 +39,11 @@ pub(super) fn run(shared: &Shared, workers: &ApiWorkers, wakeup: &Wakeup) {
 }
 
 /// Merges one portion; the result is whether more wait.
-fn apply(shared: &Shared, workers: &ApiWorkers) -> Result<bool, StoreError> {
+fn apply(shared: &Shared, calls: &MemberCalls) -> Result<bool, StoreError> {
     let moment = shared.client.clock().moment();
     let Portion { to_convert, has_more } =
         shared.writer.run(COMMIT_TIMEOUT, move |connection| apply_portion(connection, moment))?;
-    if let Some(converter) = &workers.converter {
+    if let Some(converter) = &calls.converter {
         converter.convert_now(to_convert);
     }
     Ok(has_more)

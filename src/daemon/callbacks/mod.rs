@@ -16,7 +16,7 @@ use super::gate_observer::GateObserver;
 use super::refusals::Refusals;
 use super::threads::Threads;
 use super::wakeup::Wakeup;
-use super::{ApiWorkers, Shared, StartError};
+use super::{MemberCalls, Shared, StartError};
 use crate::config::{Config, Keys, Previous};
 use crate::gate::{Budget, Gate, GateStats, Limits, Routes};
 use crate::wecom::callback::crypt::{Crypt, EncodingAesKey};
@@ -64,7 +64,7 @@ impl Callbacks {
     pub(super) fn start(
         config: &Config,
         endpoints: Vec<Endpoint>,
-        (shared, workers): (&Shared, &ApiWorkers),
+        (shared, calls): (&Shared, &MemberCalls),
         reserved: usize,
         threads: &mut Threads,
     ) -> Result<Self, StartError> {
@@ -86,13 +86,13 @@ impl Callbacks {
             corp_id: config.wecom.corp_id.clone(),
             event_clock: EventClock::new(shared.client.clock().clone()),
             shared: shared.clone(),
-            workers: workers.clone(),
+            calls: calls.clone(),
             refusals: Arc::clone(&refusals),
             large_events: Wakeup::default(),
         });
         let large_events = {
-            let (shared, workers, wakeup) = (shared.clone(), workers.clone(), server.large_events.clone());
-            move || large_events::run(&shared, &workers, &wakeup)
+            let (shared, calls, wakeup) = (shared.clone(), calls.clone(), server.large_events.clone());
+            move || large_events::run(&shared, &calls, &wakeup)
         };
         threads.spawn("large-events", large_events)?;
         let threads = Server::start(&server, settings.threads)?;

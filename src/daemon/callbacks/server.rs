@@ -16,7 +16,7 @@ use crate::daemon::metrics::Metrics;
 use crate::daemon::refusals::{self, Refusals, Refused};
 use crate::daemon::threads::Threads;
 use crate::daemon::wakeup::Wakeup;
-use crate::daemon::{ApiWorkers, Shared};
+use crate::daemon::{MemberCalls, Shared};
 use crate::gate::{self, PEER_HEADER};
 use crate::store::{Applied, NewEvent, StoreError, apply_event, record_invalid};
 use crate::text::printable;
@@ -32,7 +32,7 @@ pub(super) struct Server {
     pub(super) corp_id: String,
     pub(super) event_clock: EventClock,
     pub(super) shared: Shared,
-    pub(super) workers: ApiWorkers,
+    pub(super) calls: MemberCalls,
     pub(super) refusals: Arc<Refusals>,
     pub(super) large_events: Wakeup,
 }
@@ -155,7 +155,7 @@ impl Server {
         let deadline = arrived + COMMIT_TIMEOUT;
         let (writer, to_apply) = (self.shared.writer.clone(), event.clone());
         let acknowledge = {
-            let (answers, shared, workers) = (answers.clone(), self.shared.clone(), self.workers.clone());
+            let (answers, shared, calls) = (answers.clone(), self.shared.clone(), self.calls.clone());
             let (refusals, large_events) = (Arc::clone(&self.refusals), self.large_events.clone());
             move |request: Request, event: &NewEvent, result: Result<Applied, StoreError>| {
                 if let Err(error) = &result {
@@ -165,7 +165,7 @@ impl Server {
                 if result.as_ref().is_ok_and(|applied| applied.is_deferred) {
                     large_events.notify();
                 }
-                acknowledge(request, event, result, (&shared, &workers), &answers);
+                acknowledge(request, event, result, (&shared, &calls), &answers);
             }
         };
         self.shared.writer.submit(
@@ -192,7 +192,7 @@ fn acknowledge(
     request: Request,
     event: &NewEvent,
     result: Result<Applied, StoreError>,
-    (shared, workers): (&Shared, &ApiWorkers),
+    (shared, calls): (&Shared, &MemberCalls),
     answers: &Sender<Answer>,
 ) {
     match result {
@@ -200,11 +200,11 @@ fn acknowledge(
             log::debug!("event {} outcome={}", name(event), applied.outcome.as_str());
             shared.metrics.event(&event.event, &event.change_type, applied.outcome);
             send(answers, request, 200, b"success");
-            if let Some(converter) = &workers.converter {
+            if let Some(converter) = &calls.converter {
                 converter.convert_now(applied.to_convert);
             }
-            if let Some(details) = workers.details.as_ref().filter(|_| applied.details_due) {
-                details.wake();
+            if let Some(details) = calls.details.as_ref().filter(|_| applied.details_due) {
+                details.check();
             }
         }
         Err(error) => {

@@ -30,7 +30,7 @@ use socket::ControlSocket;
 use super::log_limiter::LogLimiter;
 use super::reconciler::triggers::{ReconcileCommand, ReconcileUpdate};
 use super::threads::Threads;
-use super::{ApiWorkers, Shared as Parts};
+use super::{MemberCalls, Shared as Parts};
 use crate::gate::nonblocking::{FIRST_CONNECTION, Interest, LISTENER, Poller, Token, WAKER, Waker};
 use crate::store::epoch::last_change;
 use crate::store::writer::Committed;
@@ -99,7 +99,7 @@ impl ControlEndpoint {
     }
 
     /// Starts the thread `control`; connections that were made before wait for it.
-    pub(super) fn start(self, parts: &Parts, workers: &ApiWorkers, can_compare: bool) -> io::Result<Control> {
+    pub(super) fn start(self, parts: &Parts, calls: &MemberCalls, can_compare: bool) -> io::Result<Control> {
         let signals = Arc::clone(&self.signals);
         let mut listening = Interest::new();
         listening.set(&self.poller, &self.socket.listener, LISTENER, Interest::READ)?;
@@ -110,7 +110,7 @@ impl ControlEndpoint {
             poller: self.poller,
             signals: self.signals,
             parts: parts.clone(),
-            workers: workers.clone(),
+            calls: calls.clone(),
             can_compare,
             clients: HashMap::new(),
             next_client: FIRST_CONNECTION,
@@ -154,7 +154,7 @@ struct Server {
     poller: Poller,
     signals: Arc<Signals>,
     parts: Parts,
-    workers: ApiWorkers,
+    calls: MemberCalls,
     can_compare: bool,
     clients: HashMap<Token, Connection>,
     /// By a number that is not reused for long, so a late response reaches no other client.
@@ -276,7 +276,7 @@ impl Server {
         }
         match request {
             Request::Retry => {
-                if let Some(converter) = &self.workers.converter {
+                if let Some(converter) = &self.calls.converter {
                     converter.check();
                 }
                 client.respond(&Response::Done, true);

@@ -9,8 +9,7 @@ use crate::shutdown::Shutdown;
 use crate::store::StoreError;
 use crate::wecom::api::errcode::{Reason, is_unknown_member};
 use crate::wecom::api::rate_limiter::Priority;
-use crate::wecom::api::{ApiError, Dated};
-use crate::wecom::api::{ApiObserver, Client, NoAnswer, SecretKind};
+use crate::wecom::api::{ApiError, ApiObserver, Client, Dated, Entry, NoAnswer, SecretKind};
 
 /// Calls with an answer that cannot be used before the item is given up.
 const TRIES: u32 = 3;
@@ -110,10 +109,6 @@ impl<L: ApiObserver> ApiReader<'_, L> {
                 NoAnswer::NoSecret => {
                     return Ok(Err(Denial::of_all("the secret for it is not configured".into())));
                 }
-                NoAnswer::RateLimited(wait) => {
-                    self.sleep(wait)?;
-                    continue;
-                }
                 NoAnswer::Later(until) => {
                     self.sleep(until.saturating_duration_since(Instant::now()))?;
                     continue;
@@ -158,7 +153,7 @@ impl<L: ApiObserver> ApiReader<'_, L> {
             if !self.client.has_secret(secret) {
                 continue;
             }
-            match self.read(|| self.client.user_get(userid, secret, Priority::Reconcile))? {
+            match self.read(|| self.client.user_get(userid, secret, Entry::Waiting(Priority::Reconcile)))? {
                 Ok(_) => return Ok(Existence::Present),
                 Err(denial) if denial.errcode.is_some_and(is_unknown_member) => is_unknown = true,
                 Err(denial) => {

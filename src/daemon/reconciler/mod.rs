@@ -19,7 +19,7 @@ use triggers::ReconcileUpdate;
 pub(crate) use triggers::{ReconcileCommand, ReconcileRequest};
 
 use super::threads::Threads;
-use super::{ApiWorkers, CHECK_DATABASE, COMMIT_TIMEOUT, Shared, StartError};
+use super::{CHECK_DATABASE, COMMIT_TIMEOUT, MemberCalls, Shared, StartError};
 use crate::config;
 use crate::directory::UnixSeconds;
 use crate::directory::comparison::Guard;
@@ -48,7 +48,7 @@ const BATCH: usize = 2000;
 
 pub(crate) struct Reconciler {
     shared: Shared,
-    workers: ApiWorkers,
+    calls: MemberCalls,
     reader: Connection,
     settings: config::Reconcile,
 }
@@ -69,14 +69,14 @@ impl Reconciler {
     pub(super) fn start(
         settings: &config::Reconcile,
         shared: &Shared,
-        workers: &ApiWorkers,
+        calls: &MemberCalls,
         threads: &mut Threads,
     ) -> Result<bool, StartError> {
         if !shared.client.has_secret(SecretKind::Contacts) {
             return Ok(false);
         }
         let (reader, settings) = (shared.reader()?, settings.clone());
-        let reconciler = Self { shared: shared.clone(), workers: workers.clone(), reader, settings };
+        let reconciler = Self { shared: shared.clone(), calls: calls.clone(), reader, settings };
         threads.spawn("reconcile", move || reconciler.work())?;
         Ok(true)
     }
@@ -198,7 +198,7 @@ impl Reconciler {
         self.store_progress(None);
         let report = report?;
         self.check_conversions();
-        if let Some(details) = self.workers.details.as_ref().filter(|_| !request.dry_run) {
+        if let Some(details) = self.calls.details.as_ref().filter(|_| !request.dry_run) {
             details.compared();
         }
         log_report(&report, request);
@@ -206,7 +206,7 @@ impl Reconciler {
     }
 
     fn check_conversions(&self) {
-        if let Some(converter) = &self.workers.converter {
+        if let Some(converter) = &self.calls.converter {
             converter.check();
         }
     }

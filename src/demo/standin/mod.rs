@@ -34,6 +34,8 @@ pub struct Call {
     pub token: String,
     /// The errcode of the answer; `None` if a fault replaced the answer.
     pub errcode: Option<i64>,
+    /// Calls about members that were in flight when it arrived, itself included if it is one.
+    pub in_flight: usize,
 }
 
 #[derive(Default)]
@@ -43,6 +45,10 @@ struct State {
     calls: Vec<Call>,
     /// Seconds that the Date header is ahead.
     date_shift: i64,
+    /// Time that each answer takes.
+    latency: Duration,
+    /// Calls about members without an answer yet.
+    in_flight: usize,
 }
 
 struct Shared {
@@ -121,6 +127,11 @@ impl StandIn {
         self.shared.lock().date_shift = seconds;
     }
 
+    /// Has every later answer take this long; a fault that delays comes on top.
+    pub fn set_latency(&self, latency: Duration) {
+        self.shared.lock().latency = latency;
+    }
+
     /// Removes all faults that are still planned.
     pub fn mend(&self) {
         self.shared.lock().faults.0.clear();
@@ -163,6 +174,24 @@ impl Drop for StandIn {
     }
 }
 
+/// Counts a call about a member until its answer is sent.
+struct InFlight<'a>(Option<&'a Shared>);
+
+impl<'a> InFlight<'a> {
+    fn new(shared: &'a Shared, state: &mut State, is_counted: bool) -> Self {
+        state.in_flight += usize::from(is_counted);
+        Self(is_counted.then_some(shared))
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        if let Some(shared) = self.0 {
+            shared.lock().in_flight -= 1;
+        }
+    }
+}
+
 /// Serves one connection, request after request.
 fn serve(shared: &Shared, mut stream: TcpStream) -> io::Result<()> {
     // Short, so that the thread sees the shutdown.
@@ -171,8 +200,9 @@ fn serve(shared: &Shared, mut stream: TcpStream) -> io::Result<()> {
     let mut buffer = Vec::new();
     loop {
         let Some(request) = read_request(shared, &mut stream, &mut buffer)? else { return Ok(()) };
-        let (fault, answer) = {
+        let (fault, answer, latency, in_flight) = {
             let mut state = shared.lock();
+            let in_flight = InFlight::new(shared, &mut state, request.userid().is_some());
             let fault = state.faults.next(&request.api, request.userid().as_deref());
             let answer = match &fault {
                 Some(Fault::Errcode(errcode)) => Some(company::error(*errcode, "planned")),
@@ -183,16 +213,24 @@ fn serve(shared: &Shared, mut stream: TcpStream) -> io::Result<()> {
                 Some(_) => None,
             };
             let errcode = answer.as_ref().and_then(|a| a.get("errcode")).and_then(Json::as_i64);
+            let count = state.in_flight;
             state.calls.push(Call {
                 api: request.api.clone(),
                 at: Instant::now(),
                 userid: request.userid(),
                 token: request.query.get("access_token").cloned().unwrap_or_default(),
                 errcode,
+                in_flight: count,
             });
             shared.called.notify_all();
-            (fault, answer)
+            (fault, answer, state.latency, in_flight)
         };
+        let delay = if let Some(Fault::Delay(time)) = fault { latency + time } else { latency };
+        if shared.shutdown.sleep(delay) {
+            return Ok(());
+        }
+        // Before the answer, after which the client may make the next call.
+        drop(in_flight);
         match fault {
             Some(Fault::Hang) => {
                 let _ = shared.shutdown.sleep(Duration::from_secs(600));
@@ -201,11 +239,6 @@ fn serve(shared: &Shared, mut stream: TcpStream) -> io::Result<()> {
             Some(Fault::Reset) => {
                 socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
                 return Ok(());
-            }
-            Some(Fault::Delay(time)) => {
-                if shared.shutdown.sleep(time) {
-                    return Ok(());
-                }
             }
             Some(Fault::HttpStatus(status)) => {
                 respond(shared, &mut stream, status, "<html>bad gateway</html>")?
@@ -232,7 +265,7 @@ fn serve(shared: &Shared, mut stream: TcpStream) -> io::Result<()> {
                 let _ = shared.shutdown.sleep(Duration::from_secs(600));
                 return Ok(());
             }
-            Some(Fault::Errcode(_) | Fault::Refusal(..)) | None => {}
+            Some(Fault::Errcode(_) | Fault::Refusal(..) | Fault::Delay(_)) | None => {}
         }
         match (answer, fault) {
             (Some(answer), _) => respond(shared, &mut stream, 200, &answer.to_string())?,

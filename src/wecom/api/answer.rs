@@ -72,8 +72,6 @@ pub(crate) enum NoAnswer {
     Failed(Instant, Reason),
     /// WeCom is busy with this item: retry it at this instant, others at once.
     Later(Instant),
-    /// Other callers precede; only for [`Priority::Fill`](super::rate_limiter::Priority), which does not wait.
-    RateLimited(Duration),
     /// The daemon is shutting down.
     Stopped,
     /// The call's secret is not configured.

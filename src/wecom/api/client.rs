@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value as Json;
 
+use super::admission::Entry;
 use super::answer::{Answer, ApiError, ApiObserver, ApiOutcome, CallRecord, Dated, NoAnswer};
-use super::circuit_breaker::{CircuitBreaker, Failure, Scope};
+use super::circuit_breaker::{CircuitBreaker, Failure, Scope, Ticket};
+use super::concurrency::Concurrency;
 use super::endpoints::{Api, SecretKind};
 use super::errcode::{Reaction, Reason, reaction};
 use super::failure_tracker::{Attribution, FailureTracker, Item};
@@ -37,6 +39,8 @@ pub(crate) struct Settings {
     pub(crate) timeout: Duration,
     /// Limit for all APIs together.
     pub(crate) calls_per_minute: u32,
+    /// Limit of calls about single members that are in flight; `None` follows pace and latency.
+    pub(crate) max_concurrent_calls: Option<usize>,
     /// Reads the Date header of answers, and stamps them.
     pub(crate) clock: SharedClock,
 }
@@ -47,12 +51,11 @@ pub struct Client<L> {
     transport: Transport,
     observer: L,
     pub(super) shutdown: Shutdown,
-    rate_limiter: Mutex<RateLimiter>,
+    pub(super) rate_limiter: Mutex<RateLimiter>,
     pub(super) breaker: Mutex<CircuitBreaker>,
     failures: Mutex<FailureTracker>,
+    pub(super) concurrency: Mutex<Concurrency>,
     tokens: [Mutex<TokenCell>; 2],
-    /// Held during a call while the breaker is serial.
-    serial: Mutex<()>,
 }
 
 pub(super) struct Call<'a> {
@@ -63,7 +66,6 @@ pub(super) struct Call<'a> {
     pub(super) query: &'a str,
     /// GET without, POST with one.
     pub(super) body: Option<&'a Json>,
-    pub(super) priority: Priority,
 }
 
 impl<L: ApiObserver> Client<L> {
@@ -75,8 +77,11 @@ impl<L: ApiObserver> Client<L> {
             rate_limiter: Mutex::new(RateLimiter::new(settings.calls_per_minute, Instant::now())),
             breaker: Mutex::default(),
             failures: Mutex::default(),
+            concurrency: Mutex::new(Concurrency::new(
+                settings.max_concurrent_calls,
+                settings.calls_per_minute,
+            )),
             tokens: Default::default(),
-            serial: Mutex::default(),
             settings,
             observer,
             shutdown,
@@ -90,11 +95,6 @@ impl<L: ApiObserver> Client<L> {
 
     pub(crate) fn clock(&self) -> &SharedClock {
         &self.settings.clock
-    }
-
-    /// When calls of this kind may be made again, if the circuit breaker stops them now.
-    pub(crate) fn blocked_until(&self, api: Api, secret: SecretKind) -> Option<Instant> {
-        lock(&self.breaker).open_until(api, secret, Instant::now())
     }
 
     /// errmsg and advice of a pause for this reason.
@@ -125,16 +125,13 @@ impl<L: ApiObserver> Client<L> {
     pub(super) fn call<T>(
         &self,
         call: &Call<'_>,
+        entry: Entry,
         parse: impl Fn(&Answer) -> Result<T, String>,
     ) -> ApiOutcome<T> {
         let (api, secret) = (call.api, call.secret);
-        let mut renewed = false;
+        let (mut entry, mut renewed) = (entry, false);
         loop {
-            self.admit(api, secret)?;
-            let token = self.token(secret, call.priority).inspect_err(|_| self.release_probe(api, secret))?;
-            let is_serial = lock(&self.breaker).is_serial();
-            let _serial = is_serial.then(|| lock(&self.serial));
-            self.acquire(api, call.priority).inspect_err(|_| self.release_probe(api, secret))?;
+            let (ticket, token) = self.enter((api, secret), entry)?;
             let parameters = format!("access_token={}{}", url_encode(&token), call.query);
             let userid = match &call.item {
                 Item::Member(userid) => Some(userid),
@@ -142,77 +139,58 @@ impl<L: ApiObserver> Client<L> {
             };
             let (answer, parsed) = match self.exchange(api, userid, &parameters, call.body, &parse) {
                 Ok(answered) => answered,
-                Err(error) => return Err(self.failed(call, error)),
+                Err(error) => return Err(self.failed(call, ticket, error)),
             };
             let (errcode, errmsg) = (answer.errcode, answer.errmsg);
             match (reaction(errcode), parsed) {
                 (Reaction::Done, Ok(value)) => {
-                    self.answered(call, None);
+                    self.answered(call, ticket, None);
                     return Ok(Dated { value, at: answer.asked_at });
                 }
                 // WeCom answered about a listing or a tag: what is missing there does not point to a gateway.
                 (Reaction::Done, Err(what)) if !matches!(call.item, Item::Member(_)) => {
-                    self.answered(call, None);
+                    self.answered(call, ticket, None);
                     return Err(ApiError::Unusable { errcode: Some(0), what });
                 }
-                (Reaction::Done, Err(what)) => return Err(self.unusable(call, Some(0), what, None)),
+                (Reaction::Done, Err(what)) => return Err(self.unusable(call, ticket, Some(0), what, None)),
                 (Reaction::RenewToken, _) if !renewed => {
-                    renewed = true;
+                    // What has been admitted once precedes the others.
+                    (renewed, entry) = (true, Entry::Waiting(Priority::Now));
                     lock(self.token_cell(secret)).invalidate(&token);
-                    self.release_probe(api, secret);
+                    self.release_probe(ticket);
                 }
                 (Reaction::RenewToken, _) => {
                     let errmsg = format!("a fresh access_token is refused: {errmsg}");
-                    return Err(self.refused(call, &Failure::of_errcode(Reason::Unknown, errcode, errmsg)));
+                    return Err(self.refused(
+                        call,
+                        ticket,
+                        &Failure::of_errcode(Reason::Unknown, errcode, errmsg),
+                    ));
                 }
                 (Reaction::Busy, _) => {
                     let tries = lock(&self.failures).busy(&call.item);
                     let Some(tries) = tries else {
-                        return Err(self.unusable(call, Some(errcode), errmsg, None));
+                        return Err(self.unusable(call, ticket, Some(errcode), errmsg, None));
                     };
-                    self.release_probe(api, secret);
+                    self.release_probe(ticket);
                     let wait = Duration::from_millis(200 << tries.min(10));
                     return Err(ApiError::NoAnswer(NoAnswer::Later(Instant::now() + wait)));
                 }
                 (Reaction::NotYet | Reaction::Never, _) => {
-                    self.answered(call, None);
+                    self.answered(call, ticket, None);
                     return Err(ApiError::Refused { errcode, errmsg });
                 }
                 (Reaction::Pause(reason), _) => {
-                    return Err(self.refused(call, &Failure::of_errcode(reason, errcode, errmsg)));
+                    return Err(self.refused(call, ticket, &Failure::of_errcode(reason, errcode, errmsg)));
                 }
-                (Reaction::Unknown, _) if self.answered(call, Some(errcode)) => {
-                    return Err(self.refused(call, &Failure::of_errcode(Reason::Unknown, errcode, errmsg)));
+                (Reaction::Unknown, _) if self.answered(call, ticket, Some(errcode)) => {
+                    return Err(self.refused(
+                        call,
+                        ticket,
+                        &Failure::of_errcode(Reason::Unknown, errcode, errmsg),
+                    ));
                 }
                 (Reaction::Unknown, _) => return Err(ApiError::Refused { errcode, errmsg }),
-            }
-        }
-    }
-
-    fn admit(&self, api: Api, secret: SecretKind) -> Result<(), ApiError> {
-        if self.shutdown.is_triggered() {
-            return Err(ApiError::NoAnswer(NoAnswer::Stopped));
-        }
-        if self.secret(secret).is_none() {
-            return Err(ApiError::NoAnswer(NoAnswer::NoSecret));
-        }
-        lock(&self.breaker).admit(api, secret, Instant::now()).map_err(paused)
-    }
-
-    fn release_probe(&self, api: Api, secret: SecretKind) {
-        lock(&self.breaker).release_probe(api, secret, Instant::now());
-    }
-
-    /// Waits until the rate limit allows the call.
-    pub(super) fn acquire(&self, api: Api, priority: Priority) -> Result<(), ApiError> {
-        loop {
-            let acquired = lock(&self.rate_limiter).try_acquire(Instant::now(), api, priority);
-            let Err(wait) = acquired else { return Ok(()) };
-            if priority == Priority::Fill && api != Api::GetToken {
-                return Err(ApiError::NoAnswer(NoAnswer::RateLimited(wait)));
-            }
-            if self.shutdown.sleep(wait) {
-                return Err(ApiError::NoAnswer(NoAnswer::Stopped));
             }
         }
     }
@@ -255,32 +233,34 @@ impl<L: ApiObserver> Client<L> {
     }
 
     /// WeCom answered about this item. Returns whether its unknown errcode concerns the whole API.
-    fn answered(&self, call: &Call<'_>, unknown: Option<i64>) -> bool {
+    fn answered(&self, call: &Call<'_>, ticket: Ticket, unknown: Option<i64>) -> bool {
         let is_of_api = lock(&self.failures).answered(call.api, call.secret, &call.item, unknown);
         if !is_of_api {
-            self.close_breaker(call.api, call.secret);
+            self.close_breaker(ticket, call.api);
         }
         is_of_api
     }
 
     /// WeCom refused for a reason that concerns no single item.
-    fn refused(&self, call: &Call<'_>, failure: &Failure) -> ApiError {
-        let (api, secret) = (call.api, call.secret);
-        lock(&self.failures).reached(api, secret, &call.item);
-        let closed = lock(&self.breaker).close_network(api, secret);
+    fn refused(&self, call: &Call<'_>, ticket: Ticket, failure: &Failure) -> ApiError {
+        lock(&self.failures).reached(call.api, call.secret, &call.item);
+        let closed = lock(&self.breaker).close_network(ticket);
         closed.iter().for_each(|pause| self.observer.paused(pause, false));
-        let error = self.open_breaker(api, secret, failure);
+        let error = self.open_breaker(ticket, (call.api, call.secret), failure);
         // The refusal proves nothing about other breakers whose probe this call was.
-        self.release_probe(api, secret);
+        self.release_probe(ticket);
         error
     }
 
     /// The exchange brought no usable answer.
-    fn failed(&self, call: &Call<'_>, error: ExchangeError) -> ApiError {
-        if error.arrived || lock(&self.failures).unanswered(&call.item) {
-            return self.unusable(call, None, error.what, error.advice);
+    fn failed(&self, call: &Call<'_>, ticket: Ticket, error: ExchangeError) -> ApiError {
+        if let Some(error) = self.failed_before(call, ticket) {
+            return error;
         }
-        match self.open_breaker(call.api, call.secret, &error.into_failure()) {
+        if error.arrived || lock(&self.failures).unanswered(&call.item) {
+            return self.unusable(call, ticket, None, error.what, error.advice);
+        }
+        match self.open_breaker(ticket, (call.api, call.secret), &error.into_failure()) {
             ApiError::NoAnswer(NoAnswer::Paused(until, reason)) => {
                 ApiError::NoAnswer(NoAnswer::Failed(until, reason))
             }
@@ -292,34 +272,58 @@ impl<L: ApiObserver> Client<L> {
     fn unusable(
         &self,
         call: &Call<'_>,
+        ticket: Ticket,
         errcode: Option<i64>,
         what: String,
         advice: Option<&'static str>,
     ) -> ApiError {
-        let (api, secret, reason) = (call.api, call.secret, Reason::Network);
-        let attribution = lock(&self.failures).unusable(api, secret, &call.item);
-        let is_probe = lock(&self.breaker).is_half_open(api, secret, reason);
-        if attribution != Attribution::Item || is_probe {
-            let scope = (attribution == Attribution::Api).then_some(Scope::Api(api, secret));
-            self.open_breaker(api, secret, &Failure { reason, errcode, errmsg: what.clone(), advice, scope });
+        if let Some(error) = self.failed_before(call, ticket) {
+            return error;
         }
-        self.release_probe(api, secret);
+        let (of, reason) = ((call.api, call.secret), Reason::Network);
+        let attribution = lock(&self.failures).unusable(call.api, call.secret, &call.item);
+        let is_probe = lock(&self.breaker).is_probe(ticket, reason);
+        if attribution != Attribution::Item || is_probe {
+            let scope = (attribution == Attribution::Api).then_some(Scope::Api(call.api, call.secret));
+            self.open_breaker(ticket, of, &Failure { reason, errcode, errmsg: what.clone(), advice, scope });
+        }
+        self.release_probe(ticket);
         ApiError::Unusable { errcode, what }
     }
 
-    pub(super) fn open_breaker(&self, api: Api, secret: SecretKind, failure: &Failure) -> ApiError {
+    /// The outcome if the breaker opened for another call's network failure during this call: a call that was in flight
+    /// when the network or a gateway failed says nothing about its item.
+    fn failed_before(&self, call: &Call<'_>, ticket: Ticket) -> Option<ApiError> {
+        let (of, reason) = ((call.api, call.secret), Reason::Network);
+        let until = lock(&self.breaker).opened_during(ticket, of, reason, Instant::now())?;
+        Some(ApiError::NoAnswer(NoAnswer::Failed(until, reason)))
+    }
+
+    pub(super) fn open_breaker(
+        &self,
+        ticket: Ticket,
+        (api, secret): (Api, SecretKind),
+        failure: &Failure,
+    ) -> ApiError {
         let (now, clock) = (Instant::now(), unix_now());
         let mut breaker = lock(&self.breaker);
-        if let Some(new) = breaker.open((api, secret), failure, (now, clock)) {
-            self.observer.paused(&new, true);
+        if let Some(pause) = breaker.open(ticket, (api, secret), failure, (now, clock)) {
+            if pause.is_first() {
+                self.observer.paused(pause, true);
+            }
+            // Once for all calls in flight that are refused.
+            if pause.reason == Reason::Concurrency {
+                let limit = lock(&self.concurrency).refused(now);
+                log::info!("calls of WeCom's API in flight are limited to {limit} for now");
+            }
+            self.observer.pauses(breaker.pauses());
         }
-        self.observer.pauses(breaker.pauses());
         paused((breaker.open_until(api, secret, now).unwrap_or(now), failure.reason))
     }
 
-    pub(super) fn close_breaker(&self, api: Api, secret: SecretKind) {
+    pub(super) fn close_breaker(&self, ticket: Ticket, api: Api) {
         let mut breaker = lock(&self.breaker);
-        let closed = breaker.close(api, secret);
+        let closed = breaker.close(ticket, api);
         closed.iter().for_each(|pause| self.observer.paused(pause, false));
         if !closed.is_empty() {
             self.observer.pauses(breaker.pauses());

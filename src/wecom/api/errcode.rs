@@ -106,7 +106,9 @@ impl Reason {
             Self::Quota => {
                 "no action needed, WeCom's limit passes by itself; if this repeats, lower [wecom] calls_per_minute"
             }
-            Self::Concurrency => "no action needed; if this repeats, lower [openid] workers",
+            Self::Concurrency => {
+                "no action needed, fewer calls are made at a time; if this repeats, lower [openid] max_concurrent_calls"
+            }
             Self::Network => "check the network, DNS, proxy and gateway between this machine and api_base",
             Self::Unknown => "look the errcode up in WeCom's documentation (全局错误码)",
         }

@@ -2,6 +2,7 @@
 
 use serde_json::{Value as Json, json};
 
+use super::admission::Entry;
 use super::answer::{ApiObserver, ApiOutcome};
 use super::client::{Call, Client};
 use super::directory::{self, DepartmentList, Page, Skipped, TagContent, TagList};
@@ -14,11 +15,11 @@ use crate::wecom::query::url_encode;
 
 impl<L: ApiObserver> Client<L> {
     /// Requests a member's openid (user/convert_to_openid).
-    pub(crate) fn convert_to_openid(&self, userid: &UserId, priority: Priority) -> ApiOutcome<String> {
+    pub(crate) fn convert_to_openid(&self, userid: &UserId, entry: Entry) -> ApiOutcome<String> {
         let body = json!({"userid": userid.as_str()});
         let (api, secret) = (Api::ConvertToOpenid, SecretKind::App);
         let item = Item::Member(userid.clone());
-        self.call(&Call { api, secret, item, query: "", body: Some(&body), priority }, |answer| {
+        self.call(&Call { api, secret, item, query: "", body: Some(&body) }, entry, |answer| {
             let openid = answer.json.get("openid");
             let text = openid.and_then(Json::as_str).map(str::trim).unwrap_or_default();
             let is_openid = (1..=128).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
@@ -32,12 +33,12 @@ impl<L: ApiObserver> Client<L> {
         &self,
         userid: &UserId,
         secret: SecretKind,
-        priority: Priority,
+        entry: Entry,
     ) -> ApiOutcome<(UserId, Fields<MemberField>)> {
         let query = format!("&userid={}", url_encode(userid.as_str()));
         let item = Item::Member(userid.clone());
-        let call = Call { api: Api::UserGet, secret, item, query: &query, body: None, priority };
-        self.call(&call, |answer| match directory::member(&answer.json)? {
+        let call = Call { api: Api::UserGet, secret, item, query: &query, body: None };
+        self.call(&call, entry, |answer| match directory::member(&answer.json)? {
             found if found.0 == *userid => Ok(found),
             (found, _) => Err(format!("the answer is about another member: {found}")),
         })
@@ -104,7 +105,7 @@ impl<L: ApiObserver> Client<L> {
         (query, body): (&str, Option<&Json>),
         parse: impl Fn(&Json) -> Result<T, String>,
     ) -> ApiOutcome<T> {
-        let call = Call { api, secret, item, query, body, priority: Priority::Reconcile };
-        self.call(&call, |answer| parse(&answer.json))
+        let call = Call { api, secret, item, query, body };
+        self.call(&call, Entry::Waiting(Priority::Reconcile), |answer| parse(&answer.json))
     }
 }

@@ -1,8 +1,10 @@
 //! WeCom's server API: client, token, rate limiter, circuit breaker, and parsing of answers.
 
+mod admission;
 mod answer;
 pub mod circuit_breaker;
 mod client;
+mod concurrency;
 pub mod directory;
 pub mod endpoints;
 pub mod errcode;
@@ -15,8 +17,10 @@ pub mod tls;
 mod token;
 mod transport;
 
+pub(crate) use admission::{Admission, Entry};
 pub use answer::{Answer, ApiObserver, CallRecord};
 pub(crate) use answer::{ApiError, Dated, NoAnswer};
 pub use client::Client;
 pub(crate) use client::Settings;
+pub(crate) use concurrency::MAX_CONCURRENT_CALLS;
 pub use endpoints::{Api, SecretKind};

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value as Json;
 
 use super::answer::{Answer, ApiError, ApiObserver, NoAnswer};
-use super::circuit_breaker::Failure;
+use super::circuit_breaker::{Failure, Ticket};
 use super::client::{Client, lock, paused};
 use super::endpoints::{Api, SecretKind};
 use super::errcode::{Reaction, Reason, reaction};
@@ -83,7 +83,7 @@ impl TokenCell {
 impl<L: ApiObserver> Client<L> {
     /// The secret's token. The first caller fetches it while the others wait. A failure opens the circuit breaker for
     /// all calls with the secret.
-    pub(super) fn token(&self, secret: SecretKind, priority: Priority) -> Result<String, ApiError> {
+    pub(super) fn token(&self, secret: SecretKind, ticket: Ticket) -> Result<String, ApiError> {
         let api = Api::GetToken;
         let mut cell = lock(self.token_cell(secret));
         if let Some(token) = cell.fresh(Instant::now()) {
@@ -93,14 +93,15 @@ impl<L: ApiObserver> Client<L> {
             return Err(ApiError::NoAnswer(NoAnswer::Stopped));
         }
         // The thread that held the lock before may have failed to fetch one.
-        lock(&self.breaker).admit_within(api, secret, Instant::now()).map_err(paused)?;
-        let failed = |failure: &Failure| self.open_breaker(api, secret, failure);
+        lock(&self.breaker).admit_within(ticket, (api, secret), Instant::now()).map_err(paused)?;
+        let failed = |failure: &Failure| self.open_breaker(ticket, (api, secret), failure);
         if cell.too_often(Instant::now()) {
             let errmsg = "WeCom refuses each access_token soon after giving it".into();
             let reason = Reason::Unknown;
             return Err(failed(&Failure { reason, errcode: None, errmsg, advice: None, scope: None }));
         }
-        self.acquire(api, priority)?;
+        // All calls with the secret wait for it.
+        self.acquire(api, Priority::Now)?;
         let Some(corp_secret) = self.secret(secret) else {
             return Err(ApiError::NoAnswer(NoAnswer::NoSecret));
         };
@@ -114,7 +115,7 @@ impl<L: ApiObserver> Client<L> {
             (Reaction::Done, Ok((token, expires_in))) => {
                 self.settings.redactor.add_token(&token);
                 cell.put(token.clone(), expires_in, Instant::now());
-                self.close_breaker(api, secret);
+                self.close_breaker(ticket, api);
                 return Ok(token);
             }
             (Reaction::Done, Err(what)) => (Reason::Network, what),

@@ -7,6 +7,7 @@ use serde_json::Value as Json;
 use ureq::unversioned::transport::{ConnectProxyConnector, Connector, SocksConnector, TcpConnector};
 
 use super::answer::Answer;
+use super::concurrency::MAX_CONCURRENT_CALLS;
 use super::network::{ExchangeError, NamedResolver, Network, explain};
 use super::tls::{Tls, client_config};
 use crate::directory::UnixSeconds;
@@ -32,6 +33,9 @@ impl Transport {
             // A redirect would carry the access_token to another host.
             .max_redirects(0)
             .max_redirects_will_error(false)
+            // One for each call in flight: by default, most calls would connect anew.
+            .max_idle_connections(MAX_CONCURRENT_CALLS)
+            .max_idle_connections_per_host(MAX_CONCURRENT_CALLS)
             .user_agent(concat!("wecom-dirsync/", env!("CARGO_PKG_VERSION")))
             .build();
         let tls = network.uses_tls().then(|| client_config(&network.authorities));
