@@ -207,7 +207,7 @@ pub fn merge(known: &[Record], userid: &UserId, source: Source, arrival: i64, fa
     let holds = holds(&after, &record);
     let hides = |other: &Record| other.stamp > stamp && other.stamp.is_observed();
     let is_event = matches!(source, Source::Event(_));
-    let is_about_tag = matches!(record.said(), MemberFact::Entity(Fact::Tagged(..)));
+    let is_about_tag = matches!(record.member_fact(), MemberFact::Entity(Fact::Tagged(..)));
     let contradicts_api = is_event && !holds && known.iter().any(hides);
     let is_late = is_event && is_below_snapshot(known, stamp);
     let details = if is_event && !is_about_tag && (is_unsettled || contradicts_api || is_late) {
@@ -236,7 +236,7 @@ fn holds(group: &RenameGroup, record: &Record) -> bool {
         Some(member) => member.state.agrees_with(fact),
         None => matches!(fact, Fact::Deleted | Fact::Absent | Fact::Tagged(_, false)),
     };
-    match record.said() {
+    match record.member_fact() {
         // These are about the very name, not about a member that was renamed from it.
         MemberFact::Entity(
             fact @ (Fact::Absent | Fact::Present(Presence::Created | Presence::Listed, _)),
@@ -245,7 +245,7 @@ fn holds(group: &RenameGroup, record: &Record) -> bool {
         MemberFact::Renamed(to, _) => group.resolve(record.userid()) == group.resolve(to),
         MemberFact::FormerName(to, _) => group.resolve(record.userid()) == *to,
         MemberFact::Answered(answer) => {
-            group.members.get(record.userid()).is_some_and(|member| match &answer.said {
+            group.members.get(record.userid()).is_some_and(|member| match &answer.conversion {
                 Conversion::Openid(openid) => member.openid() == Some(openid),
                 Conversion::Refused(..) => member.is_refused(),
             })
@@ -256,13 +256,14 @@ fn holds(group: &RenameGroup, record: &Record) -> bool {
 /// An event that carries nothing but the departments is all that callbacks set up since 2022-08-15 get:
 /// the rest must be fetched.
 fn details(record: &Record, before: &RenameGroup, named: &UserId) -> Details {
-    let (MemberFact::Entity(Fact::Present(_, fields)) | MemberFact::Renamed(_, fields)) = record.said()
+    let (MemberFact::Entity(Fact::Present(_, fields)) | MemberFact::Renamed(_, fields)) =
+        record.member_fact()
     else {
         return Details::Keep;
     };
     let set: BTreeSet<MemberField> = fields.keys().copied().collect();
     let only_departments = set.iter().all(|f| matches!(f, MemberField::Department | MemberField::LeaderOf));
-    let is_rename = matches!(record.said(), MemberFact::Renamed(..));
+    let is_rename = matches!(record.member_fact(), MemberFact::Renamed(..));
     let is_new = !before.is_present(named) && !is_rename;
     if set.contains(&MemberField::Name) && is_new {
         Details::Known
@@ -277,7 +278,7 @@ fn details(record: &Record, before: &RenameGroup, named: &UserId) -> Details {
 fn is_contradicted(known: &[Record], record: &Record) -> bool {
     let same_second =
         |other: &&Record| other.userid() == record.userid() && other.stamp.second == record.stamp.second;
-    known.iter().filter(same_second).any(|other| match (other.said(), record.said()) {
+    known.iter().filter(same_second).any(|other| match (other.member_fact(), record.member_fact()) {
         (MemberFact::Entity(a), MemberFact::Entity(b)) => a.contradicts(b),
         (MemberFact::Renamed(a, _), MemberFact::Renamed(b, _)) => a != b,
         (MemberFact::Renamed(..), MemberFact::Entity(Fact::Deleted | Fact::Present(..)))

@@ -112,7 +112,7 @@ fn closure(connection: &Connection, userid: &UserId, sql: &str) -> rusqlite::Res
 
 /// Stores a fact; compacts the group when it has many.
 pub(super) fn remember(connection: &Connection, known: &[Record], record: &Record) -> rusqlite::Result<()> {
-    if let MemberFact::Renamed(to, _) = record.said() {
+    if let MemberFact::Renamed(to, _) = record.member_fact() {
         connection
             .prepare_cached(
                 "INSERT INTO renames (old_userid, new_userid, event_time) VALUES (?1, ?2, ?3)
@@ -172,7 +172,7 @@ fn insert(connection: &Connection, record: &Record) -> rusqlite::Result<()> {
             record.stamp.second.0,
             record.stamp.rank_number(),
             record.arrival,
-            record.said().to_json(record.stamp).to_string()
+            record.member_fact().to_json(record.stamp).to_string()
         ])?;
     Ok(())
 }

@@ -226,27 +226,27 @@ pub fn record_conversion(
             .execute(params![claim.userid.as_str(), attempts, next, errcode, errmsg])?;
         Ok(true)
     };
-    let add_fact = |said: Conversion| {
+    let add_fact = |conversion: Conversion| {
         let answered_at = answered_at.max(claim.event_time);
         let asked_before = answered_at.since(claim.event_time);
-        let fact = MemberFact::Answered(Answer { asked_before, said });
+        let fact = MemberFact::Answered(Answer { asked_before, conversion });
         add_member_fact(connection, &claim.userid, Source::Api(answered_at), fact, moment)
     };
     match outcome {
-        ConversionOutcome::Openid(said) => {
-            if openid.as_ref() == Some(said) {
+        ConversionOutcome::Openid(answered) => {
+            if openid.as_ref() == Some(answered) {
                 connection
                     .prepare_cached(
                         "UPDATE members SET openid_attempts = 0, openid_next_attempt_at = NULL,
                             openid_errcode = NULL, openid_error = NULL, openid_updated_at = ?2 WHERE userid = ?1",
                     )?
                     .execute(params![claim.userid.as_str(), now.0])?;
-                clashes::look_for(connection, said, now)?;
+                clashes::look_for(connection, answered, now)?;
                 return Ok(true);
             }
-            add_fact(Conversion::Openid(said.clone()))?;
+            add_fact(Conversion::Openid(answered.clone()))?;
             match stored(connection, claim)? {
-                Some((Some(known), ..)) if known == *said => Ok(true),
+                Some((Some(known), ..)) if known == *answered => Ok(true),
                 Some((_, _, true)) => {
                     let soon = Backoff { first: CHANGED_HANDS, ..backoff };
                     back_off(soon, None, "the userid changed hands while WeCom was asked")
