@@ -21,7 +21,7 @@ const MAX_DEPTH: usize = 8;
 
 /// The form of a list of attributes whose keys may be in any case. What is not an object is left out.
 #[must_use]
-pub fn normal_attributes(attributes: &[Json]) -> Json {
+pub(crate) fn normal_attributes(attributes: &[Json]) -> Json {
     let objects = attributes.iter().filter_map(Json::as_object);
     Json::Array(objects.map(|object| Json::Object(attribute(&lower_case(object)))).collect())
 }

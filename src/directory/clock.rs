@@ -15,7 +15,7 @@ use std::time::Duration;
 use super::time::UnixSeconds;
 
 /// Time sources that differ by at most this (seconds) agree. Events are delivered up to some minutes late.
-pub const TOLERANCE: i64 = 300;
+pub(crate) const TOLERANCE: i64 = 300;
 /// Events whose CreateTime is remembered.
 const EVENTS: usize = 16;
 /// Age at which an event's time expires: the projection stops while a machine is suspended.
@@ -27,7 +27,7 @@ const PROMPT: Duration = Duration::from_millis(50);
 
 /// This machine's clocks at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LocalTime {
+pub(crate) struct LocalTime {
     /// The wall clock, which may jump.
     pub wall: UnixSeconds,
     /// A monotonic clock from any origin, which projects earlier readings to this moment.
@@ -114,7 +114,7 @@ impl Reading {
 
 /// A stamp for what was received, and whether it had to be changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stamped {
+pub(crate) struct Stamped {
     /// When it is taken to have happened, on WeCom's clock.
     pub at: UnixSeconds,
     /// Whether `at` is the time of receipt, because the carried time is too far ahead.
@@ -123,7 +123,7 @@ pub struct Stamped {
 
 /// The readings of the time sources.
 #[derive(Debug, Default)]
-pub struct WecomClock {
+pub(crate) struct WecomClock {
     date: Option<Reading>,
     /// The newest last.
     events: VecDeque<Reading>,
@@ -133,7 +133,7 @@ pub struct WecomClock {
 impl WecomClock {
     /// The estimate at this moment.
     #[must_use]
-    pub fn estimate(&self, now: LocalTime) -> Estimate {
+    pub(crate) fn estimate(&self, now: LocalTime) -> Estimate {
         let local = now.wall;
         // Position of the newest event that supports a time: newer ones are greater.
         let support = |at: UnixSeconds| {
@@ -154,7 +154,7 @@ impl WecomClock {
 
     /// Stamps an event that arrives now: its CreateTime, unless that is ahead of the estimate. An old CreateTime
     /// stays, because the event is late.
-    pub fn stamp_event(&mut self, create_time: UnixSeconds, now: LocalTime) -> Stamped {
+    pub(crate) fn stamp_event(&mut self, create_time: UnixSeconds, now: LocalTime) -> Stamped {
         self.event_arrived = true;
         self.events.push_back(Reading { told: create_time, uptime: now.uptime });
         if self.events.len() > EVENTS {
@@ -167,7 +167,12 @@ impl WecomClock {
 
     /// Stamps an API answer that arrives now, `took` after its question was sent: when it was asked, on WeCom's
     /// clock, rather a second too early than too late, because an event of the same second or later outranks it.
-    pub fn stamp_answer(&mut self, date: Option<UnixSeconds>, took: Duration, now: LocalTime) -> UnixSeconds {
+    pub(crate) fn stamp_answer(
+        &mut self,
+        date: Option<UnixSeconds>,
+        took: Duration,
+        now: LocalTime,
+    ) -> UnixSeconds {
         if let Some(told) = date {
             self.date = Some(Reading { told, uptime: now.uptime });
         }

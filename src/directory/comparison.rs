@@ -9,7 +9,7 @@ use super::time::UnixSeconds;
 
 /// A present member as the directory has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KnownMember {
+pub(crate) struct KnownMember {
     /// As it is written.
     pub userid: UserId,
     /// In whatever order.
@@ -20,7 +20,7 @@ pub struct KnownMember {
 
 /// How a member is listed otherwise than it is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum MemberDifference {
+pub(crate) enum MemberDifference {
     /// Not known as present.
     New(UserId, Vec<u32>),
     /// In other departments, or spelled otherwise.
@@ -31,7 +31,7 @@ pub enum MemberDifference {
 
 /// Compares a run of known members (in order of userid) with the listing, which is taken as far as the run
 /// goes; the members left in it after the last run are new.
-pub fn members(
+pub(crate) fn members(
     listed: &mut Peekable<impl Iterator<Item = (UserId, Vec<u32>)>>,
     known: &[KnownMember],
 ) -> Vec<MemberDifference> {
@@ -57,7 +57,7 @@ pub fn members(
 
 /// A present department as the directory has it.
 #[derive(Debug, Clone, PartialEq)]
-pub struct KnownDepartment {
+pub(crate) struct KnownDepartment {
     /// Its fields; what is not known is absent.
     pub fields: Fields<DepartmentField>,
     /// WeCom's time of the newest news of it.
@@ -66,7 +66,7 @@ pub struct KnownDepartment {
 
 /// How departments are listed otherwise than they are known.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct DepartmentDifferences {
+pub(crate) struct DepartmentDifferences {
     /// Not known as present.
     pub new: Vec<(DepartmentId, Fields<DepartmentField>)>,
     /// The fields that are different.
@@ -77,7 +77,7 @@ pub struct DepartmentDifferences {
 
 /// Compares departments. A field that the listing does not tell is not different.
 #[must_use]
-pub fn departments(
+pub(crate) fn departments(
     listed: &BTreeMap<DepartmentId, Fields<DepartmentField>>,
     known: &BTreeMap<DepartmentId, KnownDepartment>,
 ) -> DepartmentDifferences {
@@ -100,7 +100,7 @@ pub fn departments(
 
 /// What came into a set and left it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SetDifference<T> {
+pub(crate) struct SetDifference<T> {
     /// Listed and not known.
     pub added: Vec<T>,
     /// Known and not listed.
@@ -110,7 +110,7 @@ pub struct SetDifference<T> {
 impl<T: Ord + Clone> SetDifference<T> {
     /// Compares two sets.
     #[must_use]
-    pub fn of(listed: &BTreeSet<T>, known: &BTreeSet<T>) -> Self {
+    pub(crate) fn of(listed: &BTreeSet<T>, known: &BTreeSet<T>) -> Self {
         Self {
             added: listed.difference(known).cloned().collect(),
             removed: known.difference(listed).cloned().collect(),
@@ -119,7 +119,7 @@ impl<T: Ord + Clone> SetDifference<T> {
 
     /// Whether there is none.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.added.is_empty() && self.removed.is_empty()
     }
 }
@@ -127,7 +127,7 @@ impl<T: Ord + Clone> SetDifference<T> {
 /// How many deletions are believed. A wrong answer of WeCom's, or of whatever stands between, must not
 /// empty the directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Guard {
+pub(crate) struct Guard {
     /// More than this share of what is there is too much. Members, departments and tags count apart.
     pub percent: u32,
     /// What the operator allowed: so many deletions in all, and no more.
@@ -139,7 +139,7 @@ const HANDFUL: usize = 10;
 
 /// Deletions that are to be made, and of how many.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Deletions {
+pub(crate) struct Deletions {
     /// To be deleted.
     pub missing: usize,
     /// Present before.
@@ -149,7 +149,7 @@ pub struct Deletions {
 impl Guard {
     /// Whether these deletions, by kind, are too many.
     #[must_use]
-    pub fn blocks(&self, kinds: &[Deletions]) -> bool {
+    pub(crate) fn blocks(&self, kinds: &[Deletions]) -> bool {
         let total: usize = kinds.iter().map(|kind| kind.missing).sum();
         if self.allowed.is_some_and(|allowed| total <= allowed) {
             return false;
@@ -165,7 +165,7 @@ impl Guard {
 
 /// Asking by name for members whom a listing lacks.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Inquiry {
+pub(crate) struct Inquiry {
     /// WeCom says that there is no such member.
     pub gone: Vec<UserId>,
     /// WeCom knows them: the listing was wrong.
@@ -178,7 +178,7 @@ impl Inquiry {
     /// Whether so many of the missing are there after all that the listing cannot be believed, and asking
     /// for the rest is pointless.
     #[must_use]
-    pub fn disproves_the_listing(&self) -> bool {
+    pub(crate) fn disproves_the_listing(&self) -> bool {
         self.there >= HANDFUL && self.there > self.gone.len()
     }
 }

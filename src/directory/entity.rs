@@ -172,7 +172,7 @@ impl<F: Field> EntityState<F> {
 }
 
 /// With fewer facts than these there is no compaction.
-pub const FEW: usize = 16;
+pub(crate) const FEW: usize = 16;
 /// With more facts than these, and some more for each name of a group, the older half is compacted at any age, so that the
 /// cost of an event is bounded.
 const MANY: usize = 256;
@@ -182,7 +182,7 @@ const MANY_PER_NAME: usize = 16;
 const SETTLED: i64 = 7 * 24 * 3600;
 
 /// The first arrival number of the facts of a snapshot: before those of all events.
-pub const SNAPSHOT: i64 = i64::MIN / 2;
+pub(crate) const SNAPSHOT: i64 = i64::MIN / 2;
 
 /// How many of the oldest facts are to be compacted, given the stamps of all, sorted, and the number of their names. Never
 /// part of a second.
@@ -202,6 +202,6 @@ pub(super) fn compaction_cut(sorted: &[Stamp], names: usize) -> Option<usize> {
 /// Whether a fact of `stamp` is older than the snapshot among the known facts, if there is one: the fold still is the
 /// same in every order, but the snapshot may have forgotten what it would have contradicted.
 #[must_use]
-pub fn is_below_snapshot<T>(known: &[FactRecord<T>], stamp: Stamp) -> bool {
+pub(crate) fn is_below_snapshot<T>(known: &[FactRecord<T>], stamp: Stamp) -> bool {
     known.iter().any(|record| record.arrival < 0 && record.stamp > stamp && record.stamp.rank != Rank::Tagged)
 }

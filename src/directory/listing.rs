@@ -9,7 +9,7 @@ use super::ids::{DepartmentId, UserId};
 
 /// Why nothing may be concluded from what a listing lacks. What it has is so all the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Flaw {
+pub(crate) enum Flaw {
     /// There was nobody in it.
     #[error("the listing is empty")]
     Empty,
@@ -44,7 +44,7 @@ struct Row {
 
 /// The rows of a listing: one per member and department.
 #[derive(Default)]
-pub struct Listing {
+pub(crate) struct Listing {
     names: Vec<u8>,
     rows: Vec<Row>,
     pages: HashSet<u64>,
@@ -54,7 +54,7 @@ pub struct Listing {
 
 impl Listing {
     /// Adds a page and the cursor that leads on (empty: it is the last). Whether to ask for another.
-    pub fn add(&mut self, page: &[(UserId, DepartmentId)], next_cursor: &str) -> bool {
+    pub(crate) fn add(&mut self, page: &[(UserId, DepartmentId)], next_cursor: &str) -> bool {
         if page.is_empty() {
             self.flawed(if self.rows.is_empty() { Flaw::Empty } else { Flaw::EmptyPage });
         } else if !self.pages.insert(digest(&page)) {
@@ -92,31 +92,25 @@ impl Listing {
     }
 
     /// Something is wrong with it; the first flaw stays.
-    pub fn flawed(&mut self, flaw: Flaw) {
+    pub(crate) fn flawed(&mut self, flaw: Flaw) {
         self.flaw.get_or_insert(flaw);
     }
 
     /// What is wrong with it.
     #[must_use]
-    pub fn flaw(&self) -> Option<Flaw> {
+    pub(crate) fn flaw(&self) -> Option<Flaw> {
         self.flaw
     }
 
     /// Rows so far.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.rows.len()
-    }
-
-    /// Whether there is nothing in it.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.rows.is_empty()
     }
 
     /// The members in order of their userids, each with its departments.
     #[must_use]
-    pub fn members(mut self) -> Members {
+    pub(crate) fn members(mut self) -> Members {
         let names = std::mem::take(&mut self.names);
         let key = |row: &Row| &names[row.start as usize..][..usize::from(row.length)];
         self.rows.sort_by(|a, b| folded(key(a), key(b)));
@@ -130,7 +124,7 @@ impl Listing {
 }
 
 /// A listing's members in order; see [`Listing::members`].
-pub struct Members {
+pub(crate) struct Members {
     names: Vec<u8>,
     rows: Vec<Row>,
     next: usize,
@@ -144,13 +138,13 @@ impl Members {
 
     /// Rows, of all members: one per member and department.
     #[must_use]
-    pub fn rows(&self) -> usize {
+    pub(crate) fn rows(&self) -> usize {
         self.rows.len()
     }
 
     /// The departments that anybody is in.
     #[must_use]
-    pub fn departments(&self) -> BTreeSet<DepartmentId> {
+    pub(crate) fn departments(&self) -> BTreeSet<DepartmentId> {
         self.rows.iter().map(|row| DepartmentId(row.department)).collect()
     }
 }

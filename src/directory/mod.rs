@@ -3,22 +3,22 @@
 //! No XML, HTTP, SQL, threads or clock: time is a parameter. The merge is in [`members`] and [`numbered`]: what WeCom said
 //! is kept and folded in order of WeCom's time, so that the order of arrival cannot matter.
 
-pub mod attributes;
-pub mod clock;
-pub mod comparison;
+pub(crate) mod attributes;
+pub(crate) mod clock;
+pub(crate) mod comparison;
 pub mod diff;
-pub mod entity;
-pub mod event;
+pub(crate) mod entity;
+pub(crate) mod event;
 pub mod fact;
 pub mod fields;
-pub mod ids;
-pub mod listing;
+pub(crate) mod ids;
+pub(crate) mod listing;
 pub mod members;
 pub mod numbered;
 pub mod openid;
-pub mod restamp;
+pub(crate) mod restamp;
 pub mod text;
-pub mod time;
+pub(crate) mod time;
 
 pub use diff::{Action, Change};
 pub use event::{BatchJob, DepartmentEvent, Event, MemberEvent, Subject, TagEvent, Trigger};

@@ -9,16 +9,16 @@ use super::clock::TOLERANCE;
 use super::time::{Stamp, UnixSeconds};
 
 /// A fact's place: its stamp, and its order of arrival.
-pub type Place = (Stamp, i64);
+pub(crate) type Place = (Stamp, i64);
 
 /// The seconds that change: from the recorded one to the plausible one. Ranks within a second stay.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Restamped(BTreeMap<UnixSeconds, UnixSeconds>);
+pub(crate) struct Restamped(BTreeMap<UnixSeconds, UnixSeconds>);
 
 impl Restamped {
     /// The stamp that stands for this one now.
     #[must_use]
-    pub fn stamp(&self, stamp: Stamp) -> Stamp {
+    pub(crate) fn stamp(&self, stamp: Stamp) -> Stamp {
         self.0.get(&stamp.second).map_or(stamp, |second| Stamp::new(*second, stamp.rank))
     }
 }
@@ -26,7 +26,7 @@ impl Restamped {
 /// New stamps for those of `known` that are later than `latest` is plausible. `next` is the stamp of what is about to
 /// be added to them, if anything is. `None`: all are plausible.
 #[must_use]
-pub fn restamp(known: &[Place], latest: UnixSeconds, next: Option<UnixSeconds>) -> Option<Restamped> {
+pub(crate) fn restamp(known: &[Place], latest: UnixSeconds, next: Option<UnixSeconds>) -> Option<Restamped> {
     let (ahead, sane): (Vec<Place>, Vec<Place>) = known.iter().partition(|(stamp, _)| stamp.second > latest);
     if ahead.is_empty() {
         return None;

@@ -16,16 +16,16 @@ const CLASHES: &str = "openid_clashes";
 const NAMED: usize = 10;
 
 /// Clashes: openid, and the userids of the present members that have it.
-pub type Clashes = BTreeMap<String, Vec<String>>;
+pub(crate) type Clashes = BTreeMap<String, Vec<String>>;
 
 /// The clashes that are not resolved.
-pub fn clashes(connection: &Connection) -> rusqlite::Result<Clashes> {
+pub(crate) fn clashes(connection: &Connection) -> rusqlite::Result<Clashes> {
     let found = get_state(connection, CLASHES)?.map(|(_, clashes)| clashes);
     Ok(found.and_then(|clashes| serde_json::from_value(clashes).ok()).unwrap_or_default())
 }
 
 /// Present members with this openid, in order of userid.
-pub fn members_with(connection: &Connection, openid: &str) -> rusqlite::Result<Vec<String>> {
+pub(crate) fn members_with(connection: &Connection, openid: &str) -> rusqlite::Result<Vec<String>> {
     let mut statement = connection.prepare_cached(
         "SELECT userid FROM members WHERE openid = ?1 AND deleted_at IS NULL ORDER BY userid",
     )?;
@@ -95,6 +95,6 @@ fn write(connection: &Connection, clashes: &Clashes, now: UnixSeconds) -> rusqli
 
 /// For programs: a list of objects with `openid` and `userids`.
 #[must_use]
-pub fn to_json(clashes: &Clashes) -> Json {
+pub(crate) fn to_json(clashes: &Clashes) -> Json {
     clashes.iter().map(|(openid, userids)| json!({"openid": openid, "userids": userids})).collect()
 }

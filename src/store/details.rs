@@ -14,7 +14,7 @@ const TRIES: usize = 50;
 
 /// A member as it was when user/get was asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DetailsClaim {
+pub(crate) struct DetailsClaim {
     /// Who.
     pub userid: UserId,
     /// Whether an event named it: not merely a listing.
@@ -23,7 +23,7 @@ pub struct DetailsClaim {
 }
 
 /// Members whose details are to be asked for, those with the newest news first.
-pub fn details_due(connection: &Connection, limit: usize) -> rusqlite::Result<Vec<DetailsClaim>> {
+pub(crate) fn details_due(connection: &Connection, limit: usize) -> rusqlite::Result<Vec<DetailsClaim>> {
     asked(
         connection,
         "SELECT userid, EXISTS (SELECT 1 FROM events WHERE subject = userid), details_revision FROM members
@@ -34,7 +34,7 @@ pub fn details_due(connection: &Connection, limit: usize) -> rusqlite::Result<Ve
 
 /// Up to `limit` members whose fields are known, chosen by chance: to see whether they still hold. `random` picks a number
 /// of a range. Of a company where hardly anybody's fields are known it finds few.
-pub fn details_sample(
+pub(crate) fn details_sample(
     connection: &Connection,
     limit: usize,
     mut random: impl FnMut(RangeInclusive<i64>) -> i64,
@@ -78,7 +78,7 @@ fn asked(connection: &Connection, sql: &str, parameter: i64) -> rusqlite::Result
 
 /// Brings in what user/get showed at `at` on WeCom's clock. They are known then, unless the answer is of the
 /// same second as an event that says otherwise, or an event made them due again in between.
-pub fn record_details(
+pub(crate) fn record_details(
     connection: &Connection,
     asked: &DetailsClaim,
     fields: &Fields<MemberField>,
@@ -100,7 +100,7 @@ pub fn record_details(
 }
 
 /// WeCom will not show this member's fields.
-pub fn record_denied(
+pub(crate) fn record_denied(
     connection: &Connection,
     asked: &DetailsClaim,
     now: UnixSeconds,
@@ -116,7 +116,7 @@ pub fn record_denied(
 
 /// Moves up to `limit` members after `after`, in order of userid, from one state of details to another. The last
 /// of them, if there may be more.
-pub fn move_details(
+pub(crate) fn move_details(
     connection: &Connection,
     (from, to): (&str, &str),
     after: &str,

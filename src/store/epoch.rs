@@ -22,12 +22,12 @@ const REMEMBERED: usize = 16;
 const MAX_LENGTH: usize = 4096;
 
 /// The epoch of this database; `None` before the first start of a daemon.
-pub fn epoch(connection: &Connection) -> rusqlite::Result<Option<String>> {
+pub(crate) fn epoch(connection: &Connection) -> rusqlite::Result<Option<String>> {
     Ok(get_state(connection, EPOCH)?.and_then(|(_, epoch)| epoch.as_str().map(str::to_owned)))
 }
 
 /// The highest number that was given to a change.
-pub fn last_change(connection: &Connection) -> rusqlite::Result<i64> {
+pub(crate) fn last_change(connection: &Connection) -> rusqlite::Result<i64> {
     let last = connection
         .prepare_cached("SELECT seq FROM sqlite_sequence WHERE name = 'changes'")?
         .query_row([], |row| row.get(0))
@@ -143,7 +143,7 @@ fn read(file: &File) -> String {
 
 /// A position in the change feed, as a consumer keeps it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Position {
+pub(crate) struct Position {
     /// The epoch; `None`: whichever it is.
     pub epoch: Option<String>,
     /// Number of the last change that was read; 0 for none.

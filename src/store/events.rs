@@ -120,7 +120,7 @@ pub fn apply_event(connection: &Connection, event: &NewEvent) -> rusqlite::Resul
 }
 
 /// Records an event that could not be applied, so that nothing is lost, and has the directory compared.
-pub fn record_invalid(connection: &Connection, event: &NewEvent) -> rusqlite::Result<Applied> {
+pub(crate) fn record_invalid(connection: &Connection, event: &NewEvent) -> rusqlite::Result<Applied> {
     record_event(connection, event, Outcome::Invalid)?;
     state::request_reconcile(connection, "an event could not be applied", event.received_at)?;
     Ok(Applied::new(Outcome::Invalid))

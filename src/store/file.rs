@@ -27,7 +27,7 @@ const LOCK_TRIES: u32 = 20;
 
 /// The file under this path, with symbolic links resolved: SQLite names its other files after that one.
 #[must_use]
-pub fn resolved(path: &Path) -> PathBuf {
+pub(crate) fn resolved(path: &Path) -> PathBuf {
     if let Ok(resolved) = path.canonicalize() {
         return resolved;
     }
@@ -41,7 +41,7 @@ pub fn resolved(path: &Path) -> PathBuf {
 
 /// The file beside the database with this suffix, such as `-wal`.
 #[must_use]
-pub fn beside(database: &Path, suffix: &str) -> PathBuf {
+pub(crate) fn beside(database: &Path, suffix: &str) -> PathBuf {
     let mut path = resolved(database).into_os_string();
     path.push(suffix);
     path.into()
@@ -51,7 +51,7 @@ pub fn beside(database: &Path, suffix: &str) -> PathBuf {
 ///
 /// # Errors
 /// [`StoreError`]: it is not a database of ours.
-pub fn recognise(path: &Path) -> Result<(), StoreError> {
+pub(crate) fn recognise(path: &Path) -> Result<(), StoreError> {
     let cannot = StoreError::cannot_open(path);
     if !is_there(path, std::fs::metadata(path))? {
         return Ok(());
@@ -95,7 +95,7 @@ pub(crate) fn open_for_good(path: &Path) -> io::Result<Arc<File>> {
 ///
 /// # Errors
 /// [`StoreError`], nothing having been changed.
-pub fn claim(path: &Path, mode: u32) -> Result<File, StoreError> {
+pub(crate) fn claim(path: &Path, mode: u32) -> Result<File, StoreError> {
     let cannot = StoreError::cannot_open(path);
     // Opening a device or a pipe may already have an effect.
     is_there(path, std::fs::metadata(path))?;

@@ -11,7 +11,7 @@ const WRITERS: (u64, u64) = (120, 122);
 
 /// A process that holds a lock.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Holder {
+pub(crate) struct Holder {
     /// Its id; `None` if the kernel does not tell, as for processes of another container.
     pub pid: Option<u32>,
     /// Its command's name, if that can be read.
@@ -34,7 +34,7 @@ pub(super) fn of_database(database: &Path) -> Vec<Holder> {
 
 /// Other processes that have locked this whole file (flock).
 #[must_use]
-pub fn of_file(path: &Path) -> Vec<Holder> {
+pub(crate) fn of_file(path: &Path) -> Vec<Holder> {
     of_file_where(path, |lock| lock.kind == "FLOCK")
 }
 
@@ -84,7 +84,7 @@ fn holder(pid: Option<u32>) -> Holder {
 
 /// Their ids and names, for a message.
 #[must_use]
-pub fn list(holders: &[Holder]) -> String {
+pub(crate) fn list(holders: &[Holder]) -> String {
     let mut text = String::new();
     for holder in holders {
         let comma = if text.is_empty() { "" } else { ", " };

@@ -7,7 +7,7 @@ use crate::directory::openid::OpenidState;
 
 /// How many present members are in each openid state. Walks an index and reads no row: SQLite puts the seek off
 /// until a column is wanted, and none is.
-pub fn members_by_state(connection: &Connection) -> rusqlite::Result<[(OpenidState, i64); 3]> {
+pub(crate) fn members_by_state(connection: &Connection) -> rusqlite::Result<[(OpenidState, i64); 3]> {
     let mut counts = OpenidState::ALL.map(|state| (state, 0));
     for (state, count) in &mut counts {
         *count = connection
@@ -18,7 +18,7 @@ pub fn members_by_state(connection: &Connection) -> rusqlite::Result<[(OpenidSta
 }
 
 /// When the pending member that has waited longest became known. `many`: a good part of all members are pending.
-pub fn oldest_pending(connection: &Connection, many: bool) -> rusqlite::Result<Option<UnixSeconds>> {
+pub(crate) fn oldest_pending(connection: &Connection, many: bool) -> rusqlite::Result<Option<UnixSeconds>> {
     // The index leads to each row by a seek, which from one row in twelve on costs more than to read all rows in
     // their order: with a million pending 2.4 s instead of 0.2 s.
     let sql = if many {
@@ -30,12 +30,12 @@ pub fn oldest_pending(connection: &Connection, many: bool) -> rusqlite::Result<O
 }
 
 /// When the last callback came.
-pub fn last_event(connection: &Connection) -> rusqlite::Result<Option<UnixSeconds>> {
+pub(crate) fn last_event(connection: &Connection) -> rusqlite::Result<Option<UnixSeconds>> {
     time(connection, "SELECT received_at FROM events ORDER BY seq DESC LIMIT 1")
 }
 
 /// When the last comparison with WeCom ended that compared everything, or all that WeCom shows.
-pub fn last_reconcile(connection: &Connection) -> rusqlite::Result<Option<UnixSeconds>> {
+pub(crate) fn last_reconcile(connection: &Connection) -> rusqlite::Result<Option<UnixSeconds>> {
     time(connection, "SELECT max(finished_at) FROM reconciles WHERE outcome IN ('ok', 'partial')")
 }
 

@@ -72,7 +72,7 @@ pub fn open_in_memory() -> Result<Connection, StoreError> {
 ///
 /// # Errors
 /// [`StoreError`].
-pub fn open_reader(path: &Path) -> Result<Connection, StoreError> {
+pub(crate) fn open_reader(path: &Path) -> Result<Connection, StoreError> {
     let connection = open_existing(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
     connection.pragma_update(None, "query_only", true)?;
     Ok(connection)
@@ -82,7 +82,7 @@ pub fn open_reader(path: &Path) -> Result<Connection, StoreError> {
 ///
 /// # Errors
 /// [`StoreError`].
-pub fn open_beside(path: &Path) -> Result<Connection, StoreError> {
+pub(crate) fn open_beside(path: &Path) -> Result<Connection, StoreError> {
     open_existing(path, OpenFlags::SQLITE_OPEN_READ_WRITE)
 }
 
@@ -90,7 +90,7 @@ pub fn open_beside(path: &Path) -> Result<Connection, StoreError> {
 ///
 /// # Errors
 /// If another process holds the lock for too long.
-pub fn begin(connection: &mut Connection) -> rusqlite::Result<Transaction<'_>> {
+pub(crate) fn begin(connection: &mut Connection) -> rusqlite::Result<Transaction<'_>> {
     connection.transaction_with_behavior(TransactionBehavior::Immediate)
 }
 

@@ -34,7 +34,7 @@ pub enum ConversionOutcome {
 
 /// One call of the API, for the record.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ApiCall {
+pub(crate) struct ApiCall {
     /// When it was answered.
     pub at: UnixSeconds,
     /// Such as `user/convert_to_openid`.
@@ -56,7 +56,7 @@ const CHANGED_HANDS: Duration = Duration::from_secs(2);
 const CALLS_KEPT: i64 = 10_000;
 
 /// Records a call; the oldest go when there are too many.
-pub fn record_api_call(connection: &Connection, call: &ApiCall) -> rusqlite::Result<()> {
+pub(crate) fn record_api_call(connection: &Connection, call: &ApiCall) -> rusqlite::Result<()> {
     connection
         .prepare_cached(
             "INSERT INTO api_calls (at, api, userid, errcode, errmsg, millis) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
@@ -75,7 +75,7 @@ pub fn record_api_call(connection: &Connection, call: &ApiCall) -> rusqlite::Res
 }
 
 /// Calls of the last `seconds` before `now`, the oldest first: which API, and how long ago.
-pub fn recent_api_calls(
+pub(crate) fn recent_api_calls(
     connection: &Connection,
     seconds: i64,
     now: UnixSeconds,
@@ -97,7 +97,7 @@ pub fn recent_api_calls(
 
 /// Who is due, and when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Due {
+pub(crate) struct Due {
     /// Whoever is due now or earlier.
     pub now: UnixSeconds,
     /// No wait that began now would end later than this: whoever is to wait longer got that time from a clock
@@ -108,7 +108,7 @@ pub struct Due {
 }
 
 /// Members that are due, the longest overdue first; after them, those whose openids are to be confirmed.
-pub fn due_members(
+pub(crate) fn due_members(
     connection: &Connection,
     Due { now, latest, recheck_before }: Due,
     limit: usize,
@@ -154,7 +154,10 @@ pub fn due_members(
 }
 
 /// When the next member after `now` falls due.
-pub fn earliest_due(connection: &Connection, now: UnixSeconds) -> rusqlite::Result<Option<UnixSeconds>> {
+pub(crate) fn earliest_due(
+    connection: &Connection,
+    now: UnixSeconds,
+) -> rusqlite::Result<Option<UnixSeconds>> {
     connection
         .prepare_cached(
             "SELECT min(next) FROM (
@@ -184,12 +187,12 @@ pub(super) fn make_due_now(
 }
 
 /// Makes a member due now by an operator's wish; false if there is no such member without an openid.
-pub fn make_due(connection: &Connection, userid: &UserId, now: UnixSeconds) -> rusqlite::Result<bool> {
+pub(crate) fn make_due(connection: &Connection, userid: &UserId, now: UnixSeconds) -> rusqlite::Result<bool> {
     Ok(make_due_now(connection, userid, now)?.is_some())
 }
 
 /// Makes every member without an openid due now; how many.
-pub fn make_all_due(connection: &Connection, now: UnixSeconds) -> rusqlite::Result<usize> {
+pub(crate) fn make_all_due(connection: &Connection, now: UnixSeconds) -> rusqlite::Result<usize> {
     connection
         .prepare_cached(
             "UPDATE members SET openid_state = 'pending', openid_attempts = 0, openid_next_attempt_at = ?1,

@@ -13,7 +13,7 @@ use crate::directory::{UnixSeconds, UserId};
 
 /// Counts for `status`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Counts {
+pub(crate) struct Counts {
     /// Present members by openid state: pending, converted, failed.
     pub pending: i64,
     /// Those that have an openid.
@@ -45,7 +45,7 @@ pub struct Counts {
 }
 
 /// Counts everything that `status` shows.
-pub fn counts(connection: &Connection, now: UnixSeconds) -> rusqlite::Result<Counts> {
+pub(crate) fn counts(connection: &Connection, now: UnixSeconds) -> rusqlite::Result<Counts> {
     let number = |sql: &str| -> rusqlite::Result<i64> {
         connection.query_row(sql, [], |row| Ok(row.get::<_, Option<i64>>(0)?.unwrap_or(0)))
     };
@@ -91,7 +91,10 @@ pub fn counts(connection: &Connection, now: UnixSeconds) -> rusqlite::Result<Cou
 
 /// A member's row as JSON, column by column, with its departments and tags; `None` if there is none.
 /// A former userid finds the member that bears another one now.
-pub fn member(connection: &Connection, userid: &UserId) -> rusqlite::Result<Option<Map<String, Json>>> {
+pub(crate) fn member(
+    connection: &Connection,
+    userid: &UserId,
+) -> rusqlite::Result<Option<Map<String, Json>>> {
     let holder = present_userid(connection, userid)?;
     let row = connection
         .query_row("SELECT * FROM members WHERE userid = ?1", [holder.as_str()], |row| Ok(object(row)))
@@ -135,7 +138,7 @@ fn present_userid(connection: &Connection, userid: &UserId) -> rusqlite::Result<
 
 /// One moment in a member's story.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Moment {
+pub(crate) struct Moment {
     /// When, on this machine's clock.
     pub at: UnixSeconds,
     /// `event`, `change` or `api`.
@@ -146,7 +149,7 @@ pub struct Moment {
 
 /// A member's events, changes and API answers, under all its names, in order of time; the latest
 /// `limit` of each.
-pub fn story(connection: &Connection, userid: &UserId, limit: u32) -> rusqlite::Result<Vec<Moment>> {
+pub(crate) fn story(connection: &Connection, userid: &UserId, limit: u32) -> rusqlite::Result<Vec<Moment>> {
     let names = facts::all_names(connection, userid)?;
     let sources = [
         (
@@ -205,7 +208,7 @@ fn object(row: &Row<'_>) -> Map<String, Json> {
 }
 
 /// A time as people here read it.
-pub fn local_time(connection: &Connection, at: UnixSeconds) -> rusqlite::Result<String> {
+pub(crate) fn local_time(connection: &Connection, at: UnixSeconds) -> rusqlite::Result<String> {
     connection
         .prepare_cached("SELECT datetime(?1, 'unixepoch', 'localtime')")?
         .query_row([at.0], |row| Ok(row.get::<_, Option<String>>(0)?.unwrap_or_default()))
@@ -229,7 +232,7 @@ pub fn table(connection: &Connection, sql: &str) -> rusqlite::Result<Vec<Vec<Str
 }
 
 /// Lines of the change feed after `since`, at most `limit`, each with its seq.
-pub fn changes_since(
+pub(crate) fn changes_since(
     connection: &Connection,
     since: i64,
     limit: u32,
@@ -250,12 +253,12 @@ pub fn changes_since(
 }
 
 /// The oldest change that is kept.
-pub fn oldest_change(connection: &Connection) -> rusqlite::Result<Option<i64>> {
+pub(crate) fn oldest_change(connection: &Connection) -> rusqlite::Result<Option<i64>> {
     connection.query_row("SELECT min(seq) FROM changes", [], |row| row.get(0))
 }
 
 /// The columns of an export, in order.
-pub const EXPORTED: [&str; 20] = [
+pub(crate) const EXPORTED: [&str; 20] = [
     "userid",
     "name",
     "departments",
@@ -279,7 +282,7 @@ pub const EXPORTED: [&str; 20] = [
 ];
 
 /// Hands every present member to `each`, departments by their full path, until it returns false.
-pub fn export_members(
+pub(crate) fn export_members(
     connection: &Connection,
     mut each: impl FnMut(Map<String, Json>) -> bool,
 ) -> rusqlite::Result<()> {

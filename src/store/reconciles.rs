@@ -54,7 +54,7 @@ impl ReconcileOutcome {
 
 /// A comparison as it was recorded.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reconcile {
+pub(crate) struct Reconcile {
     /// Its number.
     pub seq: i64,
     /// When it began.
@@ -74,7 +74,11 @@ pub struct Reconcile {
 }
 
 /// Records that a comparison begins; its number. One that never ended was stopped in the middle.
-pub fn begin_reconcile(connection: &Connection, reason: &str, now: UnixSeconds) -> rusqlite::Result<i64> {
+pub(crate) fn begin_reconcile(
+    connection: &Connection,
+    reason: &str,
+    now: UnixSeconds,
+) -> rusqlite::Result<i64> {
     connection.execute(
         "UPDATE reconciles SET outcome = 'stopped', finished_at = ?1, note = 'the program ended in the middle'
          WHERE outcome = 'running'",
@@ -91,7 +95,7 @@ pub fn begin_reconcile(connection: &Connection, reason: &str, now: UnixSeconds) 
 }
 
 /// Records how a comparison ended.
-pub fn finish_reconcile(
+pub(crate) fn finish_reconcile(
     connection: &Connection,
     seq: i64,
     (outcome, members_seen, effect): (ReconcileOutcome, usize, Effect),
@@ -117,7 +121,9 @@ pub fn finish_reconcile(
 }
 
 /// The last comparison, and the last that came to its end: not one that failed or was stopped.
-pub fn last_reconciles(connection: &Connection) -> rusqlite::Result<(Option<Reconcile>, Option<Reconcile>)> {
+pub(crate) fn last_reconciles(
+    connection: &Connection,
+) -> rusqlite::Result<(Option<Reconcile>, Option<Reconcile>)> {
     let last = |condition: &str| {
         connection
             .prepare_cached(&format!("SELECT * FROM reconciles WHERE {condition} ORDER BY seq DESC LIMIT 1"))?
@@ -148,7 +154,7 @@ pub fn last_reconciles(connection: &Connection) -> rusqlite::Result<(Option<Reco
 }
 
 /// Present members after `after` in order of userid, at most `limit`.
-pub fn known_members(
+pub(crate) fn known_members(
     connection: &Connection,
     after: &str,
     limit: usize,
@@ -171,7 +177,7 @@ pub fn known_members(
 }
 
 /// Present members.
-pub fn count_members(connection: &Connection) -> rusqlite::Result<usize> {
+pub(crate) fn count_members(connection: &Connection) -> rusqlite::Result<usize> {
     let count: i64 =
         connection
             .query_row("SELECT count(*) FROM members WHERE deleted_at IS NULL", [], |row| row.get(0))?;
@@ -179,7 +185,7 @@ pub fn count_members(connection: &Connection) -> rusqlite::Result<usize> {
 }
 
 /// All present departments.
-pub fn known_departments(
+pub(crate) fn known_departments(
     connection: &Connection,
 ) -> rusqlite::Result<BTreeMap<DepartmentId, KnownDepartment>> {
     let mut statement = connection.prepare(
@@ -202,7 +208,7 @@ pub fn known_departments(
 }
 
 /// All present tags: name, and WeCom's time of the newest news.
-pub fn known_tags(
+pub(crate) fn known_tags(
     connection: &Connection,
 ) -> rusqlite::Result<BTreeMap<TagId, (Option<String>, UnixSeconds)>> {
     let mut statement =
@@ -213,7 +219,7 @@ pub fn known_tags(
 }
 
 /// Who and what is in a tag, as the directory knows.
-pub fn known_tag_content(
+pub(crate) fn known_tag_content(
     connection: &Connection,
     tag: TagId,
 ) -> rusqlite::Result<(BTreeSet<UserId>, BTreeSet<DepartmentId>)> {
@@ -222,7 +228,11 @@ pub fn known_tag_content(
 }
 
 /// Makes up to `limit` of the members that WeCom refused for good due again; how many there were.
-pub fn retry_failed(connection: &Connection, limit: usize, now: UnixSeconds) -> rusqlite::Result<usize> {
+pub(crate) fn retry_failed(
+    connection: &Connection,
+    limit: usize,
+    now: UnixSeconds,
+) -> rusqlite::Result<usize> {
     connection
         .prepare_cached(
             "UPDATE members SET openid_state = 'pending', openid_attempts = 0, openid_next_attempt_at = ?1,

@@ -5,11 +5,11 @@ use rusqlite::{Connection, params};
 use crate::directory::UnixSeconds;
 
 /// Rows that are kept; the oldest last_at goes first.
-pub const ROWS: u32 = 200;
+pub(crate) const ROWS: u32 = 200;
 
 /// What is known of one cause at one path.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RefusalRow {
+pub(crate) struct RefusalRow {
     /// Why; the name of a cause, which is stable.
     pub cause: String,
     /// Escaped, without the query.
@@ -25,7 +25,7 @@ pub struct RefusalRow {
 }
 
 /// Adds these to what is known, and forgets the oldest beyond [`ROWS`].
-pub fn record_refusals(connection: &Connection, rows: &[RefusalRow]) -> rusqlite::Result<()> {
+pub(crate) fn record_refusals(connection: &Connection, rows: &[RefusalRow]) -> rusqlite::Result<()> {
     let mut add = connection.prepare_cached(
         "INSERT INTO refusals (cause, path, first_at, last_at, count, last_client)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6)
@@ -46,7 +46,10 @@ pub fn record_refusals(connection: &Connection, rows: &[RefusalRow]) -> rusqlite
 }
 
 /// What was refused since then, the latest first.
-pub fn refusals_since(connection: &Connection, since: UnixSeconds) -> rusqlite::Result<Vec<RefusalRow>> {
+pub(crate) fn refusals_since(
+    connection: &Connection,
+    since: UnixSeconds,
+) -> rusqlite::Result<Vec<RefusalRow>> {
     let mut query = connection.prepare_cached(
         "SELECT cause, path, first_at, last_at, count, last_client FROM refusals
          WHERE last_at >= ?1 ORDER BY last_at DESC, cause, path",

@@ -115,7 +115,7 @@ pub(crate) struct ComparisonDue {
 }
 
 /// Writes a row; `None` deletes it. Outside this module only for rows that have no [`Entry`].
-pub fn set_state(
+pub(crate) fn set_state(
     connection: &Connection,
     name: &str,
     at: UnixSeconds,
@@ -134,7 +134,10 @@ pub fn set_state(
 }
 
 /// Reads a row that has no [`Entry`], and the time it was written.
-pub fn get_state(connection: &Connection, name: &str) -> rusqlite::Result<Option<(UnixSeconds, Json)>> {
+pub(crate) fn get_state(
+    connection: &Connection,
+    name: &str,
+) -> rusqlite::Result<Option<(UnixSeconds, Json)>> {
     let row = connection
         .prepare_cached("SELECT at, value FROM daemon_state WHERE name = ?1")?
         .query_row([name], |row| Ok((UnixSeconds(row.get(0)?), row.get::<_, String>(1)?)))
@@ -143,7 +146,11 @@ pub fn get_state(connection: &Connection, name: &str) -> rusqlite::Result<Option
 }
 
 /// Makes a comparison due. A later reason replaces the reason of an earlier request, not its time.
-pub fn request_reconcile(connection: &Connection, reason: &str, now: UnixSeconds) -> rusqlite::Result<()> {
+pub(crate) fn request_reconcile(
+    connection: &Connection,
+    reason: &str,
+    now: UnixSeconds,
+) -> rusqlite::Result<()> {
     let known = COMPARISON_DUE.get(connection)?;
     let since = known.map_or(now.0, |(_, due)| due.since);
     COMPARISON_DUE.set(connection, now, &ComparisonDue { reason: reason.to_owned(), since })
@@ -155,7 +162,7 @@ pub(crate) fn reconcile_request(connection: &Connection) -> rusqlite::Result<Opt
 }
 
 /// Removes the request unless a reason was added at `began` or later.
-pub fn settle_reconcile_request(connection: &Connection, began: UnixSeconds) -> rusqlite::Result<()> {
+pub(crate) fn settle_reconcile_request(connection: &Connection, began: UnixSeconds) -> rusqlite::Result<()> {
     connection.execute(
         "DELETE FROM daemon_state WHERE name = ?1 AND at < ?2",
         params![COMPARISON_DUE.name, began.0],

@@ -53,7 +53,7 @@ where
 }
 
 /// An observer of commits, called on the writer's thread with its connection.
-pub type Committed = Box<dyn Fn(&Connection) + Send>;
+pub(crate) type Committed = Box<dyn Fn(&Connection) + Send>;
 
 /// What comes through the queue.
 enum Message {
