@@ -1,4 +1,4 @@
-//! What a fact changes: the rows to write, and the lines of the change feed.
+//! The effect of a fact: the rows to write, and the lines of the change feed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,7 +11,7 @@ use super::ids::{TagId, UserId};
 use super::members::{Conversion, Member, MemberFact, MemberIdentity, Record, RenameGroup, fold};
 use super::time::UnixSeconds;
 
-/// What a line of the change feed is about.
+/// The kind of entity in a line of the change feed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Entity {
     /// A member; the key is its userid.
@@ -22,16 +22,16 @@ pub enum Entity {
     Tag,
 }
 
-/// What happened to it.
+/// The change that a line of the change feed reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
-    /// It came into being; `fields` has all that is known of it.
+    /// The entity is new or present again; `fields` contains all known fields.
     Created,
-    /// Some fields changed.
+    /// Some fields of the entity changed.
     Updated,
-    /// A member bears another userid now; the key is the new one, `fields.userid` has both.
+    /// The member has another userid; the key is the new one, `fields.userid` contains both.
     Renamed,
-    /// It is gone.
+    /// The entity is no longer present.
     Deleted,
     /// A member's openid became known, changed, or is no longer valid.
     Openid,
@@ -66,31 +66,31 @@ impl Action {
 /// One line of the change feed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Change {
-    /// What it is about.
+    /// The kind of the changed entity.
     pub entity: Entity,
-    /// Which one.
+    /// The userid, or the id in decimal.
     pub key: String,
-    /// What happened.
+    /// The kind of the change.
     pub action: Action,
-    /// field -> [old, new]
+    /// Field name to `[old, new]`; null if unknown.
     pub fields: Map<String, Json>,
 }
 
 impl Change {
-    /// A change of one entity.
     #[must_use]
+    #[allow(missing_docs)]
     pub fn new(entity: Entity, key: impl ToString, action: Action, fields: Map<String, Json>) -> Self {
         let key = key.to_string();
         Self { entity, key, action, fields }
     }
 }
 
-/// A member's row as the facts tell it.
+/// A member's row, without the columns that facts do not determine.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MemberRow {
-    /// The userid as WeCom spelled it last.
+    /// The present userid in WeCom's latest spelling.
     pub userid: UserId,
-    /// Known fields; one that no fact set is absent.
+    /// The known fields; unknown ones are absent from the map.
     pub fields: BTreeMap<MemberField, Value>,
     /// WeCom's time of the newest fact.
     pub event_time: UnixSeconds,
@@ -98,20 +98,20 @@ pub struct MemberRow {
     pub deleted_at: Option<UnixSeconds>,
     /// The member's openid, if WeCom gave one.
     pub openid: Option<String>,
-    /// Whether WeCom refused to convert this member for good, and no later event names it.
+    /// Whether a final refusal is in force: no openid, and no later event about the member.
     pub is_refused: bool,
 }
 
 /// One write to the members' tables. Within a list, removals precede inserts, so that no userid is taken twice.
 #[derive(Debug, Clone, PartialEq)]
 pub enum RowWrite {
-    /// Removes the row: its member is part of another one now, or never existed.
+    /// Removes the row: its member was merged into another one, or never existed.
     Remove(UserId),
-    /// Inserts a member that had no row: it starts due.
+    /// Inserts a row for a new member, whose conversion is due at once.
     Create(MemberRow),
     /// Changes the row in place.
     Update {
-        /// The row as it is to be.
+        /// The row after the write.
         row: MemberRow,
         /// The fields that differ.
         changed: BTreeSet<MemberField>,
@@ -120,68 +120,67 @@ pub enum RowWrite {
     },
     /// Moves the row to another userid, with its attempts.
     Move {
-        /// The userid of the row until now.
+        /// The userid of the row before the write.
         from: UserId,
-        /// The row as it is to be.
+        /// The row after the write.
         row: MemberRow,
         /// Whether the member was present before.
         was_present: bool,
     },
 }
 
-/// What is to be done about a member's details.
+/// The change of a member's `details_state`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Details {
-    /// Leaves the state as it is.
+    /// The state stays as it is.
     Keep,
-    /// The fields are known.
+    /// The fact carries the fields.
     Known,
-    /// The API must be asked.
+    /// The fields must be fetched with user/get.
     Due,
 }
 
-/// What one more fact does.
+/// The effect of one more fact.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Merge {
-    /// The fact as it is to be stored.
+    /// The record to store for the fact.
     pub record: Record,
     /// Writes to the members' tables.
     pub writes: Vec<RowWrite>,
-    /// Tags that members came into (true) and left.
+    /// Members added to tags (true) and removed from them (false).
     pub tags: Vec<(TagId, UserId, bool)>,
-    /// Lines for the change feed.
+    /// New lines of the change feed.
     pub changes: Vec<Change>,
     /// The present userid of the member that the fact names.
     pub named: UserId,
     /// Whether that member is present.
     pub is_present: bool,
-    /// What is to be done about that member's details.
+    /// The change of that member's `details_state`.
     pub details: Details,
-    /// Whether another fact of the same second contradicts this one, so that only the API tells which holds.
+    /// Whether another fact of the same second contradicts this one, so that the API must decide.
     pub is_unsettled: bool,
-    /// Whether the fact changed anything, or is at least the newest of its group; else it came too late.
+    /// Whether the fact changed anything or is the newest of its group; else it arrived too late.
     pub took_effect: bool,
     /// Whether the member agrees with the fact; else newer facts hide it.
     pub holds: bool,
-    /// Whether an API answer hides an event. The API can settle who is right: a clock may be wrong.
+    /// Whether an API answer hides this event. A clock may be wrong, so the API must decide.
     pub contradicts_api: bool,
 }
 
-/// What other stamps for the same facts do; see [`restamp`](super::restamp).
+/// The effect of restamping facts; see [`restamp`](super::restamp).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Restamp {
-    /// The facts as they are to be stored.
+    /// The records to store instead of the known ones.
     pub records: Vec<Record>,
     /// Writes to the members' tables.
     pub writes: Vec<RowWrite>,
-    /// Tags that members came into (true) and left.
+    /// Members added to tags (true) and removed from them (false).
     pub tags: Vec<(TagId, UserId, bool)>,
-    /// Lines for the change feed.
+    /// New lines of the change feed.
     pub changes: Vec<Change>,
 }
 
-/// Gives those of `known` that are later than `latest` plausible stamps; `None` if there are none. `next`: the time of
-/// the fact that is about to be added.
+/// Restamps the facts that are later than `latest`; `None` if there are none. `next` is the second of the fact to add.
 #[must_use]
 pub fn restamp(known: &[Record], latest: UnixSeconds, next: Option<UnixSeconds>) -> Option<Restamp> {
     let (records, restamped) = with_plausible_stamps(known, latest, next)?;
@@ -237,7 +236,7 @@ fn holds(group: &RenameGroup, record: &Record) -> bool {
         None => matches!(fact, Fact::Deleted | Fact::Absent | Fact::Tagged(_, false)),
     };
     match record.member_fact() {
-        // These are about the very name, not about a member that was renamed from it.
+        // These facts concern the name itself, not a member that was renamed from it.
         MemberFact::Entity(
             fact @ (Fact::Absent | Fact::Present(Presence::Created | Presence::Listed, _)),
         ) => agrees(record.userid(), fact),
@@ -253,8 +252,7 @@ fn holds(group: &RenameGroup, record: &Record) -> bool {
     }
 }
 
-/// An event that carries nothing but the departments is all that callbacks set up since 2022-08-15 get:
-/// the rest must be fetched.
+/// Callbacks that were set up since 2022-08-15 carry only the departments; the other fields must be fetched.
 fn details(record: &Record, before: &RenameGroup, named: &UserId) -> Details {
     let (MemberFact::Entity(Fact::Present(_, fields)) | MemberFact::Renamed(_, fields)) =
         record.member_fact()
@@ -310,7 +308,7 @@ impl Diff {
                     self.remove(member);
                     self.tags(None, Some(now));
                 }
-                // Only tags or answers named it so far: there was no row.
+                // Only tags or answers mentioned the member, so it has no row.
                 Some(_) => {}
                 None => self.remove(member),
             }
@@ -327,8 +325,7 @@ impl Diff {
         self.writes.sort_by_key(|write| !matches!(write, RowWrite::Remove(..)));
     }
 
-    /// Orders renames so that none moves to a userid that another member has yet to leave. A circle has no such order; its
-    /// members are deleted and created.
+    /// Orders renames so that each target userid is free. A cycle has no such order; its members are deleted and created.
     fn renames(&mut self, mut leaving: Vec<(&Member, &Member)>) {
         while !leaving.is_empty() {
             let free = leaving
@@ -357,7 +354,7 @@ impl Diff {
                 }
                 self.openid(was.openid(), now);
             }
-            // The feed has present members only.
+            // The change feed contains only present members.
             (true, false) => self.change(&was.userid, Action::Deleted, Map::new()),
             (false, true) => self.created(now),
             (false, false) => {}
@@ -370,7 +367,7 @@ impl Diff {
 
     fn update(&mut self, was: &Member, now: &Member) {
         if !was.state.is_present() && now.state.is_present() {
-            // The deletion turned out to concern another holder of the name.
+            // A late fact shows that the deletion concerned another holder of the name.
             self.created(now);
             let (from, row) = (was.userid.clone(), row(now));
             self.writes.push(RowWrite::Move { from, row, was_present: false });
@@ -381,7 +378,7 @@ impl Diff {
         if respelled {
             fields.insert("userid".into(), json!([was.userid.as_str(), now.userid.as_str()]));
         }
-        // Late facts about a deleted member are kept, but are no news.
+        // Late facts about a deleted member are stored without a line in the change feed.
         if !fields.is_empty() && (was.state.is_present() || now.state.is_present()) {
             self.change(&now.userid, updated(&was.state, &now.state), fields);
         }
@@ -445,7 +442,7 @@ impl Diff {
         for (tag, userid) in &new {
             match old.get(tag).filter(|was| *was == userid) {
                 Some(was) if was.same_spelling(userid) => {}
-                // Only the spelling differs, which is no news of the tag.
+                // Only the spelling differs: no line in the change feed.
                 Some(_) => self.tags.push((*tag, userid.clone(), true)),
                 None => {
                     self.tags.push((*tag, userid.clone(), true));
@@ -460,7 +457,7 @@ impl Diff {
     }
 }
 
-/// A line saying that `item` came into a tag or left it: `[null, new]` or `[old, null]`.
+/// A line of the change feed: `item` was added to a tag (`[null, new]`) or removed from it (`[old, null]`).
 #[must_use]
 pub fn tag_item(tag: TagId, item: &str, old_and_new: Json) -> Change {
     let fields = Map::from_iter([(item.to_owned(), old_and_new)]);
@@ -479,12 +476,12 @@ fn row(member: &Member) -> MemberRow {
     }
 }
 
-/// Whether the change from `was` to `now` is a deletion, or merely a change.
+/// Deleted if `was` is not deleted and `now` is, else updated.
 pub(super) fn updated<F: Field>(was: &EntityState<F>, now: &EntityState<F>) -> Action {
     if was.deleted.is_none() && now.deleted.is_some() { Action::Deleted } else { Action::Updated }
 }
 
-/// The fields in which two states differ, and their old and new values in the form of the change feed.
+/// The fields in which two states differ, and their old and new values for the change feed.
 pub(super) fn difference<F: Field>(
     was: Option<&EntityState<F>>,
     now: &EntityState<F>,
@@ -511,7 +508,7 @@ pub(super) fn difference<F: Field>(
     (changed, shown)
 }
 
-/// A value in its column's form: cleared text is empty, an unknown value is null.
+/// A value for the change feed: cleared text is empty, an unknown value is null.
 fn show(kind: FieldKind, value: Option<&Value>) -> Json {
     match (kind, value) {
         (_, None) => Json::Null,

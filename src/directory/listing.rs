@@ -1,5 +1,5 @@
-//! A full listing of the company's members, page by page, kept small: a company of a million takes some
-//! 30 MiB. And what is wrong with a listing, so that nobody is taken for gone because of it.
+//! The listing of all members, page by page, in a compact form: some 30 MiB for a million members. A flaw of the listing
+//! prevents deletions because of it.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeSet, HashSet};
@@ -7,25 +7,25 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use super::ids::{DepartmentId, UserId};
 
-/// Why nothing may be concluded from what a listing lacks. What it has is so all the same.
+/// Why a listing proves no absence. The members that it contains are valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Flaw {
-    /// There was nobody in it.
+    /// The first page of the listing is empty.
     #[error("the listing is empty")]
     Empty,
-    /// A page without anybody.
+    /// A page after the first is empty.
     #[error("a page of the listing is empty")]
     EmptyPage,
-    /// A page that was there before.
-    #[error("a page of the listing comes twice")]
+    /// A page has the same rows as an earlier one.
+    #[error("the listing repeats a page")]
     RepeatedPage,
-    /// A cursor that was given before: it would go round for ever.
-    #[error("the listing's cursor comes twice")]
+    /// A cursor is the same as an earlier one: the listing would not end.
+    #[error("the listing repeats a cursor")]
     RepeatedCursor,
-    /// It broke off.
-    #[error("the listing broke off")]
+    /// A page after the first could not be read.
+    #[error("the listing is cut short")]
     BrokenOff,
-    /// More than any company has.
+    /// More than [`MAX_ROWS`] rows or pages.
     #[error("the listing does not end")]
     Endless,
     /// Rows that are not userids; a third-party suite gets open_userids (doc 96021).
@@ -33,7 +33,7 @@ pub(crate) enum Flaw {
     NotUserids,
 }
 
-/// No company has more rows: 4 GiB of userids could not be held.
+/// Exceeds every company; bounds the userids to 4 GiB.
 const MAX_ROWS: usize = 50_000_000;
 
 struct Row {
@@ -53,7 +53,7 @@ pub(crate) struct Listing {
 }
 
 impl Listing {
-    /// Adds a page and the cursor that leads on (empty: it is the last). Whether to ask for another.
+    /// Adds a page and its next cursor, which is empty for the last page. Returns whether to request another page.
     pub(crate) fn add(&mut self, page: &[(UserId, DepartmentId)], next_cursor: &str) -> bool {
         if page.is_empty() {
             self.flawed(if self.rows.is_empty() { Flaw::Empty } else { Flaw::EmptyPage });
@@ -66,7 +66,7 @@ impl Listing {
                 self.flawed(Flaw::Endless);
                 return false;
             };
-            // The rows of a member mostly follow each other: its name is kept once.
+            // Rows of one member are mostly adjacent; they share the name.
             let start = match self.rows.last() {
                 Some(last) if self.name(last) == text => last.start,
                 _ => {
@@ -87,28 +87,26 @@ impl Listing {
             self.flawed(Flaw::Endless);
             return false;
         }
-        // An empty page that leads on might lead on for ever.
+        // Empty pages with a next cursor might not end.
         !page.is_empty()
     }
 
-    /// Something is wrong with it; the first flaw stays.
+    /// Records a flaw; the first one is kept.
     pub(crate) fn flawed(&mut self, flaw: Flaw) {
         self.flaw.get_or_insert(flaw);
     }
 
-    /// What is wrong with it.
     #[must_use]
     pub(crate) fn flaw(&self) -> Option<Flaw> {
         self.flaw
     }
 
-    /// Rows so far.
     #[must_use]
     pub(crate) fn len(&self) -> usize {
         self.rows.len()
     }
 
-    /// The members in order of their userids, each with its departments.
+    /// The members with their departments, in order of userid.
     #[must_use]
     pub(crate) fn members(mut self) -> Members {
         let names = std::mem::take(&mut self.names);
@@ -123,7 +121,7 @@ impl Listing {
     }
 }
 
-/// A listing's members in order; see [`Listing::members`].
+/// Iterates over a listing's members; see [`Listing::members`].
 pub(crate) struct Members {
     names: Vec<u8>,
     rows: Vec<Row>,
@@ -136,13 +134,13 @@ impl Members {
         self.names.get(row.start as usize..)?.get(..usize::from(row.length))
     }
 
-    /// Rows, of all members: one per member and department.
+    /// The number of rows: one per member and department.
     #[must_use]
     pub(crate) fn rows(&self) -> usize {
         self.rows.len()
     }
 
-    /// The departments that anybody is in.
+    /// All departments that have a member.
     #[must_use]
     pub(crate) fn departments(&self) -> BTreeSet<DepartmentId> {
         self.rows.iter().map(|row| DepartmentId(row.department)).collect()
@@ -170,7 +168,7 @@ impl Iterator for Members {
     }
 }
 
-/// The order of userids: ignoring case, as [`UserId`] and SQLite's NOCASE compare.
+/// Compares userids ignoring case, as [`UserId`] and SQLite's NOCASE do.
 fn folded(a: &[u8], b: &[u8]) -> Ordering {
     a.iter().map(u8::to_ascii_lowercase).cmp(b.iter().map(u8::to_ascii_lowercase))
 }
@@ -201,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn flaws_are_seen_and_never_lead_round_in_circles() {
+    fn flaws_are_recorded_and_end_the_listing() {
         let full = page(&[("a", 1)]);
         let other = page(&[("b", 1)]);
         let flaw = |pages: &[(&[(UserId, DepartmentId)], &str)]| {

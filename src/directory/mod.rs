@@ -1,7 +1,7 @@
-//! Pure: what a directory is and how it changes.
+//! The directory and its merge. Pure: no XML, HTTP, SQL, threads or clock; time is a parameter.
 //!
-//! No XML, HTTP, SQL, threads or clock: time is a parameter. The merge is in [`members`] and [`numbered`]: what WeCom said
-//! is kept and folded in order of WeCom's time, so that the order of arrival cannot matter.
+//! The merge is in [`members`] and [`numbered`]: facts are stored and folded in order of WeCom's time, so the result does not
+//! depend on their order of arrival.
 
 pub(crate) mod attributes;
 pub(crate) mod clock;
