@@ -23,7 +23,7 @@ const PORTION: usize = 64;
 pub(crate) struct Portion {
     /// Members without an openid that are due now.
     pub to_convert: Vec<UserId>,
-    /// Whether more portions wait.
+    /// Whether further portions are waiting.
     pub has_more: bool,
 }
 
@@ -90,9 +90,9 @@ pub(crate) fn drop_portion(connection: &Connection, now: UnixSeconds) -> rusqlit
     state::request_reconcile(connection, "a part of a large event could not be applied", now)
 }
 
-type Row = (i64, TagId, UnixSeconds, String);
+type StoredPortion = (i64, TagId, UnixSeconds, String);
 
-fn first(connection: &Connection) -> rusqlite::Result<Option<Row>> {
+fn first(connection: &Connection) -> rusqlite::Result<Option<StoredPortion>> {
     connection
         .prepare_cached("SELECT id, tag_id, second, content FROM deferred_facts ORDER BY id LIMIT 1")?
         .query_row([], |row| Ok((row.get(0)?, TagId(row.get(1)?), UnixSeconds(row.get(2)?), row.get(3)?)))

@@ -1,6 +1,6 @@
-//! The directory in SQLite: one file, one writer that commits in groups, readers of their own.
+//! The directory in SQLite: one file, one writer that commits in groups, and a connection for each reader.
 //!
-//! Knows no HTTP and no XML. All SQL of the program is here.
+//! All SQL of the program is here, and no HTTP or XML.
 
 pub(crate) mod clashes;
 pub(crate) mod deferred;

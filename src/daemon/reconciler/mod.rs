@@ -241,12 +241,12 @@ pub(crate) fn compare<L: ApiObserver>(
     let (outcome, seen, effect, note) = (report.outcome, report.members_seen, report.effect, report.note());
     writer.run(COMMIT_TIMEOUT, move |connection| {
         finish_reconcile(connection, seq, (outcome, seen, effect), &note, unix_now())?;
-        if outcome.came_to_its_end() {
+        if outcome.reached_end() {
             settle_reconcile_request(connection, began)?;
         }
         Ok(())
     })?;
-    if outcome.came_to_its_end() {
+    if outcome.reached_end() {
         let retry = || writer.run(COMMIT_TIMEOUT, |connection| retry_failed(connection, BATCH, unix_now()));
         while retry()? == BATCH {}
     }
