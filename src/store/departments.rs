@@ -12,9 +12,9 @@ use crate::directory::fact::{Fact, Source};
 use crate::directory::numbered::{self, Difference, Merge, implied_by_listing};
 use crate::directory::{DepartmentField, Field, TagField, TagId, UnixSeconds, Value};
 
-/// What differs between the row tables of departments and tags.
+/// The tables `departments` and `tags`.
 pub(super) trait NumberedTable: FactTable {
-    /// Writes the row; `changed`: anything but the time of the newest fact.
+    /// Writes the row; `changed`: whether anything except the time of the newest fact changed.
     fn write_row(
         connection: &Connection,
         id: u32,
@@ -26,7 +26,7 @@ pub(super) trait NumberedTable: FactTable {
         Self: Sized;
 }
 
-/// Merges a fact about a department or tag: stores it and writes what differs.
+/// Merges a fact about a department or tag: stores it, and writes the changed rows.
 pub(super) fn add_numbered_fact<F: NumberedTable>(
     connection: &Connection,
     id: u32,
@@ -51,8 +51,8 @@ pub(super) fn add_numbered_fact<F: NumberedTable>(
     Ok(merge)
 }
 
-/// The facts of a department or tag. Times that are later than plausible are corrected, in memory and in the database, so
-/// that a fact of `next` counts.
+/// The facts of a department or tag. Those that are later than plausible are restamped, in memory and in the database, so
+/// that they do not hide a fact of `next`.
 pub(super) fn plausible_numbered_facts<F: NumberedTable>(
     connection: &Connection,
     id: u32,
@@ -159,7 +159,7 @@ impl NumberedTable for TagField {
     }
 }
 
-/// The second from which on events count for the tag's content: the end of its former existence, or its last complete
+/// The second from which events affect the tag's content: the later of the end of its former existence and its last complete
 /// listing. `None` if the tag is deleted or unknown.
 pub(super) fn tag_starts_at(
     connection: &Connection,
@@ -179,14 +179,14 @@ pub(super) fn tag_starts_at(
     }))
 }
 
-/// A complete listing of tags lacks this one: its content is void up to then.
+/// Merges the absence of a tag from a complete listing; its content up to then is void.
 pub(super) fn tag_absent(
     connection: &Connection,
     tag: TagId,
     at: UnixSeconds,
     moment: Moment,
 ) -> rusqlite::Result<Merge<TagField>> {
-    // Before the tag's own fact, from which on older memberships are void.
+    // Before the tag's own fact, after which older memberships are void.
     let (members, departments) = tag_content(connection, tag)?;
     for userid in members {
         observe(connection, &Observation::TagMember(tag, userid, false), at, moment)?;

@@ -15,26 +15,26 @@ use crate::directory::{
     TagId, UnixSeconds, UserId,
 };
 
-/// What became of an event. The schema's CHECK has the same list.
+/// The outcome of an event. The schema's CHECK has the same list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// It is part of the directory now.
+    /// The event was merged into the directory.
     Applied,
-    /// The same message was applied before.
+    /// An event with the same content was recorded before.
     Duplicate,
-    /// It came too late to change anything.
+    /// The event arrived too late to change anything.
     Stale,
-    /// It is of no concern.
+    /// The event does not concern the directory.
     Ignored,
-    /// It makes no sense.
+    /// The event could not be parsed or applied.
     Invalid,
 }
 
 impl Outcome {
-    /// All outcomes.
+    /// All outcomes, in the order of the schema's CHECK.
     pub const ALL: [Self; 5] = [Self::Applied, Self::Duplicate, Self::Stale, Self::Ignored, Self::Invalid];
 
-    /// The word in the database.
+    /// The outcome's name in the database.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -47,33 +47,33 @@ impl Outcome {
     }
 }
 
-/// A callback to be made durable.
+/// The event of a callback, to be recorded and applied.
 #[derive(Debug, Clone)]
 pub struct NewEvent {
-    /// When it arrived, on this machine's clock.
+    /// Time of receipt on this machine's clock.
     pub received_at: UnixSeconds,
-    /// WeCom's CreateTime, if it has one.
+    /// CreateTime as WeCom sent it, if any.
     pub create_time: Option<UnixSeconds>,
-    /// Event.
+    /// The text of the element `Event`.
     pub event: String,
-    /// ChangeType, or empty.
+    /// The text of the element `ChangeType`; may be empty.
     pub change_type: String,
-    /// What it is about, as it was named.
+    /// The userid or id in the event, in its original spelling.
     pub subject: String,
-    /// The decrypted XML, to be stored; empty where the content is not to be.
+    /// The decrypted XML to store; empty if the content must not be stored.
     pub payload: String,
-    /// A digest of the content, whether or not it is stored.
+    /// A digest of the content, stored or not.
     pub digest: i64,
-    /// What it means, its time being plausible; `None` if it makes no sense.
+    /// The parsed event with a plausible time; `None` if the event is invalid.
     pub meaning: Option<Event>,
-    /// The latest stamp that is plausible on WeCom's clock, if that is known.
+    /// The latest plausible stamp on WeCom's clock, if that is known.
     pub latest: Option<UnixSeconds>,
-    /// Why only a comparison can find what this event told, if so.
+    /// The reason to request a comparison, if the event lacks data that only a comparison can provide.
     pub comparison_due: Option<&'static str>,
 }
 
 impl NewEvent {
-    /// The digest, where it has to stand for a content that is not stored.
+    /// The digest, if it replaces content that is not stored.
     fn stored_digest(&self) -> Option<i64> {
         self.payload.is_empty().then_some(self.digest)
     }
@@ -82,13 +82,13 @@ impl NewEvent {
 /// The result of applying an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Applied {
-    /// What became of it.
+    /// The outcome, as the table `events` records it.
     pub outcome: Outcome,
     /// Members without an openid that are due now.
     pub to_convert: Vec<UserId>,
-    /// Whether the details of some member are due now.
+    /// Whether the details of a member are due now.
     pub details_due: bool,
-    /// Whether facts of the event wait for [`apply_portion`](super::deferred::apply_portion).
+    /// Whether facts of the event are deferred to [`apply_portion`](super::deferred::apply_portion).
     pub is_deferred: bool,
 }
 
@@ -119,16 +119,16 @@ pub fn apply_event(connection: &Connection, event: &NewEvent) -> rusqlite::Resul
     Ok(applied)
 }
 
-/// Records an event that could not be applied, so that nothing is lost, and has the directory compared.
+/// Records an event that could not be applied, and requests a comparison in its place.
 pub(crate) fn record_invalid(connection: &Connection, event: &NewEvent) -> rusqlite::Result<Applied> {
     record_event(connection, event, Outcome::Invalid)?;
     state::request_reconcile(connection, "an event could not be applied", event.received_at)?;
     Ok(Applied::new(Outcome::Invalid))
 }
 
-/// The first event of the same content. The content identifies a repetition: WeCom encrypts a message anew when it sends
-/// it again, and its CreateTime is the same for different events of one second. Where the content is not stored, the digest
-/// stands for it. The index by subject and CreateTime leaves few rows to compare, and serves other queries as well.
+/// The first event with the same content. Only the content identifies a repetition: WeCom encrypts each delivery anew, and
+/// different events of one second have the same CreateTime. The digest replaces content that is not stored. The index by
+/// subject and CreateTime leaves few rows to compare.
 fn original(connection: &Connection, event: &NewEvent) -> rusqlite::Result<Option<i64>> {
     connection
         .prepare_cached(
@@ -151,12 +151,12 @@ fn original(connection: &Connection, event: &NewEvent) -> rusqlite::Result<Optio
         .optional()
 }
 
-/// Repetitions of an event that have rows of their own: WeCom sends an event three times, so these tell when
-/// each came. Further ones are only counted, since a captured request can be sent without end.
+/// Maximum number of repetitions of an event with own rows; WeCom delivers an event three times. Further ones are only
+/// counted, because a captured request can be replayed without end.
 const DUPLICATE_ROWS: i64 = 3;
 
-/// Counts a repetition of the event `original`, and records it unless there are many. Later ones are counted in
-/// memory and stored at each doubling, so that they cost no write to the disk; a restart loses the rest of the count.
+/// Counts a repetition of the event `original`, and records the first [`DUPLICATE_ROWS`]. Later ones are counted in memory and
+/// stored at each doubling, which saves disk writes; a restart loses the count since the last doubling.
 fn record_duplicate(connection: &Connection, event: &NewEvent, original: i64) -> rusqlite::Result<()> {
     let stored: i64 = connection
         .prepare_cached("SELECT repeats FROM events WHERE seq = ?1")?
@@ -229,35 +229,35 @@ fn apply(
     let source = Source::Event(event.at);
     let took_effect = match &event.subject {
         Subject::Other => return Ok(Outcome::Ignored),
-        Subject::Member(userid, told) => {
-            let is_deletion = matches!(told, MemberEvent::Deleted);
+        Subject::Member(userid, member_event) => {
+            let is_deletion = matches!(member_event, MemberEvent::Deleted);
             let (merged, due) =
-                add_member_fact(connection, userid, source, member_fact(source, told), moment)?;
+                add_member_fact(connection, userid, source, member_fact(source, member_event), moment)?;
             applied.details_due = merged.details == Details::Due;
             if merged.took_effect && !is_deletion {
                 to_convert.extend(make_due_now(connection, &merged.named, now)?);
             }
-            // A late event may concern members other than the one that it names.
+            // A late event may affect further members.
             for userid in due {
                 if !to_convert.contains(&userid) {
                     to_convert.push(userid);
                 }
             }
             if (is_deletion && merged.contradicts_api) || (merged.is_unsettled && !merged.is_present) {
-                // Only a comparison tells whether the member is gone.
+                // Only a comparison can show whether the member still exists.
                 let reason =
-                    format!("the deletion of userid={userid} contradicts what WeCom said at that time");
+                    format!("the deletion of userid={userid} contradicts WeCom's answer of that time");
                 state::request_reconcile(connection, &reason, now)?;
             }
             if merged.contradicts_api && !is_deletion && !merged.holds {
-                // A listing may have been older than it claims: the member would be missing until the next one.
+                // The listing may have been outdated: the member would be missing until the next comparison.
                 let reason = format!("an event about userid={userid} contradicts the last comparison");
                 state::request_reconcile(connection, &reason, now)?;
             }
             merged.took_effect
         }
-        Subject::Department(id, told) => {
-            let fact = match told {
+        Subject::Department(id, department_event) => {
+            let fact = match department_event {
                 DepartmentEvent::Created(fields) => Fact::present(Presence::Created, source, fields),
                 DepartmentEvent::Updated(fields) => Fact::present(Presence::Updated, source, fields),
                 DepartmentEvent::Deleted => Fact::Deleted,
@@ -269,12 +269,12 @@ fn apply(
             }
             merged.took_effect
         }
-        Subject::Tag(tag, told) => apply_tag_event(connection, *tag, event.at, told, moment, applied)?,
+        Subject::Tag(tag, content) => apply_tag_event(connection, *tag, event.at, content, moment, applied)?,
         Subject::Trigger(userid, _) => {
             let group = fold(&facts::group_facts(connection, userid)?);
             let holder = group.resolve(userid);
             if !group.is_present(&holder) {
-                // Its creation may come later, and brings the first attempt with it.
+                // The creation may arrive later; it makes the member due.
                 return Ok(Outcome::Ignored);
             }
             to_convert.extend(make_due_now(connection, &holder, now)?);
@@ -288,7 +288,7 @@ fn apply(
     Ok(if took_effect { Outcome::Applied } else { Outcome::Stale })
 }
 
-/// The number of the event that is being applied.
+/// The number that the next event will get; during [`apply_event`], that of the event itself.
 pub(super) fn next_event(connection: &Connection) -> rusqlite::Result<i64> {
     let last = connection
         .prepare_cached("SELECT seq FROM sqlite_sequence WHERE name = 'events'")?
@@ -297,8 +297,8 @@ pub(super) fn next_event(connection: &Connection) -> rusqlite::Result<i64> {
     Ok(last.unwrap_or(0) + 1)
 }
 
-fn member_fact(source: Source, told: &MemberEvent) -> MemberFact {
-    match told {
+fn member_fact(source: Source, event: &MemberEvent) -> MemberFact {
+    match event {
         MemberEvent::Created(fields) => MemberFact::Entity(Fact::present(Presence::Created, source, fields)),
         MemberEvent::Updated(fields) => MemberFact::Entity(Fact::present(Presence::Updated, source, fields)),
         MemberEvent::Renamed(to, fields) => {
@@ -308,8 +308,8 @@ fn member_fact(source: Source, told: &MemberEvent) -> MemberFact {
     }
 }
 
-/// Corrects the times of facts that are later than plausible, in memory and in the database, so that a fact of `next`
-/// counts. Returns the facts, and the members that this made due.
+/// Restamps facts that are later than plausible, in memory and in the database, so that they do not hide a fact of `next`.
+/// Returns the facts, and the members that become due.
 pub(super) fn plausible_facts(
     connection: &Connection,
     userid: &UserId,
@@ -329,7 +329,7 @@ pub(super) fn plausible_facts(
     Ok((records, due))
 }
 
-/// Merges a fact about a member: stores it and writes what differs. Returns the members that this made due besides.
+/// Merges a fact about a member: stores it, and writes the changed rows. Returns the members that become due.
 pub(super) fn add_member_fact(
     connection: &Connection,
     userid: &UserId,
@@ -347,7 +347,7 @@ pub(super) fn add_member_fact(
     }
     let mut merged = merge(&known, userid, source, next_event(connection)?, fact);
     if known.iter().any(|record| record.repeats(&merged.record)) {
-        // A replay, after its first delivery was deleted from the events: it requests nothing again.
+        // A replay of an event whose row was pruned must request nothing again.
         merged.took_effect = false;
         merged.details = Details::Keep;
         return Ok((merged, due));
@@ -387,7 +387,7 @@ fn is_void(connection: &Connection, tag: TagId, at: UnixSeconds, moment: Moment)
     Ok(tag_starts_at(connection, tag, moment)?.is_none_or(|starts_at| at < starts_at))
 }
 
-/// Merges what came into a tag and left it; whether that took effect.
+/// Merges additions to a tag and removals from it; returns whether they took effect.
 pub(super) fn apply_tag_facts(
     connection: &Connection,
     tag: TagId,
@@ -424,7 +424,7 @@ pub(super) fn apply_tag_facts(
     Ok(took_effect)
 }
 
-/// A bulk job may have changed much without an event for each change; only a comparison shows what.
+/// Requests a comparison after a bulk job, which may have changed the directory without an event for each change.
 fn request_reconcile_after(
     connection: &Connection,
     job: &BatchJob,
