@@ -1,7 +1,7 @@
 //! `wecom-dirsync`: an exact local copy of a WeCom directory, and each member's openid.
 //!
 //! - [`gate`] limits every client in front of the HTTP server, and imports nothing of the program.
-//! - [`directory`] is pure: members, departments and tags, and the merge of what WeCom says of them
+//! - [`directory`] is pure: members, departments and tags, and the merge of facts about them
 //!   ([`directory::members`], [`directory::numbered`]).
 //! - [`wecom`] is the protocol: callbacks with their cryptography, and the API with its token, rate limiter and circuit
 //!   breaker.
@@ -22,7 +22,7 @@ pub mod daemon;
 pub mod demo;
 pub mod directory;
 pub mod gate;
-pub mod shutdown;
+pub(crate) mod shutdown;
 pub mod store;
 pub mod text;
 pub mod unix_time;

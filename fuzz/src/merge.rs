@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use fastrand::Rng;
 use serde_json::{Value as Json, json};
-use wecom_dirsync::directory::diff::{Action, Entity, MemberRow, Merge, RowWrite, merge};
+use wecom_dirsync::directory::diff::{Action, Entity, MemberMerge, MemberRow, RowWrite, merge};
 use wecom_dirsync::directory::fact::{Fact, FactRecord, Presence, Source, timed};
 use wecom_dirsync::directory::fields::FieldKind;
 use wecom_dirsync::directory::members::{Answer, Conversion, MemberFact, Record, RenameGroup, compact, fold};
@@ -167,7 +167,7 @@ impl Company {
     }
 
     /// As the store does it, with keys that are unique.
-    fn write(&mut self, merged: &Merge) {
+    fn write(&mut self, merged: &MemberMerge) {
         for write in &merged.writes {
             if let RowWrite::Move { from: gone, .. } | RowWrite::Remove(gone) = write {
                 assert!(self.rows.remove(gone).is_some(), "{gone} has no row: {merged:#?}");

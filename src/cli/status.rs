@@ -1,4 +1,4 @@
-//! `status`: how it stands, for a person or as JSON.
+//! `status`: counts, pauses, clock, comparisons and refusals, as text or JSON.
 
 use std::fmt::Write;
 use std::path::Path;

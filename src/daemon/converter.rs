@@ -43,13 +43,13 @@ pub(crate) struct Converter {
     wakeup: Condvar,
 }
 
-/// News from other threads, until a worker moves it to the queue.
+/// Members from other threads, until a worker moves them to the queue.
 #[derive(Default)]
 struct Inbox {
     urgent: Vec<UserId>,
     /// Whether members may have become due in the database.
     check: bool,
-    /// Counts the news; a worker sleeps only while it stays the same.
+    /// Counts the additions; a worker sleeps only while it stays the same.
     generation: u64,
 }
 
@@ -77,7 +77,7 @@ struct Job {
 
 /// When a member is converted again.
 enum Requeue {
-    /// When the database says so.
+    /// At the time in the database.
     WhenDue,
     /// At once: an event named the member during the call.
     Now,
@@ -258,7 +258,7 @@ fn in_short(outcome: &ConversionOutcome) -> String {
 }
 
 impl Queue {
-    /// Takes over the news; its generation.
+    /// Moves the added members to the queue; returns their generation.
     fn receive(&mut self, inbox: &Mutex<Inbox>) -> u64 {
         let mut inbox = inbox.lock().unwrap_or_else(PoisonError::into_inner);
         let room = MAX_URGENT.saturating_sub(self.urgent.len());
@@ -314,7 +314,7 @@ impl Queue {
         }
     }
 
-    /// The postponed member whose time came first; else the earliest time.
+    /// The postponed member with the earliest time that has passed; else the earliest time.
     fn take_postponed(
         &mut self,
         now: Instant,

@@ -1,7 +1,7 @@
 //! Fetches the fields of members with user/get: since 2022 an event carries little more than the userid.
 //!
-//! The database knows whose details are due, and whose WeCom refuses (`denied`): those are fetched again only after
-//! news of the member, or after the next comparison.
+//! The database has the members whose details are due, or refused by WeCom (`denied`). Refused ones are fetched again only
+//! after an event about the member, or after the next comparison.
 
 mod waiting;
 
@@ -296,8 +296,8 @@ impl Fetcher {
         Ok(())
     }
 
-    /// Once a day, fetches a sample of the members whose fields are known. The number of differences shows how exact
-    /// the directory is; they are repaired.
+    /// Once a day, fetches a sample of the members whose fields are known. The number of differences measures the drift of the
+    /// directory; the differences are merged.
     fn sample(&self, waiting: &mut Waiting) -> Result<(), Interruption> {
         let now = unix_now();
         let last = DRIFT.get(&self.reader)?.map(|(at, _)| at);

@@ -156,20 +156,20 @@ impl Guard {
 
 /// The results of user/get for members that a listing lacks.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Inquiry {
+pub(crate) struct ExistenceChecks {
     /// Members that do not exist, by WeCom's answer.
-    pub gone: Vec<UserId>,
+    pub absent: Vec<UserId>,
     /// The number of members that exist: the listing is wrong about them.
-    pub there: usize,
+    pub present: usize,
     /// The number of members whose existence WeCom does not show.
-    pub unclear: usize,
+    pub unknown: usize,
 }
 
-impl Inquiry {
+impl ExistenceChecks {
     /// Whether so many of the missing members exist that the listing is unreliable and further calls are pointless.
     #[must_use]
     pub(crate) fn disproves_the_listing(&self) -> bool {
-        self.there >= ALWAYS_ALLOWED && self.there > self.gone.len()
+        self.present >= ALWAYS_ALLOWED && self.present > self.absent.len()
     }
 }
 

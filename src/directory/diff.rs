@@ -131,7 +131,7 @@ pub enum RowWrite {
 
 /// The change of a member's `details_state`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Details {
+pub enum DetailsAction {
     /// The state stays as it is.
     Keep,
     /// The fact carries the fields.
@@ -142,7 +142,7 @@ pub enum Details {
 
 /// The effect of one more fact.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Merge {
+pub struct MemberMerge {
     /// The record to store for the fact.
     pub record: Record,
     /// Writes to the members' tables.
@@ -156,7 +156,7 @@ pub struct Merge {
     /// Whether that member is present.
     pub is_present: bool,
     /// The change of that member's `details_state`.
-    pub details: Details,
+    pub details: DetailsAction,
     /// Whether another fact of the same second contradicts this one, so that the API must decide.
     pub is_unsettled: bool,
     /// Whether the fact changed anything or is the newest of its group; else it arrived too late.
@@ -192,7 +192,13 @@ pub fn restamp(known: &[Record], latest: UnixSeconds, next: Option<UnixSeconds>)
 
 /// Adds a fact about `userid` to the known facts of its group. `arrival`: the number of the event that carries it.
 #[must_use]
-pub fn merge(known: &[Record], userid: &UserId, source: Source, arrival: i64, fact: MemberFact) -> Merge {
+pub fn merge(
+    known: &[Record],
+    userid: &UserId,
+    source: Source,
+    arrival: i64,
+    fact: MemberFact,
+) -> MemberMerge {
     let record = Record::new(userid.clone(), source, arrival, fact);
     let stamp = record.stamp;
     let before = fold(known);
@@ -210,11 +216,11 @@ pub fn merge(known: &[Record], userid: &UserId, source: Source, arrival: i64, fa
     let contradicts_api = is_event && !holds && known.iter().any(hides);
     let is_late = is_event && is_below_snapshot(known, stamp);
     let details = if is_event && !is_about_tag && (is_unsettled || contradicts_api || is_late) {
-        Details::Due
+        DetailsAction::Due
     } else {
         details(&record, &before, &named)
     };
-    Merge {
+    MemberMerge {
         took_effect: is_newest || !diff.changes.is_empty(),
         writes: diff.writes,
         tags: diff.tags,
@@ -253,22 +259,22 @@ fn holds(group: &RenameGroup, record: &Record) -> bool {
 }
 
 /// Callbacks that were set up since 2022-08-15 carry only the departments; the other fields must be fetched.
-fn details(record: &Record, before: &RenameGroup, named: &UserId) -> Details {
+fn details(record: &Record, before: &RenameGroup, named: &UserId) -> DetailsAction {
     let (MemberFact::Entity(Fact::Present(_, fields)) | MemberFact::Renamed(_, fields)) =
         record.member_fact()
     else {
-        return Details::Keep;
+        return DetailsAction::Keep;
     };
     let set: BTreeSet<MemberField> = fields.keys().copied().collect();
     let only_departments = set.iter().all(|f| matches!(f, MemberField::Department | MemberField::LeaderOf));
     let is_rename = matches!(record.member_fact(), MemberFact::Renamed(..));
     let is_new = !before.is_present(named) && !is_rename;
     if set.contains(&MemberField::Name) && is_new {
-        Details::Known
+        DetailsAction::Known
     } else if is_new || (only_departments && !is_rename) {
-        Details::Due
+        DetailsAction::Due
     } else {
-        Details::Keep
+        DetailsAction::Keep
     }
 }
 

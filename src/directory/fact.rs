@@ -101,7 +101,7 @@ impl<F> Fact<F> {
             }
             (Self::Deleted, Self::Present(Presence::Created, _))
             | (Self::Present(Presence::Created, _), Self::Deleted) => true,
-            (Self::Tagged(a, came), Self::Tagged(b, also_came)) => a == b && came != also_came,
+            (Self::Tagged(a, within), Self::Tagged(b, also_within)) => a == b && within != also_within,
             _ => false,
         }
     }

@@ -24,7 +24,7 @@ pub(crate) enum Flaw {
     RepeatedCursor,
     /// A page after the first could not be read.
     #[error("the listing is cut short")]
-    BrokenOff,
+    CutShort,
     /// More than [`MAX_ROWS`] rows or pages.
     #[error("the listing does not end")]
     Endless,
@@ -108,12 +108,12 @@ impl Listing {
 
     /// The members with their departments, in order of userid.
     #[must_use]
-    pub(crate) fn members(mut self) -> Members {
+    pub(crate) fn members(mut self) -> ListedMembers {
         let names = std::mem::take(&mut self.names);
         let key = |row: &Row| &names[row.start as usize..][..usize::from(row.length)];
         self.rows.sort_by(|a, b| folded(key(a), key(b)));
         self.rows.shrink_to_fit();
-        Members { names, rows: self.rows, next: 0 }
+        ListedMembers { names, rows: self.rows, next: 0 }
     }
 
     fn name(&self, row: &Row) -> &[u8] {
@@ -122,13 +122,13 @@ impl Listing {
 }
 
 /// Iterates over a listing's members; see [`Listing::members`].
-pub(crate) struct Members {
+pub(crate) struct ListedMembers {
     names: Vec<u8>,
     rows: Vec<Row>,
     next: usize,
 }
 
-impl Members {
+impl ListedMembers {
     fn name(&self, at: usize) -> Option<&[u8]> {
         let row = self.rows.get(at)?;
         self.names.get(row.start as usize..)?.get(..usize::from(row.length))
@@ -147,7 +147,7 @@ impl Members {
     }
 }
 
-impl Iterator for Members {
+impl Iterator for ListedMembers {
     type Item = (UserId, Vec<u32>);
 
     fn next(&mut self) -> Option<Self::Item> {

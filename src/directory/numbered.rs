@@ -47,7 +47,7 @@ pub struct Difference<F> {
 
 /// The effect of one more fact.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Merge<F> {
+pub struct NumberedMerge<F> {
     /// The record to store for the fact.
     pub record: Record<F>,
     /// The changes of row, tags and change feed.
@@ -95,7 +95,7 @@ pub fn merge<F: Numbered>(
     source: Source,
     arrival: i64,
     fact: Fact<F>,
-) -> Merge<F> {
+) -> NumberedMerge<F> {
     let stamp = Stamp::new(source.second(), fact.rank(source));
     let record = FactRecord { stamp, arrival, fact };
     let after = fold(known.iter().chain([&record]));
@@ -104,7 +104,7 @@ pub fn merge<F: Numbered>(
     let same_second = |other: &&Record<F>| other.stamp.second == stamp.second;
     let is_unsettled = known.iter().filter(same_second).any(|other| other.fact.contradicts(&record.fact));
     let difference = difference_of(id, &fold(known), after);
-    Merge {
+    NumberedMerge {
         took_effect: is_newest || !difference.changes.is_empty(),
         holds,
         is_unsettled,

@@ -29,7 +29,7 @@ impl fmt::Display for UnixSeconds {
 /// The order of facts within one second, which WeCom's clock does not define. Later ranks win.
 ///
 /// An API answer precedes events, because an event of the same second is at least as fresh. An update precedes a
-/// deletion, because the member is gone afterwards. A creation follows a deletion of the same second: if the userid was
+/// deletion, because the member does not exist afterwards. A creation follows a deletion of the same second: if the userid was
 /// created first and deleted then, the details that this makes due show it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Rank {

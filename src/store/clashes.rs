@@ -49,8 +49,8 @@ pub(super) fn look_for(connection: &Connection, openid: &str, now: UnixSeconds) 
         return Ok(());
     }
     log::warn!(
-        "openid clash: userids={} have the same openid={openid}; they are asked for again. If it stays, find out which \
-         of them the person uses, and remove the other in WeCom's admin console",
+        "openid clash: userids={} have the same openid={openid}, which is requested again. If the clash remains, find out \
+         which of them the person uses, and remove the other in WeCom's admin console",
         named(&added, before)
     );
     // A converted member with a next attempt is converted again then, independent of the age of its openid.

@@ -9,7 +9,7 @@ use super::observations::{Observation, observe, tag_content};
 use crate::directory::clock::Moment;
 use crate::directory::entity::EntityState;
 use crate::directory::fact::{Fact, Source};
-use crate::directory::numbered::{self, Difference, Merge, implied_by_listing};
+use crate::directory::numbered::{self, Difference, NumberedMerge, implied_by_listing};
 use crate::directory::{DepartmentField, Field, TagField, TagId, UnixSeconds, Value};
 
 /// The tables `departments` and `tags`.
@@ -33,7 +33,7 @@ pub(super) fn add_numbered_fact<F: NumberedTable>(
     source: Source,
     fact: Fact<F>,
     moment: Moment,
-) -> rusqlite::Result<Merge<F>> {
+) -> rusqlite::Result<NumberedMerge<F>> {
     let mut known = plausible_numbered_facts::<F>(connection, id, source.second(), moment)?;
     if let Some(listing) = facts::later_listing(connection, F::ENTITY.as_str(), source.second(), moment)?
         && let Some(implied) = implied_by_listing(&known, listing)
@@ -185,7 +185,7 @@ pub(super) fn tag_absent(
     tag: TagId,
     at: UnixSeconds,
     moment: Moment,
-) -> rusqlite::Result<Merge<TagField>> {
+) -> rusqlite::Result<NumberedMerge<TagField>> {
     // Before the tag's own fact, after which older memberships are void.
     let (members, departments) = tag_content(connection, tag)?;
     for userid in members {

@@ -7,7 +7,7 @@ use super::departments::{add_numbered_fact, tag_starts_at};
 use super::openids::make_due_now;
 use super::{facts, members, state};
 use crate::directory::clock::Moment;
-use crate::directory::diff::{Details, Merge, Restamp, merge, restamp};
+use crate::directory::diff::{DetailsAction, MemberMerge, Restamp, merge, restamp};
 use crate::directory::fact::{Fact, Presence, Source, timed};
 use crate::directory::members::{MemberFact, Record, fold, implied_by_listing};
 use crate::directory::{
@@ -17,7 +17,7 @@ use crate::directory::{
 
 /// The outcome of an event. The schema's CHECK has the same list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum EventOutcome {
     /// The event was merged into the directory.
     Applied,
     /// An event with the same content was recorded before.
@@ -30,7 +30,7 @@ pub enum Outcome {
     Invalid,
 }
 
-impl Outcome {
+impl EventOutcome {
     /// All outcomes, in the order of the schema's CHECK.
     pub const ALL: [Self; 5] = [Self::Applied, Self::Duplicate, Self::Stale, Self::Ignored, Self::Invalid];
 
@@ -83,7 +83,7 @@ impl NewEvent {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Applied {
     /// The outcome, as the table `events` records it.
-    pub outcome: Outcome,
+    pub outcome: EventOutcome,
     /// Members without an openid that are due now.
     pub to_convert: Vec<UserId>,
     /// Whether the details of a member are due now.
@@ -93,20 +93,20 @@ pub struct Applied {
 }
 
 impl Applied {
-    fn new(outcome: Outcome) -> Self {
+    fn new(outcome: EventOutcome) -> Self {
         Self { outcome, to_convert: Vec::new(), details_due: false, is_deferred: false }
     }
 }
 
 /// Applies an event and records it.
 pub fn apply_event(connection: &Connection, event: &NewEvent) -> rusqlite::Result<Applied> {
-    let mut applied = Applied::new(Outcome::Duplicate);
+    let mut applied = Applied::new(EventOutcome::Duplicate);
     if let Some(original) = original(connection, event)? {
         record_duplicate(connection, event, original)?;
         return Ok(applied);
     }
     applied.outcome = match &event.meaning {
-        None => Outcome::Invalid,
+        None => EventOutcome::Invalid,
         Some(meaning) => {
             let moment = Moment { local: event.received_at, latest: event.latest };
             apply(connection, meaning, moment, &mut applied)?
@@ -121,9 +121,9 @@ pub fn apply_event(connection: &Connection, event: &NewEvent) -> rusqlite::Resul
 
 /// Records an event that could not be applied, and requests a comparison in its place.
 pub(crate) fn record_invalid(connection: &Connection, event: &NewEvent) -> rusqlite::Result<Applied> {
-    record_event(connection, event, Outcome::Invalid)?;
+    record_event(connection, event, EventOutcome::Invalid)?;
     state::request_reconcile(connection, "an event could not be applied", event.received_at)?;
-    Ok(Applied::new(Outcome::Invalid))
+    Ok(Applied::new(EventOutcome::Invalid))
 }
 
 /// The first event with the same content. Only the content identifies a repetition: WeCom encrypts each delivery anew, and
@@ -163,7 +163,7 @@ fn record_duplicate(connection: &Connection, event: &NewEvent, original: i64) ->
         .query_row([original], |row| row.get(0))?;
     if stored < DUPLICATE_ROWS {
         add_repeats(connection, original, 1)?;
-        return insert_event(connection, event, Outcome::Duplicate, ("", None));
+        return insert_event(connection, event, EventOutcome::Duplicate, ("", None));
     }
     connection
         .prepare_cached(
@@ -190,14 +190,14 @@ fn add_repeats(connection: &Connection, original: i64, count: i64) -> rusqlite::
     Ok(())
 }
 
-fn record_event(connection: &Connection, event: &NewEvent, outcome: Outcome) -> rusqlite::Result<()> {
+fn record_event(connection: &Connection, event: &NewEvent, outcome: EventOutcome) -> rusqlite::Result<()> {
     insert_event(connection, event, outcome, (&event.payload, event.stored_digest()))
 }
 
 fn insert_event(
     connection: &Connection,
     event: &NewEvent,
-    outcome: Outcome,
+    outcome: EventOutcome,
     (payload, digest): (&str, Option<i64>),
 ) -> rusqlite::Result<()> {
     connection
@@ -223,17 +223,17 @@ fn apply(
     event: &Event,
     moment: Moment,
     applied: &mut Applied,
-) -> rusqlite::Result<Outcome> {
+) -> rusqlite::Result<EventOutcome> {
     let now = moment.local;
     let to_convert = &mut applied.to_convert;
     let source = Source::Event(event.at);
     let took_effect = match &event.subject {
-        Subject::Other => return Ok(Outcome::Ignored),
+        Subject::Other => return Ok(EventOutcome::Ignored),
         Subject::Member(userid, member_event) => {
             let is_deletion = matches!(member_event, MemberEvent::Deleted);
             let (merged, due) =
                 add_member_fact(connection, userid, source, member_fact(source, member_event), moment)?;
-            applied.details_due = merged.details == Details::Due;
+            applied.details_due = merged.details == DetailsAction::Due;
             if merged.took_effect && !is_deletion {
                 to_convert.extend(make_due_now(connection, &merged.named, now)?);
             }
@@ -275,7 +275,7 @@ fn apply(
             let holder = group.resolve(userid);
             if !group.is_present(&holder) {
                 // The creation may arrive later; it makes the member due.
-                return Ok(Outcome::Ignored);
+                return Ok(EventOutcome::Ignored);
             }
             to_convert.extend(make_due_now(connection, &holder, now)?);
             true
@@ -285,7 +285,7 @@ fn apply(
             true
         }
     };
-    Ok(if took_effect { Outcome::Applied } else { Outcome::Stale })
+    Ok(if took_effect { EventOutcome::Applied } else { EventOutcome::Stale })
 }
 
 /// The number that the next event will get; during [`apply_event`], that of the event itself.
@@ -336,7 +336,7 @@ pub(super) fn add_member_fact(
     source: Source,
     fact: MemberFact,
     moment: Moment,
-) -> rusqlite::Result<(Merge, Vec<UserId>)> {
+) -> rusqlite::Result<(MemberMerge, Vec<UserId>)> {
     let known = facts::facts_tied_by(connection, userid, &fact)?;
     let (mut known, mut due) = plausible_facts(connection, userid, known, source.second(), moment)?;
     if let Some(listing) = facts::later_listing(connection, "member", source.second(), moment)? {
@@ -349,7 +349,7 @@ pub(super) fn add_member_fact(
     if known.iter().any(|record| record.repeats(&merged.record)) {
         // A replay of an event whose row was pruned must request nothing again.
         merged.took_effect = false;
-        merged.details = Details::Keep;
+        merged.details = DetailsAction::Keep;
         return Ok((merged, due));
     }
     facts::remember(connection, &known, &merged.record)?;

@@ -6,7 +6,7 @@ use rusqlite::types::Value as Sql;
 use rusqlite::{Connection, OptionalExtension, params, params_from_iter};
 
 use super::clashes;
-use crate::directory::diff::{Change, Details, MemberRow, Merge, RowWrite};
+use crate::directory::diff::{Change, DetailsAction, MemberMerge, MemberRow, RowWrite};
 use crate::directory::fields::FieldKind;
 use crate::directory::{Action, Field, MemberField, TagId, UnixSeconds, UserId, Value};
 
@@ -125,16 +125,16 @@ impl Carried {
 /// Writes the result of a merge; see [`write_rows`].
 pub(super) fn write_merge(
     connection: &Connection,
-    merge: &Merge,
+    merge: &MemberMerge,
     now: UnixSeconds,
 ) -> rusqlite::Result<Vec<UserId>> {
     let rows = Rows { writes: &merge.writes, tags: &merge.tags, changes: &merge.changes };
     let due = write_rows(connection, rows, now)?;
     let sql = match merge.details {
-        Details::Keep => return Ok(due),
-        Details::Known => "UPDATE members SET details_state = 'known' WHERE userid = ?1",
+        DetailsAction::Keep => return Ok(due),
+        DetailsAction::Known => "UPDATE members SET details_state = 'known' WHERE userid = ?1",
         // The answer of a call in progress may be older than this fact.
-        Details::Due => {
+        DetailsAction::Due => {
             "UPDATE members SET details_state = 'due', details_revision = details_revision + 1 WHERE userid = ?1"
         }
     };

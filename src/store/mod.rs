@@ -26,7 +26,7 @@ pub(crate) mod writer;
 
 pub(crate) use error::StoreError;
 pub(crate) use events::record_invalid;
-pub use events::{Applied, NewEvent, Outcome, apply_event};
+pub use events::{Applied, EventOutcome, NewEvent, apply_event};
 pub(crate) use open::open_reader;
 pub use open::open_writer;
 pub use openids::ConversionOutcome;

@@ -8,7 +8,7 @@ use super::departments::{add_numbered_fact, plausible_numbered_facts, tag_absent
 use super::events::{add_member_fact, next_event, plausible_facts};
 use super::facts::{group_facts, tied_names};
 use crate::directory::clock::Moment;
-use crate::directory::diff::{Change, Entity, Merge};
+use crate::directory::diff::{Change, Entity, MemberMerge};
 use crate::directory::fact::{Fact, Presence, Source};
 use crate::directory::members::MemberFact;
 use crate::directory::{
@@ -30,7 +30,7 @@ pub enum Observation {
     /// Whether a tag contains the department.
     TagDepartment(TagId, DepartmentId, bool),
     /// No statement: only restamps facts that are later than plausible.
-    Ahead(Subject),
+    Ahead(EntityId),
     /// All entities of this kind were listed, and the differences were merged.
     Complete(Entity),
     /// The tag's whole content was listed, and the differences were merged.
@@ -40,13 +40,13 @@ pub enum Observation {
 /// Identifies a member, department or tag.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(missing_docs)]
-pub enum Subject {
+pub enum EntityId {
     Member(UserId),
     Department(DepartmentId),
     Tag(TagId),
 }
 
-impl fmt::Display for Subject {
+impl fmt::Display for EntityId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Member(userid) => userid.fmt(f),
@@ -57,18 +57,18 @@ impl fmt::Display for Subject {
 }
 
 /// Entities, present or deleted, with a newest fact later than `latest`.
-pub fn ahead_of(connection: &Connection, latest: UnixSeconds) -> rusqlite::Result<Vec<Subject>> {
+pub fn ahead_of(connection: &Connection, latest: UnixSeconds) -> rusqlite::Result<Vec<EntityId>> {
     let mut found = Vec::new();
     let mut members = connection.prepare_cached("SELECT userid FROM members WHERE event_time > ?1")?;
     let mut rows = members.query([latest.0])?;
     while let Some(row) = rows.next()? {
-        found.extend(UserId::parse(row.get_ref(0)?.as_str()?).ok().map(Subject::Member));
+        found.extend(UserId::parse(row.get_ref(0)?.as_str()?).ok().map(EntityId::Member));
     }
     let mut departments = connection.prepare_cached("SELECT id FROM departments WHERE event_time > ?1")?;
-    let ids = departments.query_map([latest.0], |row| Ok(Subject::Department(DepartmentId(row.get(0)?))))?;
+    let ids = departments.query_map([latest.0], |row| Ok(EntityId::Department(DepartmentId(row.get(0)?))))?;
     found.extend(ids.collect::<rusqlite::Result<Vec<_>>>()?);
     let mut tags = connection.prepare_cached("SELECT id FROM tags WHERE event_time > ?1")?;
-    let ids = tags.query_map([latest.0], |row| Ok(Subject::Tag(TagId(row.get(0)?))))?;
+    let ids = tags.query_map([latest.0], |row| Ok(EntityId::Tag(TagId(row.get(0)?))))?;
     found.extend(ids.collect::<rusqlite::Result<Vec<_>>>()?);
     Ok(found)
 }
@@ -184,13 +184,13 @@ pub fn observe(
         }
         Observation::Ahead(subject) => {
             match subject {
-                Subject::Member(userid) => {
+                EntityId::Member(userid) => {
                     plausible_facts(connection, userid, group_facts(connection, userid)?, at, now)?;
                 }
-                Subject::Department(id) => {
+                EntityId::Department(id) => {
                     plausible_numbered_facts::<DepartmentField>(connection, id.0, at, now)?;
                 }
-                Subject::Tag(tag) => {
+                EntityId::Tag(tag) => {
                     plausible_numbered_facts::<TagField>(connection, tag.0, at, now)?;
                 }
             }
@@ -206,7 +206,7 @@ pub(super) fn observe_member(
     fields: &Fields<MemberField>,
     at: UnixSeconds,
     now: Moment,
-) -> rusqlite::Result<Merge> {
+) -> rusqlite::Result<MemberMerge> {
     let source = Source::Api(at);
     let fact = Fact::present(Presence::Listed, source, fields);
     Ok(add_member_fact(connection, userid, source, MemberFact::Entity(fact), now)?.0)
@@ -359,12 +359,12 @@ mod tests {
         apply(&db, 1, ahead(0), MemberEvent::Created(named("former")));
         apply(&db, 2, ahead(1), MemberEvent::Deleted);
         apply(&db, 3, ahead(2), MemberEvent::Created(named("present")));
-        let asked = claim(&db, &userid(), None, NOW).unwrap().unwrap();
+        let claimed = claim(&db, &userid(), None, NOW).unwrap().unwrap();
         let backoff = Backoff { first: std::time::Duration::ZERO, max: std::time::Duration::ZERO };
         let call = NOW.plus(AHEAD + 3);
         record_conversion(
             &db,
-            &asked,
+            &claimed,
             &ConversionOutcome::Openid("o1".into()),
             call,
             backoff,
@@ -383,7 +383,7 @@ mod tests {
         assert_eq!(value(&db, "SELECT name || openid || openid_state FROM members"), "presento1converted");
         assert_eq!(value(&db, "SELECT count(*) || '' FROM changes"), changes);
 
-        // What WeCom tells next counts.
+        // The next fact takes effect.
         let absent = observe(&db, &Observation::MemberAbsent(userid()), NOW, moment).unwrap();
         assert!(absent.holds && absent.effect.deleted == 1, "{absent:?}");
     }

@@ -249,7 +249,7 @@ pub fn record_conversion(
                 Some((Some(known), ..)) if known == *answered => Ok(true),
                 Some((_, _, true)) => {
                     let soon = Backoff { first: CHANGED_HANDS, ..backoff };
-                    back_off(soon, None, "the userid changed hands while WeCom was asked")
+                    back_off(soon, None, "the userid changed its holder during the call")
                 }
                 _ => Ok(false),
             }

@@ -14,7 +14,7 @@ use rusqlite::Connection;
 use super::epoch::HighWaterMark;
 use super::error::StoreError;
 use super::open::Opened;
-use super::sqlite::file_watch::{Watch, empty_the_wal};
+use super::sqlite::file_watch::{Watch, truncate_wal};
 
 /// Capacity of the queue, far above the number of concurrent callbacks; further jobs are refused.
 const QUEUE: usize = 4096;
@@ -73,7 +73,7 @@ pub struct Writer {
     queue: SyncSender<Message>,
 }
 
-/// The writer's thread: ends after [`Writer::close`], or when every [`Writer`] is gone.
+/// The writer's thread: ends after [`Writer::close`], or when every [`Writer`] is dropped.
 pub struct WriterThread(JoinHandle<()>);
 
 impl WriterThread {
@@ -138,8 +138,7 @@ impl Writer {
         Ok((Self { queue }, WriterThread(thread)))
     }
 
-    /// Submits work without blocking. `reply` is called once: on the writer's thread after the commit, or with an error at
-    /// `deadline`.
+    /// Submits work without blocking. `reply` is called once, after the commit or with an error at `deadline` at the latest.
     pub fn submit<T, W, R>(&self, deadline: Instant, work: W, reply: R)
     where
         T: Send + 'static,
@@ -191,13 +190,13 @@ fn write_until_closed(
         match begin(connection, &mut jobs, &mut group, &mut trouble) {
             Ok(true) => {
                 commit(connection, group, &mut watch, &mut trouble, (mark.as_mut(), committed));
-                watch.bound_the_wal(connection, Instant::now());
+                watch.limit_wal(connection, Instant::now());
             }
             Ok(false) => {}
             Err(error) => refuse(group, &error, &mut trouble),
         }
     }
-    if let Err(error) = empty_the_wal(connection) {
+    if let Err(error) = truncate_wal(connection) {
         log::debug!("no last checkpoint: {error}");
     }
 }

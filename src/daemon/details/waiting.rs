@@ -16,7 +16,7 @@ pub(super) struct Waiting(HashMap<UserId, Wait>);
 struct Wait {
     /// Earliest time of the next call.
     at: Instant,
-    /// The member at the last call. News of the member change it and end the wait.
+    /// The claim of the last call. An event about the member changes its revision and ends the wait.
     claim: DetailsClaim,
     /// Answers that count against the member.
     tries: u32,

@@ -63,7 +63,7 @@ impl Watch {
     }
 
     /// Checkpoints a long WAL; warns if a reader prevents it. Must be called between transactions.
-    pub(in crate::store) fn bound_the_wal(&mut self, connection: &Connection, now: Instant) {
+    pub(in crate::store) fn limit_wal(&mut self, connection: &Connection, now: Instant) {
         if self.checked.is_some_and(|checked| now.saturating_duration_since(checked) < CHECK_INTERVAL) {
             return;
         }
@@ -75,7 +75,7 @@ impl Watch {
             }
             return;
         }
-        match empty_the_wal(connection) {
+        match truncate_wal(connection) {
             Ok(true) => {}
             Ok(false) if self.warned => {}
             Ok(false) => {
@@ -86,7 +86,7 @@ impl Watch {
                     length / (1024 * 1024)
                 );
             }
-            Err(error) => log::debug!("the WAL cannot be emptied: {error}"),
+            Err(error) => log::debug!("the WAL cannot be checkpointed: {error}"),
         }
     }
 
@@ -97,7 +97,7 @@ impl Watch {
 }
 
 /// Checkpoints and truncates the WAL; false if another connection prevents it. Never waits for a lock.
-pub(in crate::store) fn empty_the_wal(connection: &Connection) -> rusqlite::Result<bool> {
+pub(in crate::store) fn truncate_wal(connection: &Connection) -> rusqlite::Result<bool> {
     connection.busy_timeout(Duration::ZERO)?;
     let busy: i64 = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
     Ok(busy == 0)
@@ -109,7 +109,7 @@ mod tests {
     use crate::store::open::{open_in_memory, open_reader, open_writer};
 
     #[test]
-    fn a_file_that_is_moved_away_or_replaced_is_noticed_and_so_is_its_return() {
+    fn a_moved_or_replaced_file_is_detected_and_so_is_its_return() {
         let folder = tempfile::tempdir().unwrap();
         let (path, moved) = (folder.path().join("a.db"), folder.path().join("b.db"));
         let db = open_writer(&path, 0o600).unwrap();
@@ -140,14 +140,14 @@ mod tests {
         )
         .unwrap();
         let now = Instant::now();
-        watch.bound_the_wal(&db, now);
+        watch.limit_wal(&db, now);
         assert!(watch.warned && watch.wal_length() > WAL_LIMIT);
         reader.execute_batch("COMMIT").unwrap();
-        watch.bound_the_wal(&db, now + CHECK_INTERVAL / 2);
+        watch.limit_wal(&db, now + CHECK_INTERVAL / 2);
         assert!(watch.wal_length() > WAL_LIMIT, "it is not checked all the time");
-        watch.bound_the_wal(&db, now + CHECK_INTERVAL);
+        watch.limit_wal(&db, now + CHECK_INTERVAL);
         assert_eq!(watch.wal_length(), 0);
-        watch.bound_the_wal(&db, now + CHECK_INTERVAL * 2);
+        watch.limit_wal(&db, now + CHECK_INTERVAL * 2);
         assert!(!watch.warned);
     }
 }
