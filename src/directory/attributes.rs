@@ -20,7 +20,6 @@ use super::text::{json_number, normal};
 const MAX_DEPTH: usize = 8;
 
 /// The normal form of a list of attributes, whose keys may be in any case. Items that are no objects are dropped.
-#[must_use]
 pub(crate) fn normal_attributes(attributes: &[Json]) -> Json {
     let objects = attributes.iter().filter_map(Json::as_object);
     Json::Array(objects.map(|object| Json::Object(attribute(&lower_case(object)))).collect())

@@ -132,7 +132,6 @@ pub(crate) struct WecomClock {
 
 impl WecomClock {
     /// Estimates WeCom's clock at `now`.
-    #[must_use]
     pub(crate) fn estimate(&self, now: LocalTime) -> Estimate {
         let local = now.wall;
         // Position of the newest event that supports a time; greater is newer.

@@ -74,7 +74,6 @@ pub(crate) struct DepartmentDifferences {
 }
 
 /// Compares departments. A field that the listing lacks is no difference.
-#[must_use]
 pub(crate) fn departments(
     listed: &BTreeMap<DepartmentId, Fields<DepartmentField>>,
     known: &BTreeMap<DepartmentId, KnownDepartment>,
@@ -104,7 +103,6 @@ pub(crate) struct SetDifference<T> {
 }
 
 impl<T: Ord + Clone> SetDifference<T> {
-    #[must_use]
     pub(crate) fn of(listed: &BTreeSet<T>, known: &BTreeSet<T>) -> Self {
         Self {
             added: listed.difference(known).cloned().collect(),
@@ -112,7 +110,6 @@ impl<T: Ord + Clone> SetDifference<T> {
         }
     }
 
-    #[must_use]
     pub(crate) fn is_empty(&self) -> bool {
         self.added.is_empty() && self.removed.is_empty()
     }
@@ -139,7 +136,6 @@ pub(crate) struct Deletions {
 
 impl Guard {
     /// Whether these deletions, one item per kind, exceed the limit.
-    #[must_use]
     pub(crate) fn blocks(&self, kinds: &[Deletions]) -> bool {
         let total: usize = kinds.iter().map(|kind| kind.missing).sum();
         if self.allowed.is_some_and(|allowed| total <= allowed) {
@@ -167,7 +163,6 @@ pub(crate) struct ExistenceChecks {
 
 impl ExistenceChecks {
     /// Whether so many of the missing members exist that the listing is unreliable and further calls are pointless.
-    #[must_use]
     pub(crate) fn disproves_the_listing(&self) -> bool {
         self.present >= ALWAYS_ALLOWED && self.present > self.absent.len()
     }

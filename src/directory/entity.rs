@@ -199,7 +199,6 @@ pub(super) fn compaction_cut(sorted: &[Stamp], names: usize) -> Option<usize> {
 
 /// Whether a fact of `stamp` is older than a snapshot among the known facts. Its fold does not depend on the order of
 /// arrival, but may be wrong, because the snapshot may lack facts that it contradicts.
-#[must_use]
 pub(crate) fn is_below_snapshot<T>(known: &[FactRecord<T>], stamp: Stamp) -> bool {
     known.iter().any(|record| record.arrival < 0 && record.stamp > stamp && record.stamp.rank != Rank::Tagged)
 }

@@ -96,18 +96,15 @@ impl Listing {
         self.flaw.get_or_insert(flaw);
     }
 
-    #[must_use]
     pub(crate) fn flaw(&self) -> Option<Flaw> {
         self.flaw
     }
 
-    #[must_use]
     pub(crate) fn len(&self) -> usize {
         self.rows.len()
     }
 
     /// The members with their departments, in order of userid.
-    #[must_use]
     pub(crate) fn members(mut self) -> ListedMembers {
         let names = std::mem::take(&mut self.names);
         let key = |row: &Row| &names[row.start as usize..][..usize::from(row.length)];
@@ -135,13 +132,11 @@ impl ListedMembers {
     }
 
     /// The number of rows: one per member and department.
-    #[must_use]
     pub(crate) fn rows(&self) -> usize {
         self.rows.len()
     }
 
     /// All departments that have a member.
-    #[must_use]
     pub(crate) fn departments(&self) -> BTreeSet<DepartmentId> {
         self.rows.iter().map(|row| DepartmentId(row.department)).collect()
     }

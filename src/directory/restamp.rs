@@ -17,7 +17,6 @@ pub(crate) struct Restamped(BTreeMap<UnixSeconds, UnixSeconds>);
 
 impl Restamped {
     /// The new stamp of a fact; the same if it is plausible.
-    #[must_use]
     pub(crate) fn stamp(&self, stamp: Stamp) -> Stamp {
         self.0.get(&stamp.second).map_or(stamp, |second| Stamp::new(*second, stamp.rank))
     }
@@ -25,7 +24,6 @@ impl Restamped {
 
 /// New stamps for the facts in `known` that are later than `latest`; `None` if all are plausible. `next` is the second of the
 /// fact to add, if there is one.
-#[must_use]
 pub(crate) fn restamp(known: &[Place], latest: UnixSeconds, next: Option<UnixSeconds>) -> Option<Restamped> {
     let (ahead, sane): (Vec<Place>, Vec<Place>) = known.iter().partition(|(stamp, _)| stamp.second > latest);
     if ahead.is_empty() {

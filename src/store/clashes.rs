@@ -95,7 +95,6 @@ fn write(connection: &Connection, clashes: &Clashes, now: UnixSeconds) -> rusqli
 }
 
 /// A list of objects with `openid` and `userids`, for `status --json`.
-#[must_use]
 pub(crate) fn to_json(clashes: &Clashes) -> Json {
     clashes.iter().map(|(openid, userids)| json!({"openid": openid, "userids": userids})).collect()
 }

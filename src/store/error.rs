@@ -110,7 +110,6 @@ impl StoreError {
     }
 
     /// Adds the processes that hold the lock, if the database is locked and any are found.
-    #[must_use]
     pub(super) fn with_holders(self, database: Option<&Path>) -> Self {
         match (&self, database) {
             (Self::Locked, Some(database)) => {
@@ -122,7 +121,6 @@ impl StoreError {
     }
 
     /// A copy of the error for another caller.
-    #[must_use]
     pub(crate) fn again(&self) -> Self {
         match self {
             Self::Locked => Self::Locked,

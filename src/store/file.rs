@@ -26,7 +26,6 @@ const APPLICATION_ID_AT: usize = 68;
 const LOCK_TRIES: u32 = 20;
 
 /// The path with symbolic links resolved: SQLite names its other files after it.
-#[must_use]
 pub(crate) fn resolved(path: &Path) -> PathBuf {
     if let Ok(resolved) = path.canonicalize() {
         return resolved;
@@ -40,7 +39,6 @@ pub(crate) fn resolved(path: &Path) -> PathBuf {
 }
 
 /// The file beside the database with this suffix, such as `-wal`.
-#[must_use]
 pub(crate) fn beside(database: &Path, suffix: &str) -> PathBuf {
     let mut path = resolved(database).into_os_string();
     path.push(suffix);
@@ -148,7 +146,6 @@ pub(crate) fn try_lock(file: &File) -> io::Result<bool> {
 }
 
 /// Whether the process belongs to this process's user or to root.
-#[must_use]
 pub(crate) fn is_trusted(holder: &Holder) -> bool {
     holder.uid.is_some_and(|uid| uid == 0 || uid == rustix::process::geteuid().as_raw())
 }

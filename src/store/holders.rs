@@ -19,7 +19,6 @@ pub(crate) struct Holder {
 }
 
 /// Other processes that hold locks of SQLite's (POSIX) on the database or its shared memory.
-#[must_use]
 pub(super) fn of_database(database: &Path) -> Vec<Holder> {
     let index = super::file::beside(database, "-shm");
     // Readers lock other bytes, which do not block a writer.
@@ -31,7 +30,6 @@ pub(super) fn of_database(database: &Path) -> Vec<Holder> {
 }
 
 /// Other processes that hold a lock on the whole file (flock).
-#[must_use]
 pub(crate) fn of_file(path: &Path) -> Vec<Holder> {
     of_file_where(path, |lock| lock.kind == "FLOCK")
 }
@@ -80,7 +78,6 @@ fn holder(pid: Option<u32>) -> Holder {
 }
 
 /// Formats ids and names for a message.
-#[must_use]
 pub(crate) fn list(holders: &[Holder]) -> String {
     let mut text = String::new();
     for holder in holders {
