@@ -159,7 +159,7 @@ impl Files {
     }
 
     fn are_others(&self) -> bool {
-        // One that is missing may come back.
+        // A missing file may return.
         let differs =
             |(path, known): (&PathBuf, &Option<u64>)| inode(path).is_some_and(|now| *known != Some(now));
         self.paths.iter().zip(&self.inodes).any(differs)

@@ -159,7 +159,7 @@ pub struct Daemon {
     shared: Shared,
     callbacks: Callbacks,
     workers: ApiWorkers,
-    /// Of the parts that call WeCom, and of the refusals.
+    /// Threads that call WeCom, and the thread that writes refusals.
     threads: Threads,
     control: Option<Control>,
     admin: Option<Admin>,

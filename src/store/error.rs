@@ -64,7 +64,7 @@ pub enum StoreError {
     Vanished(PathBuf),
     /// SQLite finds the file corrupt.
     #[error(
-        "the database is damaged ({0}); stop the service, move the files of the database away, and restore a copy or start without a database: the service fills it from WeCom"
+        "the database is damaged ({0}); stop the service, move the files of the database away, and put a copy in their place, or start without a database: the service fills it from WeCom"
     )]
     Damaged(String),
     /// Reading or writing the file fails with an I/O error.

@@ -166,7 +166,7 @@ pub(crate) fn earliest_due(
         .query_row([now.0], |row| Ok(row.get::<_, Option<i64>>(0)?.map(UnixSeconds)))
 }
 
-/// Makes a present member without an openid due at once, with its attempts reset; returns it if so.
+/// Makes a present member without an openid due at once, with its attempts reset. `None` if there is no such member.
 pub(super) fn make_due_now(
     connection: &Connection,
     userid: &UserId,

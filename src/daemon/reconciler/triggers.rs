@@ -23,7 +23,7 @@ const BURST_INTERVAL: Duration = Duration::from_secs(86_400);
 /// The arguments of a requested comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(crate) struct ReconcileRequest {
-    /// Whether only the plan is made.
+    /// Whether to compare without writing the differences.
     pub dry_run: bool,
     /// Deletions that are allowed beyond `max_delete_percent`; no more than this number.
     pub allow_deletes: Option<usize>,

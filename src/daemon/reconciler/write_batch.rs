@@ -105,7 +105,7 @@ impl<'a> BatchWriter<'a> {
                     return Ok(());
                 }
                 Err(error) if error.is_of_the_data() => {
-                    // One of them cannot be stored. Single batches let the others through.
+                    // One observation cannot be stored; batches of one let the others be committed.
                     for one in batch.iter() {
                         let one = Arc::new(vec![one.clone()]);
                         self.in_flight = Some((Arc::clone(&one), submit(target, &one)));
