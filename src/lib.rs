@@ -15,6 +15,8 @@
 //! [`directory::Event`] to the writer ([`store::apply_event`]); after the commit the server answers `success`, and the
 //! converter wakes. ARCHITECTURE.md has the details.
 #![forbid(unsafe_code)]
+// The library serves this program and its tests, so its documentation may refer to private items.
+#![allow(rustdoc::private_intra_doc_links)]
 
 pub mod cli;
 pub mod config;
