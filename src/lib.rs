@@ -1,7 +1,7 @@
 //! `wecom-dirsync`: an exact local copy of a WeCom directory, and each member's openid.
 //!
 //! - [`gate`] limits every client in front of the HTTP server, and imports nothing of the program.
-//! - [`directory`] is pure: members, departments and tags, and the merge of what WeCom says of them
+//! - [`directory`] is pure: members, departments and tags, and the merge of facts about them
 //!   ([`directory::members`], [`directory::numbered`]).
 //! - [`wecom`] is the protocol: callbacks with their cryptography, and the API with its token, rate limiter and circuit
 //!   breaker.
@@ -15,6 +15,8 @@
 //! [`directory::Event`] to the writer ([`store::apply_event`]); after the commit the server answers `success`, and the
 //! dispatcher of API calls wakes. ARCHITECTURE.md has the details.
 #![forbid(unsafe_code)]
+// The library serves this program and its tests, so its documentation may refer to private items.
+#![allow(rustdoc::private_intra_doc_links)]
 
 pub mod cli;
 pub mod config;
@@ -22,7 +24,7 @@ pub mod daemon;
 pub mod demo;
 pub mod directory;
 pub mod gate;
-pub mod shutdown;
+pub(crate) mod shutdown;
 pub mod store;
 pub mod text;
 pub mod unix_time;

@@ -321,7 +321,11 @@ fn a_daemon_that_is_gone_is_noticed_and_its_socket_is_no_obstacle() {
     lab.kill();
     let output = waiting.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(1));
-    assert!(text(&output.stderr).contains("the daemon ended in the middle"), "{}", text(&output.stderr));
+    assert!(
+        text(&output.stderr).contains("the daemon ended during the comparison"),
+        "{}",
+        text(&output.stderr)
+    );
     assert!(socket.exists(), "it was killed");
     let retry = lab.command(&["retry", "--all"]);
     assert!(text(&retry.stdout).contains("the daemon is not running"), "{}", text(&retry.stdout));

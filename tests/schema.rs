@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use wecom_dirsync::directory::diff::{Action, Entity};
 use wecom_dirsync::directory::openid::OpenidState;
-use wecom_dirsync::store::Outcome;
+use wecom_dirsync::store::EventOutcome;
 use wecom_dirsync::store::open::open_in_memory;
 use wecom_dirsync::store::reconciles::ReconcileOutcome;
 
@@ -51,7 +51,7 @@ fn every_list_of_words_in_the_schema_is_that_of_its_enum() {
         ("members.openid_state", OpenidState::ALL.map(OpenidState::as_str).to_vec()),
         // No enum: only SQL reads and writes it.
         ("members.details_state", vec!["known", "due", "denied"]),
-        ("events.outcome", Outcome::ALL.map(Outcome::as_str).to_vec()),
+        ("events.outcome", EventOutcome::ALL.map(EventOutcome::as_str).to_vec()),
         ("changes.entity", kinds()),
         ("changes.action", ACTIONS.map(Action::as_str).to_vec()),
         ("reconciles.outcome", ReconcileOutcome::ALL.map(ReconcileOutcome::as_str).to_vec()),

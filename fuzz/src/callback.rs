@@ -5,7 +5,7 @@ use aes::cipher::block_padding::NoPadding;
 use aes::cipher::{BlockModeEncrypt, KeyIvInit};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use wecom_dirsync::daemon::callbacks::{Endpoint, Received, Refusal};
+use wecom_dirsync::daemon::callbacks::{CallbackError, Endpoint, Received};
 use wecom_dirsync::directory::UnixSeconds;
 use wecom_dirsync::directory::text::{decode, is_allowed};
 use wecom_dirsync::wecom::callback::crypt::{Crypt, EncodingAesKey};
@@ -84,9 +84,9 @@ fn anything(endpoint: &Endpoint, query: &[u8], body: &[u8]) {
     }
 }
 
-fn refused(refusal: &Refusal) {
+fn refused(refusal: &CallbackError) {
     assert!([400, 403].contains(&refusal.status()));
-    assert!(Refusal::ALL.contains(refusal));
+    assert!(CallbackError::ALL.contains(refusal));
 }
 
 fn is_echostr(text: &[u8]) -> bool {
@@ -113,14 +113,14 @@ fn sent(endpoint: &Endpoint, keys: &Crypt, random: u8, message: &[u8]) {
     arrives(endpoint.receive(&query, body.as_bytes(), CORP, NOW), message);
 }
 
-fn verified(answer: Result<Vec<u8>, Refusal>, message: &[u8]) {
-    let expected = if is_echostr(message) { Ok(message.to_vec()) } else { Err(Refusal::Echostr) };
+fn verified(answer: Result<Vec<u8>, CallbackError>, message: &[u8]) {
+    let expected = if is_echostr(message) { Ok(message.to_vec()) } else { Err(CallbackError::Echostr) };
     assert_eq!(answer, expected);
 }
 
 /// A signed message for us is always an event, valid or invalid. Its text is stored without the characters that XML
 /// forbids, or not at all.
-fn arrives(received: Result<Received, Refusal>, message: &[u8]) {
+fn arrives(received: Result<Received, CallbackError>, message: &[u8]) {
     let received = received.unwrap();
     assert!(received.event.meaning.is_some() != received.invalid.is_some());
     let payload = &received.event.payload;
@@ -144,9 +144,11 @@ fn framed(endpoint: &Endpoint, keys: &Crypt, plain: &[u8]) {
             let body = callback("", &encrypted, "");
             arrives(endpoint.receive(&query, body.as_bytes(), CORP, NOW), message);
         }
-        Some(_) => assert_eq!(answer, Err(Refusal::ReceiveId)),
-        None if padded.is_empty() => assert_eq!(answer, Err(Refusal::NoEchostr)),
-        None => assert!(matches!(answer, Err(Refusal::Decryption | Refusal::Length)), "{answer:?}"),
+        Some(_) => assert_eq!(answer, Err(CallbackError::ReceiveId)),
+        None if padded.is_empty() => assert_eq!(answer, Err(CallbackError::NoEchostr)),
+        None => {
+            assert!(matches!(answer, Err(CallbackError::Decryption | CallbackError::Length)), "{answer:?}")
+        }
     }
 }
 
@@ -194,5 +196,5 @@ fn spoiled(endpoint: &Endpoint, keys: &Crypt, draw: &mut Draw<'_>) {
     let other = crypt(KEY, "ww2");
     let encrypted = other.encrypt(message, [7; 16]).unwrap();
     let (_, verification) = signed(&other, &encrypted);
-    assert_eq!(endpoint.verify(&verification), Err(Refusal::ReceiveId));
+    assert_eq!(endpoint.verify(&verification), Err(CallbackError::ReceiveId));
 }

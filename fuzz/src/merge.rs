@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use fastrand::Rng;
 use serde_json::{Value as Json, json};
-use wecom_dirsync::directory::diff::{Action, Entity, MemberRow, Merge, RowWrite, merge};
+use wecom_dirsync::directory::diff::{Action, Entity, MemberMerge, MemberRow, RowWrite, merge};
 use wecom_dirsync::directory::fact::{Fact, FactRecord, Presence, Source, timed};
 use wecom_dirsync::directory::fields::FieldKind;
 use wecom_dirsync::directory::members::{Answer, Conversion, MemberFact, Record, RenameGroup, compact, fold};
@@ -88,8 +88,8 @@ fn any_fact(draw: &mut Draw<'_>, names: &[&str], at: &mut i64) -> (Source, Recor
     (source, Record::new(userid, source, 0, fact))
 }
 
-fn answered(draw: &mut Draw<'_>, said: Conversion) -> MemberFact {
-    MemberFact::Answered(Answer { asked_before: draw.below(3).into(), said })
+fn answered(draw: &mut Draw<'_>, conversion: Conversion) -> MemberFact {
+    MemberFact::Answered(Answer { asked_before: draw.below(3).into(), conversion })
 }
 
 /// `0..n`, some of them twice, in any order.
@@ -119,8 +119,8 @@ fn members(draw: &mut Draw<'_>, rng: &mut Rng, most: usize) {
 }
 
 fn survives_its_json(record: &Record) {
-    let kept: Json = serde_json::from_str(&record.said().to_json(record.stamp).to_string()).unwrap();
-    assert_eq!(MemberFact::from_json(record.stamp, &kept).as_ref(), Some(record.said()), "{kept}");
+    let kept: Json = serde_json::from_str(&record.member_fact().to_json(record.stamp).to_string()).unwrap();
+    assert_eq!(MemberFact::from_json(record.stamp, &kept).as_ref(), Some(record.member_fact()), "{kept}");
 }
 
 /// The content of the tables, and what a reader of the change feed has made of it.
@@ -136,13 +136,13 @@ impl Company {
     /// The facts of all names that renames tie to this one; and, of a rename, to the other.
     fn known(&self, record: &Record) -> Vec<Record> {
         let mut names = BTreeSet::from([record.userid()]);
-        if let MemberFact::Renamed(to, _) = record.said() {
+        if let MemberFact::Renamed(to, _) = record.member_fact() {
             names.insert(to);
         }
         loop {
             let before = names.len();
             for record in &self.records {
-                if let MemberFact::Renamed(to, _) = record.said()
+                if let MemberFact::Renamed(to, _) = record.member_fact()
                     && (names.contains(to) || names.contains(record.userid()))
                 {
                     names.extend([to, record.userid()]);
@@ -157,7 +157,7 @@ impl Company {
 
     fn receive(&mut self, source: Source, record: &Record, arrival: i64) {
         let known = self.known(record);
-        let merged = merge(&known, record.userid(), source, arrival, record.said().clone());
+        let merged = merge(&known, record.userid(), source, arrival, record.member_fact().clone());
         assert!(merged.record.repeats(record));
         if known.iter().any(|other| other.repeats(record)) {
             return;
@@ -167,7 +167,7 @@ impl Company {
     }
 
     /// As the store does it, with keys that are unique.
-    fn write(&mut self, merged: &Merge) {
+    fn write(&mut self, merged: &MemberMerge) {
         for write in &merged.writes {
             if let RowWrite::Move { from: gone, .. } | RowWrite::Remove(gone) = write {
                 assert!(self.rows.remove(gone).is_some(), "{gone} has no row: {merged:#?}");

@@ -163,9 +163,9 @@ fn sensible(message: &Message) {
         Subject::BatchJob(_) | Subject::Other => return,
     };
     let record = Record::new(UserId::parse("a").unwrap(), source, 1, fact);
-    let kept = serde_json::from_str(&record.said().to_json(record.stamp).to_string()).unwrap();
+    let kept = serde_json::from_str(&record.member_fact().to_json(record.stamp).to_string()).unwrap();
     let again = MemberFact::from_json(record.stamp, &kept).expect("readable");
-    assert_eq!(without_empty_flags(again), without_empty_flags(record.said().clone()));
+    assert_eq!(without_empty_flags(again), without_empty_flags(record.member_fact().clone()));
 }
 
 fn good(userid: &UserId) {

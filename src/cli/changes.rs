@@ -29,7 +29,7 @@ pub(super) fn changes(path: Option<&Path>, since: &Position, follow: bool) -> Re
     let config = load(path)?;
     let database = &config.database.path;
     let connection = match open_reader(database) {
-        // Somebody who follows may well begin before the daemon does.
+        // A follower may start before the daemon.
         Err(StoreError::Missing(_)) if follow => wait_for(database)?,
         opened => opened?,
     };
@@ -105,7 +105,7 @@ fn wait(subscription: &mut Option<ControlClient>, connection: Option<&Connection
     }
 }
 
-/// The next lines, if anything was written since `seen_version`: that is cheaper to ask.
+/// The next lines, if the database's version differs from `seen_version`, which is cheaper than a query.
 fn next(
     connection: &Connection,
     last: &mut i64,
@@ -159,7 +159,7 @@ impl Files {
     }
 
     fn are_others(&self) -> bool {
-        // One that is missing may come back.
+        // A missing file may return.
         let differs =
             |(path, known): (&PathBuf, &Option<u64>)| inode(path).is_some_and(|now| *known != Some(now));
         self.paths.iter().zip(&self.inodes).any(differs)

@@ -10,11 +10,11 @@ use super::{Failure, load, print, shown};
 use crate::directory::{UnixSeconds, UserId};
 use crate::store::clashes::members_with;
 use crate::store::open_reader;
-use crate::store::queries::{Moment, local_time, member as find, story};
+use crate::store::queries::{HistoryEntry, history, local_time, member as find};
 use crate::text::printable_json;
 
 /// Latest entries of each kind in the history.
-const MOMENTS: u32 = 200;
+const HISTORY_LIMIT: u32 = 200;
 
 pub(super) fn member(path: Option<&Path>, userid: &str) -> Result<(), Failure> {
     let config = load(path)?;
@@ -22,9 +22,9 @@ pub(super) fn member(path: Option<&Path>, userid: &str) -> Result<(), Failure> {
     let connection = open_reader(&config.database.path)?;
     let connection = connection.unchecked_transaction()?;
     let found = find(&connection, &userid)?.map(|member| printable_map(&member));
-    let mut history = story(&connection, &userid, MOMENTS)?;
-    for moment in &mut history {
-        moment.what = printable_map(&moment.what);
+    let mut history = history(&connection, &userid, HISTORY_LIMIT)?;
+    for entry in &mut history {
+        entry.row = printable_map(&entry.row);
     }
     if found.is_none() && history.is_empty() {
         let what = "the database has no such member, event or call; `select userid, name from active_members` lists all";
@@ -42,8 +42,8 @@ pub(super) fn member(path: Option<&Path>, userid: &str) -> Result<(), Failure> {
         }
     }
     text.push_str("\nhistory\n");
-    for moment in &history {
-        let _ = writeln!(text, "  {}  {}", local_time(&connection, moment.at)?, line(&connection, moment)?);
+    for entry in &history {
+        let _ = writeln!(text, "  {}  {}", local_time(&connection, entry.at)?, line(&connection, entry)?);
     }
     print(&text)
 }
@@ -90,10 +90,10 @@ fn list(items: &[Json]) -> String {
     items.collect::<Vec<_>>().join(", ")
 }
 
-fn line(connection: &Connection, moment: &Moment) -> Result<String, Failure> {
-    let text = |key: &str| moment.what.get(key).and_then(Json::as_str).unwrap_or("");
-    let number = |key: &str| moment.what.get(key).and_then(Json::as_i64);
-    Ok(match moment.kind {
+fn line(connection: &Connection, entry: &HistoryEntry) -> Result<String, Failure> {
+    let text = |key: &str| entry.row.get(key).and_then(Json::as_str).unwrap_or("");
+    let number = |key: &str| entry.row.get(key).and_then(Json::as_i64);
+    Ok(match entry.kind {
         "event" => {
             let what = if text("change_type").is_empty() { text("event") } else { text("change_type") };
             let happened = match number("create_time") {

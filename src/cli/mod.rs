@@ -74,7 +74,7 @@ enum Command {
         #[arg(long, conflicts_with = "userids")]
         all: bool,
     },
-    /// Compare the directory with WeCom, repair it, and print the differences
+    /// Compare the directory with WeCom, merge the differences, and print them
     Reconcile {
         #[command(flatten)]
         config: ConfigFile,

@@ -81,7 +81,7 @@ fn by_the_daemon(config: &Config, request: ReconcileRequest, shown: &Shown) -> R
         match client.receive(timeout) {
             Ok(Some(Response::Accepted)) => {
                 timeout = REPORT_TIMEOUT;
-                shown.line("asked the running daemon");
+                shown.line("requested from the running daemon");
             }
             Ok(Some(Response::Progress(progress))) => shown.at(&progress),
             Ok(Some(Response::Report(report))) => return Ok(report),
@@ -89,7 +89,7 @@ fn by_the_daemon(config: &Config, request: ReconcileRequest, shown: &Shown) -> R
             Ok(Some(_)) => {}
             Ok(None) => return Err(unanswered(std::io::ErrorKind::TimedOut.into())),
             Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
-                let what = "the daemon ended in the middle; the directory is whole, try again";
+                let what = "the daemon ended during the comparison; the directory is consistent, try again";
                 return Err(Failure::Other(what.into()));
             }
             Err(error) => return Err(unanswered(error)),
@@ -100,7 +100,7 @@ fn by_the_daemon(config: &Config, request: ReconcileRequest, shown: &Shown) -> R
 fn here(config: &Config, request: ReconcileRequest, shown: &Shown) -> Result<Json, Failure> {
     logging::start(&crate::config::Log { level: LevelFilter::Warn, file: None })?;
     let path = &config.database.path;
-    // No daemon may start in the middle: each would keep its own pace.
+    // No daemon may start during the comparison: each process has its own rate limiter.
     recognise(path)?;
     let lock = if request.dry_run { None } else { Some(lock(path)?) };
     let shutdown = Shutdown::default();
@@ -110,7 +110,7 @@ fn here(config: &Config, request: ReconcileRequest, shown: &Shown) -> Result<Jso
             let mark = HighWaterMark::open(&database, lock.try_clone()?, unix_now(), fastrand::u64(..))?;
             Writer::start_marking(database, Some(mark))?
         }
-        // What the client records of its calls goes nowhere.
+        // The client's call records are discarded.
         None => Writer::start(open_in_memory()?)?,
     };
     let reader = match open_reader(path) {

@@ -12,7 +12,7 @@ pub(super) fn run(path: Option<&Path>) -> Result<(), Failure> {
     let config = load(path)?;
     logging::start(&config.log)?;
     logging::log_panics();
-    // Before the daemon starts: a signal that comes during the start stops it.
+    // Before the daemon starts: a signal during the start stops it.
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
     for warning in config.warnings() {
         log::warn!("{warning}");

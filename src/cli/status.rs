@@ -1,4 +1,4 @@
-//! `status`: how it stands, for a person or as JSON.
+//! `status`: counts, pauses, clock, comparisons and refusals, as text or JSON.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -15,7 +15,7 @@ use crate::directory::UnixSeconds;
 use crate::store::clashes;
 use crate::store::open_reader;
 use crate::store::queries::{Counts, counts, local_time};
-use crate::store::reconciles::{Reconcile, last_reconciles};
+use crate::store::reconciles::{ReconcileRecord, last_reconciles};
 use crate::store::refusals::{RefusalRow, refusals_since};
 use crate::store::state::{
     CLOCK, ClockState, ComparisonDue, DAEMON, DRIFT, Drift, PAUSES, PauseState, RECONCILE_PROGRESS,
@@ -40,7 +40,7 @@ pub(super) fn status(path: Option<&Path>, as_json: bool) -> Result<(), Failure> 
     let epoch = crate::store::epoch::epoch(&connection)?;
     let openid_clashes = clashes::clashes(&connection)?;
     let clock_estimate = CLOCK.get(&connection)?.filter(|_| running).map(|(_, estimate)| estimate);
-    let comparison = Comparison::read(&connection, &config)?;
+    let comparison = ComparisonStatus::read(&connection, &config)?;
     if as_json {
         let object = json!({
             "running": running,
@@ -172,16 +172,16 @@ fn refusals_json(rows: &[RefusalRow], paths: &[String]) -> Json {
     Json::Array(rows.collect())
 }
 
-/// Why no comparison runs, or the last, the due and the running one.
-struct Comparison {
+/// The last, the due and the running comparison, and why comparisons are off.
+struct ComparisonStatus {
     off: Option<&'static str>,
-    last: Option<Reconcile>,
+    last: Option<ReconcileRecord>,
     due: Option<ComparisonDue>,
     progress: Option<ReconcileProgress>,
     drift: Option<(UnixSeconds, Drift)>,
 }
 
-impl Comparison {
+impl ComparisonStatus {
     fn read(connection: &Connection, config: &Config) -> crate::store::Result<Self> {
         let off = match &config.wecom.contacts_secret {
             None => Some("[wecom] contacts_secret is not set"),

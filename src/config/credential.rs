@@ -30,7 +30,7 @@ pub(super) fn validate(secret: &str) -> Result<(), &'static str> {
     Err(if secret.is_empty() {
         "is empty; fill it in, or delete the line"
     } else if is_placeholder(secret) {
-        "is a placeholder or a value that anybody guesses; replace it with the value from the admin console"
+        "is a placeholder or a value that is easy to guess; replace it with the value from the admin console"
     } else if has(is_quote) {
         "contains quotes; only one pair of double quotes around the whole value is accepted"
     } else if has(is_invisible) {

@@ -1,6 +1,6 @@
 //! An INI parser that keeps line numbers, because every error names file, line and key; the INI crates keep none.
 //!
-//! Its messages never repeat what a line says: a misplaced line may be a secret.
+//! Messages never quote a line, because a misplaced line may be a secret.
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Entry {

@@ -79,7 +79,7 @@ pub(super) struct Reader<'a> {
     /// The section of the keys that are read now.
     pub(super) section: Key,
     entries: BTreeMap<(String, String), Entry>,
-    /// Entries whose key occurred before, with the line of the first.
+    /// Repeated keys, with the line of the first occurrence.
     duplicates: Vec<(Entry, usize)>,
     pub(super) sections: Vec<(String, usize)>,
     /// Section, key and line of every key that was taken; line 0: not set.

@@ -21,7 +21,7 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 const YEAR: Duration = Duration::from_secs(366 * 24 * 3600);
 
 impl Reader<'_> {
-    /// Wherever it records an error, a default or an empty value stands in the result.
+    /// Where it records an error, the result contains a default or an empty value.
     pub(super) fn config(&mut self) -> Config {
         let wecom = self.wecom();
         let callback = self.callback(&wecom.corp_id);

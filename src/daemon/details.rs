@@ -1,7 +1,7 @@
 //! Fetches the fields of members with user/get: since 2022 an event carries little more than the userid.
 //!
-//! The database knows whose details are due, and whose WeCom refuses (`denied`): those are fetched again only after
-//! news of the member, or after the next comparison.
+//! The database has the members whose details are due, or refused by WeCom (`denied`). Refused ones are fetched again only
+//! after an event about the member, or after the next comparison.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -10,7 +10,7 @@ use super::refusals::{Refusals, Refused};
 use crate::gate::{Observer, Refusal, RefusedRequest, without_slash};
 use crate::unix_time::unix_now;
 
-/// Minimum interval between comparisons because of incomplete requests, since anybody can send such requests.
+/// Minimum interval between comparisons because of incomplete requests, because any client can send such requests.
 const POSSIBLE_LOSS_INTERVAL: Duration = Duration::from_secs(3600);
 
 /// Observer of the gate for callbacks.

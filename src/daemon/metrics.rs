@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use prometheus::{IntCounterVec, IntGaugeVec, Opts, Registry};
 
 use super::hour::LastHour;
-use crate::store::Outcome;
+use crate::store::EventOutcome;
 use crate::store::state::PauseState;
 use crate::wecom::api::errcode::Reason;
 
@@ -127,7 +127,7 @@ impl Metrics {
         self.callbacks.with_label_values(&[result(status, verifies)]).inc_by(count);
     }
 
-    pub(crate) fn event(&self, event: &str, change_type: &str, outcome: Outcome) {
+    pub(crate) fn event(&self, event: &str, change_type: &str, outcome: EventOutcome) {
         let name = if change_type.is_empty() { event } else { change_type };
         let name = EVENTS.into_iter().find(|known| *known == name).unwrap_or(OTHER);
         self.events.with_label_values(&[name, outcome.as_str()]).inc();
@@ -196,7 +196,7 @@ mod tests {
     fn the_number_of_labels_is_bounded() {
         let metrics = Metrics::default();
         for n in 0..1000 {
-            metrics.event("change_contact", &format!("new_type_{n}"), Outcome::Ignored);
+            metrics.event("change_contact", &format!("new_type_{n}"), EventOutcome::Ignored);
             metrics.api_call("user/get", Some(n));
         }
         metrics.api_call("user/get", Some(7));

@@ -6,7 +6,7 @@ use crate::wecom::callback::crypt::Crypt;
 use crate::wecom::callback::envelope::callback;
 use crate::wecom::query::url_encode;
 
-/// Sends callbacks to one URL. Its errors say why no answer arrived.
+/// Sends callbacks to one URL. Errors state why no answer arrived.
 pub struct Sender {
     url: String,
     crypt: Crypt,

@@ -1,8 +1,8 @@
-//! Self-defined attributes (扩展属性) in their one form. Pure.
+//! The normal form of self-defined attributes (扩展属性). Pure.
 //!
 //! Events write `<Item><Name/><Value/><Type/><Text><Value/></Text></Item>`, `user/get` writes
-//! `{"type","name","value","text":{"value"}}` (doc 90196), and both repeat or omit parts. The form has exactly these keys,
-//! in this order:
+//! `{"type","name","value","text":{"value"}}` (doc 90196), and both repeat or omit parts. The normal form has exactly these
+//! keys, in this order:
 //!
 //! ```json
 //! {"type": 0, "name": .., "text": {"value": ..}}
@@ -10,18 +10,17 @@
 //! {"type": 2, "name": .., "miniprogram": {"appid": .., "pagepath": .., "title": ..}}
 //! ```
 //!
-//! An attribute of another type keeps what it has: keys in lower case and in order, values as text.
+//! An attribute of another type keeps its content: keys in lower case and sorted, values as text.
 
 use serde_json::{Map, Value as Json};
 
 use super::text::{json_number, normal};
 
-/// Attributes may nest so deep, those of types unknown today; deeper content is dropped.
+/// Depth of nested content in attributes of unknown types; deeper content is dropped.
 const MAX_DEPTH: usize = 8;
 
-/// The form of a list of attributes whose keys may be in any case. What is not an object is left out.
-#[must_use]
-pub fn normal_attributes(attributes: &[Json]) -> Json {
+/// The normal form of a list of attributes, whose keys may be in any case. Items that are no objects are dropped.
+pub(crate) fn normal_attributes(attributes: &[Json]) -> Json {
     let objects = attributes.iter().filter_map(Json::as_object);
     Json::Array(objects.map(|object| Json::Object(attribute(&lower_case(object)))).collect())
 }
@@ -39,7 +38,7 @@ fn attribute(given: &Map<String, Json>) -> Map<String, Json> {
     };
     let (part, keys) = form;
     let inner = given.get(part).and_then(Json::as_object).map(lower_case).unwrap_or_default();
-    // Before there were types, an attribute had only a value; it still stands beside the text.
+    // Older attributes have no type, only a value, which newer ones repeat beside the text.
     let fallback = |key: &str| given.get(key).filter(|_| part == "text");
     let values = keys.iter().map(|key| {
         let value = inner.get(*key).or_else(|| fallback(key)).map(scalar).unwrap_or_default();
@@ -50,7 +49,7 @@ fn attribute(given: &Map<String, Json>) -> Map<String, Json> {
     attribute
 }
 
-/// An attribute of a type that is not known here. A `value` beside a part repeats it.
+/// An attribute of an unknown type. A `value` beside an object repeats the object's content.
 fn other(given: &Map<String, Json>, kind: Option<u32>) -> Map<String, Json> {
     let has_part = given.values().any(|value| value.is_object() || value.is_array());
     let mut rest: Vec<_> = given

@@ -5,9 +5,9 @@
 //! milliseconds, a machine boots in 1970. The estimate is the time on which two sources agree. Date together with
 //! CreateTime outweighs the local clock. An old CreateTime proves nothing: events may arrive days late.
 //!
-//! The kernel's opinion of the local clock (adjtimex) is not asked: the service's unit forbids the call
-//! (`ProtectClock`), and it decides nothing here, because a local clock that no source supports is never
-//! preferred to a Date, and one that CreateTime supports needs no other support.
+//! The kernel's clock status (adjtimex) is not used. The service's unit forbids the call (`ProtectClock`), and its result
+//! would not change the estimate: an unsupported local clock is never preferred to a Date, and CreateTime suffices to support
+//! one.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -15,26 +15,26 @@ use std::time::Duration;
 use super::time::UnixSeconds;
 
 /// Time sources that differ by at most this (seconds) agree. Events are delivered up to some minutes late.
-pub const TOLERANCE: i64 = 300;
-/// Events whose CreateTime is remembered.
+pub(crate) const TOLERANCE: i64 = 300;
+/// Number of events whose CreateTime is kept.
 const EVENTS: usize = 16;
-/// Age at which an event's time expires: the projection stops while a machine is suspended.
+/// Age at which an event's time expires, because the monotonic clock stops while the machine is suspended.
 const EVENT_EXPIRES: Duration = Duration::from_secs(24 * 3600);
-/// The same for a Date.
+/// Age at which the Date of an answer expires.
 const DATE_EXPIRES: Duration = Duration::from_secs(3600);
-/// An API call that takes longer than this may have begun in the second before its answer's Date.
+/// A call that takes longer than this may have begun in the second before the Date of its answer.
 const PROMPT: Duration = Duration::from_millis(50);
 
-/// This machine's clocks at one moment.
+/// A reading of this machine's clocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LocalTime {
-    /// The wall clock, which may jump.
+pub(crate) struct LocalTime {
+    /// The wall clock, which may be set at any time.
     pub wall: UnixSeconds,
-    /// A monotonic clock from any origin, which projects earlier readings to this moment.
+    /// A monotonic clock of any origin; projects earlier readings to now.
     pub uptime: Duration,
 }
 
-/// What the store needs to know of the time when it writes.
+/// The time of a write: by the local clock, and the limit of plausible stamps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Moment {
     /// This machine's wall clock, for records.
@@ -78,14 +78,14 @@ impl Agreement {
 /// WeCom's clock at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Estimate {
-    /// WeCom's time.
+    /// The time on WeCom's clock.
     pub now: UnixSeconds,
-    /// WeCom's time less the local clock, in seconds.
+    /// WeCom's clock minus the local clock, in seconds.
     pub offset: i64,
-    /// Who says so.
+    /// The sources that support `now`.
     pub agreement: Agreement,
-    /// Seconds by which the last Date differs from the local clock, if they disagree and no event supports Date:
-    /// the answer may come from a gateway with a wrong clock or from a cache, so it proves no deletion.
+    /// Date minus local clock in seconds, if they disagree and no event supports the Date. The answer may come from a cache or
+    /// a gateway with a wrong clock, so it proves no deletion.
     pub contradiction: Option<i64>,
 }
 
@@ -97,49 +97,48 @@ impl Estimate {
     }
 }
 
-/// A reading of a time source, and when it was taken.
+/// The time that a source showed at `uptime`.
 #[derive(Debug, Clone, Copy)]
 struct Reading {
-    told: UnixSeconds,
+    time: UnixSeconds,
     uptime: Duration,
 }
 
 impl Reading {
-    /// What the source would show now, unless the reading has expired.
+    /// The time that the source would show now; `None` if the reading has expired.
     fn project(&self, now: LocalTime, expires: Duration) -> Option<UnixSeconds> {
         let age = now.uptime.saturating_sub(self.uptime);
-        (age <= expires).then(|| self.told.plus(seconds(age)))
+        (age <= expires).then(|| self.time.plus(seconds(age)))
     }
 }
 
-/// A stamp for what was received, and whether it had to be changed.
+/// The time that an event is given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stamped {
-    /// When it is taken to have happened, on WeCom's clock.
+pub(crate) struct Stamped {
+    /// CreateTime, or the time of receipt on WeCom's clock.
     pub at: UnixSeconds,
-    /// Whether `at` is the time of receipt, because the carried time is too far ahead.
+    /// Whether `at` is the time of receipt, because CreateTime is too far ahead.
     pub clamped: bool,
 }
 
 /// The readings of the time sources.
 #[derive(Debug, Default)]
-pub struct WecomClock {
+pub(crate) struct WecomClock {
     date: Option<Reading>,
-    /// The newest last.
+    /// Readings of CreateTime, the newest last.
     events: VecDeque<Reading>,
     event_arrived: bool,
 }
 
 impl WecomClock {
-    /// The estimate at this moment.
-    #[must_use]
-    pub fn estimate(&self, now: LocalTime) -> Estimate {
+    /// Estimates WeCom's clock at `now`.
+    pub(crate) fn estimate(&self, now: LocalTime) -> Estimate {
         let local = now.wall;
-        // Position of the newest event that supports a time: newer ones are greater.
+        // Position of the newest event that supports a time; greater is newer.
         let support = |at: UnixSeconds| {
             self.events
                 .iter()
-                .rposition(|event| event.project(now, EVENT_EXPIRES).is_some_and(|told| agree(told, at)))
+                .rposition(|event| event.project(now, EVENT_EXPIRES).is_some_and(|time| agree(time, at)))
         };
         let date = self.date.and_then(|date| date.project(now, DATE_EXPIRES));
         let (estimate, agreement) = match date {
@@ -152,11 +151,11 @@ impl WecomClock {
         Estimate { now: estimate, offset: estimate.since(local), agreement, contradiction }
     }
 
-    /// Stamps an event that arrives now: its CreateTime, unless that is ahead of the estimate. An old CreateTime
-    /// stays, because the event is late.
-    pub fn stamp_event(&mut self, create_time: UnixSeconds, now: LocalTime) -> Stamped {
+    /// Stamps an event that arrives now with its CreateTime, or with the estimate if CreateTime is ahead of it. An old
+    /// CreateTime is kept: the event is late.
+    pub(crate) fn stamp_event(&mut self, create_time: UnixSeconds, now: LocalTime) -> Stamped {
         self.event_arrived = true;
-        self.events.push_back(Reading { told: create_time, uptime: now.uptime });
+        self.events.push_back(Reading { time: create_time, uptime: now.uptime });
         if self.events.len() > EVENTS {
             self.events.pop_front();
         }
@@ -165,22 +164,27 @@ impl WecomClock {
         Stamped { at: if clamped { estimate } else { create_time }, clamped }
     }
 
-    /// Stamps an API answer that arrives now, `took` after its question was sent: when it was asked, on WeCom's
-    /// clock, rather a second too early than too late, because an event of the same second or later outranks it.
-    pub fn stamp_answer(&mut self, date: Option<UnixSeconds>, took: Duration, now: LocalTime) -> UnixSeconds {
-        if let Some(told) = date {
-            self.date = Some(Reading { told, uptime: now.uptime });
+    /// Stamps an API answer that arrives now with the time of its request on WeCom's clock, `took` earlier. Rounds down, so
+    /// that events from the request on outrank the answer.
+    pub(crate) fn stamp_answer(
+        &mut self,
+        date: Option<UnixSeconds>,
+        took: Duration,
+        now: LocalTime,
+    ) -> UnixSeconds {
+        if let Some(time) = date {
+            self.date = Some(Reading { time, uptime: now.uptime });
         }
         let estimate = self.estimate(now).now;
         let at = match date {
             None => estimate,
-            // No event has confirmed either clock, and an answer must not outrank events to come.
+            // No event has confirmed either clock yet; the answer must not outrank future events.
             Some(date) if !self.event_arrived => date.min(now.wall),
             Some(date) if date.since(estimate) > TOLERANCE => estimate,
             Some(date) => date,
         };
-        let asked_before = if took <= PROMPT { 0 } else { seconds(took).saturating_add(1) };
-        at.plus(-asked_before)
+        let age = if took <= PROMPT { 0 } else { seconds(took).saturating_add(1) };
+        at.plus(-age)
     }
 }
 
@@ -211,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn one_wrong_witness_is_outvoted() {
+    fn one_wrong_source_is_outvoted() {
         for error in [YEARS_75, DAY, -DAY, TRUE * 999] {
             let mut clock = WecomClock::default();
             // A wrong Date.

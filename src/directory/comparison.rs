@@ -1,4 +1,4 @@
-//! Comparing the directory with what WeCom lists: what is different, and how much may be deleted for it.
+//! Comparison of the directory with WeCom's listings: the differences, and the limit on deletions.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::iter::Peekable;
@@ -7,31 +7,29 @@ use super::fields::{DepartmentField, Fields};
 use super::ids::{DepartmentId, UserId};
 use super::time::UnixSeconds;
 
-/// A present member as the directory has it.
+/// A present member of the directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KnownMember {
-    /// As it is written.
+pub(crate) struct KnownMember {
     pub userid: UserId,
-    /// In whatever order.
     pub departments: Vec<u32>,
-    /// WeCom's time of the newest news of it.
+    /// WeCom's time of the newest fact about the member.
     pub event_time: UnixSeconds,
 }
 
-/// How a member is listed otherwise than it is known.
+/// A difference between the listing and the directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum MemberDifference {
-    /// Not known as present.
+pub(crate) enum MemberDifference {
+    /// Listed, but not present in the directory.
     New(UserId, Vec<u32>),
-    /// In other departments, or spelled otherwise.
+    /// The set of departments or the spelling of the userid differs.
     Changed(UserId, Vec<u32>),
-    /// Not listed; and WeCom's time of its newest news.
+    /// Present, but not listed; with WeCom's time of its newest fact.
     Missing(UserId, UnixSeconds),
 }
 
-/// Compares a run of known members (in order of userid) with the listing, which is taken as far as the run
-/// goes; the members left in it after the last run are new.
-pub fn members(
+/// Compares a run of known members, in order of userid, with the listing, and consumes the listing up to the end of the run.
+/// Members that remain after the last run are new.
+pub(crate) fn members(
     listed: &mut Peekable<impl Iterator<Item = (UserId, Vec<u32>)>>,
     known: &[KnownMember],
 ) -> Vec<MemberDifference> {
@@ -42,7 +40,7 @@ pub fn members(
         }
         match listed.next_if(|(userid, _)| *userid == member.userid) {
             Some((userid, departments)) => {
-                // The listing tells no order of a member's departments.
+                // The listing does not define the order of a member's departments.
                 let same = departments.len() == member.departments.len()
                     && departments.iter().all(|id| member.departments.contains(id));
                 if !same || !userid.same_spelling(&member.userid) {
@@ -55,29 +53,28 @@ pub fn members(
     differences
 }
 
-/// A present department as the directory has it.
+/// A present department of the directory.
 #[derive(Debug, Clone, PartialEq)]
-pub struct KnownDepartment {
-    /// Its fields; what is not known is absent.
+pub(crate) struct KnownDepartment {
+    /// The known fields; unknown ones are absent from the map.
     pub fields: Fields<DepartmentField>,
-    /// WeCom's time of the newest news of it.
+    /// WeCom's time of the newest fact about the member.
     pub event_time: UnixSeconds,
 }
 
-/// How departments are listed otherwise than they are known.
+/// The differences between listed and known departments.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct DepartmentDifferences {
-    /// Not known as present.
+pub(crate) struct DepartmentDifferences {
+    /// Listed, but not present in the directory.
     pub new: Vec<(DepartmentId, Fields<DepartmentField>)>,
-    /// The fields that are different.
+    /// Departments with the listed values of the fields that differ.
     pub changed: Vec<(DepartmentId, Fields<DepartmentField>)>,
-    /// Not listed; and WeCom's time of the newest news of each.
+    /// Present, but not listed; with WeCom's time of the newest fact.
     pub missing: Vec<(DepartmentId, UnixSeconds)>,
 }
 
-/// Compares departments. A field that the listing does not tell is not different.
-#[must_use]
-pub fn departments(
+/// Compares departments. A field that the listing lacks is no difference.
+pub(crate) fn departments(
     listed: &BTreeMap<DepartmentId, Fields<DepartmentField>>,
     known: &BTreeMap<DepartmentId, KnownDepartment>,
 ) -> DepartmentDifferences {
@@ -98,58 +95,48 @@ pub fn departments(
     found
 }
 
-/// What came into a set and left it.
+/// The items added to a set and removed from it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SetDifference<T> {
-    /// Listed and not known.
+pub(crate) struct SetDifference<T> {
     pub added: Vec<T>,
-    /// Known and not listed.
     pub removed: Vec<T>,
 }
 
 impl<T: Ord + Clone> SetDifference<T> {
-    /// Compares two sets.
-    #[must_use]
-    pub fn of(listed: &BTreeSet<T>, known: &BTreeSet<T>) -> Self {
+    pub(crate) fn of(listed: &BTreeSet<T>, known: &BTreeSet<T>) -> Self {
         Self {
             added: listed.difference(known).cloned().collect(),
             removed: known.difference(listed).cloned().collect(),
         }
     }
 
-    /// Whether there is none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.added.is_empty() && self.removed.is_empty()
     }
 }
 
-/// How many deletions are believed. A wrong answer of WeCom's, or of whatever stands between, must not
-/// empty the directory.
+/// The limit on deletions: a wrong answer from WeCom or from a gateway must not empty the directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Guard {
-    /// More than this share of what is there is too much. Members, departments and tags count apart.
+pub(crate) struct Guard {
+    /// A larger share of deletions is blocked; members, departments and tags count separately.
     pub percent: u32,
-    /// What the operator allowed: so many deletions in all, and no more.
+    /// The total number of deletions that the operator allows.
     pub allowed: Option<usize>,
 }
 
-/// Fewer deletions than these are never too many.
-const HANDFUL: usize = 10;
+/// Fewer deletions of one kind than this are always allowed.
+const ALWAYS_ALLOWED: usize = 10;
 
-/// Deletions that are to be made, and of how many.
+/// Intended deletions of one kind of entity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Deletions {
-    /// To be deleted.
+pub(crate) struct Deletions {
     pub missing: usize,
-    /// Present before.
     pub present: usize,
 }
 
 impl Guard {
-    /// Whether these deletions, by kind, are too many.
-    #[must_use]
-    pub fn blocks(&self, kinds: &[Deletions]) -> bool {
+    /// Whether these deletions, one item per kind, exceed the limit.
+    pub(crate) fn blocks(&self, kinds: &[Deletions]) -> bool {
         let total: usize = kinds.iter().map(|kind| kind.missing).sum();
         if self.allowed.is_some_and(|allowed| total <= allowed) {
             return false;
@@ -159,27 +146,25 @@ impl Guard {
 
     fn too_many(&self, Deletions { missing, present }: Deletions) -> bool {
         let percent = usize::try_from(self.percent).unwrap_or(usize::MAX);
-        missing >= HANDFUL && missing.saturating_mul(100) > percent.saturating_mul(present)
+        missing >= ALWAYS_ALLOWED && missing.saturating_mul(100) > percent.saturating_mul(present)
     }
 }
 
-/// Asking by name for members whom a listing lacks.
+/// The results of user/get for members that a listing lacks.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Inquiry {
-    /// WeCom says that there is no such member.
-    pub gone: Vec<UserId>,
-    /// WeCom knows them: the listing was wrong.
-    pub there: usize,
-    /// WeCom does not say.
-    pub unclear: usize,
+pub(crate) struct ExistenceChecks {
+    /// Members that do not exist, by WeCom's answer.
+    pub absent: Vec<UserId>,
+    /// The number of members that exist: the listing is wrong about them.
+    pub present: usize,
+    /// The number of members whose existence WeCom does not show.
+    pub unknown: usize,
 }
 
-impl Inquiry {
-    /// Whether so many of the missing are there after all that the listing cannot be believed, and asking
-    /// for the rest is pointless.
-    #[must_use]
-    pub fn disproves_the_listing(&self) -> bool {
-        self.there >= HANDFUL && self.there > self.gone.len()
+impl ExistenceChecks {
+    /// Whether so many of the missing members exist that the listing is unreliable and further calls are pointless.
+    pub(crate) fn disproves_the_listing(&self) -> bool {
+        self.present >= ALWAYS_ALLOWED && self.present > self.absent.len()
     }
 }
 
@@ -199,12 +184,12 @@ mod tests {
     }
 
     #[test]
-    fn differences_of_members_whatever_the_order_of_their_departments() {
+    fn the_order_of_departments_is_no_difference() {
         let listed = [("a", vec![1]), ("B", vec![2, 1]), ("c", vec![3]), ("x", vec![1])];
         let mut listed = listed.into_iter().map(|(name, ids)| (userid(name), ids)).peekable();
         let mut found = members(&mut listed, &[known("B", &[1, 2]), known("bb", &[1])]);
         found.extend(members(&mut listed, &[known("c", &[4])]));
-        assert_eq!(listed.next(), Some((userid("x"), vec![1])), "who is left is new");
+        assert_eq!(listed.next(), Some((userid("x"), vec![1])), "the rest is new");
         assert_eq!(
             found,
             [
@@ -233,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_department_field_that_is_not_told_is_not_different() {
+    fn a_department_field_that_the_listing_lacks_is_not_different() {
         let fields = |name: Option<&str>, parent: i64| {
             let mut fields = Fields::from([(DepartmentField::ParentId, Value::Int(parent))]);
             fields.extend(name.map(|name| (DepartmentField::Name, Value::text(name))));

@@ -1,4 +1,4 @@
-//! What a fact changes: the rows to write, and the lines of the change feed.
+//! The effect of a fact: the rows to write, and the lines of the change feed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,7 +11,7 @@ use super::ids::{TagId, UserId};
 use super::members::{Conversion, Member, MemberFact, MemberIdentity, Record, RenameGroup, fold};
 use super::time::UnixSeconds;
 
-/// What a line of the change feed is about.
+/// The kind of entity in a line of the change feed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Entity {
     /// A member; the key is its userid.
@@ -22,16 +22,16 @@ pub enum Entity {
     Tag,
 }
 
-/// What happened to it.
+/// The change that a line of the change feed reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
-    /// It came into being; `fields` has all that is known of it.
+    /// The entity is new or present again; `fields` contains all known fields.
     Created,
-    /// Some fields changed.
+    /// Some fields of the entity changed.
     Updated,
-    /// A member bears another userid now; the key is the new one, `fields.userid` has both.
+    /// The member has another userid; the key is the new one, `fields.userid` contains both.
     Renamed,
-    /// It is gone.
+    /// The entity is no longer present.
     Deleted,
     /// A member's openid became known, changed, or is no longer valid.
     Openid,
@@ -66,31 +66,31 @@ impl Action {
 /// One line of the change feed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Change {
-    /// What it is about.
+    /// The kind of the changed entity.
     pub entity: Entity,
-    /// Which one.
+    /// The userid, or the id in decimal.
     pub key: String,
-    /// What happened.
+    /// The kind of the change.
     pub action: Action,
-    /// field -> [old, new]
+    /// Field name to `[old, new]`; null if unknown.
     pub fields: Map<String, Json>,
 }
 
 impl Change {
-    /// A change of one entity.
     #[must_use]
+    #[allow(missing_docs)]
     pub fn new(entity: Entity, key: impl ToString, action: Action, fields: Map<String, Json>) -> Self {
         let key = key.to_string();
         Self { entity, key, action, fields }
     }
 }
 
-/// A member's row as the facts tell it.
+/// A member's row, without the columns that facts do not determine.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MemberRow {
-    /// The userid as WeCom spelled it last.
+    /// The present userid in WeCom's latest spelling.
     pub userid: UserId,
-    /// Known fields; one that no fact set is absent.
+    /// The known fields; unknown ones are absent from the map.
     pub fields: BTreeMap<MemberField, Value>,
     /// WeCom's time of the newest fact.
     pub event_time: UnixSeconds,
@@ -98,20 +98,20 @@ pub struct MemberRow {
     pub deleted_at: Option<UnixSeconds>,
     /// The member's openid, if WeCom gave one.
     pub openid: Option<String>,
-    /// Whether WeCom refused to convert this member for good, and no later event names it.
+    /// Whether a final refusal is in force: no openid, and no later event about the member.
     pub is_refused: bool,
 }
 
 /// One write to the members' tables. Within a list, removals precede inserts, so that no userid is taken twice.
 #[derive(Debug, Clone, PartialEq)]
 pub enum RowWrite {
-    /// Removes the row: its member is part of another one now, or never existed.
+    /// Removes the row: its member was merged into another one, or never existed.
     Remove(UserId),
-    /// Inserts a member that had no row: it starts due.
+    /// Inserts a row for a new member, whose conversion is due at once.
     Create(MemberRow),
     /// Changes the row in place.
     Update {
-        /// The row as it is to be.
+        /// The row after the write.
         row: MemberRow,
         /// The fields that differ.
         changed: BTreeSet<MemberField>,
@@ -120,68 +120,67 @@ pub enum RowWrite {
     },
     /// Moves the row to another userid, with its attempts.
     Move {
-        /// The userid of the row until now.
+        /// The userid of the row before the write.
         from: UserId,
-        /// The row as it is to be.
+        /// The row after the write.
         row: MemberRow,
         /// Whether the member was present before.
         was_present: bool,
     },
 }
 
-/// What is to be done about a member's details.
+/// The change of a member's `details_state`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Details {
-    /// Leaves the state as it is.
+pub enum DetailsAction {
+    /// The state stays as it is.
     Keep,
-    /// The fields are known.
+    /// The fact carries the fields.
     Known,
-    /// The API must be asked.
+    /// The fields must be fetched with user/get.
     Due,
 }
 
-/// What one more fact does.
+/// The effect of one more fact.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Merge {
-    /// The fact as it is to be stored.
+pub struct MemberMerge {
+    /// The record to store for the fact.
     pub record: Record,
     /// Writes to the members' tables.
     pub writes: Vec<RowWrite>,
-    /// Tags that members came into (true) and left.
+    /// Members added to tags (true) and removed from them (false).
     pub tags: Vec<(TagId, UserId, bool)>,
-    /// Lines for the change feed.
+    /// New lines of the change feed.
     pub changes: Vec<Change>,
     /// The present userid of the member that the fact names.
     pub named: UserId,
     /// Whether that member is present.
     pub is_present: bool,
-    /// What is to be done about that member's details.
-    pub details: Details,
-    /// Whether another fact of the same second contradicts this one, so that only the API tells which holds.
+    /// The change of that member's `details_state`.
+    pub details: DetailsAction,
+    /// Whether another fact of the same second contradicts this one, so that the API must decide.
     pub is_unsettled: bool,
-    /// Whether the fact changed anything, or is at least the newest of its group; else it came too late.
+    /// Whether the fact changed anything or is the newest of its group; else it arrived too late.
     pub took_effect: bool,
     /// Whether the member agrees with the fact; else newer facts hide it.
     pub holds: bool,
-    /// Whether an API answer hides an event. The API can settle who is right: a clock may be wrong.
+    /// Whether an API answer hides this event. A clock may be wrong, so the API must decide.
     pub contradicts_api: bool,
 }
 
-/// What other stamps for the same facts do; see [`restamp`](super::restamp).
+/// The effect of restamping facts; see [`restamp`](super::restamp).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Restamp {
-    /// The facts as they are to be stored.
+    /// The records to store instead of the known ones.
     pub records: Vec<Record>,
     /// Writes to the members' tables.
     pub writes: Vec<RowWrite>,
-    /// Tags that members came into (true) and left.
+    /// Members added to tags (true) and removed from them (false).
     pub tags: Vec<(TagId, UserId, bool)>,
-    /// Lines for the change feed.
+    /// New lines of the change feed.
     pub changes: Vec<Change>,
 }
 
-/// Gives those of `known` that are later than `latest` plausible stamps; `None` if there are none. `next`: the time of
-/// the fact that is about to be added.
+/// Restamps the facts that are later than `latest`; `None` if there are none. `next` is the second of the fact to add.
 #[must_use]
 pub fn restamp(known: &[Record], latest: UnixSeconds, next: Option<UnixSeconds>) -> Option<Restamp> {
     let (records, restamped) = with_plausible_stamps(known, latest, next)?;
@@ -193,12 +192,23 @@ pub fn restamp(known: &[Record], latest: UnixSeconds, next: Option<UnixSeconds>)
 
 /// Adds a fact about `userid` to the known facts of its group. `arrival`: the number of the event that carries it.
 #[must_use]
-pub fn merge(known: &[Record], userid: &UserId, source: Source, arrival: i64, fact: MemberFact) -> Merge {
+pub fn merge(
+    known: &[Record],
+    userid: &UserId,
+    source: Source,
+    arrival: i64,
+    fact: MemberFact,
+) -> MemberMerge {
     merge_into(&fold(known), known, source, Record::new(userid.clone(), source, arrival, fact))
 }
 
 /// Adds a record to the known facts of its group, which fold to `before`.
-pub(crate) fn merge_into(before: &RenameGroup, known: &[Record], source: Source, record: Record) -> Merge {
+pub(crate) fn merge_into(
+    before: &RenameGroup,
+    known: &[Record],
+    source: Source,
+    record: Record,
+) -> MemberMerge {
     let (stamp, userid) = (record.stamp, record.userid());
     let after = fold(known.iter().chain([&record]));
     let is_newest = known.iter().all(|other| other.stamp <= stamp);
@@ -210,15 +220,15 @@ pub(crate) fn merge_into(before: &RenameGroup, known: &[Record], source: Source,
     let holds = holds(&after, &record);
     let hides = |other: &Record| other.stamp > stamp && other.stamp.is_observed();
     let is_event = matches!(source, Source::Event(_));
-    let is_about_tag = matches!(record.said(), MemberFact::Entity(Fact::Tagged(..)));
+    let is_about_tag = matches!(record.member_fact(), MemberFact::Entity(Fact::Tagged(..)));
     let contradicts_api = is_event && !holds && known.iter().any(hides);
     let is_late = is_event && is_below_snapshot(known, stamp);
     let details = if is_event && !is_about_tag && (is_unsettled || contradicts_api || is_late) {
-        Details::Due
+        DetailsAction::Due
     } else {
         details(&record, before, &named)
     };
-    Merge {
+    MemberMerge {
         took_effect: is_newest || !diff.changes.is_empty(),
         writes: diff.writes,
         tags: diff.tags,
@@ -239,8 +249,8 @@ fn holds(group: &RenameGroup, record: &Record) -> bool {
         Some(member) => member.state.agrees_with(fact),
         None => matches!(fact, Fact::Deleted | Fact::Absent | Fact::Tagged(_, false)),
     };
-    match record.said() {
-        // These are about the very name, not about a member that was renamed from it.
+    match record.member_fact() {
+        // These facts concern the name itself, not a member that was renamed from it.
         MemberFact::Entity(
             fact @ (Fact::Absent | Fact::Present(Presence::Created | Presence::Listed, _)),
         ) => agrees(record.userid(), fact),
@@ -248,7 +258,7 @@ fn holds(group: &RenameGroup, record: &Record) -> bool {
         MemberFact::Renamed(to, _) => group.resolve(record.userid()) == group.resolve(to),
         MemberFact::FormerName(to, _) => group.resolve(record.userid()) == *to,
         MemberFact::Answered(answer) => {
-            group.members.get(record.userid()).is_some_and(|member| match &answer.said {
+            group.members.get(record.userid()).is_some_and(|member| match &answer.conversion {
                 Conversion::Openid(openid) => member.openid() == Some(openid),
                 Conversion::Refused(..) => member.is_refused(),
             })
@@ -256,23 +266,23 @@ fn holds(group: &RenameGroup, record: &Record) -> bool {
     }
 }
 
-/// An event that carries nothing but the departments is all that callbacks set up since 2022-08-15 get:
-/// the rest must be fetched.
-fn details(record: &Record, before: &RenameGroup, named: &UserId) -> Details {
-    let (MemberFact::Entity(Fact::Present(_, fields)) | MemberFact::Renamed(_, fields)) = record.said()
+/// Callbacks that were set up since 2022-08-15 carry only the departments; the other fields must be fetched.
+fn details(record: &Record, before: &RenameGroup, named: &UserId) -> DetailsAction {
+    let (MemberFact::Entity(Fact::Present(_, fields)) | MemberFact::Renamed(_, fields)) =
+        record.member_fact()
     else {
-        return Details::Keep;
+        return DetailsAction::Keep;
     };
     let set: BTreeSet<MemberField> = fields.keys().copied().collect();
     let only_departments = set.iter().all(|f| matches!(f, MemberField::Department | MemberField::LeaderOf));
-    let is_rename = matches!(record.said(), MemberFact::Renamed(..));
+    let is_rename = matches!(record.member_fact(), MemberFact::Renamed(..));
     let is_new = !before.is_present(named) && !is_rename;
     if set.contains(&MemberField::Name) && is_new {
-        Details::Known
+        DetailsAction::Known
     } else if is_new || (only_departments && !is_rename) {
-        Details::Due
+        DetailsAction::Due
     } else {
-        Details::Keep
+        DetailsAction::Keep
     }
 }
 
@@ -280,7 +290,7 @@ fn details(record: &Record, before: &RenameGroup, named: &UserId) -> Details {
 fn is_contradicted(known: &[Record], record: &Record) -> bool {
     let same_second =
         |other: &&Record| other.userid() == record.userid() && other.stamp.second == record.stamp.second;
-    known.iter().filter(same_second).any(|other| match (other.said(), record.said()) {
+    known.iter().filter(same_second).any(|other| match (other.member_fact(), record.member_fact()) {
         (MemberFact::Entity(a), MemberFact::Entity(b)) => a.contradicts(b),
         (MemberFact::Renamed(a, _), MemberFact::Renamed(b, _)) => a != b,
         (MemberFact::Renamed(..), MemberFact::Entity(Fact::Deleted | Fact::Present(..)))
@@ -312,7 +322,7 @@ impl Diff {
                     self.remove(member);
                     self.tags(None, Some(now));
                 }
-                // Only tags or answers named it so far: there was no row.
+                // Only tags or answers mentioned the member, so it has no row.
                 Some(_) => {}
                 None => self.remove(member),
             }
@@ -329,8 +339,7 @@ impl Diff {
         self.writes.sort_by_key(|write| !matches!(write, RowWrite::Remove(..)));
     }
 
-    /// Orders renames so that none moves to a userid that another member has yet to leave. A circle has no such order; its
-    /// members are deleted and created.
+    /// Orders renames so that each target userid is free. A cycle has no such order; its members are deleted and created.
     fn renames(&mut self, mut leaving: Vec<(&Member, &Member)>) {
         while !leaving.is_empty() {
             let free = leaving
@@ -359,7 +368,7 @@ impl Diff {
                 }
                 self.openid(was.openid(), now);
             }
-            // The feed has present members only.
+            // The change feed contains only present members.
             (true, false) => self.change(&was.userid, Action::Deleted, Map::new()),
             (false, true) => self.created(now),
             (false, false) => {}
@@ -372,7 +381,7 @@ impl Diff {
 
     fn update(&mut self, was: &Member, now: &Member) {
         if !was.state.is_present() && now.state.is_present() {
-            // The deletion turned out to concern another holder of the name.
+            // A late fact shows that the deletion concerned another holder of the name.
             self.created(now);
             let (from, row) = (was.userid.clone(), member_row(now));
             self.writes.push(RowWrite::Move { from, row, was_present: false });
@@ -383,7 +392,7 @@ impl Diff {
         if respelled {
             fields.insert("userid".into(), json!([was.userid.as_str(), now.userid.as_str()]));
         }
-        // Late facts about a deleted member are kept, but are no news.
+        // Late facts about a deleted member are stored without a line in the change feed.
         if !fields.is_empty() && (was.state.is_present() || now.state.is_present()) {
             self.change(&now.userid, updated(&was.state, &now.state), fields);
         }
@@ -447,7 +456,7 @@ impl Diff {
         for (tag, userid) in &new {
             match old.get(tag).filter(|was| *was == userid) {
                 Some(was) if was.same_spelling(userid) => {}
-                // Only the spelling differs, which is no news of the tag.
+                // Only the spelling differs: no line in the change feed.
                 Some(_) => self.tags.push((*tag, userid.clone(), true)),
                 None => {
                     self.tags.push((*tag, userid.clone(), true));
@@ -462,7 +471,7 @@ impl Diff {
     }
 }
 
-/// A line saying that `item` came into a tag or left it: `[null, new]` or `[old, null]`.
+/// A line of the change feed: `item` was added to a tag (`[null, new]`) or removed from it (`[old, null]`).
 #[must_use]
 pub fn tag_item(tag: TagId, item: &str, old_and_new: Json) -> Change {
     let fields = Map::from_iter([(item.to_owned(), old_and_new)]);
@@ -482,12 +491,12 @@ pub(crate) fn member_row(member: &Member) -> MemberRow {
     }
 }
 
-/// Whether the change from `was` to `now` is a deletion, or merely a change.
+/// Deleted if `was` is not deleted and `now` is, else updated.
 pub(super) fn updated<F: Field>(was: &EntityState<F>, now: &EntityState<F>) -> Action {
     if was.deleted.is_none() && now.deleted.is_some() { Action::Deleted } else { Action::Updated }
 }
 
-/// The fields in which two states differ, and their old and new values in the form of the change feed.
+/// The fields in which two states differ, and their old and new values for the change feed.
 pub(super) fn difference<F: Field>(
     was: Option<&EntityState<F>>,
     now: &EntityState<F>,

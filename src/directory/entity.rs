@@ -1,5 +1,4 @@
-//! The state of one entity, folded from its facts in order of time: whether it exists, and the newest value of each
-//! field. Members, departments and tags share it.
+//! The state of one member, department or tag, folded from its facts: existence, and the newest value of each field.
 
 use std::collections::BTreeMap;
 
@@ -8,20 +7,20 @@ use super::fields::{Field, FieldKind, Value};
 use super::ids::TagId;
 use super::time::{Rank, Stamp, UnixSeconds};
 
-/// The state of an entity after some facts.
+/// The state of an entity after a prefix of its facts in time.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EntityState<F> {
-    /// The last deletion before the present existence began. Facts up to here belong to a former holder of the name.
+    /// The last deletion before the present existence. Facts up to it belong to a former holder of the name.
     pub reset_at: Stamp,
-    /// Whether a fact showed that it exists. A tag may name an entity before its creation arrives.
+    /// Whether a fact showed existence. A tag may mention an entity before its creation arrives.
     pub known: bool,
-    /// When it was deleted; `None` while it is not.
+    /// The time of the deletion; `None` while not deleted.
     pub deleted: Option<Stamp>,
-    /// The newest value of each field, with its time.
+    /// The newest value of each field, with its stamp.
     pub fields: TimedFields<F>,
-    /// A last-writer-wins register per tag: since when the entity is in it (true) or not.
+    /// A last-writer-wins register per tag: the entity is in it (true) or not, since the stamp.
     pub tags: BTreeMap<TagId, (Stamp, bool)>,
-    /// The newest fact.
+    /// The stamp of the newest fact.
     pub newest: Stamp,
 }
 
@@ -39,13 +38,13 @@ impl<F> Default for EntityState<F> {
 }
 
 impl<F: Field> EntityState<F> {
-    /// Whether it exists now.
+    /// Whether the entity is known and not deleted.
     #[must_use]
     pub fn is_present(&self) -> bool {
         self.known && self.deleted.is_none()
     }
 
-    /// The tags it is in now, also before its creation has arrived.
+    /// The tags that contain the entity, even before its creation arrives.
     pub fn tags_now(&self) -> impl Iterator<Item = TagId> + '_ {
         let is_deleted = self.deleted.is_some();
         self.tags.iter().filter(move |(_, (_, within))| !is_deleted && *within).map(|(tag, _)| *tag)
@@ -57,7 +56,7 @@ impl<F: Field> EntityState<F> {
             Fact::Present(_, fields) => self.upsert(stamp, fields),
             Fact::Tagged(tag, within) => {
                 let register = self.tags.entry(*tag).or_insert((stamp, *within));
-                // Within one second "came" wins over "left", in any order; the tag is compared then.
+                // Within one second an addition wins over a removal, in any order; a comparison of the tag follows.
                 if (register.0, register.1) <= (stamp, *within) {
                     *register = (stamp, *within);
                 }
@@ -124,7 +123,7 @@ impl<F: Field> EntityState<F> {
         }
     }
 
-    /// Takes over fields and tags of another state that are newer than this one's.
+    /// Merges the fields and tags of another state that are newer than this one's.
     pub fn merge_from(&mut self, other: Self) {
         for (field, (at, value)) in other.fields {
             self.set(field, at, value);
@@ -171,27 +170,26 @@ impl<F: Field> EntityState<F> {
     }
 }
 
-/// With fewer facts than these there is no compaction.
-pub const FEW: usize = 16;
-/// With more facts than these, and some more for each name of a group, the older half is compacted at any age, so that the
-/// cost of an event is bounded.
+/// Minimum number of facts for a compaction.
+pub(crate) const FEW: usize = 16;
+/// With more facts than this, plus [`MANY_PER_NAME`] for each name, the older half is compacted at any age, which bounds the
+/// cost of an event.
 const MANY: usize = 256;
 const MANY_PER_NAME: usize = 16;
-/// Age at which facts are compacted, in seconds older than the newest: WeCom gives up after three deliveries within
-/// minutes.
+/// Facts this many seconds older than the newest one are compacted. WeCom delivers an event three times within minutes.
 const SETTLED: i64 = 7 * 24 * 3600;
 
-/// The first arrival number of the facts of a snapshot: before those of all events.
-pub const SNAPSHOT: i64 = i64::MIN / 2;
+/// The first arrival number of a snapshot's facts; precedes those of all events.
+pub(crate) const SNAPSHOT: i64 = i64::MIN / 2;
 
-/// How many of the oldest facts are to be compacted, given the stamps of all, sorted, and the number of their names. Never
-/// part of a second.
+/// The number of oldest facts to compact, given the sorted stamps of all facts and the number of their names. A second is
+/// never split.
 pub(super) fn compaction_cut(sorted: &[Stamp], names: usize) -> Option<usize> {
     let newest = sorted.last()?.second;
     let settled = sorted.iter().take_while(|stamp| newest.since(stamp.second) > SETTLED).count();
     let cut = match sorted.len() {
         n if n > MANY + MANY_PER_NAME * names => settled.max(n / 2),
-        // Names that renames tie together are compacted only to bound the cost: a snapshot forgets former names.
+        // A group of several names is compacted only to bound the cost, because a snapshot drops former names.
         n if names == 1 && n > FEW && settled > FEW / 2 => settled,
         _ => return None,
     };
@@ -199,9 +197,8 @@ pub(super) fn compaction_cut(sorted: &[Stamp], names: usize) -> Option<usize> {
     Some(sorted.iter().take_while(|stamp| stamp.second <= last).count())
 }
 
-/// Whether a fact of `stamp` is older than the snapshot among the known facts, if there is one: the fold still is the
-/// same in every order, but the snapshot may have forgotten what it would have contradicted.
-#[must_use]
-pub fn is_below_snapshot<T>(known: &[FactRecord<T>], stamp: Stamp) -> bool {
+/// Whether a fact of `stamp` is older than a snapshot among the known facts. Its fold does not depend on the order of
+/// arrival, but may be wrong, because the snapshot may lack facts that it contradicts.
+pub(crate) fn is_below_snapshot<T>(known: &[FactRecord<T>], stamp: Stamp) -> bool {
     known.iter().any(|record| record.arrival < 0 && record.stamp > stamp && record.stamp.rank != Rank::Tagged)
 }

@@ -1,74 +1,67 @@
-//! An event as the directory understands it: no XML left, every id checked.
+//! Events without XML: every id is parsed and every value is in its normal form.
 
 use super::fields::{DepartmentField, Fields, MemberField};
 use super::ids::{DepartmentId, TagId, UserId};
 use super::time::UnixSeconds;
 
-/// One callback's news.
+/// The event that one callback carries.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Event {
-    /// CreateTime: WeCom's clock.
+    /// CreateTime, on WeCom's clock; corrected if it was implausible.
     pub at: UnixSeconds,
-    /// What it is about.
+    /// What happened, and to which entity.
     pub subject: Subject,
 }
 
-/// What an event is about.
+/// The entity that an event concerns, and what happened to it.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Subject {
-    /// create_user, update_user, delete_user
+    /// create_user, update_user and delete_user (doc 90970).
     Member(UserId, MemberEvent),
-    /// create_party, update_party, delete_party
+    /// create_party, update_party and delete_party (doc 90974).
     Department(DepartmentId, DepartmentEvent),
-    /// update_tag
+    /// update_tag, with members and departments (doc 90976).
     Tag(TagId, TagEvent),
-    /// subscribe, unsubscribe, enter_agent: a member who may now be convertible
+    /// subscribe, unsubscribe and enter_agent: the member may be convertible now.
     Trigger(UserId, Trigger),
-    /// A bulk job ended
+    /// batch_job_result: a bulk job ended (doc 90973).
     BatchJob(BatchJob),
-    /// Nothing that this program acts on
+    /// Any other event; it is recorded and ignored.
     Other,
 }
 
-/// What happened to a member.
+/// A contact event about a member. Only update_user carries part of the fields.
 #[derive(Debug, Clone, PartialEq)]
+#[allow(missing_docs)]
 pub enum MemberEvent {
-    /// create_user
     Created(Fields<MemberField>),
-    /// update_user: only what changed
     Updated(Fields<MemberField>),
-    /// update_user with NewUserID
+    /// update_user with NewUserID: the new userid and the changed fields.
     Renamed(UserId, Fields<MemberField>),
-    /// delete_user
     Deleted,
 }
 
-/// What happened to a department.
+/// A contact event about a department. update_party carries only the changed fields.
 #[derive(Debug, Clone, PartialEq)]
+#[allow(missing_docs)]
 pub enum DepartmentEvent {
-    /// create_party
     Created(Fields<DepartmentField>),
-    /// update_party: only what changed
     Updated(Fields<DepartmentField>),
-    /// delete_party
     Deleted,
 }
 
-/// update_tag: who and what came into a tag and left it.
+/// The content of update_tag: AddUserItems, DelUserItems, AddPartyItems and DelPartyItems.
 #[derive(Debug, Clone, PartialEq, Default)]
+#[allow(missing_docs)]
 pub struct TagEvent {
-    /// AddUserItems
     pub added_members: Vec<UserId>,
-    /// DelUserItems
     pub removed_members: Vec<UserId>,
-    /// AddPartyItems
     pub added_departments: Vec<DepartmentId>,
-    /// DelPartyItems
     pub removed_departments: Vec<DepartmentId>,
 }
 
 impl TagEvent {
-    /// Number of members and departments in all lists.
+    /// The number of members and departments in all four lists.
     pub(crate) fn len(&self) -> usize {
         self.added_members.len()
             + self.removed_members.len()
@@ -80,15 +73,15 @@ impl TagEvent {
 /// Events of an app's callback that name a member who may now be convertible (doc 90376, 90240).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trigger {
-    /// The member came into the app's visible range.
+    /// The member entered the app's visible range.
     Subscribe,
-    /// The member left it.
+    /// The member left the app's visible range.
     Unsubscribe,
     /// The member opened the app.
     EnterAgent,
 }
 
-/// batch_job_result (doc 90973).
+/// The result of a bulk job: batch_job_result (doc 90973).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BatchJob {
     /// JobType: sync_user, replace_user, invite_user, replace_party
@@ -96,7 +89,7 @@ pub struct BatchJob {
 }
 
 impl BatchJob {
-    /// Whether the job may have changed the directory without telling of each change.
+    /// Whether the job may have changed the directory without an event for each change.
     #[must_use]
     pub fn changes_the_directory(&self) -> bool {
         matches!(self.job_type.as_str(), "sync_user" | "replace_user" | "replace_party")

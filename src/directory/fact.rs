@@ -1,4 +1,4 @@
-//! What WeCom said of an entity, and the form in which the database keeps it.
+//! Facts about entities, and their JSON form in the database.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -10,17 +10,17 @@ use super::ids::TagId;
 use super::restamp::{Restamped, restamp};
 use super::time::{Rank, Stamp, UnixSeconds};
 
-/// Fields with the time of each value.
+/// Fields with the stamp of each value.
 pub type TimedFields<F> = BTreeMap<F, (Stamp, Value)>;
 
-/// How WeCom showed that an entity exists.
+/// The evidence that an entity exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Presence {
-    /// An event created it.
+    /// An event creates the entity: create_user, create_party.
     Created,
-    /// An event changed it.
+    /// An event updates the entity: update_user, update_party, update_tag.
     Updated,
-    /// An API answer has it.
+    /// An API answer contains the entity.
     Listed,
 }
 
@@ -36,21 +36,21 @@ impl Presence {
     }
 }
 
-/// What WeCom said of one entity.
+/// A statement of WeCom about one entity.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Fact<F> {
-    /// It exists and these fields have these values. A field that is not in the map is unchanged.
+    /// The entity exists and these fields have these values; other fields are unchanged.
     Present(Presence, TimedFields<F>),
-    /// It came into the tag (true) or left it.
+    /// The entity was added to the tag (true) or removed from it (false).
     Tagged(TagId, bool),
-    /// An event deleted it.
+    /// An event deletes the entity: delete_user, delete_party.
     Deleted,
-    /// A complete listing lacks it, and WeCom does not know it by this very name: unlike a deletion, this never
-    /// refers to a member that was renamed from the name.
+    /// A complete listing lacks the entity, and WeCom does not know this name. Unlike a deletion, this never concerns a
+    /// member that was renamed from the name.
     Absent,
 }
 
-/// Who said it: this decides the rank within the second.
+/// The origin of a fact; it determines the rank within the second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
     /// An event, at its CreateTime.
@@ -60,7 +60,7 @@ pub enum Source {
 }
 
 impl Source {
-    /// WeCom's second.
+    /// The second on WeCom's clock.
     #[must_use]
     pub fn second(self) -> UnixSeconds {
         match self {
@@ -70,7 +70,7 @@ impl Source {
 }
 
 impl<F> Fact<F> {
-    /// The fields that the fact sets.
+    /// The fields that the fact sets, if it can set any.
     #[must_use]
     pub fn fields(&self) -> Option<&TimedFields<F>> {
         if let Self::Present(_, fields) = self { Some(fields) } else { None }
@@ -89,7 +89,7 @@ impl<F> Fact<F> {
         }
     }
 
-    /// Whether two facts of the same second and entity contradict each other, so that the API must settle it.
+    /// Whether two facts of the same second and entity contradict each other, so that the API must decide.
     #[must_use]
     pub fn contradicts(&self, other: &Self) -> bool
     where
@@ -101,27 +101,27 @@ impl<F> Fact<F> {
             }
             (Self::Deleted, Self::Present(Presence::Created, _))
             | (Self::Present(Presence::Created, _), Self::Deleted) => true,
-            (Self::Tagged(a, came), Self::Tagged(b, also_came)) => a == b && came != also_came,
+            (Self::Tagged(a, within), Self::Tagged(b, also_within)) => a == b && within != also_within,
             _ => false,
         }
     }
 }
 
-/// Gives every field the same time.
+/// Gives all fields the same stamp.
 #[must_use]
 pub fn timed<F: Field>(stamp: Stamp, fields: &Fields<F>) -> TimedFields<F> {
     fields.iter().map(|(field, value)| (*field, (stamp, value.clone()))).collect()
 }
 
 impl<F: Field> Fact<F> {
-    /// A fact that the entity is present, with the stamp that its source and kind imply.
+    /// [`Fact::Present`] with the stamp that source and kind imply.
     #[must_use]
     pub fn present(kind: Presence, source: Source, fields: &Fields<F>) -> Self {
         let rank = Self::Present(kind, TimedFields::new()).rank(source);
         Self::Present(kind, timed(Stamp::new(source.second(), rank), fields))
     }
 
-    /// The JSON form in the database. `stamp` is the fact's own; fields that share it are written without a time.
+    /// The JSON form in the database. Fields with the fact's own `stamp` are written without one.
     #[must_use]
     pub fn to_json(&self, stamp: Stamp) -> Json {
         match self {
@@ -132,7 +132,7 @@ impl<F: Field> Fact<F> {
         }
     }
 
-    /// Reads what [`Fact::to_json`] wrote; `None` for anything else.
+    /// Reads the output of [`Fact::to_json`]; `None` for any other JSON.
     #[must_use]
     pub fn from_json(stamp: Stamp, json: &Json) -> Option<Self> {
         if json.get("deleted").is_some() {
@@ -152,7 +152,7 @@ impl<F: Field> Fact<F> {
     }
 }
 
-/// Fields as JSON; a value of another time than `stamp` is written `{"at": [second, rank], "value": ..}`.
+/// Fields as JSON. A value whose stamp is not `stamp` is written as `{"at": [second, rank], "value": ..}`.
 #[must_use]
 pub fn fields_to_json<F: Field>(stamp: Stamp, fields: &TimedFields<F>) -> Json {
     let members = fields.iter().map(|(field, (at, value))| {
@@ -164,7 +164,7 @@ pub fn fields_to_json<F: Field>(stamp: Stamp, fields: &TimedFields<F>) -> Json {
     Json::Object(members.collect::<Map<_, _>>())
 }
 
-/// Reads what [`fields_to_json`] wrote. Fields of unknown names are skipped.
+/// Reads the output of [`fields_to_json`]; skips unknown fields.
 #[must_use]
 pub fn fields_from_json<F: Field>(stamp: Stamp, json: &Json) -> Option<TimedFields<F>> {
     let mut fields = TimedFields::new();
@@ -181,51 +181,50 @@ pub fn fields_from_json<F: Field>(stamp: Stamp, json: &Json) -> Option<TimedFiel
     Some(fields)
 }
 
-/// A fact, when it was said, and when it arrived here.
+/// A stored fact with its stamp and its order of arrival.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FactRecord<T> {
-    /// On WeCom's clock.
+    /// The position in time, on WeCom's clock.
     pub stamp: Stamp,
-    /// The number of the event that was to come next when the fact arrived. The merge never orders by it; it tells
-    /// which facts a wrong clock misdated, and which facts a listing already took into account.
+    /// The number of the next event when the fact arrived; negative in a snapshot. The merge never orders by it. It serves to
+    /// find misdated facts, and facts that a listing has taken into account.
     pub arrival: i64,
-    /// What was said.
+    /// The fact itself, without its time.
     pub fact: T,
 }
 
 impl<T: PartialEq> FactRecord<T> {
-    /// Whether both say the same at the same time: a repetition.
+    /// Whether the other record has the same stamp and fact.
     #[must_use]
     pub fn repeats(&self, other: &Self) -> bool {
         self.stamp == other.stamp && self.fact == other.fact
     }
 }
 
-/// The last complete listing of one kind of entity. A listing is stored only where it differs from what was known then;
-/// [`CompleteListing::implied`] makes explicit what it said without differing.
+/// The last complete listing of one kind of entity. Only its differences are stored as facts;
+/// [`CompleteListing::implied`] produces the others on demand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CompleteListing {
-    /// WeCom's second.
+    /// The second of the listing on WeCom's clock.
     pub second: UnixSeconds,
-    /// The number of the first event after the listing: facts with smaller numbers were taken into account.
+    /// The number of the first event after the listing. The listing was compared with all facts of smaller numbers.
     pub arrival: i64,
 }
 
 impl CompleteListing {
-    /// Whether the facts contain what the listing implied.
+    /// Whether the facts contain the implied one already.
     pub(super) fn is_explicit_in<T>(self, known: &[FactRecord<T>]) -> bool {
         known.iter().any(|record| {
             record.arrival >= self.arrival && record.stamp.second == self.second && record.stamp.is_observed()
         })
     }
 
-    /// The facts that were known when WeCom was asked, about the time before.
+    /// Facts that were known at the listing and are older than it.
     pub(super) fn known_before<T>(self, known: &[FactRecord<T>]) -> impl Iterator<Item = &FactRecord<T>> {
         known.iter().filter(move |record| record.arrival < self.arrival && record.stamp.second < self.second)
     }
 
-    /// What the listing implied of an entity without a difference: one that was not present then was absent, any other
-    /// was listed.
+    /// The fact that the listing implies about an entity without a difference: listed if the entity was present, else absent.
     pub(super) fn implied<F>(self, was_present: bool) -> (Source, Fact<F>) {
         let fact =
             if was_present { Fact::Present(Presence::Listed, TimedFields::new()) } else { Fact::Absent };
@@ -233,11 +232,10 @@ impl CompleteListing {
     }
 }
 
-/// A fact whose time, and that of its fields, can be corrected.
+/// A fact that can be restamped, with its fields.
 pub(super) trait Timed: Clone {
-    /// The fields that the fact sets, with their times.
+    /// The stamps of the fields that the fact sets.
     fn stamps(&self) -> impl Iterator<Item = Stamp>;
-    /// Gives the fields other stamps.
     fn restamp(&mut self, restamped: &Restamped);
 }
 
@@ -253,15 +251,13 @@ impl<F: Field> Timed for Fact<F> {
     }
 }
 
-/// Gives fields other stamps.
 pub(super) fn restamp_fields<F>(fields: &mut TimedFields<F>, restamped: &Restamped) {
     for (at, _) in fields.values_mut() {
         *at = restamped.stamp(*at);
     }
 }
 
-/// The facts with plausible stamps, and the new stamps; `None` if all are plausible. `next`: the time of the fact that is
-/// about to be added.
+/// The facts with plausible stamps, and the new stamps; `None` if all are plausible. `next` is the second of the fact to add.
 pub(super) fn with_plausible_stamps<T: Timed>(
     records: &[FactRecord<T>],
     latest: UnixSeconds,
@@ -279,8 +275,7 @@ pub(super) fn with_plausible_stamps<T: Timed>(
     Some((moved, restamped))
 }
 
-/// The order of two facts in the fold: by time, and within one second and rank by content, so that it never depends on
-/// the order of arrival.
+/// The order of two facts in the fold: by stamp, then by content, so that it does not depend on the order of arrival.
 pub(super) fn fold_order<T, K: Ord>(
     a: (&FactRecord<T>, K),
     b: (&FactRecord<T>, K),

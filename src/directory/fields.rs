@@ -4,29 +4,29 @@ use std::collections::BTreeMap;
 
 use serde_json::Value as Json;
 
-/// The kind of value that a field holds.
+/// The type of a field's value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FieldKind {
-    /// Text; empty when WeCom emptied it.
+    /// Text; empty if WeCom sent an empty value.
     Text,
-    /// A whole number.
+    /// A 64-bit integer, as SQLite stores it.
     Int,
     /// A list of department ids, in WeCom's order.
     Ids,
-    /// Which of the member's departments it leads.
+    /// The member's departments that the member leads.
     Leads,
-    /// The self-defined attributes, as the API writes `extattr.attrs`.
+    /// Self-defined attributes, in the form of the API's `extattr.attrs`.
     Attrs,
 }
 
-/// A field's value. The field's [`FieldKind`] decides the variant; [`Value::Cleared`] fits all.
+/// A field's value. [`FieldKind`] determines the variant; [`Value::Cleared`] is valid for all kinds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Value {
-    /// WeCom says that there is no value (an empty element, not an absent one).
+    /// WeCom sent an empty value: an empty element, not an absent one.
     Cleared,
-    /// Text that is not empty.
+    /// Text in its normal form, not empty.
     Text(String),
-    /// A number.
+    /// For [`FieldKind::Int`] only: an integer.
     Int(i64),
     /// Department ids in order. For [`FieldKind::Leads`]: the departments that are led.
     Ids(Vec<u32>),
@@ -36,16 +36,16 @@ pub enum Value {
     Attrs(Json),
 }
 
-/// One field of an entity: its column's name, its kind, and its place in the list of all.
+/// A field of one kind of entity.
 pub trait Field: Copy + Ord + std::fmt::Debug + 'static {
-    /// All fields, in the order of the schema.
+    /// All fields, in the order of the schema's columns.
     const ALL: &'static [Self];
     /// The name in the database and in the change feed.
     fn name(self) -> &'static str;
-    /// What it holds.
+    /// The type of the field's values.
     fn kind(self) -> FieldKind;
 
-    /// The field of that name.
+    /// Finds a field by its [`Field::name`].
     fn by_name(name: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|f| f.name() == name)
     }
@@ -55,6 +55,7 @@ macro_rules! fields {
     ($(#[$doc:meta])* $type:ident { $($(#[$vdoc:meta])* $variant:ident $name:literal $kind:ident,)* }) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[allow(missing_docs)]
         pub enum $type { $($(#[$vdoc])* $variant,)* }
         impl Field for $type {
             const ALL: &'static [Self] = &[$(Self::$variant,)*];
@@ -65,39 +66,27 @@ macro_rules! fields {
 }
 
 fields! {
-    /// A member's fields (doc 90970). Membership of departments is one field, a list.
+    /// A member's fields (doc 90970). The departments are one field, a list.
     MemberField {
-        /// 成员名称
         Name "name" Text,
-        /// 别名
         Alias "alias" Text,
-        /// 手机
         Mobile "mobile" Text,
-        /// 座机
         Telephone "telephone" Text,
-        /// 邮箱
         Email "email" Text,
-        /// 企业邮箱
         BizMail "biz_mail" Text,
-        /// 职务
         Position "position" Text,
-        /// 0 unknown, 1 male, 2 female
+        /// 0: unknown, 1: male, 2: female.
         Gender "gender" Int,
-        /// 1 activated, 2 disabled, 4 not activated, 5 left
+        /// 1: activated, 2: disabled, 4: not activated, 5: left the company.
         Status "status" Int,
-        /// URL of the picture
         Avatar "avatar" Text,
-        /// 地址
         Address "address" Text,
-        /// 主部门
         MainDepartment "main_department" Int,
-        /// userids of the direct leaders, comma between them, as WeCom sends them
+        /// Userids of the direct leaders, separated by commas.
         DirectLeader "direct_leader" Text,
-        /// 扩展属性
         ExtAttr "ext_attr" Attrs,
-        /// the member's departments
         Department "department" Ids,
-        /// those of them that the member leads
+        /// The departments in `department` that the member leads.
         LeaderOf "leader_of" Leads,
     }
 }
@@ -105,19 +94,16 @@ fields! {
 fields! {
     /// A department's fields (doc 90974).
     DepartmentField {
-        /// 部门名称
         Name "name" Text,
-        /// 父部门
         ParentId "parent_id" Int,
-        /// 在父部门中的次序, larger first
+        /// Position within the parent department (在父部门中的次序); larger values come first.
         Order "order" Int,
     }
 }
 
 fields! {
-    /// A tag's fields (doc 90976). Events carry none: the API tells the name.
+    /// A tag's fields (doc 90976). Events carry none; only the API shows the name.
     TagField {
-        /// 标签名称
         Name "name" Text,
     }
 }
@@ -126,14 +112,14 @@ fields! {
 pub type Fields<F> = BTreeMap<F, Value>;
 
 impl Value {
-    /// Text in its [normal form](super::text), or [`Value::Cleared`] if nothing is left of it.
+    /// Text in its [normal form](super::text); [`Value::Cleared`] if that is empty.
     #[must_use]
     pub fn text(text: &str) -> Self {
         let text = super::text::normal(text);
         if text.is_empty() { Self::Cleared } else { Self::Text(text.into_owned()) }
     }
 
-    /// As the change feed and the memory of the merge write it.
+    /// The form in the change feed and in the tables of facts.
     #[must_use]
     pub fn to_json(&self) -> Json {
         match self {
@@ -146,7 +132,7 @@ impl Value {
         }
     }
 
-    /// The value that [`Value::to_json`] wrote for a field of this kind; `None` if it does not fit.
+    /// Reads the output of [`Value::to_json`]; `None` if the JSON does not match the kind.
     #[must_use]
     pub fn from_json(kind: FieldKind, json: &Json) -> Option<Self> {
         if json.is_null() {

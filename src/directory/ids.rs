@@ -1,45 +1,45 @@
-//! The names of things: userid, department id, tag id.
+//! Identifiers: userid, department id, tag id.
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 
-/// A member's userid as WeCom wrote it; compares, sorts and hashes ignoring ASCII case, as WeCom does.
+/// A member's userid. Comparison, order and hash ignore ASCII case, as WeCom does; the spelling is kept.
 ///
 /// 1 to 64 bytes of letters, digits and `_-@.`, the first a letter or digit
 /// (doc 90195, "UserID: 成员UserID").
 #[derive(Clone)]
 pub struct UserId(String);
 
-/// Why a text is no [`UserId`].
+/// The text is not a [`UserId`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a userid: 1 to 64 letters, digits and _-@. beginning with a letter or digit")]
 pub struct BadUserId(String);
 
 impl UserId {
-    /// Takes a userid as WeCom or an operator wrote it.
+    /// Parses a userid from WeCom or an operator.
     ///
     /// # Errors
-    /// When it breaks WeCom's rules for a userid.
+    /// [`BadUserId`] with the first 80 characters of the text.
     pub fn parse(text: &str) -> Result<Self, BadUserId> {
         let first_is_alphanumeric = text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
         let all_allowed = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-@.".contains(&b));
         if first_is_alphanumeric && all_allowed && text.len() <= 64 {
             Ok(Self(text.to_owned()))
         } else {
-            // Bounded, because it goes into log lines.
+            // Log lines contain it.
             Err(BadUserId(text.chars().take(80).collect()))
         }
     }
 
-    /// As WeCom wrote it.
+    /// The userid in WeCom's spelling.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Whether the two are also written alike.
+    /// Whether both are equal including the case of their letters.
     #[must_use]
     pub fn same_spelling(&self, other: &Self) -> bool {
         self.0 == other.0
@@ -86,11 +86,11 @@ impl fmt::Debug for UserId {
     }
 }
 
-/// A department's id; the company itself, the root, is 1.
+/// A department's id. The root department, the company itself, is 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DepartmentId(pub u32);
 
-/// A tag's id.
+/// The id of a tag, unique within the company.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TagId(pub u32);
 

@@ -1,5 +1,5 @@
-//! A full listing of the company's members, page by page, kept small: a company of a million takes some
-//! 30 MiB. And what is wrong with a listing, so that nobody is taken for gone because of it.
+//! The listing of all members, page by page, in a compact form: some 30 MiB for a million members. A flaw of the listing
+//! prevents deletions because of it.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeSet, HashSet};
@@ -7,25 +7,25 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use super::ids::{DepartmentId, UserId};
 
-/// Why nothing may be concluded from what a listing lacks. What it has is so all the same.
+/// Why a listing proves no absence. The members that it contains are valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Flaw {
-    /// There was nobody in it.
+pub(crate) enum Flaw {
+    /// The first page of the listing is empty.
     #[error("the listing is empty")]
     Empty,
-    /// A page without anybody.
+    /// A page after the first is empty.
     #[error("a page of the listing is empty")]
     EmptyPage,
-    /// A page that was there before.
-    #[error("a page of the listing comes twice")]
+    /// A page has the same rows as an earlier one.
+    #[error("the listing repeats a page")]
     RepeatedPage,
-    /// A cursor that was given before: it would go round for ever.
-    #[error("the listing's cursor comes twice")]
+    /// A cursor is the same as an earlier one: the listing would not end.
+    #[error("the listing repeats a cursor")]
     RepeatedCursor,
-    /// It broke off.
-    #[error("the listing broke off")]
-    BrokenOff,
-    /// More than any company has.
+    /// A page after the first could not be read.
+    #[error("the listing is cut short")]
+    CutShort,
+    /// More than [`MAX_ROWS`] rows or pages.
     #[error("the listing does not end")]
     Endless,
     /// Rows that are not userids; a third-party suite gets open_userids (doc 96021).
@@ -33,7 +33,7 @@ pub enum Flaw {
     NotUserids,
 }
 
-/// No company has more rows: 4 GiB of userids could not be held.
+/// Exceeds every company; bounds the userids to 4 GiB.
 const MAX_ROWS: usize = 50_000_000;
 
 struct Row {
@@ -44,7 +44,7 @@ struct Row {
 
 /// The rows of a listing: one per member and department.
 #[derive(Default)]
-pub struct Listing {
+pub(crate) struct Listing {
     names: Vec<u8>,
     rows: Vec<Row>,
     pages: HashSet<u64>,
@@ -53,8 +53,8 @@ pub struct Listing {
 }
 
 impl Listing {
-    /// Adds a page and the cursor that leads on (empty: it is the last). Whether to ask for another.
-    pub fn add(&mut self, page: &[(UserId, DepartmentId)], next_cursor: &str) -> bool {
+    /// Adds a page and its next cursor, which is empty for the last page. Returns whether to request another page.
+    pub(crate) fn add(&mut self, page: &[(UserId, DepartmentId)], next_cursor: &str) -> bool {
         if page.is_empty() {
             self.flawed(if self.rows.is_empty() { Flaw::Empty } else { Flaw::EmptyPage });
         } else if !self.pages.insert(digest(&page)) {
@@ -66,7 +66,7 @@ impl Listing {
                 self.flawed(Flaw::Endless);
                 return false;
             };
-            // The rows of a member mostly follow each other: its name is kept once.
+            // Rows of one member are mostly adjacent; they share the name.
             let start = match self.rows.last() {
                 Some(last) if self.name(last) == text => last.start,
                 _ => {
@@ -87,41 +87,30 @@ impl Listing {
             self.flawed(Flaw::Endless);
             return false;
         }
-        // An empty page that leads on might lead on for ever.
+        // Empty pages with a next cursor might not end.
         !page.is_empty()
     }
 
-    /// Something is wrong with it; the first flaw stays.
-    pub fn flawed(&mut self, flaw: Flaw) {
+    /// Records a flaw; the first one is kept.
+    pub(crate) fn flawed(&mut self, flaw: Flaw) {
         self.flaw.get_or_insert(flaw);
     }
 
-    /// What is wrong with it.
-    #[must_use]
-    pub fn flaw(&self) -> Option<Flaw> {
+    pub(crate) fn flaw(&self) -> Option<Flaw> {
         self.flaw
     }
 
-    /// Rows so far.
-    #[must_use]
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.rows.len()
     }
 
-    /// Whether there is nothing in it.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.rows.is_empty()
-    }
-
-    /// The members in order of their userids, each with its departments.
-    #[must_use]
-    pub fn members(mut self) -> Members {
+    /// The members with their departments, in order of userid.
+    pub(crate) fn members(mut self) -> ListedMembers {
         let names = std::mem::take(&mut self.names);
         let key = |row: &Row| &names[row.start as usize..][..usize::from(row.length)];
         self.rows.sort_by(|a, b| folded(key(a), key(b)));
         self.rows.shrink_to_fit();
-        Members { names, rows: self.rows, next: 0 }
+        ListedMembers { names, rows: self.rows, next: 0 }
     }
 
     fn name(&self, row: &Row) -> &[u8] {
@@ -129,33 +118,31 @@ impl Listing {
     }
 }
 
-/// A listing's members in order; see [`Listing::members`].
-pub struct Members {
+/// Iterates over a listing's members; see [`Listing::members`].
+pub(crate) struct ListedMembers {
     names: Vec<u8>,
     rows: Vec<Row>,
     next: usize,
 }
 
-impl Members {
+impl ListedMembers {
     fn name(&self, at: usize) -> Option<&[u8]> {
         let row = self.rows.get(at)?;
         self.names.get(row.start as usize..)?.get(..usize::from(row.length))
     }
 
-    /// Rows, of all members: one per member and department.
-    #[must_use]
-    pub fn rows(&self) -> usize {
+    /// The number of rows: one per member and department.
+    pub(crate) fn rows(&self) -> usize {
         self.rows.len()
     }
 
-    /// The departments that anybody is in.
-    #[must_use]
-    pub fn departments(&self) -> BTreeSet<DepartmentId> {
+    /// All departments that have a member.
+    pub(crate) fn departments(&self) -> BTreeSet<DepartmentId> {
         self.rows.iter().map(|row| DepartmentId(row.department)).collect()
     }
 }
 
-impl Iterator for Members {
+impl Iterator for ListedMembers {
     type Item = (UserId, Vec<u32>);
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -176,7 +163,7 @@ impl Iterator for Members {
     }
 }
 
-/// The order of userids: ignoring case, as [`UserId`] and SQLite's NOCASE compare.
+/// Compares userids ignoring case, as [`UserId`] and SQLite's NOCASE do.
 fn folded(a: &[u8], b: &[u8]) -> Ordering {
     a.iter().map(u8::to_ascii_lowercase).cmp(b.iter().map(u8::to_ascii_lowercase))
 }
@@ -207,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn flaws_are_seen_and_never_lead_round_in_circles() {
+    fn flaws_are_recorded_and_end_the_listing() {
         let full = page(&[("a", 1)]);
         let other = page(&[("b", 1)]);
         let flaw = |pages: &[(&[(UserId, DepartmentId)], &str)]| {

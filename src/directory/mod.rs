@@ -1,24 +1,24 @@
-//! Pure: what a directory is and how it changes.
+//! The directory and its merge. Pure: no XML, HTTP, SQL, threads or clock; time is a parameter.
 //!
-//! No XML, HTTP, SQL, threads or clock: time is a parameter. The merge is in [`members`] and [`numbered`]: what WeCom said
-//! is kept and folded in order of WeCom's time, so that the order of arrival cannot matter.
+//! The merge is in [`members`] and [`numbered`]: facts are stored and folded in order of WeCom's time, so the result does not
+//! depend on their order of arrival.
 
-pub mod attributes;
-pub mod clock;
-pub mod comparison;
+pub(crate) mod attributes;
+pub(crate) mod clock;
+pub(crate) mod comparison;
 pub mod diff;
-pub mod entity;
-pub mod event;
+pub(crate) mod entity;
+pub(crate) mod event;
 pub mod fact;
 pub mod fields;
-pub mod ids;
-pub mod listing;
+pub(crate) mod ids;
+pub(crate) mod listing;
 pub mod members;
 pub mod numbered;
 pub mod openid;
-pub mod restamp;
+pub(crate) mod restamp;
 pub mod text;
-pub mod time;
+pub(crate) mod time;
 
 pub(crate) use diff::column_form;
 pub use diff::{Action, Change};

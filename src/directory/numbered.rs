@@ -12,11 +12,11 @@ use super::time::{Rank, Stamp, UnixSeconds};
 /// A fact about a department or tag.
 pub type Record<F> = FactRecord<Fact<F>>;
 
-/// A kind of entity that has a number and fields: departments and tags.
+/// The fields of an entity with a numeric id: departments and tags.
 pub trait Numbered: Field {
-    /// The kind in the change feed.
+    /// The kind of entity in the change feed.
     const ENTITY: Entity;
-    /// The key of the number in the change feed's `created` lines, if they carry it.
+    /// The key of the id in the change feed's `created` lines, if they contain it.
     const ID: Option<&'static str>;
 }
 
@@ -33,41 +33,41 @@ impl Numbered for TagField {
 /// The difference between two states, for the rows and the change feed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Difference<F> {
-    /// The entity as it is now; `None` while only tags named it.
+    /// The new state; `None` while only tags mention the entity.
     pub row: Option<EntityState<F>>,
-    /// Whether the row begins anew: there was none, or the entity was deleted in between.
+    /// Whether the row is new, or the entity was deleted in between.
     pub is_new: bool,
-    /// Whether anything but the time of the newest fact changed.
+    /// Whether anything except the time of the newest fact changed.
     pub changed: bool,
-    /// Tags that it came into (true) and left.
+    /// Tags to which the entity was added (true) and from which it was removed (false).
     pub tags: Vec<(TagId, bool)>,
-    /// Lines for the change feed.
+    /// New lines of the change feed.
     pub changes: Vec<Change>,
 }
 
-/// What one more fact does.
+/// The effect of one more fact.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Merge<F> {
-    /// The fact as it is to be stored.
+pub struct NumberedMerge<F> {
+    /// The record to store for the fact.
     pub record: Record<F>,
-    /// What changes.
+    /// The changes of row, tags and change feed.
     pub difference: Difference<F>,
-    /// Whether the fact changed anything, or is at least the newest.
+    /// Whether the fact changed anything or is the newest; else it arrived too late.
     pub took_effect: bool,
-    /// Whether the entity agrees with the fact.
+    /// Whether the entity agrees with the fact; else newer facts hide it.
     pub holds: bool,
-    /// Whether another fact of the same second contradicts this one, so that only the API tells which holds.
+    /// Whether another fact of the same second contradicts this one, so that the API must decide.
     pub is_unsettled: bool,
 }
 
-/// Folds facts, given in any order.
+/// Folds facts; their order in `records` does not matter.
 #[must_use]
 pub fn fold<'a, F: Field>(records: impl IntoIterator<Item = &'a Record<F>>) -> EntityState<F> {
     let mut records: Vec<&Record<F>> = records.into_iter().collect();
     sort(&mut records);
     let mut state = EntityState::default();
     for second in records.chunk_by(|a, b| a.stamp.second == b.stamp.second) {
-        // Created and deleted within one second, unless it was there before and is created again.
+        // If the entity was absent before this second, its creation precedes its deletion.
         let is_deletion = |r: &&&Record<F>| r.arrival >= 0 && r.stamp.rank == Rank::Deleted;
         let is_created = second.iter().any(|r| r.arrival >= 0 && r.stamp.rank == Rank::Created);
         let comes_last = |r: &&&Record<F>| is_deletion(r) && is_created;
@@ -95,7 +95,7 @@ pub fn merge<F: Numbered>(
     source: Source,
     arrival: i64,
     fact: Fact<F>,
-) -> Merge<F> {
+) -> NumberedMerge<F> {
     let stamp = Stamp::new(source.second(), fact.rank(source));
     merge_into(&fold(known), known, id, FactRecord { stamp, arrival, fact })
 }
@@ -106,7 +106,7 @@ pub(crate) fn merge_into<F: Numbered>(
     known: &[Record<F>],
     id: u32,
     record: Record<F>,
-) -> Merge<F> {
+) -> NumberedMerge<F> {
     let stamp = record.stamp;
     let after = fold(known.iter().chain([&record]));
     let is_newest = known.iter().all(|other| other.stamp <= stamp);
@@ -114,7 +114,7 @@ pub(crate) fn merge_into<F: Numbered>(
     let same_second = |other: &&Record<F>| other.stamp.second == stamp.second;
     let is_unsettled = known.iter().filter(same_second).any(|other| other.fact.contradicts(&record.fact));
     let difference = difference_of(id, before, after);
-    Merge {
+    NumberedMerge {
         took_effect: is_newest || !difference.changes.is_empty(),
         holds,
         is_unsettled,
@@ -123,7 +123,7 @@ pub(crate) fn merge_into<F: Numbered>(
     }
 }
 
-/// What changes between two states of entity `id`.
+/// The difference between two states of entity `id`.
 #[must_use]
 pub fn difference_of<F: Numbered>(id: u32, before: &EntityState<F>, after: EntityState<F>) -> Difference<F> {
     let mut changes = Vec::new();
@@ -135,9 +135,9 @@ pub fn difference_of<F: Numbered>(id: u32, before: &EntityState<F>, after: Entit
     let (_, mut fields) = difference((!is_new).then_some(before), &after);
     let differs = !fields.is_empty();
     if !before.is_present() && !after.is_present() {
-        // Late facts about a deleted entity are kept, but are no news.
+        // Late facts about a deleted entity are stored without a line in the change feed.
     } else if is_new && !after.is_present() {
-        // The deletion of the former existence is all that the feed tells.
+        // The change feed contains only the deletion of the former existence.
     } else if is_new {
         if let Some(key) = F::ID {
             fields.insert(key.to_owned(), json!([null, id]));
@@ -160,7 +160,7 @@ pub fn difference_of<F: Numbered>(id: u32, before: &EntityState<F>, after: Entit
     Difference { changed: is_new || differs, is_new, tags, changes, row: after.known.then_some(after) }
 }
 
-/// What the last complete listing implied of the entity, unless the facts contain it.
+/// The fact that the last complete listing implies about the entity; `None` if `known` contains it.
 #[must_use]
 pub fn implied_by_listing<F: Field>(known: &[Record<F>], listing: CompleteListing) -> Option<Record<F>> {
     if listing.is_explicit_in(known) {
@@ -171,7 +171,7 @@ pub fn implied_by_listing<F: Field>(known: &[Record<F>], listing: CompleteListin
     Some(FactRecord { stamp, arrival: listing.arrival, fact })
 }
 
-/// The facts with plausible stamps; `None` if all are plausible. `next`: the time of the fact that is about to be added.
+/// The facts with plausible stamps; `None` if all are plausible. `next` is the second of the fact to add.
 #[must_use]
 pub fn restamped<F: Field>(
     records: &[Record<F>],
@@ -181,7 +181,7 @@ pub fn restamped<F: Field>(
     with_plausible_stamps(records, latest, Some(next)).map(|(records, _)| records)
 }
 
-/// Replaces the older facts by the smallest list that folds to the same, if it is time for that.
+/// Replaces the older facts by the smallest list that folds to the same state; `None` if no compaction is due.
 #[must_use]
 pub fn compact<'a, F: Field>(records: impl IntoIterator<Item = &'a Record<F>>) -> Option<Vec<Record<F>>> {
     let mut sorted: Vec<&Record<F>> = records.into_iter().collect();

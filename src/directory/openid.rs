@@ -1,25 +1,25 @@
-//! The openid's states, and when to try again.
+//! The states of an openid, and the backoff of conversions.
 
 use std::time::Duration;
 
 use super::time::UnixSeconds;
 
-/// Where a member stands on the way to its openid. The schema's CHECK has the same list.
+/// The state of a member's conversion. The schema's CHECK has the same list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OpenidState {
-    /// None yet; it has a time when it is tried next.
+    /// No openid yet; a time of the next attempt is set.
     Pending,
-    /// Known.
+    /// The openid is known and stored.
     Converted,
-    /// WeCom said that there is nothing to convert; tried again when something speaks of the member.
+    /// WeCom refused the conversion for good; the next event about the member makes it pending again.
     Failed,
 }
 
 impl OpenidState {
-    /// All states.
+    /// All states, in the order of the schema's CHECK.
     pub const ALL: [Self; 3] = [Self::Pending, Self::Converted, Self::Failed];
 
-    /// The word in the database.
+    /// The state's name in the database.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -30,19 +30,18 @@ impl OpenidState {
     }
 }
 
-/// How long to wait after failures: `first`, doubling to `max`.
+/// Exponential backoff with jitter: the wait doubles with each failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Backoff {
-    /// After the first failure.
+    /// Wait after the first failure.
     pub first: Duration,
-    /// Never longer than this.
+    /// Upper limit of all waits.
     pub max: Duration,
 }
 
 impl Backoff {
-    /// The wait after the `attempts`-th failure (1 for the first). `random` in 0..1 spreads it over the
-    /// last quarter before the full wait, so that members who came together do not stay together, and
-    /// `max` is never exceeded. At least one second.
+    /// The wait after the `attempts`-th failure, counted from 1; at least one second. `random` in 0..1 subtracts up to a
+    /// quarter, so that members that fail together are not retried together.
     #[must_use]
     pub fn wait(&self, attempts: u32, random: f64) -> Duration {
         let doublings = attempts.saturating_sub(1).min(31);
@@ -51,7 +50,7 @@ impl Backoff {
         full.saturating_sub(spread).max(Duration::from_secs(1))
     }
 
-    /// When to try again after the `attempts`-th failure at `now`.
+    /// The time of the next attempt after the `attempts`-th failure at `now`.
     #[must_use]
     pub fn next(&self, attempts: u32, now: UnixSeconds, random: f64) -> UnixSeconds {
         let wait = self.wait(attempts, random).as_secs_f64().ceil();

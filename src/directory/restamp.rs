@@ -8,30 +8,28 @@ use std::collections::BTreeMap;
 use super::clock::TOLERANCE;
 use super::time::{Stamp, UnixSeconds};
 
-/// A fact's place: its stamp, and its order of arrival.
-pub type Place = (Stamp, i64);
+/// A fact's stamp and its order of arrival.
+pub(crate) type Place = (Stamp, i64);
 
-/// The seconds that change: from the recorded one to the plausible one. Ranks within a second stay.
+/// Maps each implausible second to a plausible one. Ranks within a second stay.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Restamped(BTreeMap<UnixSeconds, UnixSeconds>);
+pub(crate) struct Restamped(BTreeMap<UnixSeconds, UnixSeconds>);
 
 impl Restamped {
-    /// The stamp that stands for this one now.
-    #[must_use]
-    pub fn stamp(&self, stamp: Stamp) -> Stamp {
+    /// The new stamp of a fact; the same if it is plausible.
+    pub(crate) fn stamp(&self, stamp: Stamp) -> Stamp {
         self.0.get(&stamp.second).map_or(stamp, |second| Stamp::new(*second, stamp.rank))
     }
 }
 
-/// New stamps for those of `known` that are later than `latest` is plausible. `next` is the stamp of what is about to
-/// be added to them, if anything is. `None`: all are plausible.
-#[must_use]
-pub fn restamp(known: &[Place], latest: UnixSeconds, next: Option<UnixSeconds>) -> Option<Restamped> {
+/// New stamps for the facts in `known` that are later than `latest`; `None` if all are plausible. `next` is the second of the
+/// fact to add, if there is one.
+pub(crate) fn restamp(known: &[Place], latest: UnixSeconds, next: Option<UnixSeconds>) -> Option<Restamped> {
     let (ahead, sane): (Vec<Place>, Vec<Place>) = known.iter().partition(|(stamp, _)| stamp.second > latest);
     if ahead.is_empty() {
         return None;
     }
-    // An API answer is numbered as the next event, before which it came.
+    // An API answer has the number of the next event, which it precedes.
     let order = |(stamp, arrival): &Place| (*arrival, !stamp.is_observed());
     let mut first_arrivals = BTreeMap::new();
     for place in &ahead {
@@ -45,7 +43,7 @@ pub fn restamp(known: &[Place], latest: UnixSeconds, next: Option<UnixSeconds>) 
         let floor = sane.iter().filter(is_earlier).map(|(stamp, _)| stamp.second).max();
         let floor = floor.unwrap_or(UnixSeconds(i64::MIN));
         let later = sane.iter().filter(|place| !is_earlier(place)).map(|(stamp, _)| stamp.second);
-        // What came later with an older time is a late event, and tells nothing of when this was.
+        // A later arrival with an older time is a late event, and does not bound this time.
         let later = later.chain(next).filter(|second| *second > floor).min();
         let room = later.map_or(before, |later| later.min(before)).plus(-1);
         before = room.max(floor).min(before);

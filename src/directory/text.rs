@@ -1,5 +1,5 @@
-//! The one normal form of what WeCom says, whichever source says it: events in XML, `user/get` and the listings in
-//! JSON. Without it the change feed alternates between two spellings of the same content. Pure.
+//! The normal form of text, numbers and lists in WeCom's XML and JSON. Without it, the change feed would alternate between
+//! two spellings of the same content. Pure.
 //!
 //! Text has no white space around it, `\n` as its only line break, and U+FFFD for each character that XML forbids;
 //! line breaks inside stay, since addresses have them. Lists have no white space and no empty items. Numbers are

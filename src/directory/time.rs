@@ -1,4 +1,4 @@
-//! Time as the merge sees it: WeCom's clock, whole seconds, and what happens inside one of them.
+//! Time in the merge: whole seconds of WeCom's clock, and the order of facts within one second.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use std::fmt;
 pub struct UnixSeconds(pub i64);
 
 impl UnixSeconds {
-    /// This time and `seconds` more; saturates.
+    /// Adds seconds, which may be negative; saturates.
     #[must_use]
     pub fn plus(self, seconds: i64) -> Self {
         Self(self.0.saturating_add(seconds))
@@ -26,10 +26,10 @@ impl fmt::Display for UnixSeconds {
     }
 }
 
-/// The order of facts within one second, which WeCom's clock leaves open. Later ranks win.
+/// The order of facts within one second, which WeCom's clock does not define. Later ranks win.
 ///
 /// An API answer precedes events, because an event of the same second is at least as fresh. An update precedes a
-/// deletion, because the member is gone afterwards. A creation follows a deletion of the same second: if the userid was
+/// deletion, because the member does not exist afterwards. A creation follows a deletion of the same second: if the userid was
 /// created first and deleted then, the details that this makes due show it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Rank {
@@ -37,15 +37,15 @@ pub enum Rank {
     Absent,
     /// An API answer shows the entity.
     Listed,
-    /// update_user, update_party
+    /// An event updates the entity: update_user, update_party.
     Updated,
-    /// update_tag
+    /// An event changes the content of a tag: update_tag.
     Tagged,
-    /// update_user with NewUserID
+    /// An event renames the member: update_user with NewUserID.
     Renamed,
-    /// delete_user, delete_party
+    /// An event deletes the entity: delete_user, delete_party.
     Deleted,
-    /// create_user, create_party
+    /// An event creates the entity: create_user, create_party.
     Created,
     /// WeCom answered a conversion at the end of this second.
     Converted,
@@ -65,21 +65,21 @@ impl Rank {
     ];
 }
 
-/// A point in the merge's time: a second on WeCom's clock, and the order within it.
+/// The position of a fact in time: a second of WeCom's clock, and the order within it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Stamp {
-    /// WeCom's second.
+    /// The second on WeCom's clock.
     pub second: UnixSeconds,
-    /// The order within the second.
+    /// Orders facts of the same second.
     pub rank: Rank,
 }
 
 impl Stamp {
-    /// Before all facts.
+    /// A stamp before those of all facts.
     pub const BEGINNING: Self = Self { second: UnixSeconds(i64::MIN), rank: Rank::Absent };
 
-    /// A stamp of this second and rank.
     #[must_use]
+    #[allow(missing_docs)]
     pub fn new(second: UnixSeconds, rank: Rank) -> Self {
         Self { second, rank }
     }
@@ -90,8 +90,8 @@ impl Stamp {
         matches!(self.rank, Rank::Absent | Rank::Listed | Rank::Converted)
     }
 
-    /// The order of values of one field. A creation precedes an update of the same second here, because the update
-    /// tells what changed since; for existence it is the other way round.
+    /// The order of values of one field. A creation precedes an update of the same second, because the update is newer; for
+    /// existence the order is reversed.
     #[must_use]
     pub fn field_order(self) -> (UnixSeconds, u8) {
         let order = match self.rank {

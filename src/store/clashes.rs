@@ -1,5 +1,6 @@
-//! One openid on several present members: it belongs to one person, so one of the userids is wrong, or a person has two.
-//! Payments would go astray. Each clash is logged once, shown until it is resolved, and its members are asked for again.
+//! Clashes: several present members with the same openid. An openid belongs to one person, so a userid is wrong or a person
+//! has two; a payment would reach the wrong account. Each clash is logged once and shown until it is resolved, and the
+//! openids of its members are requested again.
 
 use std::collections::BTreeMap;
 
@@ -9,23 +10,23 @@ use serde_json::{Value as Json, json};
 use super::state::{get_state, set_state};
 use crate::directory::UnixSeconds;
 
-/// In `daemon_state`: the clashes that were found and are not resolved, openid -> userids.
+/// In `daemon_state`: unresolved clashes, openid to userids.
 const CLASHES: &str = "openid_clashes";
 
-/// Userids that a log line names.
+/// Maximum number of userids in a log line.
 const NAMED: usize = 10;
 
-/// Clashes: openid, and the userids of the present members that have it.
-pub type Clashes = BTreeMap<String, Vec<String>>;
+/// Openids with the userids of the present members that have them.
+pub(crate) type Clashes = BTreeMap<String, Vec<String>>;
 
-/// The clashes that are not resolved.
-pub fn clashes(connection: &Connection) -> rusqlite::Result<Clashes> {
+/// Reads the unresolved clashes from `daemon_state`.
+pub(crate) fn clashes(connection: &Connection) -> rusqlite::Result<Clashes> {
     let found = get_state(connection, CLASHES)?.map(|(_, clashes)| clashes);
     Ok(found.and_then(|clashes| serde_json::from_value(clashes).ok()).unwrap_or_default())
 }
 
 /// Present members with this openid, in order of userid.
-pub fn members_with(connection: &Connection, openid: &str) -> rusqlite::Result<Vec<String>> {
+pub(crate) fn members_with(connection: &Connection, openid: &str) -> rusqlite::Result<Vec<String>> {
     let mut statement = connection.prepare_cached(
         "SELECT userid FROM members WHERE openid = ?1 AND deleted_at IS NULL ORDER BY userid",
     )?;
@@ -33,8 +34,8 @@ pub fn members_with(connection: &Connection, openid: &str) -> rusqlite::Result<V
     found.collect()
 }
 
-/// A member has this openid now: looks for others that have it, too. Each member of a clash is asked for again once: those
-/// that were in it before have been, so that many members with one openid cost one more call each.
+/// Detects a clash after a member received this openid. The openid of each member is requested again once, when the member
+/// joins the clash, so that N members cost N calls.
 pub(super) fn look_for(connection: &Connection, openid: &str, now: UnixSeconds) -> rusqlite::Result<()> {
     let members = members_with(connection, openid)?;
     if members.len() < 2 {
@@ -48,11 +49,11 @@ pub(super) fn look_for(connection: &Connection, openid: &str, now: UnixSeconds) 
         return Ok(());
     }
     log::warn!(
-        "openid clash: userids={} have the same openid={openid}; they are asked for again. If it stays, find out which \
-         of them the person uses, and remove the other in WeCom's admin console",
+        "openid clash: userids={} have the same openid={openid}, which is requested again. If the clash remains, find out \
+         which of them the person uses, and remove the other in WeCom's admin console",
         named(&added, before)
     );
-    // A converted member with a next attempt is asked for again then, independent of the age of its openid.
+    // A converted member with a next attempt is converted again then, independent of the age of its openid.
     let mut make_due = connection.prepare_cached(
         "UPDATE members SET openid_next_attempt_at = ?2 WHERE userid = ?1 AND deleted_at IS NULL",
     )?;
@@ -63,7 +64,7 @@ pub(super) fn look_for(connection: &Connection, openid: &str, now: UnixSeconds) 
     write(connection, &known, now)
 }
 
-/// The members of a clash for a log line, in order of userid: `added` before others if there are too many to name.
+/// The members of a clash for a log line, in order of userid; `added` take precedence if there are more than [`NAMED`].
 fn named(added: &[&str], before: &[String]) -> String {
     let present = added.iter().copied().chain(before.iter().map(String::as_str));
     let mut shown: Vec<&str> = present.take(NAMED).collect();
@@ -73,7 +74,7 @@ fn named(added: &[&str], before: &[String]) -> String {
     shown.join(",") + &rest
 }
 
-/// Members were deleted, renamed, respelled, or got other openids: forgets the clashes that this resolved.
+/// Removes resolved clashes, after members were deleted, renamed, respelled, or received other openids.
 pub(super) fn review(connection: &Connection, now: UnixSeconds) -> rusqlite::Result<()> {
     let known = clashes(connection)?;
     let mut left = Clashes::new();
@@ -93,8 +94,7 @@ fn write(connection: &Connection, clashes: &Clashes, now: UnixSeconds) -> rusqli
     set_state(connection, CLASHES, now, value.as_ref())
 }
 
-/// For programs: a list of objects with `openid` and `userids`.
-#[must_use]
-pub fn to_json(clashes: &Clashes) -> Json {
+/// A list of objects with `openid` and `userids`, for `status --json`.
+pub(crate) fn to_json(clashes: &Clashes) -> Json {
     clashes.iter().map(|(openid, userids)| json!({"openid": openid, "userids": userids})).collect()
 }

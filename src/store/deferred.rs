@@ -20,10 +20,10 @@ const PORTION: usize = 64;
 
 /// The result of one portion.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Portion {
+pub(crate) struct Portion {
     /// Members without an openid that are due now.
     pub to_convert: Vec<UserId>,
-    /// Whether more portions wait.
+    /// Whether further portions are waiting.
     pub has_more: bool,
 }
 
@@ -70,7 +70,7 @@ fn content(portion: &Json) -> TagEvent {
 }
 
 /// Merges the first portion that waits, and deletes it.
-pub fn apply_portion(connection: &Connection, moment: Moment) -> rusqlite::Result<Portion> {
+pub(crate) fn apply_portion(connection: &Connection, moment: Moment) -> rusqlite::Result<Portion> {
     let mut applied = Portion::default();
     let Some((id, tag, at, portion)) = first(connection)? else { return Ok(applied) };
     if let Ok(portion) = serde_json::from_str(&portion) {
@@ -84,15 +84,15 @@ pub fn apply_portion(connection: &Connection, moment: Moment) -> rusqlite::Resul
 }
 
 /// Deletes the first portion, which cannot be merged, and requests a comparison in its place.
-pub fn drop_portion(connection: &Connection, now: UnixSeconds) -> rusqlite::Result<()> {
+pub(crate) fn drop_portion(connection: &Connection, now: UnixSeconds) -> rusqlite::Result<()> {
     let Some((id, ..)) = first(connection)? else { return Ok(()) };
     delete(connection, id)?;
     state::request_reconcile(connection, "a part of a large event could not be applied", now)
 }
 
-type Row = (i64, TagId, UnixSeconds, String);
+type StoredPortion = (i64, TagId, UnixSeconds, String);
 
-fn first(connection: &Connection) -> rusqlite::Result<Option<Row>> {
+fn first(connection: &Connection) -> rusqlite::Result<Option<StoredPortion>> {
     connection
         .prepare_cached("SELECT id, tag_id, second, content FROM deferred_facts ORDER BY id LIMIT 1")?
         .query_row([], |row| Ok((row.get(0)?, TagId(row.get(1)?), UnixSeconds(row.get(2)?), row.get(3)?)))

@@ -10,7 +10,7 @@ use super::observations::{Observation, observe, tag_content};
 use crate::directory::clock::Moment;
 use crate::directory::entity::EntityState;
 use crate::directory::fact::{Fact, FactRecord, Source};
-use crate::directory::numbered::{self, Difference, Merge, Numbered, implied_by_listing};
+use crate::directory::numbered::{self, Difference, Numbered, NumberedMerge, implied_by_listing};
 use crate::directory::{DepartmentField, Field, Stamp, TagField, TagId, UnixSeconds, Value};
 
 /// What differs between the row tables of departments and tags.
@@ -34,14 +34,14 @@ pub(super) trait NumberedTable: FactTable + Numbered {
         Self: Sized;
 }
 
-/// Merges a fact about a department or tag: stores it and writes what differs.
+/// Merges a fact about a department or tag: stores it, and writes the changed rows.
 pub(super) fn add_numbered_fact<F: NumberedTable>(
     connection: &Connection,
     id: u32,
     source: Source,
     fact: Fact<F>,
     moment: Moment,
-) -> rusqlite::Result<Merge<F>> {
+) -> rusqlite::Result<NumberedMerge<F>> {
     let known = plausible_numbered_facts::<F>(connection, id, source.second(), moment)?;
     let checked = check_numbered(connection, id, known, Some(moment.local))?;
     log_repairs(&checked.findings);
@@ -65,8 +65,8 @@ pub(super) fn add_numbered_fact<F: NumberedTable>(
     Ok(merge)
 }
 
-/// The facts of a department or tag. Times that are later than plausible are corrected, in memory and in the database, so
-/// that a fact of `next` counts.
+/// The facts of a department or tag. Those that are later than plausible are restamped, in memory and in the database, so
+/// that they do not hide a fact of `next`.
 pub(super) fn plausible_numbered_facts<F: NumberedTable>(
     connection: &Connection,
     id: u32,
@@ -194,7 +194,7 @@ impl NumberedTable for TagField {
     }
 }
 
-/// The second from which on events count for the tag's content: the end of its former existence, or its last complete
+/// The second from which events affect the tag's content: the later of the end of its former existence and its last complete
 /// listing. `None` if the tag is deleted or unknown.
 pub(super) fn tag_starts_at(
     connection: &Connection,
@@ -214,14 +214,14 @@ pub(super) fn tag_starts_at(
     }))
 }
 
-/// A complete listing of tags lacks this one: its content is void up to then.
+/// Merges the absence of a tag from a complete listing; its content up to then is void.
 pub(super) fn tag_absent(
     connection: &Connection,
     tag: TagId,
     at: UnixSeconds,
     moment: Moment,
-) -> rusqlite::Result<Merge<TagField>> {
-    // Before the tag's own fact, from which on older memberships are void.
+) -> rusqlite::Result<NumberedMerge<TagField>> {
+    // Before the tag's own fact, after which older memberships are void.
     let (members, departments) = tag_content(connection, tag)?;
     for userid in members {
         observe(connection, &Observation::TagMember(tag, userid, false), at, moment)?;

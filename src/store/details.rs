@@ -1,4 +1,4 @@
-//! Details: members whose fields are not known yet, and what user/get said of them.
+//! Details: members whose fields must be fetched, and the answers of user/get about them.
 
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
@@ -9,22 +9,21 @@ use super::observations::{Effect, observe_member};
 use crate::directory::clock::Moment;
 use crate::directory::{Fields, MemberField, UnixSeconds, UserId};
 
-/// Numbers tried for each member wanted in a sample: enough to find everybody of a small company.
+/// Rowids tried per member of a sample; enough to find all members of a small company.
 const TRIES: usize = 50;
 
-/// A member as it was when user/get was asked.
+/// A member whose fields are fetched, with its revision before the call.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DetailsClaim {
-    /// Who.
+pub(crate) struct DetailsClaim {
     pub userid: UserId,
-    /// Whether an event named it: not merely a listing.
+    /// Whether an event has named the member; otherwise only a listing has.
     pub is_named: bool,
     revision: i64,
 }
 
-/// Members whose details are to be asked for, those with the newest news first.
-pub fn details_due(connection: &Connection, limit: usize) -> rusqlite::Result<Vec<DetailsClaim>> {
-    asked(
+/// Members whose details are due, those with the newest facts first.
+pub(crate) fn details_due(connection: &Connection, limit: usize) -> rusqlite::Result<Vec<DetailsClaim>> {
+    claims(
         connection,
         "SELECT userid, EXISTS (SELECT 1 FROM events WHERE subject = userid), details_revision FROM members
          WHERE details_state = 'due' AND deleted_at IS NULL ORDER BY event_time DESC LIMIT ?1",
@@ -32,9 +31,9 @@ pub fn details_due(connection: &Connection, limit: usize) -> rusqlite::Result<Ve
     )
 }
 
-/// Up to `limit` members whose fields are known, chosen by chance: to see whether they still hold. `random` picks a number
-/// of a range. Of a company where hardly anybody's fields are known it finds few.
-pub fn details_sample(
+/// Up to `limit` random members whose fields are known, to detect drift. `random` returns a number of the given range. Finds
+/// few if the fields of few members are known.
+pub(crate) fn details_sample(
     connection: &Connection,
     limit: usize,
     mut random: impl FnMut(RangeInclusive<i64>) -> i64,
@@ -46,11 +45,11 @@ pub fn details_sample(
     )?;
     let (Some(first), Some(last)) = (first, last) else { return Ok(Vec::new()) };
     let (mut tried, mut found) = (BTreeSet::new(), Vec::new());
-    // By number: going through a million members takes longer than all else at the start.
+    // By rowid: a scan of a million members would dominate the time of the start.
     for _ in 0..limit.saturating_mul(TRIES) {
         let rowid = random(first..=last);
         if tried.insert(rowid) {
-            found.extend(asked(
+            found.extend(claims(
                 connection,
                 "SELECT userid, 1, details_revision FROM members
                  WHERE rowid = ?1 AND deleted_at IS NULL AND details_state = 'known'",
@@ -64,7 +63,7 @@ pub fn details_sample(
     Ok(found)
 }
 
-fn asked(connection: &Connection, sql: &str, parameter: i64) -> rusqlite::Result<Vec<DetailsClaim>> {
+fn claims(connection: &Connection, sql: &str, parameter: i64) -> rusqlite::Result<Vec<DetailsClaim>> {
     let mut statement = connection.prepare_cached(sql)?;
     let mut rows = statement.query([parameter])?;
     let mut found = Vec::new();
@@ -76,11 +75,11 @@ fn asked(connection: &Connection, sql: &str, parameter: i64) -> rusqlite::Result
     Ok(found)
 }
 
-/// Brings in what user/get showed at `at` on WeCom's clock. They are known then, unless the answer is of the
-/// same second as an event that says otherwise, or an event made them due again in between.
-pub fn record_details(
+/// Merges an answer of user/get that is dated `at` on WeCom's clock. The details are known then, unless an event of the same
+/// second contradicts the answer, or a later event made them due again.
+pub(crate) fn record_details(
     connection: &Connection,
-    asked: &DetailsClaim,
+    claim: &DetailsClaim,
     fields: &Fields<MemberField>,
     at: UnixSeconds,
     moment: Moment,
@@ -88,21 +87,21 @@ pub fn record_details(
     let now = moment.local;
     let row: Option<i64> = connection
         .prepare_cached("SELECT details_revision FROM members WHERE userid = ?1 AND deleted_at IS NULL")?
-        .query_row([asked.userid.as_str()], |row| row.get(0))
+        .query_row([claim.userid.as_str()], |row| row.get(0))
         .optional()?;
     let Some(revision) = row else { return Ok(Effect::default()) };
-    let merge = observe_member(connection, &asked.userid, fields, at, moment)?;
-    let state = if revision == asked.revision && !merge.is_unsettled { "known" } else { "due" };
+    let merge = observe_member(connection, &claim.userid, fields, at, moment)?;
+    let state = if revision == claim.revision && !merge.is_unsettled { "known" } else { "due" };
     connection
         .prepare_cached("UPDATE members SET details_state = ?2, details_fetched_at = ?3 WHERE userid = ?1")?
-        .execute(params![asked.userid.as_str(), state, now.0])?;
+        .execute(params![claim.userid.as_str(), state, now.0])?;
     Ok(Effect::of(&merge.changes))
 }
 
-/// WeCom will not show this member's fields.
-pub fn record_denied(
+/// Records that WeCom does not show this member's fields.
+pub(crate) fn record_denied(
     connection: &Connection,
-    asked: &DetailsClaim,
+    claim: &DetailsClaim,
     now: UnixSeconds,
 ) -> rusqlite::Result<()> {
     connection
@@ -110,13 +109,13 @@ pub fn record_denied(
             "UPDATE members SET details_state = 'denied', details_fetched_at = ?3
              WHERE userid = ?1 AND details_revision = ?2",
         )?
-        .execute(params![asked.userid.as_str(), asked.revision, now.0])?;
+        .execute(params![claim.userid.as_str(), claim.revision, now.0])?;
     Ok(())
 }
 
-/// Moves up to `limit` members after `after`, in order of userid, from one state of details to another. The last
-/// of them, if there may be more.
-pub fn move_details(
+/// Changes the `details_state` of up to `limit` members after `after`, in order of userid. Returns the last of them if there
+/// may be more.
+pub(crate) fn move_details(
     connection: &Connection,
     (from, to): (&str, &str),
     after: &str,
@@ -158,12 +157,12 @@ mod tests {
     }
 
     #[test]
-    fn a_sample_is_of_those_whose_fields_are_known_and_of_a_small_company_it_is_everybody() {
+    fn a_sample_has_members_whose_fields_are_known_and_of_a_small_company_all_of_them() {
         let mut rng = fastrand::Rng::with_seed(1);
         for (known, due, expected) in [(0, 0, 0), (0, 9, 0), (1, 0, 1), (20, 5, 20), (300, 300, 20)] {
             let db = company(known, due);
             let sample = details_sample(&db, 20, |range| rng.i64(range)).unwrap();
-            let names: BTreeSet<_> = sample.iter().map(|asked| asked.userid.as_str().to_owned()).collect();
+            let names: BTreeSet<_> = sample.iter().map(|claim| claim.userid.as_str().to_owned()).collect();
             assert_eq!((names.len(), sample.len()), (expected, expected), "{known} {due}");
             let is_known = |name: &String| name[1..].parse::<usize>().unwrap() < known;
             assert!(names.iter().all(is_known), "{names:?}");

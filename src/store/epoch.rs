@@ -1,8 +1,7 @@
-//! The epoch of the change feed: numbers mean the same only within one.
+//! The epoch of the change feed: change numbers are unique only within one epoch.
 //!
-//! After an older copy of the database is put back, numbers would be given a second time to other changes. The lock file,
-//! which no copy of the database contains, keeps the highest number of each epoch; a database that has a lower one begins
-//! a new epoch.
+//! After a restore of an older copy, the database would give used numbers to other changes. The lock file, which no copy
+//! contains, stores the high-water mark of each epoch; a database below its mark begins a new epoch.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -16,18 +15,18 @@ use crate::directory::UnixSeconds;
 
 /// In `daemon_state`: the epoch, a random word.
 const EPOCH: &str = "epoch";
-/// Epochs that the lock file remembers.
+/// Maximum number of epochs in the lock file.
 const REMEMBERED: usize = 16;
-/// Length of the lock file that is read, in bytes.
+/// Maximum length that is read from the lock file, in bytes.
 const MAX_LENGTH: usize = 4096;
 
 /// The epoch of this database; `None` before the first start of a daemon.
-pub fn epoch(connection: &Connection) -> rusqlite::Result<Option<String>> {
+pub(crate) fn epoch(connection: &Connection) -> rusqlite::Result<Option<String>> {
     Ok(get_state(connection, EPOCH)?.and_then(|(_, epoch)| epoch.as_str().map(str::to_owned)))
 }
 
-/// The highest number that was given to a change.
-pub fn last_change(connection: &Connection) -> rusqlite::Result<i64> {
+/// The highest change number, of stored and of pruned changes.
+pub(crate) fn last_change(connection: &Connection) -> rusqlite::Result<i64> {
     let last = connection
         .prepare_cached("SELECT seq FROM sqlite_sequence WHERE name = 'changes'")?
         .query_row([], |row| row.get(0))
@@ -35,12 +34,12 @@ pub fn last_change(connection: &Connection) -> rusqlite::Result<i64> {
     Ok(last.unwrap_or(0))
 }
 
-/// The highest number of each epoch, the latest epoch first: the content of the lock file.
+/// The content of the lock file: the highest change number of each epoch, the latest epoch first.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Marks(Vec<(String, i64)>);
 
 impl Marks {
-    /// Reads lines of an epoch and a number; others are left out.
+    /// Parses lines of an epoch and a number; skips other lines.
     fn parse(text: &str) -> Self {
         let line = |line: &str| {
             let (epoch, number) = line.trim().split_once(' ')?;
@@ -64,7 +63,7 @@ impl Marks {
     }
 }
 
-/// Keeps the highest number in the lock file.
+/// Maintains the highest change number in the lock file.
 pub struct HighWaterMark {
     file: File,
     marks: Marks,
@@ -74,8 +73,8 @@ pub struct HighWaterMark {
 }
 
 impl HighWaterMark {
-    /// Compares the database with the lock file, and begins a new epoch if the database has none, or is an older copy.
-    /// `random` names it.
+    /// Compares the database with the lock file; begins a new epoch, named by `random`, if the database has none or is an
+    /// older copy.
     pub fn open(
         connection: &Connection,
         file: File,
@@ -94,7 +93,7 @@ impl HighWaterMark {
                 if let (Some(former), Some(mark)) = (known, mark) {
                     log::warn!(
                         "the database is an older copy: its last change is #{last}, that of epoch {former} was #{mark}; \
-                         epoch {epoch} of the change feed begins, and consumers must read the directory anew"
+                         epoch {epoch} of the change feed begins, and consumers must read the whole directory again"
                     );
                 }
                 epoch
@@ -105,7 +104,7 @@ impl HighWaterMark {
         Ok(mark)
     }
 
-    /// Notes the highest committed number, before the commit is acknowledged.
+    /// Writes the highest committed number; called before the commit is acknowledged.
     pub(super) fn note(&mut self, connection: &Connection) {
         match last_change(connection) {
             Ok(last) if self.written != last => self.write(last),
@@ -123,8 +122,8 @@ impl HighWaterMark {
         match written {
             Ok(()) => self.failed = false,
             Err(error) if !std::mem::replace(&mut self.failed, true) => log::warn!(
-                "the highest change number cannot be noted in the lock file: {error}; an older copy of the database \
-                 would not be noticed until it can"
+                "the highest change number cannot be written to the lock file: {error}; until it can, a restored older \
+                 copy of the database is not detected"
             ),
             Err(_) => {}
         }
@@ -141,12 +140,12 @@ fn read(file: &File) -> String {
     String::from_utf8_lossy(&buffer).into_owned()
 }
 
-/// A position in the change feed, as a consumer keeps it.
+/// A consumer's position in the change feed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Position {
-    /// The epoch; `None`: whichever it is.
+pub(crate) struct Position {
+    /// `None` accepts any epoch.
     pub epoch: Option<String>,
-    /// Number of the last change that was read; 0 for none.
+    /// The number of the last change that the consumer has read; 0: none.
     pub seq: i64,
 }
 
@@ -164,7 +163,7 @@ impl std::str::FromStr for Position {
     }
 }
 
-/// The epoch as a key of a change's JSON object.
+/// The value of `epoch` in a change's JSON object.
 pub(super) fn to_json(epoch: Option<&str>) -> Json {
     epoch.map_or(Json::Null, Json::from)
 }

@@ -1,4 +1,4 @@
-//! What can go wrong with the database, by what somebody can do about it.
+//! Errors of the database, one variant per remedy.
 
 use std::path::{Path, PathBuf};
 
@@ -6,106 +6,74 @@ use rusqlite::ErrorCode;
 
 use super::holders;
 
-/// Why the database did not do what it was asked.
+/// A failed operation on the database. The text names the remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// There is no such file.
-    #[error("{0}: there is no database yet; `wecom-dirsync run` makes one")]
+    /// The file does not exist yet.
+    #[error("{0}: there is no database yet; `wecom-dirsync run` creates it")]
     Missing(PathBuf),
-    /// The file cannot be made or opened.
+    /// The file cannot be created or opened.
     #[error(
         "{path}: cannot open the database: {reason}; check that its folder exists and belongs to the service's user"
     )]
-    CannotOpen {
-        /// The database.
-        path: PathBuf,
-        /// What the system said.
-        reason: String,
-    },
-    /// SQLite, but made by something else, or not SQLite at all.
+    CannotOpen { path: PathBuf, reason: String },
+    /// Not SQLite, or a database of another program.
     #[error("{0}: this is not a database of wecom-dirsync; point [database] path to another file")]
     NotOurs(PathBuf),
-    /// Something else than a regular file.
+    /// The path leads to something other than a regular file.
     #[error("{path}: this is {what}, not a database; point [database] path to a file")]
-    NotAFile {
-        /// The path.
-        path: PathBuf,
-        /// Such as `a folder`.
-        what: &'static str,
-    },
-    /// The file has several names, so another daemon could open it under another one.
+    NotAFile { path: PathBuf, what: &'static str },
+    /// The file has several names, so a second daemon could open it under another one.
     #[error(
         "{path}: this file has {links} hard links, and two daemons could open it under two names; delete the others (find -samefile), or copy the database"
     )]
-    HardLinked {
-        /// The path.
-        path: PathBuf,
-        /// Its number of links.
-        links: u64,
-    },
+    HardLinked { path: PathBuf, links: u64 },
     /// Another daemon has the same file open, under this name or another.
     #[error("{path}: {holders} works with this database already; stop it first")]
-    InUse {
-        /// The path.
-        path: PathBuf,
-        /// Who.
-        holders: String,
-    },
-    /// Made by a newer version.
+    InUse { path: PathBuf, holders: String },
+    /// A newer version of this program wrote the database.
     #[error(
         "{path}: the database has schema {found}, this version knows up to {known}; install the newer version again"
     )]
-    Newer {
-        /// The database.
-        path: PathBuf,
-        /// Its schema.
-        found: i64,
-        /// Ours.
-        known: i64,
-    },
-    /// Made by an older version; only the daemon migrates.
+    Newer { path: PathBuf, found: i64, known: i64 },
+    /// An older version wrote the database; only the daemon migrates it.
     #[error(
-        "{path}: the database has the older schema {found}; start the daemon of this version once, it brings it up to date"
+        "{path}: the database has the older schema {found}; start the daemon of this version once to migrate it"
     )]
-    Older {
-        /// The database.
-        path: PathBuf,
-        /// Its schema.
-        found: i64,
-    },
+    Older { path: PathBuf, found: i64 },
     /// Another program holds a lock for too long.
     #[error(
         "the database is locked by another program (a sqlite3 shell with an open transaction?); end that transaction"
     )]
     Locked,
-    /// As [`StoreError::Locked`], and by whom.
+    /// As [`StoreError::Locked`], with the processes that hold the lock.
     #[error("the database is locked by another program: {0}; end its transaction, or the program")]
     LockedBy(String),
-    /// Reading takes files beside the database, which cannot be made.
+    /// Files beside the database cannot be created; even reading requires them.
     #[error(
-        "the database's folder cannot be written to, which even reading takes while no daemon runs; become the service's user (sudo -u wecom-dirsync ..)"
+        "the database's folder is not writable, which even reading requires while no daemon runs; run the command as the service's user (sudo -u wecom-dirsync ..)"
     )]
     NoWriteAccess,
-    /// No room.
+    /// The file system has no free space.
     #[error("the disk is full; make room on the file system of the database")]
     Full,
-    /// The file is not where it was opened.
+    /// The file is no longer at the path where it was opened.
     #[error(
-        "{0} was moved away, deleted or replaced while the daemon had it open; put the same file back, or restart the service to go on with what is there"
+        "{0} was moved away, deleted or replaced while the daemon had it open; put the same file back, or restart the service to continue with the present file"
     )]
     Vanished(PathBuf),
-    /// The content makes no sense.
+    /// SQLite finds the file corrupt.
     #[error(
-        "the database is damaged ({0}); stop the service, move the files of the database away, and put a copy in their place or start with none: it fills itself from WeCom"
+        "the database is damaged ({0}); stop the service, move the files of the database away, and put a copy in their place, or start without a database: the service fills it from WeCom"
     )]
     Damaged(String),
-    /// The disk does not do what it should.
-    #[error("the disk of the database fails ({0}); look at the system's log (dmesg)")]
+    /// Reading or writing the file fails with an I/O error.
+    #[error("the disk of the database fails ({0}); check the system's log (dmesg)")]
     Disk(String),
-    /// The writer has stopped, because the daemon is ending.
+    /// The writer has stopped, because the daemon shuts down.
     #[error("the database is being closed")]
     Closed,
-    /// Anything else that SQLite says.
+    /// Any other error of SQLite.
     #[error("the database failed: {0}")]
     Sqlite(#[source] rusqlite::Error),
 }
@@ -124,7 +92,7 @@ impl From<rusqlite::Error> for StoreError {
 }
 
 impl StoreError {
-    /// Whether the error lies in what was to be written, not in the database: the same again fails again.
+    /// Whether the error is caused by the data to write, so that a retry fails alike.
     #[must_use]
     pub fn is_of_the_data(&self) -> bool {
         match self {
@@ -136,13 +104,12 @@ impl StoreError {
         }
     }
 
-    /// For `map_err`: the file under this path cannot be opened.
+    /// For `map_err`: converts an error about this path.
     pub(crate) fn cannot_open<E: ToString>(path: &Path) -> impl Fn(E) -> Self {
         move |error| Self::CannotOpen { path: path.to_owned(), reason: error.to_string() }
     }
 
-    /// If the database is locked: the same, with the processes that hold the lock, if any are found.
-    #[must_use]
+    /// Adds the processes that hold the lock, if the database is locked and any are found.
     pub(super) fn with_holders(self, database: Option<&Path>) -> Self {
         match (&self, database) {
             (Self::Locked, Some(database)) => {
@@ -153,8 +120,7 @@ impl StoreError {
         }
     }
 
-    /// A copy to tell several people of.
-    #[must_use]
+    /// A copy of the error for another caller.
     pub(crate) fn again(&self) -> Self {
         match self {
             Self::Locked => Self::Locked,

@@ -1,7 +1,5 @@
 //! One callback's effect on the database, inside the writer's transaction.
 
-use std::collections::BTreeSet;
-
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::deferred::{MAX_AT_ONCE, defer};
@@ -10,7 +8,7 @@ use super::heal::{check_members, log_repairs};
 use super::openids::make_due_now;
 use super::{facts, members, state};
 use crate::directory::clock::Moment;
-use crate::directory::diff::{Details, Merge, Restamp, merge_into, restamp};
+use crate::directory::diff::{DetailsAction, MemberMerge, Restamp, merge_into, restamp};
 use crate::directory::fact::{Fact, Presence, Source, timed};
 use crate::directory::members::{MemberFact, Record, fold, implied_by_listing};
 use crate::directory::{
@@ -18,26 +16,26 @@ use crate::directory::{
     TagId, UnixSeconds, UserId,
 };
 
-/// What became of an event. The schema's CHECK has the same list.
+/// The outcome of an event. The schema's CHECK has the same list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    /// It is part of the directory now.
+pub enum EventOutcome {
+    /// The event was merged into the directory.
     Applied,
-    /// The same message was applied before.
+    /// An event with the same content was recorded before.
     Duplicate,
-    /// It came too late to change anything.
+    /// The event arrived too late to change anything.
     Stale,
-    /// It is of no concern.
+    /// The event does not concern the directory.
     Ignored,
-    /// It makes no sense.
+    /// The event could not be parsed or applied.
     Invalid,
 }
 
-impl Outcome {
-    /// All outcomes.
+impl EventOutcome {
+    /// All outcomes, in the order of the schema's CHECK.
     pub const ALL: [Self; 5] = [Self::Applied, Self::Duplicate, Self::Stale, Self::Ignored, Self::Invalid];
 
-    /// The word in the database.
+    /// The outcome's name in the database.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -50,33 +48,33 @@ impl Outcome {
     }
 }
 
-/// A callback to be made durable.
+/// The event of a callback, to be recorded and applied.
 #[derive(Debug, Clone)]
 pub struct NewEvent {
-    /// When it arrived, on this machine's clock.
+    /// Time of receipt on this machine's clock.
     pub received_at: UnixSeconds,
-    /// WeCom's CreateTime, if it has one.
+    /// CreateTime as WeCom sent it, if any.
     pub create_time: Option<UnixSeconds>,
-    /// Event.
+    /// The text of the element `Event`.
     pub event: String,
-    /// ChangeType, or empty.
+    /// The text of the element `ChangeType`; may be empty.
     pub change_type: String,
-    /// What it is about, as it was named.
+    /// The userid or id in the event, in its original spelling.
     pub subject: String,
-    /// The decrypted XML, to be stored; empty where the content is not to be.
+    /// The decrypted XML to store; empty if the content must not be stored.
     pub payload: String,
-    /// A digest of the content, whether or not it is stored.
+    /// A digest of the content, stored or not.
     pub digest: i64,
-    /// What it means, its time being plausible; `None` if it makes no sense.
+    /// The parsed event with a plausible time; `None` if the event is invalid.
     pub meaning: Option<Event>,
-    /// The latest stamp that is plausible on WeCom's clock, if that is known.
+    /// The latest plausible stamp on WeCom's clock, if that is known.
     pub latest: Option<UnixSeconds>,
-    /// Why only a comparison can find what this event told, if so.
+    /// The reason to request a comparison, if the event lacks data that only a comparison can provide.
     pub comparison_due: Option<&'static str>,
 }
 
 impl NewEvent {
-    /// The digest, where it has to stand for a content that is not stored.
+    /// The digest, if it replaces content that is not stored.
     fn stored_digest(&self) -> Option<i64> {
         self.payload.is_empty().then_some(self.digest)
     }
@@ -85,31 +83,31 @@ impl NewEvent {
 /// The result of applying an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Applied {
-    /// What became of it.
-    pub outcome: Outcome,
+    /// The outcome, as the table `events` records it.
+    pub outcome: EventOutcome,
     /// Members without an openid that are due now.
     pub to_convert: Vec<UserId>,
-    /// Whether the details of some member are due now.
+    /// Whether the details of a member are due now.
     pub details_due: bool,
-    /// Whether facts of the event wait for [`apply_portion`](super::deferred::apply_portion).
+    /// Whether facts of the event are deferred to [`apply_portion`](super::deferred::apply_portion).
     pub is_deferred: bool,
 }
 
 impl Applied {
-    fn new(outcome: Outcome) -> Self {
+    fn new(outcome: EventOutcome) -> Self {
         Self { outcome, to_convert: Vec::new(), details_due: false, is_deferred: false }
     }
 }
 
 /// Applies an event and records it.
 pub fn apply_event(connection: &Connection, event: &NewEvent) -> rusqlite::Result<Applied> {
-    let mut applied = Applied::new(Outcome::Duplicate);
+    let mut applied = Applied::new(EventOutcome::Duplicate);
     if let Some(original) = original(connection, event)? {
         record_duplicate(connection, event, original)?;
         return Ok(applied);
     }
     applied.outcome = match &event.meaning {
-        None => Outcome::Invalid,
+        None => EventOutcome::Invalid,
         Some(meaning) => {
             let moment = Moment { local: event.received_at, latest: event.latest };
             apply(connection, meaning, moment, &mut applied)?
@@ -122,16 +120,16 @@ pub fn apply_event(connection: &Connection, event: &NewEvent) -> rusqlite::Resul
     Ok(applied)
 }
 
-/// Records an event that could not be applied, so that nothing is lost, and has the directory compared.
-pub fn record_invalid(connection: &Connection, event: &NewEvent) -> rusqlite::Result<Applied> {
-    record_event(connection, event, Outcome::Invalid)?;
+/// Records an event that could not be applied, and requests a comparison in its place.
+pub(crate) fn record_invalid(connection: &Connection, event: &NewEvent) -> rusqlite::Result<Applied> {
+    record_event(connection, event, EventOutcome::Invalid)?;
     state::request_reconcile(connection, "an event could not be applied", event.received_at)?;
-    Ok(Applied::new(Outcome::Invalid))
+    Ok(Applied::new(EventOutcome::Invalid))
 }
 
-/// The first event of the same content. The content identifies a repetition: WeCom encrypts a message anew when it sends
-/// it again, and its CreateTime is the same for different events of one second. Where the content is not stored, the digest
-/// stands for it. The index by subject and CreateTime leaves few rows to compare, and serves other queries as well.
+/// The first event with the same content. Only the content identifies a repetition: WeCom encrypts each delivery anew, and
+/// different events of one second have the same CreateTime. The digest replaces content that is not stored. The index by
+/// subject and CreateTime leaves few rows to compare.
 fn original(connection: &Connection, event: &NewEvent) -> rusqlite::Result<Option<i64>> {
     connection
         .prepare_cached(
@@ -154,19 +152,19 @@ fn original(connection: &Connection, event: &NewEvent) -> rusqlite::Result<Optio
         .optional()
 }
 
-/// Repetitions of an event that have rows of their own: WeCom sends an event three times, so these tell when
-/// each came. Further ones are only counted, since a captured request can be sent without end.
+/// Maximum number of repetitions of an event with own rows; WeCom delivers an event three times. Further ones are only
+/// counted, because a captured request can be replayed without end.
 const DUPLICATE_ROWS: i64 = 3;
 
-/// Counts a repetition of the event `original`, and records it unless there are many. Later ones are counted in
-/// memory and stored at each doubling, so that they cost no write to the disk; a restart loses the rest of the count.
+/// Counts a repetition of the event `original`, and records the first [`DUPLICATE_ROWS`]. Later ones are counted in memory and
+/// stored at each doubling, which saves disk writes; a restart loses the count since the last doubling.
 fn record_duplicate(connection: &Connection, event: &NewEvent, original: i64) -> rusqlite::Result<()> {
     let stored: i64 = connection
         .prepare_cached("SELECT repeats FROM events WHERE seq = ?1")?
         .query_row([original], |row| row.get(0))?;
     if stored < DUPLICATE_ROWS {
         add_repeats(connection, original, 1)?;
-        return insert_event(connection, event, Outcome::Duplicate, ("", None));
+        return insert_event(connection, event, EventOutcome::Duplicate, ("", None));
     }
     connection
         .prepare_cached(
@@ -193,14 +191,14 @@ fn add_repeats(connection: &Connection, original: i64, count: i64) -> rusqlite::
     Ok(())
 }
 
-fn record_event(connection: &Connection, event: &NewEvent, outcome: Outcome) -> rusqlite::Result<()> {
+fn record_event(connection: &Connection, event: &NewEvent, outcome: EventOutcome) -> rusqlite::Result<()> {
     insert_event(connection, event, outcome, (&event.payload, event.stored_digest()))
 }
 
 fn insert_event(
     connection: &Connection,
     event: &NewEvent,
-    outcome: Outcome,
+    outcome: EventOutcome,
     (payload, digest): (&str, Option<i64>),
 ) -> rusqlite::Result<()> {
     connection
@@ -226,41 +224,41 @@ fn apply(
     event: &Event,
     moment: Moment,
     applied: &mut Applied,
-) -> rusqlite::Result<Outcome> {
+) -> rusqlite::Result<EventOutcome> {
     let now = moment.local;
     let to_convert = &mut applied.to_convert;
     let source = Source::Event(event.at);
     let took_effect = match &event.subject {
-        Subject::Other => return Ok(Outcome::Ignored),
-        Subject::Member(userid, told) => {
-            let is_deletion = matches!(told, MemberEvent::Deleted);
+        Subject::Other => return Ok(EventOutcome::Ignored),
+        Subject::Member(userid, member_event) => {
+            let is_deletion = matches!(member_event, MemberEvent::Deleted);
             let (merged, due) =
-                add_member_fact(connection, userid, source, member_fact(source, told), moment)?;
-            applied.details_due = merged.details == Details::Due;
+                add_member_fact(connection, userid, source, member_fact(source, member_event), moment)?;
+            applied.details_due = merged.details == DetailsAction::Due;
             if merged.took_effect && !is_deletion {
                 to_convert.extend(make_due_now(connection, &merged.named, now)?);
             }
-            // A late event may concern members other than the one that it names.
+            // A late event may affect further members.
             for userid in due {
                 if !to_convert.contains(&userid) {
                     to_convert.push(userid);
                 }
             }
             if (is_deletion && merged.contradicts_api) || (merged.is_unsettled && !merged.is_present) {
-                // Only a comparison tells whether the member is gone.
+                // Only a comparison can show whether the member still exists.
                 let reason =
-                    format!("the deletion of userid={userid} contradicts what WeCom said at that time");
+                    format!("the deletion of userid={userid} contradicts WeCom's answer of that time");
                 state::request_reconcile(connection, &reason, now)?;
             }
             if merged.contradicts_api && !is_deletion && !merged.holds {
-                // A listing may have been older than it claims: the member would be missing until the next one.
+                // The listing may have been outdated: the member would be missing until the next comparison.
                 let reason = format!("an event about userid={userid} contradicts the last comparison");
                 state::request_reconcile(connection, &reason, now)?;
             }
             merged.took_effect
         }
-        Subject::Department(id, told) => {
-            let fact = match told {
+        Subject::Department(id, department_event) => {
+            let fact = match department_event {
                 DepartmentEvent::Created(fields) => Fact::present(Presence::Created, source, fields),
                 DepartmentEvent::Updated(fields) => Fact::present(Presence::Updated, source, fields),
                 DepartmentEvent::Deleted => Fact::Deleted,
@@ -272,13 +270,13 @@ fn apply(
             }
             merged.took_effect
         }
-        Subject::Tag(tag, told) => apply_tag_event(connection, *tag, event.at, told, moment, applied)?,
+        Subject::Tag(tag, content) => apply_tag_event(connection, *tag, event.at, content, moment, applied)?,
         Subject::Trigger(userid, _) => {
             let group = fold(&facts::group_facts(connection, userid)?);
             let holder = group.resolve(userid);
             if !group.is_present(&holder) {
-                // Its creation may come later, and brings the first attempt with it.
-                return Ok(Outcome::Ignored);
+                // The creation may arrive later; it makes the member due.
+                return Ok(EventOutcome::Ignored);
             }
             to_convert.extend(make_due_now(connection, &holder, now)?);
             true
@@ -288,10 +286,10 @@ fn apply(
             true
         }
     };
-    Ok(if took_effect { Outcome::Applied } else { Outcome::Stale })
+    Ok(if took_effect { EventOutcome::Applied } else { EventOutcome::Stale })
 }
 
-/// The number of the event that is being applied.
+/// The number that the next event will get; during [`apply_event`], that of the event itself.
 pub(super) fn next_event(connection: &Connection) -> rusqlite::Result<i64> {
     let last = connection
         .prepare_cached("SELECT seq FROM sqlite_sequence WHERE name = 'events'")?
@@ -300,8 +298,8 @@ pub(super) fn next_event(connection: &Connection) -> rusqlite::Result<i64> {
     Ok(last.unwrap_or(0) + 1)
 }
 
-fn member_fact(source: Source, told: &MemberEvent) -> MemberFact {
-    match told {
+fn member_fact(source: Source, event: &MemberEvent) -> MemberFact {
+    match event {
         MemberEvent::Created(fields) => MemberFact::Entity(Fact::present(Presence::Created, source, fields)),
         MemberEvent::Updated(fields) => MemberFact::Entity(Fact::present(Presence::Updated, source, fields)),
         MemberEvent::Renamed(to, fields) => {
@@ -311,8 +309,8 @@ fn member_fact(source: Source, told: &MemberEvent) -> MemberFact {
     }
 }
 
-/// Corrects the times of facts that are later than plausible, in memory and in the database, so that a fact of `next`
-/// counts. Returns the facts, and the members that this made due.
+/// Restamps facts that are later than plausible, in memory and in the database, so that they do not hide a fact of `next`.
+/// Returns the facts, and the members that become due.
 pub(super) fn plausible_facts(
     connection: &Connection,
     userid: &UserId,
@@ -332,18 +330,6 @@ pub(super) fn plausible_facts(
     Ok((records, due))
 }
 
-/// The names that the facts and the next one are about.
-fn names_of(known: &[Record], userid: &UserId, next: &MemberFact) -> BTreeSet<UserId> {
-    let of = |userid: &UserId, fact: &MemberFact| {
-        let renamed_to = match fact {
-            MemberFact::Renamed(to, _) | MemberFact::FormerName(to, _) => Some(to.clone()),
-            MemberFact::Entity(_) | MemberFact::Answered(_) => None,
-        };
-        std::iter::once(userid.clone()).chain(renamed_to)
-    };
-    known.iter().flat_map(|record| of(record.userid(), record.said())).chain(of(userid, next)).collect()
-}
-
 /// Merges a fact about a member: stores it and writes what differs. Returns the members that this made due besides.
 pub(super) fn add_member_fact(
     connection: &Connection,
@@ -351,10 +337,11 @@ pub(super) fn add_member_fact(
     source: Source,
     fact: MemberFact,
     moment: Moment,
-) -> rusqlite::Result<(Merge, Vec<UserId>)> {
+) -> rusqlite::Result<(MemberMerge, Vec<UserId>)> {
     let known = facts::facts_tied_by(connection, userid, &fact)?;
     let (known, mut due) = plausible_facts(connection, userid, known, source.second(), moment)?;
-    let names = names_of(&known, userid, &fact);
+    let names = known.iter().flat_map(Record::names).chain(std::iter::once(userid)).chain(fact.new_name());
+    let names = names.cloned().collect();
     let checked = check_members(connection, &names, known, Some(moment.local))?;
     log_repairs(&checked.findings);
     due.extend(checked.due);
@@ -369,9 +356,9 @@ pub(super) fn add_member_fact(
     let record = Record::new(userid.clone(), source, next_event(connection)?, fact);
     let mut merged = merge_into(&before, &known, source, record);
     if known.iter().any(|record| record.repeats(&merged.record)) {
-        // A replay, after its first delivery was deleted from the events: it requests nothing again.
+        // A replay of an event whose row was pruned must request nothing again.
         merged.took_effect = false;
-        merged.details = Details::Keep;
+        merged.details = DetailsAction::Keep;
         return Ok((merged, due));
     }
     facts::remember(connection, &known, &merged.record)?;
@@ -409,7 +396,7 @@ fn is_void(connection: &Connection, tag: TagId, at: UnixSeconds, moment: Moment)
     Ok(tag_starts_at(connection, tag, moment)?.is_none_or(|starts_at| at < starts_at))
 }
 
-/// Merges what came into a tag and left it; whether that took effect.
+/// Merges additions to a tag and removals from it; returns whether they took effect.
 pub(super) fn apply_tag_facts(
     connection: &Connection,
     tag: TagId,
@@ -446,7 +433,7 @@ pub(super) fn apply_tag_facts(
     Ok(took_effect)
 }
 
-/// A bulk job may have changed much without an event for each change; only a comparison shows what.
+/// Requests a comparison after a bulk job, which may have changed the directory without an event for each change.
 fn request_reconcile_after(
     connection: &Connection,
     job: &BatchJob,

@@ -1,4 +1,4 @@
-//! The memory of the merge: reading and writing facts.
+//! The tables of facts: reading, writing, compaction.
 
 use std::collections::BTreeSet;
 
@@ -12,12 +12,12 @@ use crate::directory::members::{self, MemberFact, Record};
 use crate::directory::numbered::{self, Numbered};
 use crate::directory::{DepartmentField, Field, Stamp, TagField, TagId, UnixSeconds, UserId};
 
-/// All facts of the names that renames tie to `userid`, itself among them.
+/// All facts of `userid` and of the names that renames connect with it.
 pub(super) fn group_facts(connection: &Connection, userid: &UserId) -> rusqlite::Result<Vec<Record>> {
     facts_of(connection, tied_names(connection, userid)?)
 }
 
-/// All facts of the group that the fact belongs to: a rename ties the groups of both names together.
+/// All facts of the fact's group; a rename joins the groups of both names.
 pub(super) fn facts_tied_by(
     connection: &Connection,
     userid: &UserId,
@@ -57,7 +57,7 @@ fn facts_of(connection: &Connection, names: BTreeSet<UserId>) -> rusqlite::Resul
     })
 }
 
-/// Stamp, arrival and fact from the columns second, rank, arrival and fact, the first at `first`.
+/// Reads the columns second, rank, arrival and fact, of which `first` is the first; `None` if they are unreadable.
 fn read_fact<T>(
     row: &rusqlite::Row<'_>,
     first: usize,
@@ -72,9 +72,9 @@ fn read_fact<T>(
     Ok(fact())
 }
 
-/// The names that renames tie to `userid`, itself among them.
+/// `userid` and the names that renames connect with it.
 pub(super) fn tied_names(connection: &Connection, userid: &UserId) -> rusqlite::Result<BTreeSet<UserId>> {
-    // UNION ALL: SQLite compiles a statement with UNION anew for each use.
+    // UNION ALL: SQLite recompiles a statement with UNION for each use.
     closure(
         connection,
         userid,
@@ -83,7 +83,7 @@ pub(super) fn tied_names(connection: &Connection, userid: &UserId) -> rusqlite::
     )
 }
 
-/// All names that the member had or may have had, `userid` among them.
+/// `userid` and all names that the member may have had, also before a compaction.
 pub(super) fn all_names(connection: &Connection, userid: &UserId) -> rusqlite::Result<BTreeSet<UserId>> {
     closure(
         connection,
@@ -110,9 +110,9 @@ fn closure(connection: &Connection, userid: &UserId, sql: &str) -> rusqlite::Res
     Ok(names)
 }
 
-/// Stores a fact; compacts the group when it has many.
+/// Stores a fact; compacts the group if it has many facts.
 pub(super) fn remember(connection: &Connection, known: &[Record], record: &Record) -> rusqlite::Result<()> {
-    if let MemberFact::Renamed(to, _) = record.said() {
+    if let MemberFact::Renamed(to, _) = record.member_fact() {
         connection
             .prepare_cached(
                 "INSERT INTO renames (old_userid, new_userid, event_time) VALUES (?1, ?2, ?3)
@@ -137,7 +137,7 @@ pub(super) fn remember(connection: &Connection, known: &[Record], record: &Recor
     Ok(())
 }
 
-/// Ends the ties that the renames of a snapshot made.
+/// Disconnects names whose renames a snapshot covers.
 fn untie(connection: &Connection, names: &BTreeSet<&UserId>, up_to: UnixSeconds) -> rusqlite::Result<()> {
     let mut update = connection.prepare_cached(
         "UPDATE renames SET is_tied = 0 WHERE old_userid = ?1 AND is_tied = 1 AND event_time <= ?2",
@@ -172,18 +172,16 @@ fn insert(connection: &Connection, record: &Record) -> rusqlite::Result<()> {
             record.stamp.second.0,
             record.stamp.rank_number(),
             record.arrival,
-            record.said().to_json(record.stamp).to_string()
+            record.member_fact().to_json(record.stamp).to_string()
         ])?;
     Ok(())
 }
 
 /// The statements for the facts of departments or tags.
 pub(super) trait FactTable: Numbered {
-    /// Selects by id.
     const SELECT: &'static str;
-    /// Inserts id, second, rank, arrival and fact.
+    /// Parameters: id, second, rank, arrival and fact.
     const INSERT: &'static str;
-    /// Deletes by id.
     const DELETE: &'static str;
 }
 
@@ -228,7 +226,7 @@ pub(super) fn numbered_facts<F: FactTable>(
     })
 }
 
-/// Stores a fact of a department or tag; compacts its facts when they are many.
+/// Stores a fact of a department or tag; compacts its facts if there are many.
 pub(super) fn remember_numbered<F: FactTable>(
     connection: &Connection,
     id: u32,
@@ -270,8 +268,8 @@ fn insert_numbered<F: Field + FactTable>(
     Ok(())
 }
 
-/// The last complete listing of this kind, if it is newer than a fact of `second`. One that is dated later than
-/// plausible was dated by a wrong clock, and says nothing.
+/// The last complete listing of this kind, if it is newer than a fact of `second`. An implausibly late one is ignored: a
+/// wrong clock dated it.
 pub(super) fn later_listing(
     connection: &Connection,
     kind: &str,
@@ -289,7 +287,7 @@ pub(super) fn later_listing(
     Ok(last.filter(|listing| second < listing.second && is_plausible(listing)))
 }
 
-/// Removes the facts about tags that began a new existence later: of those, no membership is left.
+/// Removes facts about tags that began a new existence later, because the tag's former content is void.
 pub(super) fn without_void_tags<T>(
     connection: &Connection,
     mut facts: Vec<FactRecord<T>>,

@@ -1,4 +1,4 @@
-//! The database as a file: whose it is, what it is, and who may read it. Recognised before anything is changed.
+//! The database file: identification before any change, lock, and access mode.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions, Permissions, TryLockError};
@@ -13,7 +13,7 @@ use rustix::fs::OFlags;
 use super::error::StoreError;
 use super::holders::{self, Holder};
 
-/// Marks the file as ours (`PRAGMA application_id`): "WDSy".
+/// Identifies databases of this program (`PRAGMA application_id`): "WDSy".
 pub(super) const APPLICATION_ID: u32 = 0x5744_5379;
 
 /// The first bytes of every SQLite database.
@@ -22,12 +22,11 @@ const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 const HEADER: usize = 100;
 const APPLICATION_ID_AT: usize = 68;
 
-/// How often a lock is tried, 10 ms apart.
+/// Attempts to take a lock, 10 ms apart.
 const LOCK_TRIES: u32 = 20;
 
-/// The file under this path, with symbolic links resolved: SQLite names its other files after that one.
-#[must_use]
-pub fn resolved(path: &Path) -> PathBuf {
+/// The path with symbolic links resolved: SQLite names its other files after it.
+pub(crate) fn resolved(path: &Path) -> PathBuf {
     if let Ok(resolved) = path.canonicalize() {
         return resolved;
     }
@@ -40,18 +39,14 @@ pub fn resolved(path: &Path) -> PathBuf {
 }
 
 /// The file beside the database with this suffix, such as `-wal`.
-#[must_use]
-pub fn beside(database: &Path, suffix: &str) -> PathBuf {
+pub(crate) fn beside(database: &Path, suffix: &str) -> PathBuf {
     let mut path = resolved(database).into_os_string();
     path.push(suffix);
     path.into()
 }
 
-/// Looks at what is under this path, if anything is, and changes nothing.
-///
-/// # Errors
-/// [`StoreError`]: it is not a database of ours.
-pub fn recognise(path: &Path) -> Result<(), StoreError> {
+/// Checks that the path is free, an empty file, or a database of this program. Changes nothing.
+pub(crate) fn recognise(path: &Path) -> Result<(), StoreError> {
     let cannot = StoreError::cannot_open(path);
     if !is_there(path, std::fs::metadata(path))? {
         return Ok(());
@@ -64,14 +59,11 @@ pub fn recognise(path: &Path) -> Result<(), StoreError> {
     }
 }
 
-/// Databases that were looked at, by device and inode: never closed, because closing any descriptor of a file drops
-/// the locks that SQLite holds on it in this process (POSIX).
+/// Inspected databases, by device and inode. Never closed, because closing any descriptor of a file drops the locks that
+/// SQLite holds on it in this process (POSIX).
 static OPEN: Mutex<BTreeMap<(u64, u64), Arc<File>>> = Mutex::new(BTreeMap::new());
 
-/// Opens a database's file to look at it; for the life of this process.
-///
-/// # Errors
-/// The system's.
+/// Opens a database's file for inspection, and keeps it open until the process ends.
 pub(crate) fn open_for_good(path: &Path) -> io::Result<Arc<File>> {
     let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
     let found = std::fs::metadata(path)?;
@@ -82,22 +74,18 @@ pub(crate) fn open_for_good(path: &Path) -> io::Result<Arc<File>> {
     let file = Arc::new(OpenOptions::new().read(true).custom_flags(flags).open(path)?);
     let opened = file.metadata()?;
     let kept = Arc::clone(open.entry((opened.dev(), opened.ino())).or_insert_with(|| Arc::clone(&file)));
-    // The path may have been given to a known file in between.
+    // The path may lead to a known file by now.
     std::mem::forget(file);
     Ok(kept)
 }
 
-/// Opens the database's file, or makes it with this mode, and sets the mode of it and of SQLite's files beside it.
+/// Opens or creates the database's file, locks it (see [`lock_inode`]), and sets the mode of all files of the database.
 ///
-/// The file is locked, too; see [`lock_inode`]. Only an empty file or a database of ours is accepted: a regular file with one link. Nothing else is changed or even
-/// opened. The file must stay open until SQLite has closed the database: closing any descriptor of it drops SQLite's
-/// locks (POSIX).
-///
-/// # Errors
-/// [`StoreError`], nothing having been changed.
-pub fn claim(path: &Path, mode: u32) -> Result<File, StoreError> {
+/// Accepts only a regular file with one link that is empty or a database of this program; on an error, nothing is changed.
+/// The file must stay open until SQLite has closed the database: closing any descriptor drops SQLite's locks (POSIX).
+pub(crate) fn claim(path: &Path, mode: u32) -> Result<File, StoreError> {
     let cannot = StoreError::cannot_open(path);
-    // Opening a device or a pipe may already have an effect.
+    // Opening a device or a pipe may have an effect.
     is_there(path, std::fs::metadata(path))?;
     let file = OpenOptions::new()
         .create(true)
@@ -121,12 +109,9 @@ pub fn claim(path: &Path, mode: u32) -> Result<File, StoreError> {
     Ok(file)
 }
 
-/// Locks the file itself (flock), so that the same database cannot be opened a second time under another name, or after
-/// somebody removed the lock file. A lock of another user, who may only read, is no obstacle: else any reader could keep
-/// the daemon from starting.
-///
-/// # Errors
-/// [`StoreError::InUse`]: a process of this user or of root has it.
+/// Locks the file itself (flock), so that no second daemon opens it under another name or after the lock file was removed.
+/// Locks of other users are ignored, because any user with read access could prevent the start. [`StoreError::InUse`]: a
+/// process of this user or of root holds the lock.
 fn lock_inode(file: &File, path: &Path) -> Result<(), StoreError> {
     match try_lock(file) {
         Ok(true) => return Ok(()),
@@ -143,16 +128,12 @@ fn lock_inode(file: &File, path: &Path) -> Result<(), StoreError> {
     }
     if !holders.is_empty() {
         let who = holders::list(&holders);
-        log::warn!("{}: {who} has locked the file, which hinders nobody; it is passed over", path.display());
+        log::warn!("{}: {who} of another user has locked the file; the lock is ignored", path.display());
     }
     Ok(())
 }
 
-/// Locks a file (flock). False: another process holds the lock for longer than a command that looks whether a daemon
-/// is running.
-///
-/// # Errors
-/// The system's.
+/// Locks a file (flock); false if another process holds the lock for longer than a command that checks for a daemon.
 pub(crate) fn try_lock(file: &File) -> io::Result<bool> {
     for _ in 0..LOCK_TRIES {
         match file.try_lock() {
@@ -164,26 +145,24 @@ pub(crate) fn try_lock(file: &File) -> io::Result<bool> {
     Ok(false)
 }
 
-/// Whether this is a process of our own user or of root's.
-#[must_use]
+/// Whether the process belongs to this process's user or to root.
 pub(crate) fn is_trusted(holder: &Holder) -> bool {
     holder.uid.is_some_and(|uid| uid == 0 || uid == rustix::process::geteuid().as_raw())
 }
 
-/// Flags as `OpenOptions::custom_flags` takes them.
+/// Converts flags for `OpenOptions::custom_flags`.
 pub(crate) fn flags(flags: OFlags) -> i32 {
     flags.bits().cast_signed()
 }
 
-/// Whether a single file is mounted here, as `docker -v FILE:FILE` does: SQLite's other files would not be beside it
-/// elsewhere.
+/// Whether the file is a mount point, as with `docker -v FILE:FILE`: SQLite's other files would stay behind.
 fn is_mount_point(path: &Path) -> bool {
     use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
     statx(CWD, path, AtFlags::empty(), StatxFlags::BASIC_STATS)
         .is_ok_and(|found| found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
-/// Refuses what is not a regular file with one link: two daemons could open it under two names.
+/// Accepts only a regular file with one link: two daemons could open a linked file under two names.
 fn regular(path: &Path, found: &std::fs::Metadata) -> Result<(), StoreError> {
     let kind = found.file_type();
     let what = match kind {
@@ -205,7 +184,7 @@ fn regular(path: &Path, found: &std::fs::Metadata) -> Result<(), StoreError> {
     Err(StoreError::NotAFile { path: path.to_owned(), what })
 }
 
-/// Whether a file is there; what is no regular file with one link is refused.
+/// Whether the file exists; an error unless it is a regular file with one link.
 fn is_there(path: &Path, found: io::Result<std::fs::Metadata>) -> Result<bool, StoreError> {
     match found {
         Ok(found) => regular(path, &found).map(|()| true),
@@ -222,7 +201,7 @@ fn is_ours_or_empty(file: &File) -> io::Result<bool> {
         || (length == HEADER && header.starts_with(MAGIC) && id == Some(&APPLICATION_ID.to_be_bytes())))
 }
 
-/// Reads the beginning of a file; how many bytes there were, at most those of the buffer.
+/// Reads the beginning of a file into the buffer; returns the number of bytes read.
 pub(super) fn read_at_most(file: &File, buffer: &mut [u8]) -> io::Result<usize> {
     let mut length = 0;
     while let Some(rest) = buffer.get_mut(length..).filter(|rest| !rest.is_empty()) {
@@ -236,10 +215,7 @@ pub(super) fn read_at_most(file: &File, buffer: &mut [u8]) -> io::Result<usize> 
     Ok(length)
 }
 
-/// Sets a file's mode, unless it has that.
-///
-/// # Errors
-/// The system's.
+/// Sets a file's mode, unless the file has it already.
 pub(crate) fn set_mode(file: &File, mode: u32) -> io::Result<()> {
     if file.metadata()?.permissions().mode() & 0o7777 == mode {
         return Ok(());
@@ -247,7 +223,7 @@ pub(crate) fn set_mode(file: &File, mode: u32) -> io::Result<()> {
     file.set_permissions(Permissions::from_mode(mode))
 }
 
-/// Sets the mode of a file that SQLite left, if it is there.
+/// Sets the mode of one of SQLite's other files, if it exists.
 fn set_mode_of(path: &Path, mode: u32) -> Result<(), StoreError> {
     let cannot = StoreError::cannot_open(path);
     if !is_there(path, std::fs::symlink_metadata(path))? {
@@ -257,7 +233,7 @@ fn set_mode_of(path: &Path, mode: u32) -> Result<(), StoreError> {
         OpenOptions::new().read(true).custom_flags(flags(OFlags::NONBLOCK | OFlags::NOFOLLOW)).open(path);
     let file = match opened {
         Ok(file) => file,
-        // Another process may have closed the database meanwhile.
+        // SQLite removes the file when the last process closes the database.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(cannot(error)),
     };

@@ -41,7 +41,7 @@ pub(super) fn check_members(
     for name in names {
         let image = Stored::member(connection, name)?;
         if let Some(row) = &image.row
-            && !records.iter().any(|record| record.names(name))
+            && !records.iter().flat_map(Record::names).any(|known| known == name)
         {
             findings.push(format!("userid={name}: no fact"));
             let second = row.get(EVENT_TIME).and_then(serde_json::Value::as_i64).unwrap_or(0);
@@ -58,7 +58,7 @@ pub(super) fn check_members(
             if let Some(openid) = row.get(OPENID).and_then(serde_json::Value::as_str) {
                 add(MemberFact::Answered(Answer {
                     asked_before: 0,
-                    said: Conversion::Openid(openid.to_owned()),
+                    conversion: Conversion::Openid(openid.to_owned()),
                 }))?;
             }
             for tag in &image.tags {

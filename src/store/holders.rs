@@ -1,6 +1,4 @@
-//! Which processes hold locks on files, by the kernel's own list.
-//!
-//! `/proc/locks` names them by inode. fcntl's F_GETLK would need `unsafe`, and does not list more.
+//! Processes that hold locks on a file, from `/proc/locks`. fcntl's F_GETLK would need `unsafe` and shows no more.
 
 use std::fmt::Write;
 use std::os::unix::fs::MetadataExt;
@@ -11,17 +9,16 @@ const WRITERS: (u64, u64) = (120, 122);
 
 /// A process that holds a lock.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Holder {
-    /// Its id; `None` if the kernel does not tell, as for processes of another container.
+pub(crate) struct Holder {
+    /// `None` if the kernel does not show it, as for processes of another container.
     pub pid: Option<u32>,
-    /// Its command's name, if that can be read.
+    /// The name of its command, if readable.
     pub name: Option<String>,
-    /// Its user, if that can be read.
+    /// The id of its user, if readable.
     pub uid: Option<u32>,
 }
 
 /// Other processes that hold locks of SQLite's (POSIX) on the database or its shared memory.
-#[must_use]
 pub(super) fn of_database(database: &Path) -> Vec<Holder> {
     let index = super::file::beside(database, "-shm");
     // Readers lock other bytes, which do not block a writer.
@@ -32,17 +29,16 @@ pub(super) fn of_database(database: &Path) -> Vec<Holder> {
     holders
 }
 
-/// Other processes that have locked this whole file (flock).
-#[must_use]
-pub fn of_file(path: &Path) -> Vec<Holder> {
+/// Other processes that hold a lock on the whole file (flock).
+pub(crate) fn of_file(path: &Path) -> Vec<Holder> {
     of_file_where(path, |lock| lock.kind == "FLOCK")
 }
 
-fn of_file_where(path: &Path, is_meant: impl Fn(&Lock<'_>) -> bool) -> Vec<Holder> {
+fn of_file_where(path: &Path, is_match: impl Fn(&Lock<'_>) -> bool) -> Vec<Holder> {
     let Ok(found) = std::fs::metadata(path) else { return Vec::new() };
     let locks = std::fs::read_to_string("/proc/locks").unwrap_or_default();
     let mut pids: Vec<Option<u32>> = parse(&locks)
-        .filter(|lock| lock.inode == found.ino() && is_meant(lock))
+        .filter(|lock| lock.inode == found.ino() && is_match(lock))
         .map(|lock| lock.pid)
         .filter(|pid| *pid != Some(std::process::id()))
         .collect();
@@ -56,12 +52,11 @@ struct Lock<'a> {
     access: &'a str,
     pid: Option<u32>,
     inode: u64,
-    /// First and last byte.
     first: u64,
     last: u64,
 }
 
-/// Lines such as `1: POSIX  ADVISORY  WRITE 4711 fd:00:12345 120 120` (proc_locks(5)); those with `->` wait for a lock.
+/// Lines such as `1: POSIX  ADVISORY  WRITE 4711 fd:00:12345 120 120` (proc_locks(5)); lines with `->` are waiting processes.
 fn parse(locks: &str) -> impl Iterator<Item = Lock<'_>> {
     locks.lines().filter_map(|line| {
         let mut words = line.split_whitespace().skip(1);
@@ -82,16 +77,15 @@ fn holder(pid: Option<u32>) -> Holder {
     Holder { pid, name: name.map(|name| name.trim().escape_debug().to_string()), uid }
 }
 
-/// Their ids and names, for a message.
-#[must_use]
-pub fn list(holders: &[Holder]) -> String {
+/// Formats ids and names for a message.
+pub(crate) fn list(holders: &[Holder]) -> String {
     let mut text = String::new();
     for holder in holders {
         let comma = if text.is_empty() { "" } else { ", " };
         let _ = match (holder.pid, &holder.name) {
             (Some(pid), Some(name)) => write!(text, "{comma}process {pid} ({name})"),
             (Some(pid), None) => write!(text, "{comma}process {pid}"),
-            (None, _) => write!(text, "{comma}a process that cannot be seen from here (another container?)"),
+            (None, _) => write!(text, "{comma}a process that is not visible from here (another container?)"),
         };
     }
     text
@@ -121,6 +115,6 @@ mod tests {
     fn holders_are_listed_with_what_is_known_of_them() {
         let holder = |pid, name: Option<&str>| Holder { pid, name: name.map(str::to_owned), uid: None };
         let text = list(&[holder(Some(7), Some("sqlite3")), holder(Some(8), None), holder(None, None)]);
-        assert!(text.starts_with("process 7 (sqlite3), process 8, a process that cannot be seen"), "{text}");
+        assert!(text.starts_with("process 7 (sqlite3), process 8, a process that is not visible"), "{text}");
     }
 }

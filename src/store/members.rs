@@ -1,4 +1,4 @@
-//! The members' tables: writing rows as the merge tells them.
+//! Writes the merge's results to the members' tables and the change feed.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use rusqlite::types::Value as Sql;
 use rusqlite::{Connection, OptionalExtension, params, params_from_iter};
 
 use super::clashes;
-use crate::directory::diff::{Change, Details, MemberRow, Merge, RowWrite};
+use crate::directory::diff::{Change, DetailsAction, MemberMerge, MemberRow, RowWrite};
 use crate::directory::fields::FieldKind;
 use crate::directory::{Action, Field, MemberField, TagId, UnixSeconds, UserId, Value};
 
@@ -33,12 +33,12 @@ enum OpenidStep<'a> {
     Keep,
     /// The facts give the member this openid.
     Convert(&'a str),
-    /// The member is to be converted, at once and from the start.
+    /// The member must be converted at once, with its attempts reset.
     MakeDue,
 }
 
 impl<'a> OpenidStep<'a> {
-    /// Compares the stored openid and state with the row that the facts make.
+    /// Compares the stored openid and state with the row that results from the facts.
     fn of((openid, state): (Option<&str>, &str), row: &'a MemberRow, was_present: bool) -> Self {
         let refusal_is_void = state == "failed" && !row.is_refused;
         let comes_into_presence = !was_present && row.deleted_at.is_none();
@@ -52,7 +52,7 @@ impl<'a> OpenidStep<'a> {
 }
 
 impl Carried {
-    /// A member that was not there: to be converted at once.
+    /// The columns of a new member, which is due at once.
     fn fresh(now: UnixSeconds) -> Self {
         Self {
             openid: None,
@@ -62,7 +62,7 @@ impl Carried {
             errcode: None,
             error: None,
             openid_updated_at: None,
-            // Differs from that of a former holder of the userid.
+            // Random, so that claims of a former holder of the userid are obsolete.
             revision: fastrand::i64(0..1 << 53),
             details_state: "due".into(),
             details_fetched_at: None,
@@ -122,19 +122,19 @@ impl Carried {
     }
 }
 
-/// Writes what a merge found: rows, tags, and the lines of the change feed; see [`write_rows`].
+/// Writes the result of a merge; see [`write_rows`].
 pub(super) fn write_merge(
     connection: &Connection,
-    merge: &Merge,
+    merge: &MemberMerge,
     now: UnixSeconds,
 ) -> rusqlite::Result<Vec<UserId>> {
     let rows = Rows { writes: &merge.writes, tags: &merge.tags, changes: &merge.changes };
     let due = write_rows(connection, rows, now)?;
     let sql = match merge.details {
-        Details::Keep => return Ok(due),
-        Details::Known => "UPDATE members SET details_state = 'known' WHERE userid = ?1",
-        // An answer that is under way may be older than this.
-        Details::Due => {
+        DetailsAction::Keep => return Ok(due),
+        DetailsAction::Known => "UPDATE members SET details_state = 'known' WHERE userid = ?1",
+        // The answer of a call in progress may be older than this fact.
+        DetailsAction::Due => {
             "UPDATE members SET details_state = 'due', details_revision = details_revision + 1 WHERE userid = ?1"
         }
     };
@@ -142,18 +142,17 @@ pub(super) fn write_merge(
     Ok(due)
 }
 
-/// What is to be written.
+/// Writes that follow from a merge.
 #[derive(Clone, Copy)]
 pub(super) struct Rows<'a> {
-    /// Members.
     pub(super) writes: &'a [RowWrite],
-    /// Tags that members came into (true) and left.
+    /// Members added to tags (true) and removed from them (false).
     pub(super) tags: &'a [(TagId, UserId, bool)],
-    /// Lines of the change feed.
+    /// New lines of the change feed.
     pub(super) changes: &'a [Change],
 }
 
-/// Writes rows, tags, and the lines of the change feed. Returns the present members that this made due.
+/// Writes rows, tags, and lines of the change feed. Returns the present members that become due.
 pub(super) fn write_rows(
     connection: &Connection,
     Rows { writes, tags, changes }: Rows<'_>,
@@ -176,7 +175,7 @@ pub(super) fn write_rows(
         }
     }
     let mut due = Vec::new();
-    // Openids that a present member did not have before.
+    // Openids that are new for a present member.
     let mut new_openids: Vec<&str> = Vec::new();
     for write in writes {
         let (row, was_present, step) = match write {
@@ -243,7 +242,7 @@ fn column_values(row: &MemberRow) -> Vec<Sql> {
         .collect()
 }
 
-/// Inserts the row with the columns that are carried, after the step that the facts require of the openid.
+/// Inserts the row with the carried columns, after the step that the facts require of the openid.
 fn insert<'a>(
     connection: &Connection,
     row: &'a MemberRow,
@@ -341,7 +340,7 @@ fn update<'a>(
     Ok(step)
 }
 
-/// The member's departments as they are now; somebody who is gone is in none.
+/// Replaces the member's departments; a deleted member has none.
 fn write_departments(connection: &Connection, row: &MemberRow) -> rusqlite::Result<()> {
     connection
         .prepare_cached("DELETE FROM member_departments WHERE userid = ?1")?
@@ -381,7 +380,7 @@ fn write_tag_member(
     Ok(())
 }
 
-/// Appends to the change feed.
+/// Appends lines to the change feed.
 pub(super) fn write_changes(
     connection: &Connection,
     changes: &[Change],

@@ -1,40 +1,39 @@
-//! The directory in SQLite: one file, one writer that commits in groups, readers of their own.
+//! The directory in SQLite: one file, one writer that commits in groups, and a connection for each reader.
 //!
-//! Knows no HTTP and no XML. All SQL of the program is here.
+//! All SQL of the program is here, and no HTTP or XML.
 
-pub mod clashes;
-pub mod deferred;
-pub mod departments;
-pub mod details;
-pub mod epoch;
+pub(crate) mod clashes;
+pub(crate) mod deferred;
+mod departments;
+pub(crate) mod details;
+pub(crate) mod epoch;
 mod error;
 mod events;
 mod facts;
-pub mod file;
+pub(crate) mod file;
 mod heal;
-pub mod holders;
+pub(crate) mod holders;
 mod images;
-pub mod members;
-pub mod monitor;
+mod members;
+pub(crate) mod monitor;
 pub mod observations;
 pub mod open;
 pub mod openids;
 pub mod queries;
 pub mod reconciles;
-pub mod refusals;
+pub(crate) mod refusals;
 mod sqlite;
-pub mod state;
-pub mod writer;
+pub(crate) mod state;
+pub(crate) mod writer;
 
-pub use error::StoreError;
-pub use events::{Applied, NewEvent, Outcome, apply_event, record_invalid};
-pub use open::{Opened, open_reader, open_writer};
-pub use openids::{
-    ApiCall, ConversionOutcome, due_members, earliest_due, make_due, record_api_call, record_conversion,
-};
-pub use rusqlite::{Connection, Error};
-pub use state::{get_state, set_state};
+pub(crate) use error::StoreError;
+pub(crate) use events::record_invalid;
+pub use events::{Applied, EventOutcome, NewEvent, apply_event};
+pub(crate) use open::open_reader;
+pub use open::open_writer;
+pub use openids::ConversionOutcome;
+pub(crate) use rusqlite::{Connection, Error};
 pub use writer::Writer;
 
 /// The result of a statement; the caller rolls back on an error.
-pub type Result<T> = rusqlite::Result<T>;
+pub(crate) type Result<T> = rusqlite::Result<T>;

@@ -1,13 +1,13 @@
-//! Figures for the admin listener, each by a query of its own on a reader's connection.
+//! Figures for the admin listener, one query each.
 
 use rusqlite::{Connection, OptionalExtension};
 
 use crate::directory::UnixSeconds;
 use crate::directory::openid::OpenidState;
 
-/// How many present members are in each openid state. Walks an index and reads no row: SQLite puts the seek off
-/// until a column is wanted, and none is.
-pub fn members_by_state(connection: &Connection) -> rusqlite::Result<[(OpenidState, i64); 3]> {
+/// The number of present members in each openid state. Reads an index only: SQLite defers the seek to a row until a column
+/// is needed.
+pub(crate) fn members_by_state(connection: &Connection) -> rusqlite::Result<[(OpenidState, i64); 3]> {
     let mut counts = OpenidState::ALL.map(|state| (state, 0));
     for (state, count) in &mut counts {
         *count = connection
@@ -17,10 +17,10 @@ pub fn members_by_state(connection: &Connection) -> rusqlite::Result<[(OpenidSta
     Ok(counts)
 }
 
-/// When the pending member that has waited longest became known. `many`: a good part of all members are pending.
-pub fn oldest_pending(connection: &Connection, many: bool) -> rusqlite::Result<Option<UnixSeconds>> {
-    // The index leads to each row by a seek, which from one row in twelve on costs more than to read all rows in
-    // their order: with a million pending 2.4 s instead of 0.2 s.
+/// Creation time of the pending member that has waited longest. `many`: more than a twelfth of all members are pending.
+pub(crate) fn oldest_pending(connection: &Connection, many: bool) -> rusqlite::Result<Option<UnixSeconds>> {
+    // The index needs a seek per row. From one row in twelve on, a full scan is faster: for a million pending members 0.2 s
+    // instead of 2.4 s.
     let sql = if many {
         "SELECT min(created_at) FROM members NOT INDEXED WHERE deleted_at IS NULL AND openid_state = 'pending'"
     } else {
@@ -29,13 +29,13 @@ pub fn oldest_pending(connection: &Connection, many: bool) -> rusqlite::Result<O
     time(connection, sql)
 }
 
-/// When the last callback came.
-pub fn last_event(connection: &Connection) -> rusqlite::Result<Option<UnixSeconds>> {
+/// The time of receipt of the last callback.
+pub(crate) fn last_event(connection: &Connection) -> rusqlite::Result<Option<UnixSeconds>> {
     time(connection, "SELECT received_at FROM events ORDER BY seq DESC LIMIT 1")
 }
 
-/// When the last comparison with WeCom ended that compared everything, or all that WeCom shows.
-pub fn last_reconcile(connection: &Connection) -> rusqlite::Result<Option<UnixSeconds>> {
+/// The end of the last comparison that was complete, or partial because of what WeCom denies.
+pub(crate) fn last_reconcile(connection: &Connection) -> rusqlite::Result<Option<UnixSeconds>> {
     time(connection, "SELECT max(finished_at) FROM reconciles WHERE outcome IN ('ok', 'partial')")
 }
 

@@ -1,4 +1,4 @@
-//! What WeCom's API showed, brought in through the same merge as events.
+//! Observations: answers of WeCom's API, merged by the same rules as events.
 
 use std::fmt;
 
@@ -8,52 +8,45 @@ use super::departments::{add_numbered_fact, plausible_numbered_facts, tag_absent
 use super::events::{add_member_fact, next_event, plausible_facts};
 use super::facts::{group_facts, tied_names};
 use crate::directory::clock::Moment;
-use crate::directory::diff::{Change, Entity, Merge};
+use crate::directory::diff::{Change, Entity, MemberMerge};
 use crate::directory::fact::{Fact, Presence, Source};
 use crate::directory::members::MemberFact;
 use crate::directory::{
     Action, DepartmentField, DepartmentId, Fields, MemberField, TagField, TagId, UnixSeconds, UserId, Value,
 };
 
-/// One thing that WeCom's API showed.
+/// A statement of WeCom's API about one entity or listing.
 #[derive(Debug, Clone, PartialEq)]
+#[allow(missing_docs)]
 pub enum Observation {
-    /// A member with these fields.
     Member(UserId, Fields<MemberField>),
-    /// No such member.
     MemberAbsent(UserId),
-    /// A department with these fields.
     Department(DepartmentId, Fields<DepartmentField>),
-    /// No such department.
     DepartmentAbsent(DepartmentId),
-    /// A tag of this name.
     Tag(TagId, String),
-    /// No such tag.
     TagAbsent(TagId),
-    /// A member in a tag (true), or not in it.
+    /// Whether a tag contains the member.
     TagMember(TagId, UserId, bool),
-    /// A department in a tag (true), or not in it.
+    /// Whether a tag contains the department.
     TagDepartment(TagId, DepartmentId, bool),
-    /// Recorded times are later than plausible: they are corrected, and nothing else.
-    Ahead(Subject),
-    /// All entities of this kind were listed, and what differed was merged.
+    /// No statement: only restamps facts that are later than plausible.
+    Ahead(EntityId),
+    /// All entities of this kind were listed, and the differences were merged.
     Complete(Entity),
-    /// The whole content of the tag was listed, and what differed was merged.
+    /// The tag's whole content was listed, and the differences were merged.
     TagContentComplete(TagId),
 }
 
-/// A row of the directory.
+/// Identifies a member, department or tag.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Subject {
-    /// A member.
+#[allow(missing_docs)]
+pub enum EntityId {
     Member(UserId),
-    /// A department.
     Department(DepartmentId),
-    /// A tag.
     Tag(TagId),
 }
 
-impl fmt::Display for Subject {
+impl fmt::Display for EntityId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Member(userid) => userid.fmt(f),
@@ -63,31 +56,31 @@ impl fmt::Display for Subject {
     }
 }
 
-/// Rows, present or deleted, whose recorded times are later than `latest`.
-pub fn ahead_of(connection: &Connection, latest: UnixSeconds) -> rusqlite::Result<Vec<Subject>> {
+/// Entities, present or deleted, with a newest fact later than `latest`.
+pub fn ahead_of(connection: &Connection, latest: UnixSeconds) -> rusqlite::Result<Vec<EntityId>> {
     let mut found = Vec::new();
     let mut members = connection.prepare_cached("SELECT userid FROM members WHERE event_time > ?1")?;
     let mut rows = members.query([latest.0])?;
     while let Some(row) = rows.next()? {
-        found.extend(UserId::parse(row.get_ref(0)?.as_str()?).ok().map(Subject::Member));
+        found.extend(UserId::parse(row.get_ref(0)?.as_str()?).ok().map(EntityId::Member));
     }
     let mut departments = connection.prepare_cached("SELECT id FROM departments WHERE event_time > ?1")?;
-    let ids = departments.query_map([latest.0], |row| Ok(Subject::Department(DepartmentId(row.get(0)?))))?;
+    let ids = departments.query_map([latest.0], |row| Ok(EntityId::Department(DepartmentId(row.get(0)?))))?;
     found.extend(ids.collect::<rusqlite::Result<Vec<_>>>()?);
     let mut tags = connection.prepare_cached("SELECT id FROM tags WHERE event_time > ?1")?;
-    let ids = tags.query_map([latest.0], |row| Ok(Subject::Tag(TagId(row.get(0)?))))?;
+    let ids = tags.query_map([latest.0], |row| Ok(EntityId::Tag(TagId(row.get(0)?))))?;
     found.extend(ids.collect::<rusqlite::Result<Vec<_>>>()?);
     Ok(found)
 }
 
-/// What observations came to.
+/// The number of changes that observations caused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Effect {
-    /// Members, departments and tags that came into being.
+    /// New members, departments and tags.
     pub created: usize,
-    /// Changes of what was there.
+    /// Changes of existing members, departments and tags.
     pub updated: usize,
-    /// Members, departments and tags that are gone.
+    /// Deleted members, departments and tags.
     pub deleted: usize,
 }
 
@@ -104,26 +97,26 @@ impl Effect {
         effect
     }
 
-    /// Adds another one.
+    /// Adds the counts of another effect.
     pub fn add(&mut self, other: Self) {
         self.created += other.created;
         self.updated += other.updated;
         self.deleted += other.deleted;
     }
 
-    /// Whether nothing changed.
+    /// Whether all three counts are zero.
     #[must_use]
     pub fn is_none(&self) -> bool {
         *self == Self::default()
     }
 }
 
-/// What one observation came to.
+/// The effect of one observation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Observed {
-    /// What changed.
+    /// The changes that it caused.
     pub effect: Effect,
-    /// Whether the directory is now as observed; else something newer hides the observation.
+    /// Whether the directory agrees with the observation; else newer facts hide it.
     pub holds: bool,
 }
 
@@ -133,7 +126,7 @@ impl Observed {
     }
 }
 
-/// Merges what was observed at `at` on WeCom's clock. An event of that second or later outranks it.
+/// Merges an observation of `at` on WeCom's clock. Events of that second or later outrank it.
 pub fn observe(
     connection: &Connection,
     observation: &Observation,
@@ -191,13 +184,13 @@ pub fn observe(
         }
         Observation::Ahead(subject) => {
             match subject {
-                Subject::Member(userid) => {
+                EntityId::Member(userid) => {
                     plausible_facts(connection, userid, group_facts(connection, userid)?, at, now)?;
                 }
-                Subject::Department(id) => {
+                EntityId::Department(id) => {
                     plausible_numbered_facts::<DepartmentField>(connection, id.0, at, now)?;
                 }
-                Subject::Tag(tag) => {
+                EntityId::Tag(tag) => {
                     plausible_numbered_facts::<TagField>(connection, tag.0, at, now)?;
                 }
             }
@@ -213,31 +206,31 @@ pub(super) fn observe_member(
     fields: &Fields<MemberField>,
     at: UnixSeconds,
     now: Moment,
-) -> rusqlite::Result<Merge> {
+) -> rusqlite::Result<MemberMerge> {
     let source = Source::Api(at);
     let fact = Fact::present(Presence::Listed, source, fields);
     Ok(add_member_fact(connection, userid, source, MemberFact::Entity(fact), now)?.0)
 }
 
-/// A moment in the life of the database: what came later has higher numbers or times.
+/// A position in the history of the database: later events have higher numbers, later fetches higher times.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Since {
-    /// Number of the next event.
+    /// The number of the next event.
     pub event: i64,
-    /// This machine's clock.
+    /// The time on this machine's clock.
     pub local: UnixSeconds,
 }
 
 impl Since {
-    /// This moment.
+    /// The present position; `local` is the present time.
     pub fn now(connection: &Connection, local: UnixSeconds) -> rusqlite::Result<Self> {
         Ok(Self { event: next_event(connection)?, local })
     }
 }
 
 impl Observation {
-    /// Whether an event about the subject was applied, or its details were fetched, since then: that explains why
-    /// an observation does not hold.
+    /// Whether an event about the subject was applied or its details were fetched since `since`, which explains an observation
+    /// that does not hold.
     pub fn has_news_since(&self, connection: &Connection, since: Since) -> rusqlite::Result<bool> {
         match self {
             Self::Member(userid, _) | Self::MemberAbsent(userid) => {
@@ -261,7 +254,7 @@ impl Observation {
         }
     }
 
-    /// What it is about, for a note.
+    /// A name of the subject, for a note.
     #[must_use]
     pub fn subject(&self) -> String {
         match self {
@@ -304,7 +297,7 @@ fn has_event(
         .exists(params![subject, since.event, change_type])
 }
 
-/// Who and what is in a tag, as far as the directory knows.
+/// The members and departments in a tag.
 pub fn tag_content(
     connection: &Connection,
     tag: TagId,
@@ -335,7 +328,7 @@ mod tests {
         UserId::parse("zhang").unwrap()
     }
 
-    fn apply(db: &Connection, n: i64, at: UnixSeconds, told: MemberEvent) {
+    fn apply(db: &Connection, n: i64, at: UnixSeconds, member_event: MemberEvent) {
         let event = NewEvent {
             received_at: NOW,
             create_time: Some(at),
@@ -344,7 +337,7 @@ mod tests {
             subject: "zhang".into(),
             payload: n.to_string(),
             digest: n,
-            meaning: Some(Event { at, subject: EventSubject::Member(userid(), told) }),
+            meaning: Some(Event { at, subject: EventSubject::Member(userid(), member_event) }),
             latest: None,
             comparison_due: None,
         };
@@ -360,18 +353,18 @@ mod tests {
     }
 
     #[test]
-    fn correcting_times_keeps_the_member_and_its_openid_and_tells_the_feed_nothing() {
+    fn correcting_times_keeps_the_member_and_its_openid_and_adds_no_change() {
         let db = open_in_memory().unwrap();
         let ahead = |seconds| NOW.plus(AHEAD + seconds);
         apply(&db, 1, ahead(0), MemberEvent::Created(named("former")));
         apply(&db, 2, ahead(1), MemberEvent::Deleted);
         apply(&db, 3, ahead(2), MemberEvent::Created(named("present")));
-        let asked = claim(&db, &userid(), None, NOW).unwrap().unwrap();
+        let claimed = claim(&db, &userid(), None, NOW).unwrap().unwrap();
         let backoff = Backoff { first: std::time::Duration::ZERO, max: std::time::Duration::ZERO };
         let call = NOW.plus(AHEAD + 3);
         record_conversion(
             &db,
-            &asked,
+            &claimed,
             &ConversionOutcome::Openid("o1".into()),
             call,
             backoff,
@@ -390,13 +383,13 @@ mod tests {
         assert_eq!(value(&db, "SELECT name || openid || openid_state FROM members"), "presento1converted");
         assert_eq!(value(&db, "SELECT count(*) || '' FROM changes"), changes);
 
-        // What WeCom tells next counts.
+        // The next fact takes effect.
         let absent = observe(&db, &Observation::MemberAbsent(userid()), NOW, moment).unwrap();
         assert!(absent.holds && absent.effect.deleted == 1, "{absent:?}");
     }
 
     #[test]
-    fn an_observation_that_something_newer_hides_does_not_hold() {
+    fn an_observation_that_newer_facts_hide_does_not_hold() {
         let db = open_in_memory().unwrap();
         apply(&db, 1, NOW, MemberEvent::Created(named("a")));
         let earlier = NOW.plus(-10);

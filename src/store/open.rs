@@ -1,4 +1,4 @@
-//! Opening the file: who may read it, whose it is, and bringing its schema up to date.
+//! Opens the database file: access mode, ownership check, migration of the schema.
 
 use std::fs::File;
 use std::ops::Deref;
@@ -12,18 +12,18 @@ use super::file;
 
 const APPLICATION_ID: i64 = file::APPLICATION_ID as i64;
 
-/// Each brings the schema from its index to the next `user_version`.
+/// The migration at index N takes the schema from `user_version` N to N + 1.
 const MIGRATIONS: &[&str] = &[include_str!("sqlite/schema.sql")];
 
-/// Made anew with each migration, so that a view never needs a migration of its own.
+/// Recreated with each migration, so that views need no migrations of their own.
 const VIEWS: &str = include_str!("sqlite/views.sql");
 
-/// How long a command waits for a lock; the daemon's writer sets its own time for each commit.
-const PATIENCE: Duration = Duration::from_secs(4);
+/// Time that a command waits for a lock. The daemon's writer sets its own limit for each commit.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// A database opened for writing. The file outlives the connection: closing any descriptor of it drops SQLite's locks.
+/// A database opened for writing. The file outlives the connection, because closing any descriptor drops SQLite's locks.
 pub struct Opened {
-    // Dropped in this order.
+    // Fields are dropped in this order.
     connection: Connection,
     _file: Option<File>,
 }
@@ -42,10 +42,10 @@ impl From<Connection> for Opened {
     }
 }
 
-/// Opens the database for writing; makes it, with file mode `mode`, if there is none; migrates it.
+/// Opens the database for writing, creates it with file mode `mode` if it does not exist, and migrates it.
 ///
 /// # Errors
-/// [`StoreError`]; a file that is not ours is unchanged.
+/// [`StoreError`]. A file that is not a database of this program stays unchanged.
 pub fn open_writer(path: &Path, mode: u32) -> Result<Opened, StoreError> {
     let file = file::claim(path, mode)?;
     let open = || {
@@ -57,7 +57,7 @@ pub fn open_writer(path: &Path, mode: u32) -> Result<Opened, StoreError> {
     Ok(Opened { connection, _file: Some(file) })
 }
 
-/// An empty database in memory, with the schema of a real one: for trying out what events come to.
+/// An empty in-memory database with the current schema, for tests and benches.
 ///
 /// # Errors
 /// [`StoreError`].
@@ -68,29 +68,20 @@ pub fn open_in_memory() -> Result<Connection, StoreError> {
     Ok(connection)
 }
 
-/// Opens an existing database for reading only.
-///
-/// # Errors
-/// [`StoreError`].
-pub fn open_reader(path: &Path) -> Result<Connection, StoreError> {
+/// Opens an existing, up-to-date database read-only.
+pub(crate) fn open_reader(path: &Path) -> Result<Connection, StoreError> {
     let connection = open_existing(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
     connection.pragma_update(None, "query_only", true)?;
     Ok(connection)
 }
 
-/// Opens an existing, up-to-date database for a command that writes beside the daemon.
-///
-/// # Errors
-/// [`StoreError`].
-pub fn open_beside(path: &Path) -> Result<Connection, StoreError> {
+/// Opens an existing, up-to-date database for a command that writes while the daemon may run.
+pub(crate) fn open_beside(path: &Path) -> Result<Connection, StoreError> {
     open_existing(path, OpenFlags::SQLITE_OPEN_READ_WRITE)
 }
 
-/// Begins a write transaction of a command; dropped without a commit, it is rolled back.
-///
-/// # Errors
-/// If another process holds the lock for too long.
-pub fn begin(connection: &mut Connection) -> rusqlite::Result<Transaction<'_>> {
+/// Begins a write transaction, which is rolled back if it is dropped without a commit.
+pub(crate) fn begin(connection: &mut Connection) -> rusqlite::Result<Transaction<'_>> {
     connection.transaction_with_behavior(TransactionBehavior::Immediate)
 }
 
@@ -104,7 +95,7 @@ fn open_existing(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError
     match version {
         0 => Err(StoreError::Missing(path.to_owned())),
         v if v == known_version() => Ok(connection),
-        // A command never migrates: the daemon that is running might be the older one.
+        // A command never migrates, because the running daemon may be of the older version.
         found => Err(StoreError::Older { path: path.to_owned(), found }),
     }
 }
@@ -112,7 +103,7 @@ fn open_existing(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError
 fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
     let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)
         .map_err(StoreError::cannot_open(path))?;
-    connection.busy_timeout(PATIENCE)?;
+    connection.busy_timeout(LOCK_TIMEOUT)?;
     connection.set_prepared_statement_cache_capacity(64);
     connection.pragma_update(None, "foreign_keys", true)?;
     Ok(connection)
@@ -122,7 +113,7 @@ fn known_version() -> i64 {
     i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX)
 }
 
-/// The file's schema version; 0 for an empty file. Refuses what is not ours or is too new.
+/// The file's schema version; 0 for an empty file. Refuses foreign databases and newer schemas.
 fn schema_version(connection: &Connection, path: &Path) -> Result<i64, StoreError> {
     let number = |pragma: &str| -> Result<i64, StoreError> {
         connection.pragma_query_value(None, pragma, |row| row.get(0)).map_err(|error| {
@@ -146,18 +137,18 @@ fn schema_version(connection: &Connection, path: &Path) -> Result<i64, StoreErro
 
 fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
     schema_version(connection, path)?;
-    // Before the WAL takes what is written: the file is recognised by its first bytes.
+    // Before WAL mode: the id must be in the file itself, whose first bytes identify it.
     let id: i64 = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
     if id != APPLICATION_ID {
         connection.pragma_update(None, "application_id", APPLICATION_ID)?;
     }
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
-    // A WAL that a long reader made grow is cut back to this when it is next started over.
+    // A WAL that grew during a long read is truncated to this at its next restart.
     connection.pragma_update(None, "journal_size_limit", 8 * 1024 * 1024)?;
-    // 2 MB, SQLite's own choice, do not hold the upper pages of all indexes of a large company.
+    // SQLite's default of 2 MB does not hold the upper pages of all indexes of a large company.
     connection.pragma_update(None, "cache_size", -8 * 1024)?;
-    // What undoes one event of many: it would be written to a file as soon as an event touches 16 pages.
+    // Statement journals of savepoints: from 16 pages on, SQLite would write them to a file.
     connection.pragma_update(None, "temp_store", "MEMORY")?;
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let version = schema_version(&transaction, path)?;

@@ -1,4 +1,4 @@
-//! Openids: who is due, what WeCom said, and when to try again.
+//! Conversions: due members, claims, results, and the record of API calls.
 
 use std::time::Duration;
 
@@ -11,52 +11,49 @@ use crate::directory::members::{Answer, Conversion, MemberFact};
 use crate::directory::openid::Backoff;
 use crate::directory::{Source, UnixSeconds, UserId};
 
-/// What WeCom said to one conversion.
+/// The result of one conversion.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ConversionOutcome {
-    /// The member's openid.
+    /// WeCom returned the member's openid.
     Openid(String),
-    /// Not now (43004, something unknown, or an answer that cannot be used): the member backs off.
+    /// 43004, an unknown errcode, or an unusable answer: the member backs off.
     NotYet {
-        /// WeCom's errcode, if there was one.
+        /// The errcode, if the answer has one.
         errcode: Option<i64>,
-        /// WeCom's errmsg, or what is wrong with the answer.
+        /// The errmsg, or the reason why the answer is unusable.
         errmsg: String,
     },
-    /// Never, unless something changes.
+    /// Final until an event names the member.
     Never {
-        /// WeCom's errcode.
+        #[allow(missing_docs)]
         errcode: i64,
-        /// WeCom's errmsg.
+        #[allow(missing_docs)]
         errmsg: String,
     },
 }
 
-/// One call of the API, for the record.
+/// A row of `api_calls`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ApiCall {
-    /// When it was answered.
+pub(crate) struct ApiCall {
     pub at: UnixSeconds,
-    /// Such as `user/convert_to_openid`.
+    /// The path below `/cgi-bin/`, such as `user/get`.
     pub api: &'static str,
-    /// The member it was about.
     pub userid: Option<UserId>,
-    /// WeCom's errcode; `None` if there was no answer that could be read.
+    /// `None` without a readable answer.
     pub errcode: Option<i64>,
-    /// WeCom's errmsg, or what the network said.
+    /// WeCom's errmsg, or the network error.
     pub errmsg: String,
-    /// How long it took.
     pub millis: u64,
 }
 
-/// Wait before the next attempt after an answer that counts for nobody: until the second is over.
+/// Wait after a discarded answer, until the second in which the name changed its holder is over.
 const CHANGED_HANDS: Duration = Duration::from_secs(2);
 
-/// API calls that are kept.
+/// Maximum number of rows in `api_calls`.
 const CALLS_KEPT: i64 = 10_000;
 
-/// Records a call; the oldest go when there are too many.
-pub fn record_api_call(connection: &Connection, call: &ApiCall) -> rusqlite::Result<()> {
+/// Records a call, and deletes the oldest beyond [`CALLS_KEPT`].
+pub(crate) fn record_api_call(connection: &Connection, call: &ApiCall) -> rusqlite::Result<()> {
     connection
         .prepare_cached(
             "INSERT INTO api_calls (at, api, userid, errcode, errmsg, millis) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
@@ -74,13 +71,13 @@ pub fn record_api_call(connection: &Connection, call: &ApiCall) -> rusqlite::Res
     Ok(())
 }
 
-/// Calls of the last `seconds` before `now`, the oldest first: which API, and how long ago.
-pub fn recent_api_calls(
+/// The calls of the last `seconds` before `now`, oldest first: API, and age in seconds.
+pub(crate) fn recent_api_calls(
     connection: &Connection,
     seconds: i64,
     now: UnixSeconds,
 ) -> rusqlite::Result<Vec<(String, i64)>> {
-    // By number from the newest: that is the order of time, and needs no index of its own.
+    // In descending order of id, which is the order of time and needs no further index.
     let mut statement = connection.prepare("SELECT api, at FROM api_calls ORDER BY id DESC")?;
     let mut rows = statement.query([])?;
     let mut calls = Vec::new();
@@ -95,20 +92,19 @@ pub fn recent_api_calls(
     Ok(calls)
 }
 
-/// Who is due, and when.
+/// Limits of a search for due members.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Due {
-    /// Whoever is due now or earlier.
+pub(crate) struct Due {
+    /// Members with a next attempt at this time or earlier are due.
     pub now: UnixSeconds,
-    /// No wait that began now would end later than this: whoever is to wait longer got that time from a clock
-    /// that was wrong, and is due, too.
+    /// The longest wait that can begin now. Members with a later next attempt are due too: a wrong clock set it.
     pub latest: UnixSeconds,
-    /// Converted members whose openids were last confirmed before this.
+    /// Converted members whose openids were confirmed before this are due.
     pub recheck_before: Option<UnixSeconds>,
 }
 
-/// Members that are due, the longest overdue first; after them, those whose openids are to be confirmed.
-pub fn due_members(
+/// Due members, the longest overdue first; after them, converted members whose openids must be confirmed.
+pub(crate) fn due_members(
     connection: &Connection,
     Due { now, latest, recheck_before }: Due,
     limit: usize,
@@ -138,8 +134,11 @@ pub fn due_members(
     Ok(due)
 }
 
-/// When the next member after `now` falls due.
-pub fn earliest_due(connection: &Connection, now: UnixSeconds) -> rusqlite::Result<Option<UnixSeconds>> {
+/// The earliest next attempt after `now`.
+pub(crate) fn earliest_due(
+    connection: &Connection,
+    now: UnixSeconds,
+) -> rusqlite::Result<Option<UnixSeconds>> {
     connection
         .prepare_cached(
             "SELECT min(next) FROM (
@@ -152,7 +151,7 @@ pub fn earliest_due(connection: &Connection, now: UnixSeconds) -> rusqlite::Resu
         .query_row([now.0], |row| Ok(row.get::<_, Option<i64>>(0)?.map(UnixSeconds)))
 }
 
-/// Something spoke of this member: unless it has its openid, it is tried at once and from the start.
+/// Makes a present member without an openid due at once, with its attempts reset. `None` if there is no such member.
 pub(super) fn make_due_now(
     connection: &Connection,
     userid: &UserId,
@@ -168,13 +167,13 @@ pub(super) fn make_due_now(
     Ok((changed > 0).then(|| userid.clone()))
 }
 
-/// Makes a member due now by an operator's wish; false if there is no such member without an openid.
-pub fn make_due(connection: &Connection, userid: &UserId, now: UnixSeconds) -> rusqlite::Result<bool> {
+/// Makes a member due for the command `retry`; false if there is no such member without an openid.
+pub(crate) fn make_due(connection: &Connection, userid: &UserId, now: UnixSeconds) -> rusqlite::Result<bool> {
     Ok(make_due_now(connection, userid, now)?.is_some())
 }
 
-/// Makes every member without an openid due now; how many.
-pub fn make_all_due(connection: &Connection, now: UnixSeconds) -> rusqlite::Result<usize> {
+/// Makes all members without an openid due now, and returns their number.
+pub(crate) fn make_all_due(connection: &Connection, now: UnixSeconds) -> rusqlite::Result<usize> {
     connection
         .prepare_cached(
             "UPDATE members SET openid_state = 'pending', openid_attempts = 0, openid_next_attempt_at = ?1,
@@ -184,10 +183,11 @@ pub fn make_all_due(connection: &Connection, now: UnixSeconds) -> rusqlite::Resu
         .execute([now.0])
 }
 
-/// Stores WeCom's answer; false if it no longer counts, because an event came while WeCom was being asked. The member is
-/// asked about again then.
+/// Stores the result of a conversion. False: the claim is obsolete, because an event arrived during the call; the member is
+/// converted again.
 ///
-/// An openid or a final refusal is a fact about the name at `answered_at`, on WeCom's clock: the merge decides whose it is.
+/// An openid or a final refusal is a fact about the name at `answered_at`, on WeCom's clock; the merge attributes it to a
+/// member.
 pub fn record_conversion(
     connection: &Connection,
     claim: &ConversionClaim,
@@ -201,7 +201,7 @@ pub fn record_conversion(
     let (openid, attempts, is_current) = stored(connection, claim)?.unwrap_or_default();
     let back_off = |backoff: Backoff, errcode: Option<i64>, errmsg: &str| -> rusqlite::Result<bool> {
         let attempts = attempts.saturating_add(1);
-        // A clash is no reason to ask more than once.
+        // A clash causes only one further call.
         let next = (!claim.only_for_clash).then(|| backoff.next(attempts, now, random).0);
         connection
             .prepare_cached(
@@ -211,30 +211,30 @@ pub fn record_conversion(
             .execute(params![claim.userid.as_str(), attempts, next, errcode, errmsg])?;
         Ok(true)
     };
-    let add_fact = |said: Conversion| {
+    let add_fact = |conversion: Conversion| {
         let answered_at = answered_at.max(claim.event_time);
         let asked_before = answered_at.since(claim.event_time);
-        let fact = MemberFact::Answered(Answer { asked_before, said });
+        let fact = MemberFact::Answered(Answer { asked_before, conversion });
         add_member_fact(connection, &claim.userid, Source::Api(answered_at), fact, moment)
     };
     match outcome {
-        ConversionOutcome::Openid(said) => {
-            if openid.as_ref() == Some(said) {
+        ConversionOutcome::Openid(answered) => {
+            if openid.as_ref() == Some(answered) {
                 connection
                     .prepare_cached(
                         "UPDATE members SET openid_attempts = 0, openid_next_attempt_at = NULL,
                             openid_errcode = NULL, openid_error = NULL, openid_updated_at = ?2 WHERE userid = ?1",
                     )?
                     .execute(params![claim.userid.as_str(), now.0])?;
-                clashes::look_for(connection, said, now)?;
+                clashes::look_for(connection, answered, now)?;
                 return Ok(true);
             }
-            add_fact(Conversion::Openid(said.clone()))?;
+            add_fact(Conversion::Openid(answered.clone()))?;
             match stored(connection, claim)? {
-                Some((Some(known), ..)) if known == *said => Ok(true),
+                Some((Some(known), ..)) if known == *answered => Ok(true),
                 Some((_, _, true)) => {
                     let soon = Backoff { first: CHANGED_HANDS, ..backoff };
-                    back_off(soon, None, "the userid changed hands while WeCom was asked")
+                    back_off(soon, None, "the userid changed its holder during the call")
                 }
                 _ => Ok(false),
             }
@@ -260,7 +260,7 @@ pub fn record_conversion(
     }
 }
 
-/// Openid and attempts of the present member of this name, and whether the claim is current.
+/// Openid and attempts of the present member with this name, and whether the claim is current.
 fn stored(
     connection: &Connection,
     claim: &ConversionClaim,
@@ -276,16 +276,16 @@ fn stored(
         .optional()
 }
 
-/// A member as it was when WeCom was asked.
+/// A member to convert, with its revision before the call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConversionClaim {
-    /// Who.
+    /// The userid at the claim.
     pub userid: UserId,
     revision: i64,
-    /// It has an openid that is not old: it is asked for again because another member has the same.
+    /// Whether the member has a recent openid and is converted again only because another member has the same.
     only_for_clash: bool,
-    /// WeCom's time of the newest fact about the member. WeCom is asked after that, also where the fact is dated ahead of
-    /// the estimate of its clock.
+    /// WeCom's time of the newest fact about the member. The call is later, even if the fact is dated ahead of the estimate of
+    /// WeCom's clock.
     event_time: UnixSeconds,
 }
 
@@ -300,8 +300,8 @@ fn claimed(row: &Row<'_>) -> rusqlite::Result<Option<ConversionClaim>> {
     Ok(Some(ConversionClaim { userid, revision, only_for_clash, event_time }))
 }
 
-/// Looks a member up that is to be converted, or whose openid is to be asked for again: since it was last confirmed before
-/// `recheck_before`, or has a time that has come. `None` if that is not (or no longer) so.
+/// Claims a member that is pending, or converted and due for a confirmation: last confirmed before `recheck_before`, or with
+/// a next attempt up to `now`. `None` if the member is neither.
 pub fn claim(
     connection: &Connection,
     userid: &UserId,

@@ -1,4 +1,4 @@
-//! What the commands ask: counts, and one member's story. Each on a reader's connection of its own.
+//! Queries of the commands: counts, one member's history, the change feed, the export.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -11,41 +11,34 @@ use super::{epoch, facts};
 use crate::directory::members::fold;
 use crate::directory::{UnixSeconds, UserId};
 
-/// Counts for `status`.
+/// The figures that `status` shows.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Counts {
-    /// Present members by openid state: pending, converted, failed.
+pub(crate) struct Counts {
+    /// `pending`, `converted` and `failed` count present members by openid state.
     pub pending: i64,
-    /// Those that have an openid.
     pub converted: i64,
-    /// Those that WeCom refuses.
     pub failed: i64,
-    /// Members that are due now.
+    /// Pending members whose next attempt is due.
     pub due: i64,
-    /// Present members whose details are to be asked for ..
+    /// Present members whose details must be fetched.
     pub details_due: i64,
-    /// .. and those that WeCom does not show them of.
+    /// Present members whose details WeCom does not show.
     pub details_denied: i64,
-    /// Members that are gone, and still kept.
+    /// Deleted members whose rows are still stored.
     pub deleted: i64,
-    /// Present departments.
     pub departments: i64,
-    /// Present tags.
     pub tags: i64,
-    /// When the member that has waited longest became known.
+    /// Creation time of the pending member that has waited longest.
     pub oldest_pending: Option<UnixSeconds>,
-    /// When the next member falls due.
     pub next_attempt: Option<UnixSeconds>,
-    /// When the last callback came, and how many there are.
+    /// Time of receipt of the last callback.
     pub last_event: Option<UnixSeconds>,
-    /// Callbacks kept.
     pub events: i64,
-    /// Number of the newest change.
+    /// The number of the newest change.
     pub last_change: i64,
 }
 
-/// Counts everything that `status` shows.
-pub fn counts(connection: &Connection, now: UnixSeconds) -> rusqlite::Result<Counts> {
+pub(crate) fn counts(connection: &Connection, now: UnixSeconds) -> rusqlite::Result<Counts> {
     let number = |sql: &str| -> rusqlite::Result<i64> {
         connection.query_row(sql, [], |row| Ok(row.get::<_, Option<i64>>(0)?.unwrap_or(0)))
     };
@@ -89,9 +82,11 @@ pub fn counts(connection: &Connection, now: UnixSeconds) -> rusqlite::Result<Cou
     })
 }
 
-/// A member's row as JSON, column by column, with its departments and tags; `None` if there is none.
-/// A former userid finds the member that bears another one now.
-pub fn member(connection: &Connection, userid: &UserId) -> rusqlite::Result<Option<Map<String, Json>>> {
+/// A member's row as JSON, one key per column, with its departments and tags. A former userid finds the renamed member.
+pub(crate) fn member(
+    connection: &Connection,
+    userid: &UserId,
+) -> rusqlite::Result<Option<Map<String, Json>>> {
     let holder = present_userid(connection, userid)?;
     let row = connection
         .query_row("SELECT * FROM members WHERE userid = ?1", [holder.as_str()], |row| Ok(object(row)))
@@ -114,14 +109,14 @@ pub fn member(connection: &Connection, userid: &UserId) -> rusqlite::Result<Opti
     Ok(Some(member))
 }
 
-/// The userid that the member has now which is, or was, called so.
+/// The present userid of the member that has, or had, this userid.
 fn present_userid(connection: &Connection, userid: &UserId) -> rusqlite::Result<UserId> {
     let mut holder = fold(&facts::group_facts(connection, userid)?).resolve(userid);
     let mut is_known = connection.prepare_cached("SELECT 1 FROM members WHERE userid = ?1")?;
     let mut next = connection.prepare_cached(
         "SELECT new_userid FROM renames WHERE old_userid = ?1 ORDER BY event_time DESC LIMIT 1",
     )?;
-    // Renames that a snapshot untied lead on, a circle of them not for ever.
+    // Renames that a compaction dropped from the facts are followed here; `visited` ends cycles.
     let mut visited = BTreeSet::new();
     while !is_known.exists([holder.as_str()])? && visited.insert(holder.clone()) {
         let renamed: Option<String> = next.query_row([holder.as_str()], |row| row.get(0)).optional()?;
@@ -133,20 +128,23 @@ fn present_userid(connection: &Connection, userid: &UserId) -> rusqlite::Result<
     Ok(holder)
 }
 
-/// One moment in a member's story.
+/// An entry of a member's history.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Moment {
-    /// When, on this machine's clock.
+pub(crate) struct HistoryEntry {
+    /// Time on this machine's clock.
     pub at: UnixSeconds,
-    /// `event`, `change` or `api`.
+    /// The kind of entry: `event`, `change` or `api`.
     pub kind: &'static str,
-    /// What, as the row that it is from.
-    pub what: Map<String, Json>,
+    /// The columns of the row.
+    pub row: Map<String, Json>,
 }
 
-/// A member's events, changes and API answers, under all its names, in order of time; the latest
-/// `limit` of each.
-pub fn story(connection: &Connection, userid: &UserId, limit: u32) -> rusqlite::Result<Vec<Moment>> {
+/// A member's events, changes and API calls under all its names, in order of time; per name, the latest `limit` of each kind.
+pub(crate) fn history(
+    connection: &Connection,
+    userid: &UserId,
+    limit: u32,
+) -> rusqlite::Result<Vec<HistoryEntry>> {
     let names = facts::all_names(connection, userid)?;
     let sources = [
         (
@@ -165,22 +163,22 @@ pub fn story(connection: &Connection, userid: &UserId, limit: u32) -> rusqlite::
              WHERE userid = ?1 ORDER BY id DESC LIMIT ?2",
         ),
     ];
-    let mut moments = Vec::new();
+    let mut entries = Vec::new();
     for name in &names {
         for (order, (kind, sql)) in sources.iter().enumerate() {
             let mut statement = connection.prepare_cached(sql)?;
             let mut rows = statement.query(params![name.as_str(), limit])?;
             while let Some(row) = rows.next()? {
-                let what = object(row);
-                let at = UnixSeconds(what.get("at").and_then(Json::as_i64).unwrap_or(0));
-                let seq = what.get("seq").and_then(Json::as_i64).unwrap_or(0);
-                moments.push((at, order, seq, Moment { at, kind, what }));
+                let row = object(row);
+                let at = UnixSeconds(row.get("at").and_then(Json::as_i64).unwrap_or(0));
+                let seq = row.get("seq").and_then(Json::as_i64).unwrap_or(0);
+                entries.push((at, order, seq, HistoryEntry { at, kind, row }));
             }
         }
     }
-    // Within a second: the event, then what it changed, then what WeCom answered.
-    moments.sort_by_key(|(at, order, seq, _)| (*at, *order, *seq));
-    Ok(moments.into_iter().map(|(.., moment)| moment).collect())
+    // Within a second: events, then changes, then API calls.
+    entries.sort_by_key(|(at, order, seq, _)| (*at, *order, *seq));
+    Ok(entries.into_iter().map(|(.., entry)| entry).collect())
 }
 
 fn rows(connection: &Connection, sql: &str, key: &str) -> rusqlite::Result<Vec<Json>> {
@@ -189,7 +187,7 @@ fn rows(connection: &Connection, sql: &str, key: &str) -> rusqlite::Result<Vec<J
     rows.collect()
 }
 
-/// A row as a JSON object.
+/// A row as a JSON object, one key per column.
 fn object(row: &Row<'_>) -> Map<String, Json> {
     let names = row.as_ref().column_names();
     let values = names.enumerate().map(|(i, name)| {
@@ -204,14 +202,14 @@ fn object(row: &Row<'_>) -> Map<String, Json> {
     values.collect()
 }
 
-/// A time as people here read it.
-pub fn local_time(connection: &Connection, at: UnixSeconds) -> rusqlite::Result<String> {
+/// A time in the local time zone, as `YYYY-MM-DD HH:MM:SS`.
+pub(crate) fn local_time(connection: &Connection, at: UnixSeconds) -> rusqlite::Result<String> {
     connection
         .prepare_cached("SELECT datetime(?1, 'unixepoch', 'localtime')")?
         .query_row([at.0], |row| Ok(row.get::<_, Option<String>>(0)?.unwrap_or_default()))
 }
 
-/// A query's rows as text, the first being the columns' names.
+/// A query's rows as text; the first row contains the column names.
 pub fn table(connection: &Connection, sql: &str) -> rusqlite::Result<Vec<Vec<String>>> {
     let mut statement = connection.prepare(sql)?;
     let names = statement.column_names().map(str::to_owned).collect::<Vec<_>>();
@@ -228,8 +226,8 @@ pub fn table(connection: &Connection, sql: &str) -> rusqlite::Result<Vec<Vec<Str
     Ok(rows)
 }
 
-/// Lines of the change feed after `since`, at most `limit`, each with its seq.
-pub fn changes_since(
+/// The first `limit` lines of the change feed after `since`, each with its seq.
+pub(crate) fn changes_since(
     connection: &Connection,
     since: i64,
     limit: u32,
@@ -249,13 +247,13 @@ pub fn changes_since(
     lines.collect()
 }
 
-/// The oldest change that is kept.
-pub fn oldest_change(connection: &Connection) -> rusqlite::Result<Option<i64>> {
+/// The seq of the oldest stored change.
+pub(crate) fn oldest_change(connection: &Connection) -> rusqlite::Result<Option<i64>> {
     connection.query_row("SELECT min(seq) FROM changes", [], |row| row.get(0))
 }
 
-/// The columns of an export, in order.
-pub const EXPORTED: [&str; 20] = [
+/// The columns of an export in order.
+pub(crate) const EXPORTED: [&str; 20] = [
     "userid",
     "name",
     "departments",
@@ -278,12 +276,12 @@ pub const EXPORTED: [&str; 20] = [
     "event_time",
 ];
 
-/// Hands every present member to `each`, departments by their full path, until it returns false.
-pub fn export_members(
+/// Calls `each` with every present member, departments as full paths, until it returns false.
+pub(crate) fn export_members(
     connection: &Connection,
     mut each: impl FnMut(Map<String, Json>) -> bool,
 ) -> rusqlite::Result<()> {
-    // Once for all: the view works the whole tree out each time that it is asked.
+    // Read once, because the view computes the whole tree for each query.
     let mut statement = connection.prepare("SELECT id, path FROM department_tree")?;
     let paths: HashMap<i64, String> =
         statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<rusqlite::Result<_>>()?;

@@ -1,4 +1,4 @@
-//! Comparisons with WeCom: what is to be compared, and the record of each comparison.
+//! Comparisons with WeCom: the directory's side of the comparison, and the table `reconciles`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,29 +8,29 @@ use super::observations::Effect;
 use crate::directory::comparison::{KnownDepartment, KnownMember};
 use crate::directory::{DepartmentField, DepartmentId, Fields, TagId, UnixSeconds, UserId, Value};
 
-/// How a comparison ended. The schema's CHECK has the same list.
+/// The outcome of a comparison. The schema's CHECK has the same list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReconcileOutcome {
-    /// It is under way.
+    /// The comparison has not ended yet.
     Running,
-    /// All was compared, and what was different is repaired.
+    /// Everything was compared, and all differences were merged.
     Ok,
-    /// WeCom did not show everything; what it showed is applied.
+    /// WeCom did not show everything; the differences in the rest were merged.
     Partial,
-    /// More deletions than allowed: none was made, the rest is applied.
+    /// More deletions than allowed: none was made; other differences were merged.
     Blocked,
-    /// WeCom could not be asked.
+    /// WeCom could not be reached, or its listing is unusable.
     Failed,
-    /// The program ended in the middle.
+    /// The program ended during the comparison.
     Stopped,
 }
 
 impl ReconcileOutcome {
-    /// All outcomes.
+    /// All outcomes, in the order of the schema's CHECK.
     pub const ALL: [Self; 6] =
         [Self::Running, Self::Ok, Self::Partial, Self::Blocked, Self::Failed, Self::Stopped];
 
-    /// The word in the database.
+    /// The outcome's name in the database.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -42,41 +42,36 @@ impl ReconcileOutcome {
             Self::Stopped => "stopped",
         }
     }
-}
 
-impl ReconcileOutcome {
     /// Whether the comparison was not cut short.
     #[must_use]
-    pub fn came_to_its_end(self) -> bool {
+    pub fn reached_end(self) -> bool {
         matches!(self, Self::Ok | Self::Partial | Self::Blocked)
     }
 }
 
-/// A comparison as it was recorded.
+/// A row of `reconciles`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reconcile {
-    /// Its number.
+pub(crate) struct ReconcileRecord {
     pub seq: i64,
-    /// When it began.
     pub started_at: UnixSeconds,
-    /// When it ended.
     pub finished_at: Option<UnixSeconds>,
-    /// Why it was made.
     pub reason: String,
-    /// How it ended.
     pub outcome: ReconcileOutcome,
-    /// Members that WeCom listed.
+    /// The number of members that WeCom listed.
     pub members_seen: i64,
-    /// What it did.
     pub effect: Effect,
-    /// For the operator.
     pub note: String,
 }
 
-/// Records that a comparison begins; its number. One that never ended was stopped in the middle.
-pub fn begin_reconcile(connection: &Connection, reason: &str, now: UnixSeconds) -> rusqlite::Result<i64> {
+/// Records the begin of a comparison and returns its number. Earlier ones that are still running become stopped.
+pub(crate) fn begin_reconcile(
+    connection: &Connection,
+    reason: &str,
+    now: UnixSeconds,
+) -> rusqlite::Result<i64> {
     connection.execute(
-        "UPDATE reconciles SET outcome = 'stopped', finished_at = ?1, note = 'the program ended in the middle'
+        "UPDATE reconciles SET outcome = 'stopped', finished_at = ?1, note = 'the program ended during the comparison'
          WHERE outcome = 'running'",
         [now.0],
     )?;
@@ -84,14 +79,13 @@ pub fn begin_reconcile(connection: &Connection, reason: &str, now: UnixSeconds) 
         "INSERT INTO reconciles (started_at, reason, outcome) VALUES (?1, ?2, 'running')",
         params![now.0, reason],
     )?;
-    // Some hundred comparisons tell enough of the past.
     let seq = connection.last_insert_rowid();
     connection.execute("DELETE FROM reconciles WHERE seq <= ?1", [seq - 1000])?;
     Ok(seq)
 }
 
-/// Records how a comparison ended.
-pub fn finish_reconcile(
+/// Records the end of a comparison.
+pub(crate) fn finish_reconcile(
     connection: &Connection,
     seq: i64,
     (outcome, members_seen, effect): (ReconcileOutcome, usize, Effect),
@@ -116,8 +110,10 @@ pub fn finish_reconcile(
     Ok(())
 }
 
-/// The last comparison, and the last that came to its end: not one that failed or was stopped.
-pub fn last_reconciles(connection: &Connection) -> rusqlite::Result<(Option<Reconcile>, Option<Reconcile>)> {
+/// The last comparison, and the last one for which [`ReconcileOutcome::reached_end`] holds.
+pub(crate) fn last_reconciles(
+    connection: &Connection,
+) -> rusqlite::Result<(Option<ReconcileRecord>, Option<ReconcileRecord>)> {
     let last = |condition: &str| {
         connection
             .prepare_cached(&format!("SELECT * FROM reconciles WHERE {condition} ORDER BY seq DESC LIMIT 1"))?
@@ -127,7 +123,7 @@ pub fn last_reconciles(connection: &Connection) -> rusqlite::Result<(Option<Reco
                 let number = |name: &str| -> rusqlite::Result<usize> {
                     Ok(usize::try_from(row.get::<_, i64>(name)?).unwrap_or(0))
                 };
-                Ok(Reconcile {
+                Ok(ReconcileRecord {
                     seq: row.get("seq")?,
                     started_at: UnixSeconds(row.get("started_at")?),
                     finished_at: row.get::<_, Option<i64>>("finished_at")?.map(UnixSeconds),
@@ -147,8 +143,8 @@ pub fn last_reconciles(connection: &Connection) -> rusqlite::Result<(Option<Reco
     Ok((last("1")?, last("outcome IN ('ok', 'partial', 'blocked')")?))
 }
 
-/// Present members after `after` in order of userid, at most `limit`.
-pub fn known_members(
+/// The first `limit` present members after `after`, in order of userid.
+pub(crate) fn known_members(
     connection: &Connection,
     after: &str,
     limit: usize,
@@ -170,16 +166,14 @@ pub fn known_members(
     Ok(known)
 }
 
-/// Present members.
-pub fn count_members(connection: &Connection) -> rusqlite::Result<usize> {
+pub(crate) fn count_members(connection: &Connection) -> rusqlite::Result<usize> {
     let count: i64 =
         connection
             .query_row("SELECT count(*) FROM members WHERE deleted_at IS NULL", [], |row| row.get(0))?;
     Ok(usize::try_from(count).unwrap_or(0))
 }
 
-/// All present departments.
-pub fn known_departments(
+pub(crate) fn known_departments(
     connection: &Connection,
 ) -> rusqlite::Result<BTreeMap<DepartmentId, KnownDepartment>> {
     let mut statement = connection.prepare(
@@ -201,8 +195,8 @@ pub fn known_departments(
     rows.collect()
 }
 
-/// All present tags: name, and WeCom's time of the newest news.
-pub fn known_tags(
+/// All present tags with their names and WeCom's time of their newest facts.
+pub(crate) fn known_tags(
     connection: &Connection,
 ) -> rusqlite::Result<BTreeMap<TagId, (Option<String>, UnixSeconds)>> {
     let mut statement =
@@ -212,8 +206,8 @@ pub fn known_tags(
     rows.collect()
 }
 
-/// Who and what is in a tag, as the directory knows.
-pub fn known_tag_content(
+/// The members and departments in a tag, as sets.
+pub(crate) fn known_tag_content(
     connection: &Connection,
     tag: TagId,
 ) -> rusqlite::Result<(BTreeSet<UserId>, BTreeSet<DepartmentId>)> {
@@ -221,8 +215,12 @@ pub fn known_tag_content(
     Ok((members.into_iter().collect(), departments.into_iter().collect()))
 }
 
-/// Makes up to `limit` of the members that WeCom refused for good due again; how many there were.
-pub fn retry_failed(connection: &Connection, limit: usize, now: UnixSeconds) -> rusqlite::Result<usize> {
+/// Makes up to `limit` failed members due again, and returns their number.
+pub(crate) fn retry_failed(
+    connection: &Connection,
+    limit: usize,
+    now: UnixSeconds,
+) -> rusqlite::Result<usize> {
     connection
         .prepare_cached(
             "UPDATE members SET openid_state = 'pending', openid_attempts = 0, openid_next_attempt_at = ?1,

@@ -1,31 +1,28 @@
-//! The refusals of the callback port: a bounded table, written in batches.
+//! The table `refusals`: bounded, written in batches.
 
 use rusqlite::{Connection, params};
 
 use crate::directory::UnixSeconds;
 
-/// Rows that are kept; the oldest last_at goes first.
-pub const ROWS: u32 = 200;
+/// Maximum number of rows; the oldest `last_at` is deleted first.
+pub(crate) const ROWS: u32 = 200;
 
-/// What is known of one cause at one path.
+/// The refusals of one cause at one path.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RefusalRow {
-    /// Why; the name of a cause, which is stable.
+pub(crate) struct RefusalRow {
+    /// The stable name of the cause.
     pub cause: String,
-    /// Escaped, without the query.
+    /// Escaped for terminals, without the query.
     pub path: String,
-    /// The first one.
     pub first_at: UnixSeconds,
-    /// The latest one.
     pub last_at: UnixSeconds,
-    /// How many.
     pub count: u64,
-    /// Who sent the latest one; escaped.
+    /// Address of the latest client; escaped for terminals.
     pub last_client: String,
 }
 
-/// Adds these to what is known, and forgets the oldest beyond [`ROWS`].
-pub fn record_refusals(connection: &Connection, rows: &[RefusalRow]) -> rusqlite::Result<()> {
+/// Adds counts to the table, and deletes the oldest rows beyond [`ROWS`].
+pub(crate) fn record_refusals(connection: &Connection, rows: &[RefusalRow]) -> rusqlite::Result<()> {
     let mut add = connection.prepare_cached(
         "INSERT INTO refusals (cause, path, first_at, last_at, count, last_client)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6)
@@ -45,8 +42,11 @@ pub fn record_refusals(connection: &Connection, rows: &[RefusalRow]) -> rusqlite
     Ok(())
 }
 
-/// What was refused since then, the latest first.
-pub fn refusals_since(connection: &Connection, since: UnixSeconds) -> rusqlite::Result<Vec<RefusalRow>> {
+/// Rows with refusals at `since` or later, the latest first.
+pub(crate) fn refusals_since(
+    connection: &Connection,
+    since: UnixSeconds,
+) -> rusqlite::Result<Vec<RefusalRow>> {
     let mut query = connection.prepare_cached(
         "SELECT cause, path, first_at, last_at, count, last_client FROM refusals
          WHERE last_at >= ?1 ORDER BY last_at DESC, cause, path",

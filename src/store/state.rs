@@ -1,4 +1,4 @@
-//! The table `daemon_state`: what the daemon keeps between two starts and shows to the commands.
+//! The table `daemon_state`: values that survive restarts and that commands read.
 
 use std::borrow::Cow;
 use std::marker::PhantomData;
@@ -21,13 +21,13 @@ impl<T: Serialize + DeserializeOwned> Entry<T> {
         Self { name, value: PhantomData }
     }
 
-    /// The value and the time it was written; `None` also for a value that another version wrote in another form.
+    /// The value and the time of its write; `None` also if another version wrote it in another form.
     pub(crate) fn get(&self, connection: &Connection) -> rusqlite::Result<Option<(UnixSeconds, T)>> {
         let row = get_state(connection, self.name)?;
         Ok(row.and_then(|(at, json)| Some((at, serde_json::from_value(json).ok()?))))
     }
 
-    /// Inserts or replaces the row.
+    /// Inserts or replaces the row of this name.
     pub(crate) fn set(&self, connection: &Connection, at: UnixSeconds, value: &T) -> rusqlite::Result<()> {
         let json = serde_json::to_value(value);
         let json = json.map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
@@ -40,17 +40,17 @@ impl<T: Serialize + DeserializeOwned> Entry<T> {
     }
 }
 
-/// The running daemon; its time is the start. Left behind by a daemon that was killed.
+/// The running daemon; the row's time is its start. A killed daemon leaves the row.
 pub(crate) const DAEMON: Entry<RunningDaemon> = Entry::new("daemon");
-/// Its time is the last orderly stop.
+/// The row's time is the last orderly stop.
 pub(crate) const STOPPED: Entry<bool> = Entry::new("stopped");
-/// The pauses of API calls in force.
+/// The pauses of API calls that are in force.
 pub(crate) const PAUSES: Entry<Vec<PauseState>> = Entry::new("pauses");
 /// The last estimate of WeCom's clock.
 pub(crate) const CLOCK: Entry<ClockState> = Entry::new("clock");
 /// The progress of the comparison under way.
 pub(crate) const RECONCILE_PROGRESS: Entry<ReconcileProgress> = Entry::new("reconcile_progress");
-/// Present while the app may not call user/get at all.
+/// Present while the app may not call user/get for any member.
 pub(crate) const DETAILS_DENIED: Entry<bool> = Entry::new("details_denied");
 /// The result of the last daily sample.
 pub(crate) const DRIFT: Entry<Drift> = Entry::new("drift");
@@ -59,12 +59,12 @@ pub(crate) const PROBE: Entry<u64> = Entry::new("probe");
 
 const COMPARISON_DUE: Entry<ComparisonDue> = Entry::new("comparison_due");
 
-/// What a command needs to reach the daemon.
+/// How a command reaches the daemon.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct RunningDaemon {
     pub(crate) pid: u32,
     pub(crate) version: String,
-    /// Absolute path of the control socket; `None` if none could be made.
+    /// Absolute path of the control socket; `None` if it could not be created.
     pub(crate) control: Option<String>,
 }
 
@@ -115,7 +115,7 @@ pub(crate) struct ComparisonDue {
 }
 
 /// Writes a row; `None` deletes it. Outside this module only for rows that have no [`Entry`].
-pub fn set_state(
+pub(crate) fn set_state(
     connection: &Connection,
     name: &str,
     at: UnixSeconds,
@@ -133,8 +133,11 @@ pub fn set_state(
     Ok(())
 }
 
-/// Reads a row that has no [`Entry`], and the time it was written.
-pub fn get_state(connection: &Connection, name: &str) -> rusqlite::Result<Option<(UnixSeconds, Json)>> {
+/// Reads a row that has no [`Entry`], with the time of its write.
+pub(crate) fn get_state(
+    connection: &Connection,
+    name: &str,
+) -> rusqlite::Result<Option<(UnixSeconds, Json)>> {
     let row = connection
         .prepare_cached("SELECT at, value FROM daemon_state WHERE name = ?1")?
         .query_row([name], |row| Ok((UnixSeconds(row.get(0)?), row.get::<_, String>(1)?)))
@@ -142,20 +145,24 @@ pub fn get_state(connection: &Connection, name: &str) -> rusqlite::Result<Option
     Ok(row.and_then(|(at, value)| Some((at, serde_json::from_str(&value).ok()?))))
 }
 
-/// Makes a comparison due. A later reason replaces the reason of an earlier request, not its time.
-pub fn request_reconcile(connection: &Connection, reason: &str, now: UnixSeconds) -> rusqlite::Result<()> {
+/// Requests a comparison. A later request replaces the reason of an earlier one, not its time.
+pub(crate) fn request_reconcile(
+    connection: &Connection,
+    reason: &str,
+    now: UnixSeconds,
+) -> rusqlite::Result<()> {
     let known = COMPARISON_DUE.get(connection)?;
     let since = known.map_or(now.0, |(_, due)| due.since);
     COMPARISON_DUE.set(connection, now, &ComparisonDue { reason: reason.to_owned(), since })
 }
 
-/// The comparison that is due, if one is.
+/// The pending request for a comparison.
 pub(crate) fn reconcile_request(connection: &Connection) -> rusqlite::Result<Option<ComparisonDue>> {
     Ok(COMPARISON_DUE.get(connection)?.map(|(_, due)| due))
 }
 
-/// Removes the request unless a reason was added at `began` or later.
-pub fn settle_reconcile_request(connection: &Connection, began: UnixSeconds) -> rusqlite::Result<()> {
+/// Removes the request, unless it was renewed at `began` or later.
+pub(crate) fn settle_reconcile_request(connection: &Connection, began: UnixSeconds) -> rusqlite::Result<()> {
     connection.execute(
         "DELETE FROM daemon_state WHERE name = ?1 AND at < ?2",
         params![COMPARISON_DUE.name, began.0],

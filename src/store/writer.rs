@@ -1,7 +1,7 @@
-//! The one writer: a thread that owns the connection and commits in groups.
+//! The writer: a thread that owns the only writing connection and commits in groups.
 //!
-//! One commit costs a sync of the disk however much it holds, so all that waits is committed together;
-//! each piece of work stands in a savepoint of its own, and its reply is given only after the commit.
+//! A commit costs one sync of the disk regardless of its size, so all waiting jobs are committed together. Each job runs in
+//! its own savepoint and is answered after the commit.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -14,16 +14,16 @@ use rusqlite::Connection;
 use super::epoch::HighWaterMark;
 use super::error::StoreError;
 use super::open::Opened;
-use super::sqlite::file_watch::{Watch, empty_the_wal};
+use super::sqlite::file_watch::{Watch, truncate_wal};
 
-/// Pieces of work that may wait; more are refused. Far more than callbacks can be in flight.
+/// Capacity of the queue, far above the number of concurrent callbacks; further jobs are refused.
 const QUEUE: usize = 4096;
-/// Longest wait for a lock at one stretch.
+/// Longest uninterrupted wait for a lock; new jobs with a shorter deadline are admitted in between.
 const LOCK_WAIT: Duration = Duration::from_millis(200);
-/// Pieces of work in one commit at most, so that the first does not wait long for the last.
+/// Maximum number of jobs per commit, which bounds the wait of the first one.
 const GROUP: usize = 512;
 
-/// Work for the writer. `run` may be called again if the group has to be started over.
+/// Work for the writer. `run` may be called again if the group is restarted.
 trait Work: Send {
     fn run(&mut self, connection: &Connection) -> Result<(), StoreError>;
     fn reply(self: Box<Self>, committed: Result<(), StoreError>);
@@ -53,12 +53,12 @@ where
 }
 
 /// An observer of commits, called on the writer's thread with its connection.
-pub type Committed = Box<dyn Fn(&Connection) + Send>;
+pub(crate) type Committed = Box<dyn Fn(&Connection) + Send>;
 
-/// What comes through the queue.
+/// An entry of the queue.
 enum Message {
     Job(Job),
-    /// Commit what came before, and end.
+    /// Commit all earlier jobs, and end.
     Close,
 }
 
@@ -73,17 +73,17 @@ pub struct Writer {
     queue: SyncSender<Message>,
 }
 
-/// The writer's thread: ends after [`Writer::close`], or when every [`Writer`] is gone.
+/// The writer's thread: ends after [`Writer::close`], or when every [`Writer`] is dropped.
 pub struct WriterThread(JoinHandle<()>);
 
 impl WriterThread {
-    /// Whether it has ended.
+    /// Whether the thread has ended, perhaps by a panic.
     #[must_use]
     pub fn is_finished(&self) -> bool {
         self.0.is_finished()
     }
 
-    /// Waits for its end, `patience` at most; false if it is still at work then.
+    /// Waits for the thread's end for at most `patience`; false if it still runs.
     #[must_use]
     pub fn join_within(self, patience: Duration) -> bool {
         let deadline = Instant::now() + patience;
@@ -108,15 +108,15 @@ impl Writer {
     /// Starts the thread on this connection.
     ///
     /// # Errors
-    /// If no thread can be had.
+    /// If the thread cannot be created.
     pub fn start(database: impl Into<Opened>) -> std::io::Result<(Self, WriterThread)> {
         Self::start_marking(database, None)
     }
 
-    /// As [`Writer::start`], and keeps the highest change number.
+    /// As [`Writer::start`], and maintains the high-water mark of the change numbers.
     ///
     /// # Errors
-    /// If no thread can be had.
+    /// If the thread cannot be created.
     pub fn start_marking(
         database: impl Into<Opened>,
         mark: Option<HighWaterMark>,
@@ -138,8 +138,7 @@ impl Writer {
         Ok((Self { queue }, WriterThread(thread)))
     }
 
-    /// Hands in work; `reply` is called once, on the writer's thread, after the commit or when `deadline`
-    /// has passed without one. Never blocks.
+    /// Submits work without blocking. `reply` is called once, after the commit or with an error at `deadline` at the latest.
     pub fn submit<T, W, R>(&self, deadline: Instant, work: W, reply: R)
     where
         T: Send + 'static,
@@ -154,16 +153,15 @@ impl Writer {
         }
     }
 
-    /// Lets the thread end once all that was handed in before is committed. Whatever comes later is told
-    /// that the database is closed.
+    /// Ends the thread after the commit of all earlier jobs. Later jobs get [`StoreError::Closed`].
     pub fn close(&self) {
         let _ = self.queue.send(Message::Close);
     }
 
-    /// Hands in work and waits for its commit, `patience` at most.
+    /// Submits work and waits for its commit for at most `patience`.
     ///
     /// # Errors
-    /// [`StoreError`]; nothing was written then.
+    /// [`StoreError`]; the work is rolled back.
     pub fn run<T, W>(&self, patience: Duration, work: W) -> Result<T, StoreError>
     where
         T: Send + 'static,
@@ -192,25 +190,25 @@ fn write_until_closed(
         match begin(connection, &mut jobs, &mut group, &mut trouble) {
             Ok(true) => {
                 commit(connection, group, &mut watch, &mut trouble, (mark.as_mut(), committed));
-                watch.bound_the_wal(connection, Instant::now());
+                watch.limit_wal(connection, Instant::now());
             }
             Ok(false) => {}
             Err(error) => refuse(group, &error, &mut trouble),
         }
     }
-    if let Err(error) = empty_the_wal(connection) {
+    if let Err(error) = truncate_wal(connection) {
         log::debug!("no last checkpoint: {error}");
     }
 }
 
-/// The queue, as the writer's thread sees it.
+/// The receiving end of the queue.
 struct Jobs<'a> {
     queue: &'a Receiver<Message>,
     closing: bool,
 }
 
 impl Jobs<'_> {
-    /// The next job; `None` when there will be no more.
+    /// Waits for the next job; `None` if the queue is closed.
     fn wait(&mut self) -> Option<Job> {
         if self.closing {
             return None;
@@ -232,8 +230,7 @@ impl Jobs<'_> {
     }
 }
 
-/// Begins a transaction, waiting for somebody else's lock as long as any of the group can wait. Whoever
-/// cannot wait any longer is refused in time; false if that is everybody.
+/// Begins a transaction. While another process holds the lock, refuses each job at its deadline; false if no job is left.
 fn begin(
     connection: &Connection,
     jobs: &mut Jobs<'_>,
@@ -241,7 +238,7 @@ fn begin(
     trouble: &mut Trouble,
 ) -> Result<bool, StoreError> {
     while let Some(earliest) = group.iter().map(|job| job.deadline).min() {
-        // Not at one stretch: what comes meanwhile may have less time.
+        // In short waits, because a new job may have an earlier deadline.
         let left = earliest.saturating_duration_since(Instant::now());
         let patience = left.clamp(Duration::from_millis(1), LOCK_WAIT);
         connection.busy_timeout(patience)?;
@@ -276,7 +273,7 @@ fn commit(
     for mut job in rest.by_ref() {
         match in_savepoint(connection, job.work.as_mut()) {
             Ok(()) => done.push(job),
-            // SQLite itself rolled everything back: the whole group is lost.
+            // SQLite rolled back the whole transaction, hence all jobs of the group.
             Err(error) if connection.is_autocommit() => {
                 failed = Some(error);
                 done.push(job);
@@ -317,7 +314,7 @@ fn commit(
 
 fn in_savepoint(connection: &Connection, work: &mut dyn Work) -> Result<(), StoreError> {
     connection.prepare_cached("SAVEPOINT work")?.execute([])?;
-    // A panic here would stop all writing for good; this way it costs one piece of work.
+    // A panic must cost only this job, not the writer's thread.
     let result = catch_unwind(AssertUnwindSafe(|| work.run(connection))).unwrap_or_else(|_| {
         Err(StoreError::Sqlite(rusqlite::Error::SqliteFailure(
             rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CONSTRAINT),
@@ -345,37 +342,37 @@ fn refuse(group: Vec<Job>, error: &StoreError, trouble: &mut Trouble) {
     }
 }
 
-/// Says once that the database fails, and once that it works again.
+/// Logs a failure of the database once, and its end once.
 #[derive(Default)]
 struct Trouble {
     since: Option<Instant>,
-    /// Whether it was said.
-    told: bool,
-    /// What was said, and when: trouble that comes and goes does not fill the log.
-    said: Vec<(String, Instant)>,
+    /// Whether the present failure was logged.
+    is_logged: bool,
+    /// Logged texts with their times, so that a recurring failure does not fill the log.
+    logged: Vec<(String, Instant)>,
 }
 
-/// The same is not said again within this.
-const QUIET: Duration = Duration::from_secs(60);
+/// Minimum interval between log lines of the same text.
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 impl Trouble {
     fn begins(&mut self, error: &StoreError) {
         let now = Instant::now();
         let text = error.to_string();
         if self.since.is_none() {
-            self.said.retain(|(_, at)| now.saturating_duration_since(*at) < QUIET);
+            self.logged.retain(|(_, at)| now.saturating_duration_since(*at) < LOG_INTERVAL);
         }
         self.since.get_or_insert(now);
-        if self.said.iter().all(|(known, _)| *known != text) {
+        if self.logged.iter().all(|(known, _)| *known != text) {
             log::error!("{text}; callbacks are answered with 503 until then");
-            self.said.push((text, now));
-            self.told = true;
+            self.logged.push((text, now));
+            self.is_logged = true;
         }
     }
 
     fn over(&mut self) {
         if let Some(since) = self.since.take()
-            && std::mem::take(&mut self.told)
+            && std::mem::take(&mut self.is_logged)
         {
             log::info!("the database takes writes again after {} s", since.elapsed().as_secs());
         }

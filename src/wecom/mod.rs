@@ -1,6 +1,6 @@
 //! WeCom's protocol: callbacks in [`callback`], the server API in [`api`].
 //!
-//! Speaks HTTP, XML and JSON; knows no database.
+//! Uses HTTP, XML and JSON, but no database.
 
 pub mod api;
 pub mod callback;

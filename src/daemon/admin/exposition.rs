@@ -105,11 +105,11 @@ impl Exposition {
         let mut families = members.collect();
         families.extend(gauge(
             "wecom_dirsync_oldest_pending_seconds",
-            "Since when the member that has waited longest for an openid is known; 0 if nobody waits.",
+            "Creation time of the pending member that has waited longest for an openid; 0 if none is pending.",
             oldest_pending.map_or(0, |since| now.since(since).max(0)),
         ));
         if let Some(at) = last_event(&self.reader)? {
-            let help = "When the last event came, in unix time.";
+            let help = "Time of receipt of the last event, in unix time.";
             families.extend(gauge("wecom_dirsync_last_event_timestamp_seconds", help, at.0));
         }
         if let Some(at) = last_reconcile(&self.reader)? {

@@ -1,7 +1,7 @@
 //! The admin listener: `/healthz` and `/metrics` for monitoring.
 //!
 //! A gate of its own bounds the clients. Behind it, one thread dispatches requests and one answers each kind: a slow count
-//! does not delay `/healthz`, and a locked database does not delay `/metrics`. All of them sleep until a request comes.
+//! does not delay `/healthz`, and a locked database does not delay `/metrics`. All of them sleep until a request arrives.
 
 mod exposition;
 mod health;
@@ -151,7 +151,7 @@ fn dispatch(server: &tiny_http::Server, health: &Sender<Request>, metrics: &Send
 fn answer_health(mut health: Health, requests: &Receiver<Request>) {
     while let Ok(first) = requests.recv() {
         let status = health.status();
-        // Requests that came meanwhile get the same answer.
+        // Requests that arrived meanwhile get the same answer.
         for request in std::iter::once(first).chain(requests.try_iter()) {
             respond(request, status.code, "text/plain; charset=utf-8", status.text.clone());
         }

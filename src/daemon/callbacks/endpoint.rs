@@ -23,13 +23,13 @@ pub struct Endpoint {
 
 macro_rules! refusals {
     ($($variant:ident $status:literal $cause:literal $text:literal,)*) => {
-        /// Why a request is refused. The answer shows only [`Refusal::status`]; the log and the table `refusals` show
+        /// Why a request is refused. The answer shows only [`CallbackError::status`]; the log and the table `refusals` show
         /// the cause.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         #[allow(missing_docs)]
-        pub enum Refusal { $($variant,)* }
+        pub enum CallbackError { $($variant,)* }
 
-        impl Refusal {
+        impl CallbackError {
             /// All causes, in the order of the checks.
             pub const ALL: &[Self] = &[$(Self::$variant,)*];
 
@@ -47,7 +47,7 @@ macro_rules! refusals {
             }
         }
 
-        impl std::fmt::Display for Refusal {
+        impl std::fmt::Display for CallbackError {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str(match self { $(Self::$variant => $text,)* })
             }
@@ -68,7 +68,7 @@ refusals! {
     Echostr 403 "echostr" "the decrypted echostr is not a short printable text",
 }
 
-impl From<CryptError> for Refusal {
+impl From<CryptError> for CallbackError {
     fn from(error: CryptError) -> Self {
         match error {
             CryptError::Signature => Self::Signature,
@@ -86,14 +86,18 @@ const MAX_ECHOSTR: usize = 256;
 impl Endpoint {
     /// The answer to a GET: the decrypted echostr. Other texts are refused: with the ciphertext of a captured POST as
     /// echostr, the answer would be the event.
-    pub fn verify(&self, query: &str) -> Result<Vec<u8>, Refusal> {
+    pub fn verify(&self, query: &str) -> Result<Vec<u8>, CallbackError> {
         let readings = readings(query)?;
         if readings.iter().all(|reading| reading.echostr().is_none()) {
-            return Err(Refusal::NoEchostr);
+            return Err(CallbackError::NoEchostr);
         }
         let text = self.open(&readings, |reading| reading.echostr().unwrap_or_default())?;
         let is_printable = text.iter().all(|byte| matches!(byte, b' '..=b'~') && *byte != b'<');
-        if is_printable && (1..=MAX_ECHOSTR).contains(&text.len()) { Ok(text) } else { Err(Refusal::Echostr) }
+        if is_printable && (1..=MAX_ECHOSTR).contains(&text.len()) {
+            Ok(text)
+        } else {
+            Err(CallbackError::Echostr)
+        }
     }
 
     /// The event of a POST. A message that is signed, decrypts and has the right receive_id is always an event, perhaps
@@ -104,9 +108,9 @@ impl Endpoint {
         body: &[u8],
         corp_id: &str,
         now: UnixSeconds,
-    ) -> Result<Received, Refusal> {
+    ) -> Result<Received, CallbackError> {
         let readings = readings(query)?;
-        let envelope = Envelope::scan(body).ok_or(Refusal::Envelope)?;
+        let envelope = Envelope::scan(body).ok_or(CallbackError::Envelope)?;
         let message = self.open(&readings, |_| &*envelope.encrypt)?;
         Ok(self.read(&message, corp_id, now))
     }
@@ -145,14 +149,14 @@ impl Endpoint {
         &self,
         readings: &'a [Query],
         encrypted: impl Fn(&'a Query) -> &'a str,
-    ) -> Result<Vec<u8>, Refusal> {
+    ) -> Result<Vec<u8>, CallbackError> {
         let texts = readings.iter().filter_map(|reading| {
             let signed = reading.signed()?;
             Some(SignedText { signed, encrypted: encrypted(reading) })
         });
         let texts: Vec<_> = texts.collect();
         if texts.is_empty() {
-            return Err(Refusal::Parameters);
+            return Err(CallbackError::Parameters);
         }
         let mut opened = Err(CryptError::Signature);
         for key in &self.keys {
@@ -165,14 +169,14 @@ impl Endpoint {
                 _ => {}
             }
         }
-        opened.map_err(Refusal::from)
+        opened.map_err(CallbackError::from)
     }
 }
 
-fn readings(query: &str) -> Result<Vec<Query>, Refusal> {
-    let readings = Query::parse(query).ok_or(Refusal::Query)?.readings();
+fn readings(query: &str) -> Result<Vec<Query>, CallbackError> {
+    let readings = Query::parse(query).ok_or(CallbackError::Query)?.readings();
     if readings.iter().all(|reading| reading.signed().is_none()) {
-        return Err(Refusal::Parameters);
+        return Err(CallbackError::Parameters);
     }
     Ok(readings)
 }

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-pub use endpoint::{Endpoint, Received, Refusal};
+pub use endpoint::{CallbackError, Endpoint, Received};
 
 use super::gate_observer::GateObserver;
 use super::refusals::Refusals;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use tiny_http::{Header, Method, Request, Response};
 
-use super::endpoint::{Endpoint, Received, Refusal};
+use super::endpoint::{CallbackError, Endpoint, Received};
 use super::event_clock::EventClock;
 use crate::daemon::metrics::Metrics;
 use crate::daemon::refusals::{self, Refusals, Refused};
@@ -134,7 +134,7 @@ impl Server {
         }
     }
 
-    fn refuse(&self, request: Request, refusal: Refusal, answers: &Sender<Answer>) {
+    fn refuse(&self, request: Request, refusal: CallbackError, answers: &Sender<Answer>) {
         let (client, url, status) = (Client::of(&request), request.url().to_owned(), refusal.status());
         let text: &[u8] = if status == 403 { b"forbidden\n" } else { b"bad request\n" };
         send(answers, request, status, text);

@@ -16,7 +16,7 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(5);
 /// A connection to the daemon, with the one request that it carries.
 pub(crate) struct ControlClient {
     stream: UnixStream,
-    /// Bytes that came and are not a whole line yet.
+    /// Received bytes of an incomplete line.
     buffer: Vec<u8>,
 }
 
@@ -33,7 +33,7 @@ impl ControlClient {
         Ok(Self { stream, buffer: Vec::new() })
     }
 
-    /// The next response; `None` if none came within `timeout`, which is not zero. [`ErrorKind::UnexpectedEof`]: the
+    /// The next response; `None` if none arrives within `timeout`, which is not zero. [`ErrorKind::UnexpectedEof`]: the
     /// daemon closed the connection.
     pub(crate) fn receive(&mut self, timeout: Duration) -> io::Result<Option<Response>> {
         self.stream.set_read_timeout(Some(timeout))?;

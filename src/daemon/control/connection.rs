@@ -36,7 +36,7 @@ pub(super) enum Input {
     Line(Vec<u8>),
     /// The request is longer than [`MAX_REQUEST`], or more than one line.
     Invalid,
-    /// The client is gone, or sent something after its request.
+    /// The client closed the connection, or sent bytes after its request.
     Closed,
 }
 

@@ -256,7 +256,7 @@ impl Server {
                     client.respond(&Response::Error(what), true);
                 }
             }
-            // The client may be gone already; that is reported only once.
+            // The client may have disconnected already; that is reported only once.
             input = client.read();
         }
         if client.write(&self.poller, now) && (input == Input::Incomplete || client.phase == Phase::Close) {

@@ -66,7 +66,7 @@ impl fmt::Display for Denial {
     }
 }
 
-/// Whether WeCom knows a member.
+/// The existence of a member in WeCom.
 pub(super) enum Existence {
     Absent,
     Present,
@@ -116,9 +116,9 @@ impl<L: ApiObserver> ApiReader<'_, L> {
                 NoAnswer::Paused(until, reason) | NoAnswer::Failed(until, reason) => (until, reason),
             };
             let denial = match reason {
-                Reason::Permission => "this secret may not call the API; the log says which".to_owned(),
+                Reason::Permission => "this secret may not call the API that the log names".to_owned(),
                 Reason::Licence => format!("the licence does not cover this API: {}", reason.advice()),
-                // The other secret may be allowed everything.
+                // The other secret may be allowed.
                 Reason::Secret | Reason::Address => {
                     format!("WeCom refuses this secret ({}): {}", reason.as_str(), reason.advice())
                 }
@@ -142,11 +142,11 @@ impl<L: ApiObserver> ApiReader<'_, L> {
         let (what, advice) =
             self.client.why_paused(reason).unwrap_or_else(|| (String::new(), reason.advice()));
         let colon = if what.is_empty() { "" } else { ": " };
-        Abort::Failed(format!("WeCom cannot be asked ({}){colon}{what}; {advice}", reason.as_str()))
+        Abort::Failed(format!("WeCom cannot be called ({}){colon}{what}; {advice}", reason.as_str()))
     }
 
-    /// Whether WeCom knows a member. To an app, a member outside its visible range does not exist, so contacts sync is
-    /// asked, too, where it may be.
+    /// Whether a member exists. To an app, a member outside its visible range does not exist, so contacts sync is called too,
+    /// if it is configured.
     pub(super) fn existence(&self, userid: &UserId) -> Result<Existence, Abort> {
         let (mut denied, mut is_unknown) = (None, false);
         for secret in [SecretKind::App, SecretKind::Contacts] {

@@ -1,4 +1,4 @@
-//! Compares the directory with WeCom and repairs it: regularly, on triggers, and for commands.
+//! Compares the directory with WeCom and merges the differences: regularly, on triggers, and for commands.
 //!
 //! One thread, hence one comparison at a time; commands wait in a queue.
 
@@ -33,7 +33,7 @@ use crate::store::{Connection, StoreError};
 use crate::unix_time::unix_now;
 use crate::wecom::api::{ApiObserver, SecretKind};
 
-/// Minimum interval between checks: triggers may come by the thousand.
+/// Minimum interval between checks, because triggers may come by the thousand.
 const MIN_INTERVAL: Duration = Duration::from_secs(1);
 /// Wait after an error of the database.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
@@ -53,9 +53,9 @@ pub(crate) struct Reconciler {
     settings: config::Reconcile,
 }
 
-/// What the thread remembers between two checks.
+/// The state between two checks.
 #[derive(Default)]
-struct Memory {
+struct CheckState {
     /// Comparisons in a row that failed.
     failures: u32,
     /// Whether the last comparison made no deletions because clocks contradict each other.
@@ -82,18 +82,18 @@ impl Reconciler {
     }
 
     fn work(&self) {
-        let mut memory = Memory::default();
+        let mut state = CheckState::default();
         loop {
             let begun = Instant::now();
-            match self.check(&mut memory) {
+            match self.check(&mut state) {
                 Ok(wait) => {
-                    memory.is_failing = false;
+                    state.is_failing = false;
                     self.shared.triggers.wakeup.wait(wait);
                 }
                 Err(StoreError::Closed) => return,
                 Err(error) => {
-                    if !std::mem::replace(&mut memory.is_failing, true) {
-                        log::warn!("comparisons are put off: {error}");
+                    if !std::mem::replace(&mut state.is_failing, true) {
+                        log::warn!("comparisons are postponed: {error}");
                     }
                     let _ = self.shared.shutdown.sleep(RETRY_AFTER);
                 }
@@ -105,10 +105,10 @@ impl Reconciler {
     }
 
     /// Compares if a command waits or a comparison is due; the wait until the next check.
-    fn check(&self, memory: &mut Memory) -> Result<Duration, StoreError> {
+    fn check(&self, state: &mut CheckState) -> Result<Duration, StoreError> {
         let Shared { client, writer, triggers, .. } = &self.shared;
-        if memory.deletions_held && client.clock().estimate().contradiction.is_none() {
-            memory.deletions_held = false;
+        if state.deletions_held && client.clock().estimate().contradiction.is_none() {
+            state.deletions_held = false;
             triggers.request("the clocks agree again, after deletions were held");
         }
         if let Some(reason) = triggers.take() {
@@ -124,8 +124,8 @@ impl Reconciler {
                 Err(error) => ReconcileUpdate::Failed(format!("the comparison failed: {error}")),
             };
             (command.update)(update);
-            memory.deletions_held |= report?.deletions_held;
-            memory.failures = 0;
+            state.deletions_held |= report?.deletions_held;
+            state.failures = 0;
             return Ok(Duration::ZERO);
         }
         if !self.settings.enabled {
@@ -137,7 +137,7 @@ impl Reconciler {
         let history = History {
             last_ended: last.and_then(|last| last.finished_at),
             last_done: done.as_ref().and_then(|done| done.finished_at),
-            failures: memory.failures,
+            failures: state.failures,
             requested_at: due.as_ref().map(|due| UnixSeconds(due.since)),
         };
         let next = schedule::next(history, self.settings.every, now);
@@ -148,9 +148,9 @@ impl Reconciler {
         let reason = due.as_ref().map(|due| due.reason.as_str());
         let reason = reason.unwrap_or(if done.is_none() { "first fill" } else { "it is time" });
         let report = self.compare(ReconcileRequest::default(), reason, None)?;
-        memory.deletions_held = report.deletions_held;
-        memory.failures =
-            if report.outcome == ReconcileOutcome::Failed { memory.failures.saturating_add(1) } else { 0 };
+        state.deletions_held = report.deletions_held;
+        state.failures =
+            if report.outcome == ReconcileOutcome::Failed { state.failures.saturating_add(1) } else { 0 };
         Ok(Duration::ZERO)
     }
 
@@ -228,7 +228,7 @@ impl Reconciler {
     }
 }
 
-/// Compares once, and records it unless it is a dry run. [`StoreError`]: it could not be recorded.
+/// Compares once, and records the comparison unless it is a dry run. [`StoreError`]: recording failed.
 pub(crate) fn compare<L: ApiObserver>(
     comparison: &Comparison<'_, L>,
     reason: &str,
@@ -241,24 +241,24 @@ pub(crate) fn compare<L: ApiObserver>(
     let (outcome, seen, effect, note) = (report.outcome, report.members_seen, report.effect, report.note());
     writer.run(COMMIT_TIMEOUT, move |connection| {
         finish_reconcile(connection, seq, (outcome, seen, effect), &note, unix_now())?;
-        if outcome.came_to_its_end() {
+        if outcome.reached_end() {
             settle_reconcile_request(connection, began)?;
         }
         Ok(())
     })?;
-    if outcome.came_to_its_end() {
+    if outcome.reached_end() {
         let retry = || writer.run(COMMIT_TIMEOUT, |connection| retry_failed(connection, BATCH, unix_now()));
         while retry()? == BATCH {}
     }
     Ok(report)
 }
 
-/// Waits until the present second differs from the last comparison's: within one second of WeCom's clock, a member that
-/// the last comparison saw would not be missed by this one.
+/// Waits until the second of the last comparison is over: in the same second of WeCom's clock, this comparison could not detect
+/// the absence of a member that the last one observed.
 fn wait_for_another_second<L: ApiObserver>(comparison: &Comparison<'_, L>) -> Result<(), StoreError> {
     let (last, _) = last_reconciles(comparison.reader)?;
     let Some(ended) = last.and_then(|last| last.finished_at) else { return Ok(()) };
-    // One second more, as WeCom's seconds do not begin with this machine's.
+    // One more second, because WeCom's seconds do not begin with this machine's.
     while (0..=1).contains(&unix_now().since(ended)) && !comparison.shutdown.sleep(Duration::from_millis(50))
     {
     }

@@ -32,28 +32,28 @@ impl Named {
     }
 }
 
-/// Differences of one kind of item.
+/// The differences of one kind of entity.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Differences {
-    /// Items that only WeCom has.
+pub(crate) struct KindDifferences {
+    /// Entities that only WeCom has.
     pub new: Named,
-    /// Items that differ in a field.
+    /// Entities that differ in a field.
     pub changed: Named,
-    /// Items that only the directory has.
+    /// Entities that only the directory has.
     pub missing: Named,
 }
 
 /// All differences of a comparison.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Plan {
-    pub members: Differences,
-    pub departments: Differences,
+pub(crate) struct Differences {
+    pub members: KindDifferences,
+    pub departments: KindDifferences,
     /// A difference of content is a change.
-    pub tags: Differences,
+    pub tags: KindDifferences,
 }
 
-impl Plan {
-    fn kinds(&self) -> [(&'static str, &Differences); 3] {
+impl Differences {
+    fn kinds(&self) -> [(&'static str, &KindDifferences); 3] {
         [("members", &self.members), ("departments", &self.departments), ("tags", &self.tags)]
     }
 
@@ -85,7 +85,7 @@ pub(crate) struct Report {
     /// The changes that were made; none in a dry run.
     pub effect: Effect,
     /// The differences that were found.
-    pub plan: Plan,
+    pub differences: Differences,
     pub notes: Vec<String>,
     /// Whether deletions wait until the clocks agree.
     pub deletions_held: bool,
@@ -103,8 +103,8 @@ impl Report {
             "outcome": self.outcome.as_str(),
             "dry_run": dry_run,
             "members_seen": self.members_seen,
-            "plan": self.plan.to_json(),
-            "deletions": self.plan.deletions(),
+            "plan": self.differences.to_json(),
+            "deletions": self.differences.deletions(),
             "done": {
                 "created": self.effect.created,
                 "updated": self.effect.updated,
@@ -165,16 +165,16 @@ mod tests {
 
     #[test]
     fn a_report_names_a_bounded_number_of_items() {
-        let mut plan = Plan::default();
+        let mut differences = Differences::default();
         for n in 0..1002 {
-            plan.members.new.add(format!("u{n}"));
+            differences.members.new.add(format!("u{n}"));
         }
-        plan.tags.missing.add(7);
+        differences.tags.missing.add(7);
         let report = Report {
             outcome: ReconcileOutcome::Ok,
             members_seen: 5000,
             effect: Effect { created: 1002, updated: 0, deleted: 1 },
-            plan,
+            differences,
             notes: vec!["names of departments are not shown".into()],
             deletions_held: false,
         };

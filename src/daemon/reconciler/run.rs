@@ -1,4 +1,4 @@
-//! One comparison: list, compare, repair, and delete only what is proven absent.
+//! One comparison: list, compare, merge the differences, and delete only what is proven absent.
 
 mod deletions;
 mod departments;
@@ -11,11 +11,11 @@ use crate::store::Connection;
 use crate::unix_time::unix_now;
 
 use super::api_reader::{Abort, ApiReader, Denial};
-use super::report::{Plan, Report};
+use super::report::{Differences, Report};
 use super::write_batch::{BatchWriter, Target};
 use crate::directory::comparison::{self, Deletions, Guard, MemberDifference};
 use crate::directory::diff::Entity;
-use crate::directory::listing::{Flaw, Listing, Members};
+use crate::directory::listing::{Flaw, ListedMembers, Listing};
 use crate::directory::{Fields, MemberField, UnixSeconds, UserId, Value};
 use crate::shutdown::Shutdown;
 use crate::store::observations::{Observation, Since, ahead_of};
@@ -34,16 +34,16 @@ const NAMED: usize = 10;
 pub(crate) struct Comparison<'a, L> {
     pub client: &'a Client<L>,
     pub reader: &'a Connection,
-    /// Repairs it; `None` in a dry run.
+    /// Writes the differences; `None` in a dry run.
     pub writer: Option<&'a Writer>,
     pub shutdown: &'a Shutdown,
     pub guard: Guard,
-    /// Takes the progress, thousands of times.
+    /// Receives the progress, thousands of times.
     pub progress: &'a dyn Fn(ReconcileProgress),
 }
 
 impl<L: ApiObserver> Comparison<'_, L> {
-    /// Compares and repairs. [`StoreError`]: the database cannot be read.
+    /// Compares and writes the differences. [`StoreError`]: the database cannot be read.
     pub(crate) fn run(&self) -> Result<Report, StoreError> {
         let since = Since::now(self.reader, unix_now())?;
         let clock = self.client.clock();
@@ -54,7 +54,7 @@ impl<L: ApiObserver> Comparison<'_, L> {
             batches: BatchWriter::new(target, self.shutdown),
             since,
             deletions_held: false,
-            plan: Plan::default(),
+            differences: Differences::default(),
             notes: Vec::new(),
             members_seen: 0,
             is_partial: false,
@@ -66,7 +66,7 @@ impl<L: ApiObserver> Comparison<'_, L> {
             Err(Abort::Shutdown) => ReconcileOutcome::Stopped,
             Err(Abort::Failed(why)) => {
                 run.notes.push(why);
-                // What was observed before is valid.
+                // Earlier observations are valid.
                 let kept = run.batches.flush();
                 if kept.is_ok() { ReconcileOutcome::Failed } else { ReconcileOutcome::Stopped }
             }
@@ -75,7 +75,7 @@ impl<L: ApiObserver> Comparison<'_, L> {
             outcome,
             members_seen: run.members_seen,
             effect: run.batches.effect(),
-            plan: run.plan,
+            differences: run.differences,
             notes: run.notes,
             deletions_held: run.deletions_held,
         })
@@ -86,7 +86,7 @@ struct Run<'a, L> {
     comparison: &'a Comparison<'a, L>,
     api: ApiReader<'a, L>,
     batches: BatchWriter<'a>,
-    plan: Plan,
+    differences: Differences,
     notes: Vec<String>,
     members_seen: usize,
     is_partial: bool,
@@ -122,7 +122,7 @@ struct Missing<T> {
     present: usize,
     /// Time of the listing, on WeCom's clock.
     at: UnixSeconds,
-    /// Whether the listing named all that there is, so that older events cannot add to it.
+    /// Whether the listing contained all entities, so that older events cannot add any.
     is_complete: bool,
 }
 
@@ -176,7 +176,7 @@ impl<L: ApiObserver> Run<'_, L> {
             }
             self.batches.flush()?;
         }
-        self.verify_repairs();
+        self.verify_effect();
         Ok(match (blocked, flaw) {
             (true, _) => ReconcileOutcome::Blocked,
             (false, Some(_)) => ReconcileOutcome::Failed,
@@ -191,8 +191,8 @@ impl<L: ApiObserver> Run<'_, L> {
         began.min(at)
     }
 
-    /// Makes the outcome partial if repairs had no effect.
-    fn verify_repairs(&mut self) {
+    /// Makes the outcome partial if observations had no effect.
+    fn verify_effect(&mut self) {
         let ineffective = self.batches.ineffective();
         if ineffective.is_empty() {
             return;
@@ -200,14 +200,14 @@ impl<L: ApiObserver> Run<'_, L> {
         let names = ineffective.iter().take(NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
         let more = if ineffective.len() > NAMED { ", .." } else { "" };
         self.notes.push(format!(
-            "{} repairs had no effect, because the directory has news that is dated later than WeCom's answers ({names}{more}); compare this machine's clock with WeCom's",
+            "{} corrections had no effect, because the directory has facts that are dated later than WeCom's answers ({names}{more}); compare this machine's clock with WeCom's",
             ineffective.len()
         ));
         self.is_partial = true;
     }
 
-    /// Whether an item of the directory that a listing of `at` lacks is missing: not if an event or a fetched answer
-    /// about it came since the comparison began.
+    /// Whether an entity that a listing of `at` lacks is missing. It is not if an event about it or its details arrived since
+    /// the comparison began.
     fn is_missing(
         &self,
         event_time: UnixSeconds,
@@ -217,8 +217,7 @@ impl<L: ApiObserver> Run<'_, L> {
         Ok(event_time < at || !absent.has_news_since(self.comparison.reader, self.since)?)
     }
 
-    /// Corrects times that were recorded while the estimate of WeCom's clock was wrong: they would win over all that
-    /// WeCom sends from now on.
+    /// Corrects times that were recorded while the estimate of WeCom's clock was wrong: they would hide all later facts.
     fn correct_times(&mut self) -> Result<(), Abort> {
         let estimate = self.comparison.client.clock().estimate();
         let Some(latest) = estimate.latest().filter(|_| self.comparison.writer.is_some()) else {
@@ -281,13 +280,13 @@ impl<L: ApiObserver> Run<'_, L> {
                     return Ok(None);
                 }
                 Ok(Err(denial)) => {
-                    self.note_denial("the listing broke off", &denial);
-                    listing.flawed(Flaw::BrokenOff);
+                    self.note_denial("the listing is cut short", &denial);
+                    listing.flawed(Flaw::CutShort);
                     break;
                 }
                 Err(Abort::Failed(why)) if began.is_some() => {
-                    self.notes.push(format!("the listing broke off: {why}"));
-                    listing.flawed(Flaw::BrokenOff);
+                    self.notes.push(format!("the listing is cut short: {why}"));
+                    listing.flawed(Flaw::CutShort);
                     break;
                 }
                 Err(end) => return Err(end),
@@ -314,7 +313,7 @@ impl<L: ApiObserver> Run<'_, L> {
         Ok(began.map(|began| (listing, began)))
     }
 
-    fn members(&mut self, listed: Members, began: UnixSeconds) -> Result<Missing<UserId>, Abort> {
+    fn members(&mut self, listed: ListedMembers, began: UnixSeconds) -> Result<Missing<UserId>, Abort> {
         let (nameless, skipped) = self.unreadable.of_members.clone();
         self.skipped("rows of members, for which none is deleted", &nameless);
         self.skipped("departments of members, which stay as they are", &skipped);
@@ -352,7 +351,7 @@ impl<L: ApiObserver> Run<'_, L> {
                         unreadable_only.borrow_mut().remove(&userid);
                     }
                     MemberDifference::Changed(userid, departments) => {
-                        self.plan.members.changed.add(&userid);
+                        self.differences.members.changed.add(&userid);
                         self.observe_member(userid, departments, began)?;
                     }
                     MemberDifference::Missing(userid, event_time) => {
@@ -374,7 +373,7 @@ impl<L: ApiObserver> Run<'_, L> {
         }
         for userid in unreadable_only.into_inner() {
             members_seen.set(members_seen.get() + 1);
-            self.plan.members.new.add(&userid);
+            self.differences.members.new.add(&userid);
             self.batches.add(Observation::Member(userid, Fields::new()), began)?;
         }
         self.members_seen = members_seen.get();
@@ -382,7 +381,7 @@ impl<L: ApiObserver> Run<'_, L> {
     }
 
     fn new_member(&mut self, userid: UserId, departments: Vec<u32>, at: UnixSeconds) -> Result<(), Abort> {
-        self.plan.members.new.add(&userid);
+        self.differences.members.new.add(&userid);
         self.observe_member(userid, departments, at)
     }
 

@@ -20,10 +20,10 @@ const BURST_TIME: Duration = Duration::from_secs(600);
 /// Minimum interval between such comparisons: each tries the same members again, and WeCom refuses them again.
 const BURST_INTERVAL: Duration = Duration::from_secs(86_400);
 
-/// The arguments of a comparison that somebody requests.
+/// The arguments of a requested comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(crate) struct ReconcileRequest {
-    /// Whether only the plan is made.
+    /// Whether to compare without writing the differences.
     pub dry_run: bool,
     /// Deletions that are allowed beyond `max_delete_percent`; no more than this number.
     pub allow_deletes: Option<usize>,
@@ -34,7 +34,7 @@ pub(crate) struct ReconcileCommand {
     pub request: ReconcileRequest,
     /// Takes updates on the comparing thread; must not block.
     pub update: Box<dyn Fn(ReconcileUpdate) + Send>,
-    /// Dead once the client is gone: the request is dropped then.
+    /// Dead once the client has disconnected; the request is dropped then.
     pub requested_by: Weak<()>,
 }
 

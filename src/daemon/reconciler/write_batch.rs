@@ -21,7 +21,7 @@ type Batch = Arc<Vec<(Observation, UnixSeconds)>>;
 #[derive(Default)]
 struct Written {
     effect: Effect,
-    /// Subjects whose repairs had no effect although nothing newer is known of them.
+    /// Subjects whose observations had no effect, without newer events that explain it.
     ineffective: Vec<String>,
 }
 
@@ -70,7 +70,7 @@ impl<'a> BatchWriter<'a> {
         self.written.effect
     }
 
-    /// Subjects whose repairs had no effect although nothing newer is known of them since the comparison began.
+    /// Subjects whose observations had no effect, without events since the comparison began that explain it.
     pub(super) fn ineffective(&self) -> &[String] {
         &self.written.ineffective
     }
@@ -99,13 +99,13 @@ impl<'a> BatchWriter<'a> {
                 Err(StoreError::Closed) => return Err(Stopped),
                 Err(error) if error.is_of_the_data() && batch.len() == 1 => {
                     log::error!(
-                        "comparison: passed over, because it cannot be stored: {:?}: {error}",
+                        "comparison: an observation is skipped, because it cannot be stored: {:?}: {error}",
                         batch[0].0
                     );
                     return Ok(());
                 }
                 Err(error) if error.is_of_the_data() => {
-                    // One of them cannot be stored. Single batches let the others through.
+                    // One observation cannot be stored; batches of one let the others be committed.
                     for one in batch.iter() {
                         let one = Arc::new(vec![one.clone()]);
                         self.in_flight = Some((Arc::clone(&one), submit(target, &one)));

@@ -3,7 +3,7 @@
 /// A row of the table of remedies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Advice {
-    /// The stable name: of [`crate::gate::Refusal`], of [`crate::daemon::callbacks::Refusal`], or
+    /// The stable name: of [`crate::gate::Refusal`], of [`crate::daemon::callbacks::CallbackError`], or
     /// [`super::STORAGE`] or [`super::CRASH`].
     pub cause: &'static str,
     /// The remedy; [`PATHS`] in it stands for the configured callback paths.
@@ -163,7 +163,7 @@ mod tests {
         let causes: BTreeSet<&str> = gate::Refusal::ALL
             .into_iter()
             .map(gate::Refusal::cause)
-            .chain(callbacks::Refusal::ALL.iter().map(|refusal| refusal.cause()))
+            .chain(callbacks::CallbackError::ALL.iter().map(|refusal| refusal.cause()))
             .chain([super::super::STORAGE, super::super::CRASH])
             .collect();
         assert_eq!(rows.iter().copied().collect::<BTreeSet<_>>(), causes);

@@ -1,4 +1,4 @@
-//! What SQLite does not tell of its files: that they are no longer where they were, and that the WAL grows.
+//! Detects what SQLite does not report: replaced files, and a growing WAL.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -8,23 +8,22 @@ use rusqlite::Connection;
 
 use crate::store::error::StoreError;
 
-/// A WAL that is longer than this (bytes) should have been emptied long ago: SQLite does so at 4 MB, unless
-/// somebody reads.
-const LONG: u64 = 64 * 1024 * 1024;
-/// The WAL's length is looked at so often at most.
-const LOOK_AGAIN: Duration = Duration::from_secs(10);
+/// A WAL longer than this, in bytes, is checkpointed. SQLite does so at 4 MB, unless a reader prevents it.
+const WAL_LIMIT: u64 = 64 * 1024 * 1024;
+/// Minimum interval between checks of the WAL's length.
+const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Watches the files of one database, for the writer that has it open.
+/// Watches the files of the database that the writer has open.
 pub(in crate::store) struct Watch {
-    /// The database, and the WAL beside it; none for a database in memory.
+    /// The database and its WAL; `None` for a database in memory.
     files: Option<[Watched; 2]>,
-    looked: Option<Instant>,
+    checked: Option<Instant>,
     warned: bool,
 }
 
 struct Watched {
     path: PathBuf,
-    /// Device and inode, once it has been seen.
+    /// Device and inode, once the file exists.
     identity: Option<(u64, u64)>,
 }
 
@@ -49,11 +48,11 @@ impl Watch {
             wal.push("-wal");
             [watched(path.to_owned()), watched(wal.into())]
         });
-        Self { files, looked: None, warned: false }
+        Self { files, checked: None, warned: false }
     }
 
-    /// Whether what was just committed is where everybody else will look for it. SQLite goes on with a file
-    /// that was deleted or moved away as if nothing had happened.
+    /// [`StoreError::Vanished`] if a file was moved, deleted or replaced: SQLite would continue on the old inode, and other
+    /// programs would not find the commit.
     pub(in crate::store) fn still_there(&mut self) -> Result<(), StoreError> {
         for file in self.files.iter_mut().flatten() {
             if file.is_gone() {
@@ -63,21 +62,20 @@ impl Watch {
         Ok(())
     }
 
-    /// Empties a WAL that has become long; says so if that cannot be, because somebody has been reading for too
-    /// long. Between transactions only.
-    pub(in crate::store) fn bound_the_wal(&mut self, connection: &Connection, now: Instant) {
-        if self.looked.is_some_and(|looked| now.saturating_duration_since(looked) < LOOK_AGAIN) {
+    /// Checkpoints a long WAL; warns if a reader prevents it. Must be called between transactions.
+    pub(in crate::store) fn limit_wal(&mut self, connection: &Connection, now: Instant) {
+        if self.checked.is_some_and(|checked| now.saturating_duration_since(checked) < CHECK_INTERVAL) {
             return;
         }
-        self.looked = Some(now);
+        self.checked = Some(now);
         let length = self.wal_length();
-        if length <= LONG {
+        if length <= WAL_LIMIT {
             if std::mem::take(&mut self.warned) {
                 log::info!("the database's WAL is short again");
             }
             return;
         }
-        match empty_the_wal(connection) {
+        match truncate_wal(connection) {
             Ok(true) => {}
             Ok(false) if self.warned => {}
             Ok(false) => {
@@ -88,7 +86,7 @@ impl Watch {
                     length / (1024 * 1024)
                 );
             }
-            Err(error) => log::debug!("the WAL cannot be emptied: {error}"),
+            Err(error) => log::debug!("the WAL cannot be checkpointed: {error}"),
         }
     }
 
@@ -98,8 +96,8 @@ impl Watch {
     }
 }
 
-/// Whether nobody kept it from that. Waits for nobody.
-pub(in crate::store) fn empty_the_wal(connection: &Connection) -> rusqlite::Result<bool> {
+/// Checkpoints and truncates the WAL; false if another connection prevents it. Never waits for a lock.
+pub(in crate::store) fn truncate_wal(connection: &Connection) -> rusqlite::Result<bool> {
     connection.busy_timeout(Duration::ZERO)?;
     let busy: i64 = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
     Ok(busy == 0)
@@ -111,23 +109,23 @@ mod tests {
     use crate::store::open::{open_in_memory, open_reader, open_writer};
 
     #[test]
-    fn a_file_that_is_moved_away_or_replaced_is_noticed_and_so_is_its_return() {
+    fn a_moved_or_replaced_file_is_detected_and_so_is_its_return() {
         let folder = tempfile::tempdir().unwrap();
-        let (path, aside) = (folder.path().join("a.db"), folder.path().join("b.db"));
+        let (path, moved) = (folder.path().join("a.db"), folder.path().join("b.db"));
         let db = open_writer(&path, 0o600).unwrap();
         let mut watch = Watch::new(&db);
         assert!(watch.still_there().is_ok());
-        std::fs::rename(&path, &aside).unwrap();
+        std::fs::rename(&path, &moved).unwrap();
         assert!(matches!(watch.still_there(), Err(StoreError::Vanished(gone)) if gone == path));
         std::fs::write(&path, "").unwrap();
         assert!(watch.still_there().is_err(), "another file under the same name");
-        std::fs::rename(&aside, &path).unwrap();
+        std::fs::rename(&moved, &path).unwrap();
         assert!(watch.still_there().is_ok());
         assert!(Watch::new(&open_in_memory().unwrap()).still_there().is_ok());
     }
 
     #[test]
-    fn a_long_wal_is_emptied_as_soon_as_nobody_reads() {
+    fn a_long_wal_is_truncated_as_soon_as_no_reader_is_left() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.db");
         let db = open_writer(&path, 0o600).unwrap();
@@ -142,14 +140,14 @@ mod tests {
         )
         .unwrap();
         let now = Instant::now();
-        watch.bound_the_wal(&db, now);
-        assert!(watch.warned && watch.wal_length() > LONG);
+        watch.limit_wal(&db, now);
+        assert!(watch.warned && watch.wal_length() > WAL_LIMIT);
         reader.execute_batch("COMMIT").unwrap();
-        watch.bound_the_wal(&db, now + LOOK_AGAIN / 2);
-        assert!(watch.wal_length() > LONG, "it is not looked at all the time");
-        watch.bound_the_wal(&db, now + LOOK_AGAIN);
+        watch.limit_wal(&db, now + CHECK_INTERVAL / 2);
+        assert!(watch.wal_length() > WAL_LIMIT, "it is not checked all the time");
+        watch.limit_wal(&db, now + CHECK_INTERVAL);
         assert_eq!(watch.wal_length(), 0);
-        watch.bound_the_wal(&db, now + LOOK_AGAIN * 2);
+        watch.limit_wal(&db, now + CHECK_INTERVAL * 2);
         assert!(!watch.warned);
     }
 }

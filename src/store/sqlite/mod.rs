@@ -1,3 +1,3 @@
-//! The SQLite engine: files, their watch, and the schema.
+//! What is specific to SQLite: schema, views, and supervision of the files.
 
 pub(super) mod file_watch;

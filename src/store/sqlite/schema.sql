@@ -4,9 +4,9 @@
 
 -- Members of the company, present and departed. userid compares ignoring case, as WeCom does.
 CREATE TABLE members (
-    -- as WeCom spelled it last
+    -- in WeCom's latest spelling
     userid                 TEXT NOT NULL PRIMARY KEY COLLATE NOCASE CHECK (length(userid) BETWEEN 1 AND 64) CHECK (typeof(userid) = 'text'),
-    -- of this and the following fields: null if WeCom never told it, '' if WeCom cleared it
+    -- this and the following fields: null if unknown, '' if WeCom sent an empty value
     name                   TEXT CHECK (typeof(name) IN ('text', 'null')),
     alias                  TEXT CHECK (typeof(alias) IN ('text', 'null')),
     mobile                 TEXT CHECK (typeof(mobile) IN ('text', 'null')),
@@ -28,23 +28,23 @@ CREATE TABLE members (
     -- [{"type":0,"name":..,"text":{"value":..}}, ..]
     ext_attr               TEXT CHECK (ext_attr IS NULL OR json_valid(ext_attr)) CHECK (typeof(ext_attr) IN ('text', 'null')),
     openid                 TEXT CHECK (typeof(openid) IN ('text', 'null')),
-    -- pending: will be tried; failed: WeCom refuses for good
+    -- pending: a next attempt is set; failed: WeCom refused for good
     openid_state           TEXT NOT NULL CHECK (openid_state IN ('pending', 'converted', 'failed')) CHECK (typeof(openid_state) = 'text'),
     -- refusals since the last event that named the member
     openid_attempts        INTEGER NOT NULL DEFAULT 0 CHECK (typeof(openid_attempts) = 'integer'),
-    -- when WeCom is asked next; null if it is not
+    -- time of the next attempt; null if there is none
     openid_next_attempt_at INTEGER CHECK (typeof(openid_next_attempt_at) IN ('integer', 'null')),
     -- WeCom's last answer, if it was a refusal
     openid_errcode         INTEGER CHECK (typeof(openid_errcode) IN ('integer', 'null')),
     openid_error           TEXT CHECK (typeof(openid_error) IN ('text', 'null')),
-    -- when WeCom last gave the openid, or refused for good
+    -- time of the last answer with an openid or a final refusal
     openid_updated_at      INTEGER CHECK (typeof(openid_updated_at) IN ('integer', 'null')),
-    -- changes whenever an answer to an earlier call no longer counts
+    -- changes whenever answers to earlier calls become obsolete
     openid_revision        INTEGER NOT NULL CHECK (typeof(openid_revision) = 'integer'),
-    -- due: user/get will be called; denied: WeCom does not show them
+    -- due: the fields must be fetched with user/get; denied: WeCom does not show them
     details_state          TEXT NOT NULL CHECK (details_state IN ('known', 'due', 'denied')) CHECK (typeof(details_state) = 'text'),
     details_fetched_at     INTEGER CHECK (typeof(details_fetched_at) IN ('integer', 'null')),
-    -- changes whenever an answer to an earlier user/get no longer settles the details
+    -- changes whenever answers to earlier calls of user/get become obsolete
     details_revision       INTEGER NOT NULL DEFAULT 0 CHECK (typeof(details_revision) = 'integer'),
     created_at             INTEGER NOT NULL CHECK (typeof(created_at) = 'integer'),
     updated_at             INTEGER NOT NULL CHECK (typeof(updated_at) = 'integer'),
@@ -53,7 +53,7 @@ CREATE TABLE members (
     -- null: present
     deleted_at             INTEGER CHECK (typeof(deleted_at) IN ('integer', 'null')),
     CHECK ((openid_state = 'converted') = (openid IS NOT NULL)),
-    -- No member is forgotten: without an openid there is a time of the next attempt, or a final refusal.
+    -- Every member without an openid has a next attempt or a final refusal.
     CHECK (openid_state <> 'pending' OR openid_next_attempt_at IS NOT NULL)
 );
 CREATE INDEX members_by_state ON members (openid_state, openid_next_attempt_at) WHERE deleted_at IS NULL;
@@ -65,7 +65,7 @@ CREATE INDEX members_by_details_due ON members (event_time) WHERE details_state 
 -- The departments of present members.
 CREATE TABLE member_departments (
     userid                 TEXT NOT NULL COLLATE NOCASE REFERENCES members (userid) ON UPDATE CASCADE ON DELETE CASCADE CHECK (typeof(userid) = 'text'),
-    -- may be missing in departments for a while: WeCom promises no order
+    -- may be missing in departments for a while, because events arrive in any order
     department_id          INTEGER NOT NULL CHECK (typeof(department_id) = 'integer'),
     is_leader              INTEGER NOT NULL DEFAULT 0 CHECK (is_leader IN (0, 1)) CHECK (typeof(is_leader) = 'integer'),
     -- place in the member's own list, from 0
@@ -92,7 +92,7 @@ CREATE INDEX departments_by_parent ON departments (parent_id);
 -- Tags, present and deleted.
 CREATE TABLE tags (
     id                     INTEGER NOT NULL PRIMARY KEY,
-    -- null until a comparison: events do not tell it
+    -- null until a comparison, because events do not contain it
     name                   TEXT CHECK (typeof(name) IN ('text', 'null')),
     created_at             INTEGER NOT NULL CHECK (typeof(created_at) = 'integer'),
     updated_at             INTEGER NOT NULL CHECK (typeof(updated_at) = 'integer'),
@@ -143,9 +143,9 @@ CREATE TABLE events (
     -- the userid or number that the event names
     subject                TEXT NOT NULL COLLATE NOCASE CHECK (typeof(subject) = 'text'),
     outcome                TEXT NOT NULL CHECK (outcome IN ('applied', 'duplicate', 'stale', 'ignored', 'invalid')) CHECK (typeof(outcome) = 'text'),
-    -- how often the same content came again: the first 3 have rows of their own, later ones are counted at each doubling
+    -- number of repetitions: the first 3 have rows of their own, later ones are counted at each doubling
     repeats                INTEGER NOT NULL DEFAULT 0 CHECK (typeof(repeats) = 'integer'),
-    -- a digest of the content, where that is not stored; null for duplicates
+    -- a digest of content that is not stored; null for duplicates
     digest                 INTEGER CHECK (typeof(digest) IN ('integer', 'null')),
     -- the decrypted XML; '' for duplicates and for what members send to an app
     payload                TEXT NOT NULL CHECK (typeof(payload) = 'text')
@@ -203,8 +203,8 @@ CREATE TABLE reconciles (
     finished_at            INTEGER CHECK (typeof(finished_at) IN ('integer', 'null')),
     -- what triggered it
     reason                 TEXT NOT NULL CHECK (typeof(reason) = 'text'),
-    -- ok: all was compared; partial: WeCom did not show everything, see note; blocked: more deletions than allowed, all
-    -- else is applied; failed: WeCom could not be asked; stopped: the program ended before it
+    -- ok: everything was compared; partial: WeCom did not show everything, see note; blocked: more deletions than allowed,
+    -- all other differences are merged; failed: WeCom could not be called; stopped: the program ended during it
     outcome                TEXT NOT NULL CHECK (outcome IN ('running', 'ok', 'partial', 'blocked', 'failed', 'stopped')) CHECK (typeof(outcome) = 'text'),
     members_seen           INTEGER NOT NULL DEFAULT 0 CHECK (typeof(members_seen) = 'integer'),
     -- members, departments and tags together, as the next two
@@ -214,7 +214,7 @@ CREATE TABLE reconciles (
     note                   TEXT NOT NULL DEFAULT '' CHECK (typeof(note) = 'text')
 );
 
--- The memory of the merge, not meant for other programs: what WeCom said, from which the rows above are made.
+-- Internal tables of the merge: facts from WeCom, from which the rows above are computed.
 
 -- Facts about members.
 CREATE TABLE member_facts (
@@ -223,9 +223,9 @@ CREATE TABLE member_facts (
     second                 INTEGER NOT NULL CHECK (typeof(second) = 'integer'),
     -- order within the second: 0 absent, 1 listed, 2 updated, 3 tagged, 4 renamed, 5 deleted, 6 created, 7 converted
     rank                   INTEGER NOT NULL CHECK (rank BETWEEN 0 AND 7) CHECK (typeof(rank) = 'integer'),
-    -- tells apart facts of one second and rank
+    -- distinguishes facts of one second and rank
     n                      INTEGER NOT NULL CHECK (typeof(n) = 'integer'),
-    -- number of the event that carried it, or that came next; negative: part of a snapshot
+    -- number of the event with this fact, or of the next event; negative: part of a snapshot
     arrival                INTEGER NOT NULL CHECK (typeof(arrival) = 'integer'),
     -- JSON
     fact                   TEXT NOT NULL CHECK (typeof(fact) = 'text'),
@@ -238,9 +238,9 @@ CREATE TABLE department_facts (
     second                 INTEGER NOT NULL CHECK (typeof(second) = 'integer'),
     -- order within the second: 0 absent, 1 listed, 2 updated, 3 tagged, 4 renamed, 5 deleted, 6 created, 7 converted
     rank                   INTEGER NOT NULL CHECK (rank BETWEEN 0 AND 7) CHECK (typeof(rank) = 'integer'),
-    -- tells apart facts of one second and rank
+    -- distinguishes facts of one second and rank
     n                      INTEGER NOT NULL CHECK (typeof(n) = 'integer'),
-    -- number of the event that carried it, or that came next; negative: part of a snapshot
+    -- number of the event with this fact, or of the next event; negative: part of a snapshot
     arrival                INTEGER NOT NULL CHECK (typeof(arrival) = 'integer'),
     -- JSON
     fact                   TEXT NOT NULL CHECK (typeof(fact) = 'text'),
@@ -253,20 +253,20 @@ CREATE TABLE tag_facts (
     second                 INTEGER NOT NULL CHECK (typeof(second) = 'integer'),
     -- order within the second: 0 absent, 1 listed, 2 updated, 3 tagged, 4 renamed, 5 deleted, 6 created, 7 converted
     rank                   INTEGER NOT NULL CHECK (rank BETWEEN 0 AND 7) CHECK (typeof(rank) = 'integer'),
-    -- tells apart facts of one second and rank
+    -- distinguishes facts of one second and rank
     n                      INTEGER NOT NULL CHECK (typeof(n) = 'integer'),
-    -- number of the event that carried it, or that came next; negative: part of a snapshot
+    -- number of the event with this fact, or of the next event; negative: part of a snapshot
     arrival                INTEGER NOT NULL CHECK (typeof(arrival) = 'integer'),
     -- JSON
     fact                   TEXT NOT NULL CHECK (typeof(fact) = 'text'),
     PRIMARY KEY (id, second, rank, n)
 ) WITHOUT ROWID;
--- The last complete listing of each kind. Of what it did not name, it is the end.
+-- The last complete listing of each kind: entities that it lacks are absent.
 CREATE TABLE listings (
     kind                   TEXT NOT NULL PRIMARY KEY CHECK (kind IN ('member', 'department', 'tag')) CHECK (typeof(kind) = 'text'),
     -- WeCom's second
     second                 INTEGER NOT NULL CHECK (typeof(second) = 'integer'),
-    -- facts from this event number on came after it
+    -- facts with this event number or a higher one are later
     arrival                INTEGER NOT NULL CHECK (typeof(arrival) = 'integer')
 ) WITHOUT ROWID;
 -- The last complete listing of each tag's content: older events about it are void.
@@ -275,7 +275,7 @@ CREATE TABLE tag_listings (
     -- WeCom's second
     second                 INTEGER NOT NULL CHECK (typeof(second) = 'integer')
 );
--- Parts of acknowledged update_tag events with more than 256 members and departments, which the daemon merges one after the other.
+-- Parts of acknowledged update_tag events with more than 256 members and departments, which the daemon merges one by one.
 CREATE TABLE deferred_facts (
     id                     INTEGER NOT NULL PRIMARY KEY,
     tag_id                 INTEGER NOT NULL CHECK (typeof(tag_id) = 'integer'),
@@ -284,7 +284,7 @@ CREATE TABLE deferred_facts (
     -- {"added_members": [userid, ..]}, or removed_members, added_departments, removed_departments
     content                TEXT NOT NULL CHECK (json_valid(content)) CHECK (typeof(content) = 'text')
 );
--- What the daemon reports of itself: pauses, a requested comparison, ..
+-- State of the daemon: pauses, a requested comparison, ..
 CREATE TABLE daemon_state (
     name                   TEXT NOT NULL PRIMARY KEY CHECK (typeof(name) = 'text'),
     at                     INTEGER NOT NULL CHECK (typeof(at) = 'integer'),

@@ -1,7 +1,7 @@
 -- Views for people at the sqlite3 prompt. Times are local.
 
--- Full path of each present department. A parent that is not known (yet) begins a path. Deeper than 64 the path is left
--- out: '(too deep)/name'. A department that is its own parent, and those below it, stand below '(cycle)'; those on or below
+-- Full path of each present department. An unknown parent begins a path. Below depth 64 the path is omitted:
+-- '(too deep)/name'. A department that is its own parent, and those below it, stand below '(cycle)'; those on or below
 -- a longer cycle are '(cycle)/parent/name', and have no depth.
 CREATE VIEW department_tree AS
 WITH RECURSIVE tree (id, name, parent_id, "order", depth, path) AS (
@@ -19,7 +19,7 @@ WITH RECURSIVE tree (id, name, parent_id, "order", depth, path) AS (
 )
 SELECT id, path, name, parent_id, "order", depth FROM tree
 UNION ALL
--- Every department has one parent, so what no beginning of a path leads to is on a cycle or below one.
+-- Every department has one parent, so departments that no root reaches are on a cycle or below one.
 SELECT d.id, '(cycle)/' || coalesce(p.name, '#' || d.parent_id) || '/' || coalesce(d.name, '#' || d.id),
        coalesce(d.name, '#' || d.id), d.parent_id, d."order", NULL
 FROM departments AS d LEFT JOIN departments AS p ON p.id = d.parent_id
@@ -59,7 +59,7 @@ FROM members
 WHERE openid_state = 'pending' AND deleted_at IS NULL
 ORDER BY openid_next_attempt_at;
 
--- Members that WeCom refuses to convert for good. `wecom-dirsync retry` tries them again.
+-- Members that WeCom refuses to convert for good. `wecom-dirsync retry` makes them pending again.
 CREATE VIEW failed_members AS
 SELECT userid, name,
        CASE openid_errcode WHEN 60111 THEN 'WeCom does not know this userid (60111)'
@@ -80,7 +80,7 @@ SELECT seq, datetime(received_at, 'unixepoch', 'localtime') AS received,
 FROM events ORDER BY seq DESC LIMIT 100;
 
 -- Openids that several present members have: each openid belongs to one person, so one of the userids is wrong, or a person
--- has two. Both are asked for again.
+-- has two. The openids of all are requested again.
 CREATE VIEW openid_clashes AS
 SELECT m.openid, m.userid, m.name, datetime(m.openid_updated_at, 'unixepoch', 'localtime') AS confirmed
 FROM members AS m

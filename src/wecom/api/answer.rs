@@ -25,7 +25,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// Parses a response body with [`json::parse`]. The error says why the body is unusable.
+    /// Parses a response body with [`json::parse`]. The error states why the body is unusable.
     pub fn read(body: &[u8], asked_at: UnixSeconds) -> Result<Self, String> {
         let json = json::parse(body)?;
         if !json.is_object() {

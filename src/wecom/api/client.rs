@@ -121,7 +121,7 @@ impl<L: ApiObserver> Client<L> {
     }
 
     /// Makes a call, with token, rate limit, circuit breaker and retry. `parse` extracts the value from an answer of
-    /// errcode 0, or says what is wrong with it.
+    /// errcode 0, or describes what is wrong with it.
     pub(super) fn call<T>(
         &self,
         call: &Call<'_>,

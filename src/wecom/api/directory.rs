@@ -1,6 +1,6 @@
 //! Answers about members, departments and tags: from JSON to the directory's types.
 //!
-//! An unreadable row is skipped, counted and named; the others are used. Errors say what the answer lacks.
+//! An unreadable row is skipped, counted and named; the others are used. Errors name what the answer lacks.
 
 use std::collections::{BTreeMap, BTreeSet};
 

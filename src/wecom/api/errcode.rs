@@ -80,7 +80,7 @@ impl Reason {
             // A new trusted IP takes effect after a minute.
             Self::Address => (60, 600),
             Self::Permission | Self::Licence => (300, 3600),
-            // The limit may be per minute, hour or day; the answer does not say which.
+            // The limit may be per minute, hour or day; the answer does not state which.
             Self::Quota => (60, 3600),
             Self::Concurrency => (2, 60),
             Self::Network => (1, 60),

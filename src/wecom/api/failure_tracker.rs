@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use super::endpoints::{Api, SecretKind};
 use crate::directory::{DepartmentId, TagId, UserId};
 
-/// What a call is about.
+/// The item that a call concerns.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Item {
     Member(UserId),

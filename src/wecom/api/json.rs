@@ -9,7 +9,7 @@ const EXACT: f64 = 9_007_199_254_740_992.0;
 
 /// Parses a document. Beyond RFC 8259 it accepts a byte order mark, NUL bytes around the document, invalid UTF-8
 /// (read as U+FFFD), raw control characters within strings, lone surrogates (read as U+FFFD), unknown escapes
-/// (read literally) and numbers outside the range of `f64` (read as null). The error says what the bytes are instead.
+/// (read literally) and numbers outside the range of `f64` (read as null). The error describes the bytes.
 pub fn parse(bytes: &[u8]) -> Result<Json, String> {
     let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes);
     let is_blank = |byte: &u8| byte.is_ascii_whitespace() || *byte == 0;

@@ -18,7 +18,7 @@ pub(crate) struct Network {
 }
 
 impl Network {
-    /// `authorities` are in DER. The error says what is wrong with the proxy's URL, without the URL.
+    /// `authorities` are in DER. The error describes the proxy's URL without quoting it.
     pub(crate) fn new(
         api_base: &str,
         proxy: Option<&str>,
@@ -50,7 +50,7 @@ pub(crate) fn host_of(url: &str) -> &str {
 }
 
 /// Parses a proxy's URL: http, https, socks5 or socks5h, with or without credentials. A SOCKS proxy resolves names.
-/// The error says what is wrong, without the URL, which may contain a password.
+/// The error does not quote the URL, which may contain a password.
 pub(crate) fn parse_proxy(url: &str) -> Result<ureq::Proxy, String> {
     let (scheme, rest) = url.split_once("://").unwrap_or(("http", url));
     let scheme = match scheme.to_ascii_lowercase().as_str() {

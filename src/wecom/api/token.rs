@@ -15,11 +15,11 @@ use super::rate_limiter::Priority;
 use crate::wecom::query::url_encode;
 
 /// Shortest use of a token, against an expires_in that is too short: WeCom answers an errcode once it is invalid.
-const MIN_LIFE: Duration = Duration::from_secs(60);
+const MIN_LIFETIME: Duration = Duration::from_secs(60);
 /// Longest use of a token in seconds, against an expires_in that is too long.
-const MAX_LIFE: u64 = 7 * 24 * 3600;
-/// A token's life in seconds if the answer does not state it (doc 91039).
-const DEFAULT_LIFE: u64 = 7200;
+const MAX_LIFETIME: u64 = 7 * 24 * 3600;
+/// A token's lifetime in seconds if the answer does not state it (doc 91039).
+const DEFAULT_LIFETIME: u64 = 7200;
 /// Tokens within [`RENEWAL_WINDOW`] that are too many: something invalidates each soon after WeCom issues it.
 const MAX_RENEWALS: usize = 5;
 const RENEWAL_WINDOW: Duration = Duration::from_secs(60);
@@ -30,16 +30,19 @@ struct Token {
     renew_at: Instant,
 }
 
-/// Reads the answer of gettoken: the token, and its life in seconds.
+/// Reads the answer of gettoken: the token, and its lifetime in seconds.
 fn read(answer: &Answer) -> Result<(String, u64), String> {
     let token = answer.json.get("access_token");
     let text = token.and_then(Json::as_str).unwrap_or_default();
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err("the answer has no access_token".into());
     }
-    let life =
-        answer.json.get("expires_in").and_then(json::integer).and_then(|life| u64::try_from(life).ok());
-    Ok((text.to_owned(), life.unwrap_or(DEFAULT_LIFE)))
+    let lifetime = answer
+        .json
+        .get("expires_in")
+        .and_then(json::integer)
+        .and_then(|lifetime| u64::try_from(lifetime).ok());
+    Ok((text.to_owned(), lifetime.unwrap_or(DEFAULT_LIFETIME)))
 }
 
 /// The cached token of one secret.
@@ -56,12 +59,13 @@ impl TokenCell {
         self.token.as_ref().filter(|token| token.renew_at > now).map(|token| token.text.as_str())
     }
 
-    /// Caches a token that was fetched at `now` with a life of `expires_in` seconds.
+    /// Caches a token that was fetched at `now` with a lifetime of `expires_in` seconds.
     fn put(&mut self, text: String, expires_in: u64, now: Instant) {
-        // Renewed five minutes before its end, or after nine tenths of a short life.
+        // Renewed five minutes before its end, or after nine tenths of a short lifetime.
         let margin = (expires_in / 10).min(300);
-        let life = Duration::from_secs(expires_in.saturating_sub(margin).min(MAX_LIFE)).max(MIN_LIFE);
-        self.token = Some(Token { text, renew_at: now + life });
+        let lifetime =
+            Duration::from_secs(expires_in.saturating_sub(margin).min(MAX_LIFETIME)).max(MIN_LIFETIME);
+        self.token = Some(Token { text, renew_at: now + lifetime });
         self.fetched.push_back(now);
         if self.fetched.len() > MAX_RENEWALS {
             self.fetched.pop_front();
@@ -148,7 +152,7 @@ mod tests {
             let mut cell = TokenCell::default();
             cell.put("b".into(), expires_in, now);
             assert!(cell.fresh(now + Duration::from_secs(59)).is_some(), "{expires_in}");
-            assert!(cell.fresh(now + Duration::from_secs(MAX_LIFE)).is_none(), "{expires_in}");
+            assert!(cell.fresh(now + Duration::from_secs(MAX_LIFETIME)).is_none(), "{expires_in}");
         }
     }
 
@@ -158,13 +162,13 @@ mod tests {
             let body = serde_json::json!({"access_token": "t", "expires_in": expires_in}).to_string();
             read(&Answer::read(body.as_bytes(), crate::directory::UnixSeconds(0)).unwrap()).unwrap().1
         };
-        for (given, life) in
+        for (given, lifetime) in
             [(7200.into(), 7200), ("7200".into(), 7200), (0.into(), 0), (Json::from(7e3), 7000)]
         {
-            assert_eq!(answer(given), life);
+            assert_eq!(answer(given), lifetime);
         }
         for invalid in [Json::from(-1), Json::Null, "soon".into(), Json::from(1e300), Json::from(vec![1])] {
-            assert_eq!(answer(invalid), DEFAULT_LIFE);
+            assert_eq!(answer(invalid), DEFAULT_LIFETIME);
         }
         for none in [
             r#"{"errcode":0}"#,

@@ -76,7 +76,7 @@ impl Transport {
         let text = response.body_mut().with_config().limit(MAX_ANSWER).read_to_vec();
         let text = text.map_err(|error| ExchangeError::of_body(&error))?;
         let answer = Answer::read(&text, UnixSeconds::default()).map_err(ExchangeError::unusable)?;
-        // Only an answer from WeCom tells its time; a gateway's error page does not.
+        // Only an answer from WeCom shows WeCom's time; a gateway's error page does not.
         let asked_at = self.clock.stamp_answer(date, took);
         Ok(Answer { asked_at, ..answer })
     }

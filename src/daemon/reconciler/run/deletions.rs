@@ -2,7 +2,7 @@
 
 use super::super::api_reader::{Abort, Existence};
 use super::{Missing, Run};
-use crate::directory::comparison::{Deletions, Inquiry};
+use crate::directory::comparison::{Deletions, ExistenceChecks};
 use crate::directory::{DepartmentId, TagId, UserId};
 use crate::store::observations::Observation;
 use crate::wecom::api::ApiObserver;
@@ -20,29 +20,29 @@ impl<L: ApiObserver> Run<'_, L> {
         if self.hold_deletions(members, departments, tags) {
             return Ok(false);
         }
-        let inquiry = self.inquire(members, &others)?;
-        let mut gone = inquiry.gone;
-        let mut unasked = inquiry.unasked;
-        if inquiry.disproved {
+        let checked = self.check_missing(members, &others)?;
+        let mut absent = checked.absent;
+        let mut unchecked = checked.unchecked;
+        if checked.disproved {
             self.is_partial = true;
             self.notes.push(
                 "no member is deleted, because WeCom knows most of those that its listing lacks".into(),
             );
-            gone.clear();
-            unasked.clear();
+            absent.clear();
+            unchecked.clear();
             members.is_complete = false;
         }
-        let deletions = Deletions { missing: gone.len() + unasked.len(), present: members.present };
+        let deletions = Deletions { missing: absent.len() + unchecked.len(), present: members.present };
         let blocked = guard.blocks(&[deletions, others[0], others[1]]);
-        self.plan_deletions(gone.iter().chain(&unasked), departments, tags);
+        self.record_deletions(absent.iter().chain(&unchecked), departments, tags);
         if blocked {
-            let number = self.plan.deletions();
+            let number = self.differences.deletions();
             self.notes.push(format!(
                 "nothing is deleted, because {number} deletions are more than max_delete_percent allows; if they are right: wecom-dirsync reconcile --allow-deletes {number}"
             ));
             return Ok(true);
         }
-        for userid in gone {
+        for userid in absent {
             self.batches.add(Observation::MemberAbsent(userid), members.at)?;
         }
         for id in departments.what.drain(..) {
@@ -62,8 +62,8 @@ impl<L: ApiObserver> Run<'_, L> {
         tags: &Missing<TagId>,
     ) -> bool {
         let Some(seconds) = self.comparison.client.clock().estimate().contradiction else { return false };
-        self.plan_deletions(members.what.iter(), departments, tags);
-        let number = self.plan.deletions();
+        self.record_deletions(members.what.iter(), departments, tags);
+        let number = self.differences.deletions();
         if number == 0 {
             return false;
         }
@@ -75,62 +75,66 @@ impl<L: ApiObserver> Run<'_, L> {
         true
     }
 
-    fn plan_deletions<'a>(
+    fn record_deletions<'a>(
         &mut self,
         members: impl Iterator<Item = &'a UserId>,
         departments: &Missing<DepartmentId>,
         tags: &Missing<TagId>,
     ) {
-        members.for_each(|userid| self.plan.members.missing.add(userid));
-        departments.what.iter().for_each(|id| self.plan.departments.missing.add(id));
-        tags.what.iter().for_each(|tag| self.plan.tags.missing.add(tag));
+        members.for_each(|userid| self.differences.members.missing.add(userid));
+        departments.what.iter().for_each(|id| self.differences.departments.missing.add(id));
+        tags.what.iter().for_each(|tag| self.differences.tags.missing.add(tag));
     }
 
-    /// Asks for each missing member by name, until the guard blocks or the answers disprove the listing.
-    fn inquire(&mut self, members: &mut Missing<UserId>, others: &[Deletions; 2]) -> Result<Inquired, Abort> {
+    /// Calls user/get for each missing member, until the guard blocks or the answers disprove the listing.
+    fn check_missing(
+        &mut self,
+        members: &mut Missing<UserId>,
+        others: &[Deletions; 2],
+    ) -> Result<CheckedMembers, Abort> {
         let guard = self.comparison.guard;
         let missing = std::mem::take(&mut members.what);
         let total = missing.len();
-        let mut found = Inquiry::default();
+        let mut found = ExistenceChecks::default();
         let mut refused = None;
         let mut left = missing.into_iter();
         for (done, userid) in left.by_ref().enumerate() {
-            self.progress("asking for missing members by name", done, Some(total));
+            self.progress("checking missing members", done, Some(total));
             match self.api.existence(&userid)? {
-                Existence::Absent => found.gone.push(userid),
-                Existence::Present => found.there += 1,
+                Existence::Absent => found.absent.push(userid),
+                Existence::Present => found.present += 1,
                 Existence::Unknown(denial) => {
-                    found.unclear += 1;
+                    found.unknown += 1;
                     let is_for_all = denial.is_for_all;
                     refused = Some(denial);
                     if is_for_all {
                         // No member can be confirmed as absent, so none is deleted.
-                        found.unclear += left.len();
+                        found.unknown += left.len();
                         left = Vec::new().into_iter();
                         break;
                     }
                 }
             }
-            let so_far = Deletions { missing: found.gone.len(), present: members.present };
+            let so_far = Deletions { missing: found.absent.len(), present: members.present };
             if found.disproves_the_listing() || guard.blocks(&[so_far, others[0], others[1]]) {
                 break;
             }
         }
         if let Some(denial) = refused {
             let what = format!(
-                "{} members are not listed, and kept, because WeCom does not say whether they are gone",
-                found.unclear
+                "{} members are not listed, but kept, because WeCom does not show whether they exist",
+                found.unknown
             );
             self.note_denial(&what, &denial);
         }
         let disproved = found.disproves_the_listing();
-        Ok(Inquired { gone: found.gone, unasked: left.collect(), disproved })
+        Ok(CheckedMembers { absent: found.absent, unchecked: left.collect(), disproved })
     }
 }
 
-/// The result of asking for missing members by name.
-struct Inquired {
-    gone: Vec<UserId>,
-    unasked: Vec<UserId>,
+/// The existence of missing members.
+struct CheckedMembers {
+    absent: Vec<UserId>,
+    unchecked: Vec<UserId>,
     disproved: bool,
 }

@@ -94,11 +94,11 @@ impl<L: ApiObserver> Run<'_, L> {
         let known = known_departments(self.comparison.reader)?;
         let differences = comparison::departments(&structure, &known);
         for (id, fields) in differences.new {
-            self.plan.departments.new.add(id);
+            self.differences.departments.new.add(id);
             self.batches.add(Observation::Department(id, fields), at)?;
         }
         for (id, fields) in differences.changed {
-            self.plan.departments.changed.add(id);
+            self.differences.departments.changed.add(id);
             self.batches.add(Observation::Department(id, fields), at)?;
         }
         let mut missing = Missing { what: Vec::new(), present: known.len(), at, is_complete: true };

@@ -42,8 +42,8 @@ impl<L: ApiObserver> Run<'_, L> {
         for (done, (tag, name)) in tags.iter().enumerate() {
             self.progress("tags", done, Some(total));
             match (known.get(tag), name) {
-                (None, _) => self.plan.tags.new.add(tag),
-                (Some((known, _)), Some(_)) if known != name => self.plan.tags.changed.add(tag),
+                (None, _) => self.differences.tags.new.add(tag),
+                (Some((known, _)), Some(_)) if known != name => self.differences.tags.changed.add(tag),
                 (Some(_), _) => {}
             }
             if let Some(name) = name
@@ -99,7 +99,7 @@ impl<L: ApiObserver> Run<'_, L> {
         let is_complete = sees_all && content.skipped.is_empty();
         self.unreadable.of_tags.extend(content.skipped.within(&format!("tag {tag}")));
         if was_known && !(members.is_empty() && departments.is_empty()) {
-            self.plan.tags.changed.add(tag);
+            self.differences.tags.changed.add(tag);
         }
         for (list, within) in [(members.added, true), (members.removed, false)] {
             for userid in list {
