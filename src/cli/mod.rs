@@ -47,7 +47,16 @@ enum Command {
     /// Serve callbacks, convert userids and reconcile, until SIGTERM or SIGINT
     Run(ConfigFile),
     /// Validate the configuration and print the effective one, secrets redacted
-    Check(ConfigFile),
+    Check {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// Verify the database as well: the file, its rows and indexes, the change feed
+        #[arg(long)]
+        database: bool,
+        /// Correct what disagrees, while the service is stopped
+        #[arg(long, requires = "database")]
+        repair: bool,
+    },
     /// Show counts by state, age of the backlog, last event and comparison, pauses
     Status {
         #[command(flatten)]
@@ -176,7 +185,9 @@ fn arguments() -> Cli {
 pub fn main() -> ExitCode {
     let done = match arguments().command {
         Command::Run(file) => run::run(file.config.as_deref()),
-        Command::Check(file) => check::check(file.config.as_deref()),
+        Command::Check { config, database, repair } => {
+            check::check(config.config.as_deref(), database, repair)
+        }
         Command::Status { config, json } => status::status(config.config.as_deref(), json),
         Command::Member { config, userid } => member::member(config.config.as_deref(), &userid),
         Command::Retry { config, userids, all } => retry::retry(config.config.as_deref(), &userids, all),

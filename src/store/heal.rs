@@ -1,22 +1,22 @@
 //! Rows that disagree with their facts are written anew. The facts are what WeCom said; the rows follow from them.
 //!
 //! Every fact that is merged first compares the rows of its entity, so an event or a comparison repairs what it touches.
-//! [`verify`](super::verify) does the same for the whole database.
+//! [`verify`](super::verify) does the same for the whole database. The change feed follows the facts, so a repair adds no
+//! line to it.
 
 use std::collections::BTreeSet;
 
 use rusqlite::Connection;
-use serde_json::{Map, json};
 
 use super::departments::NumberedTable;
 use super::events::next_event;
-use super::images::{EVENT_TIME, Image, OPENID, Stored, difference, fields_of, fields_of_row};
+use super::images::{EVENT_TIME, OPENID, Stored, fields_of_row};
 use super::{facts, members};
-use crate::directory::diff::{Change, Entity, RowWrite, member_row, tag_item};
+use crate::directory::diff::{RowWrite, member_row};
 use crate::directory::entity::EntityState;
 use crate::directory::fact::{Fact, FactRecord, Presence, Source};
 use crate::directory::members::{Answer, Conversion, MemberFact, Record, RenameGroup, fold};
-use crate::directory::{Action, Field, Stamp, TagId, UnixSeconds, UserId, numbered};
+use crate::directory::{Field, Stamp, TagId, UnixSeconds, UserId, numbered};
 
 /// The facts of an entity, what they fold to, and where the rows differed.
 pub(super) struct Checked<R, S> {
@@ -88,14 +88,9 @@ pub(super) fn check_members(
                 RowWrite::Update { row: member_row(member), changed, respelled: true }
             }
         };
-        let mut changes = changes(Entity::Member, name, stored, &expected);
         let tags = tag_differences(stored, &expected);
-        changes.extend(tags.iter().map(|(tag, within)| {
-            let item = if *within { json!([null, name.as_str()]) } else { json!([name.as_str(), null]) };
-            tag_item(*tag, "member", item)
-        }));
         let tags: Vec<_> = tags.into_iter().map(|(tag, within)| (tag, (*name).clone(), within)).collect();
-        let rows = members::Rows { writes: &[write], tags: &tags, changes: &changes };
+        let rows = members::Rows { writes: &[write], tags: &tags, changes: &[] };
         due.extend(members::write_rows(connection, rows, now)?);
     }
     Ok(Checked { records, state, findings, due })
@@ -139,33 +134,12 @@ pub(super) fn check_numbered<F: NumberedTable>(
             } else {
                 connection.prepare_cached(F::DELETE_ROW)?.execute([id])?;
             }
-            let mut changes = changes(F::ENTITY, &id, &stored, &expected);
             for (tag, within) in tag_differences(&stored, &expected) {
                 super::departments::write_tag_department(connection, tag, id, within)?;
-                let item = if within { json!([null, id]) } else { json!([id, null]) };
-                changes.push(tag_item(tag, kind, item));
             }
-            members::write_changes(connection, &changes, now)?;
         }
     }
     Ok(Checked { records, state, findings, due: Vec::new() })
-}
-
-/// Lines of the change feed for the correction of a row.
-fn changes(entity: Entity, key: &impl ToString, stored: &Stored, expected: &Stored) -> Vec<Change> {
-    let line = |action, fields| Change::new(entity, key.to_string(), action, fields);
-    let (was_present, is_present) = (stored.is_present(), expected.is_present());
-    let Some(new) = expected.row.as_ref().filter(|_| is_present) else {
-        return was_present.then(|| line(Action::Deleted, Map::new())).into_iter().collect();
-    };
-    let nothing = Image::new();
-    let old = stored.row.as_ref().filter(|_| was_present).unwrap_or(&nothing);
-    let mut fields = fields_of(difference(old, new));
-    let openid = fields.shift_remove(OPENID);
-    let action = if was_present { Action::Updated } else { Action::Created };
-    let changed = (!was_present || !fields.is_empty()).then(|| line(action, fields));
-    let openid = openid.map(|both| line(Action::Openid, Map::from_iter([(OPENID.to_owned(), both)])));
-    changed.into_iter().chain(openid).collect()
 }
 
 /// Tags that the entity is to be in (true) or out of.

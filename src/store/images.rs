@@ -136,7 +136,7 @@ fn image_of<F: Field>(state: &EntityState<F>) -> Image {
 
 /// Lists as `member_departments` keeps them: none for a deleted member, no repetition, and only departments of the
 /// member are led.
-fn with_stored_lists(mut image: Image) -> Image {
+pub(super) fn with_stored_lists(mut image: Image) -> Image {
     let ids = |image: &mut Image, field: MemberField| -> Vec<i64> {
         let list = image.remove(field.name());
         list.iter().flat_map(|list| list.as_array().into_iter().flatten()).filter_map(Json::as_i64).collect()

@@ -24,6 +24,7 @@ pub mod reconciles;
 pub(crate) mod refusals;
 mod sqlite;
 pub(crate) mod state;
+pub mod verify;
 pub(crate) mod writer;
 
 pub(crate) use error::StoreError;

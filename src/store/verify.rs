@@ -1,0 +1,281 @@
+//! Verifies the whole database: the file, the rows against the facts, and the change feed against the rows.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use rusqlite::Connection;
+use serde_json::{Map, Value as Json, json};
+
+use super::departments::NumberedTable;
+use super::facts::{group_facts, numbered_facts};
+use super::heal::{check_members, check_numbered};
+use super::images::{EVENT_TIME, Image, OPENID, Stored, USERID, difference, fields_of, with_stored_lists};
+use super::members::write_changes;
+use super::queries::oldest_change;
+use crate::directory::diff::{Action, Change, Entity, tag_item};
+use crate::directory::members::Record;
+use crate::directory::{
+    DepartmentField, DepartmentId, Field, MemberField, TagField, TagId, UnixSeconds, UserId,
+};
+
+/// What was verified, and what was found.
+#[derive(Debug, Default)]
+pub struct Verification {
+    /// Rows of members, present and deleted.
+    pub members: usize,
+    /// Rows of departments and tags.
+    pub numbered: usize,
+    /// `None` if old lines of the change feed are pruned, so that it does not rebuild the rows.
+    pub changes: Option<usize>,
+    /// One line for each disagreement.
+    pub findings: Vec<String>,
+}
+
+/// Verifies the database within the caller's transaction. With `repair`, the present time, rows are written anew from
+/// their facts, lost facts from their rows, and lines are added to the change feed where it differs from the rows. Damage
+/// of the file other than that of its indexes cannot be repaired.
+pub fn verify(connection: &Connection, repair: Option<UnixSeconds>) -> rusqlite::Result<Verification> {
+    let mut verification = Verification::default();
+    let mut findings = damage(connection)?;
+    if repair.is_some() && !findings.is_empty() {
+        connection.execute_batch("REINDEX")?;
+    }
+    let mut done: HashSet<UserId> = HashSet::new();
+    for name in names(connection, "members", "member_facts", "tag_members")? {
+        let Ok(name) = UserId::parse(&name) else {
+            findings.push(format!("members: {name:?} is no userid"));
+            continue;
+        };
+        if !done.insert(name.clone()) {
+            continue;
+        }
+        let records = group_facts(connection, &name)?;
+        let group: BTreeSet<UserId> =
+            records.iter().flat_map(Record::names).chain([&name]).cloned().collect();
+        let checked = check_members(connection, &group, records, repair)?;
+        findings.extend(checked.findings);
+        verification.members += checked.state.members.values().filter(|member| member.state.known).count();
+        done.extend(group);
+    }
+    for id in ids(
+        connection,
+        "SELECT id FROM departments UNION SELECT id FROM department_facts \
+                               UNION SELECT department_id FROM tag_departments",
+    )? {
+        let records = numbered_facts::<DepartmentField>(connection, id)?;
+        findings.extend(check_numbered::<DepartmentField>(connection, id, records, repair)?.findings);
+        verification.numbered += 1;
+    }
+    for id in ids(connection, "SELECT id FROM tags UNION SELECT id FROM tag_facts")? {
+        let records = numbered_facts::<TagField>(connection, id)?;
+        findings.extend(check_numbered::<TagField>(connection, id, records, repair)?.findings);
+        verification.numbered += 1;
+    }
+    if oldest_change(connection)?.is_none_or(|oldest| oldest == 1) {
+        verification.changes = Some(check_feed(connection, repair, &mut findings)?);
+    }
+    verification.findings = findings;
+    Ok(verification)
+}
+
+/// What SQLite itself finds: damaged pages and indexes, violated constraints and references.
+fn damage(connection: &Connection) -> rusqlite::Result<Vec<String>> {
+    let mut findings = Vec::new();
+    let mut check = connection.prepare("PRAGMA integrity_check")?;
+    let mut rows = check.query([])?;
+    while let Some(row) = rows.next()? {
+        let text: String = row.get(0)?;
+        findings.extend((text != "ok").then(|| format!("file: {text}")));
+    }
+    let mut check = connection.prepare("PRAGMA foreign_key_check")?;
+    let mut rows = check.query([])?;
+    while let Some(row) = rows.next()? {
+        let (table, parent): (String, String) = (row.get(0)?, row.get(2)?);
+        findings.push(format!("file: a row of {table} refers to no row of {parent}"));
+    }
+    Ok(findings)
+}
+
+fn names(connection: &Connection, rows: &str, facts: &str, tags: &str) -> rusqlite::Result<Vec<String>> {
+    let sql =
+        format!("SELECT userid FROM {rows} UNION SELECT userid FROM {facts} UNION SELECT userid FROM {tags}");
+    connection.prepare(&sql)?.query_map([], |row| row.get(0))?.collect()
+}
+
+fn ids(connection: &Connection, sql: &str) -> rusqlite::Result<Vec<u32>> {
+    connection.prepare(sql)?.query_map([], |row| row.get(0))?.collect()
+}
+
+/// The directory that a consumer of the change feed has.
+#[derive(Default)]
+struct Replica {
+    members: BTreeMap<UserId, Image>,
+    departments: BTreeMap<u32, Image>,
+    /// Tag, kind of item, and the folded userid or number.
+    tag_items: BTreeSet<(u32, &'static str, String)>,
+}
+
+impl Replica {
+    fn apply(&mut self, entity: &str, key: &str, action: &str, fields: &Map<String, Json>) -> Option<()> {
+        match entity {
+            "member" => {
+                let userid = UserId::parse(key).ok()?;
+                if action == "renamed" {
+                    let old = UserId::parse(fields.get(USERID)?.get(0)?.as_str()?).ok()?;
+                    let row = self.members.remove(&old).unwrap_or_default();
+                    self.members.insert(userid.clone(), row);
+                }
+                apply_to_row(&mut self.members, userid, action, fields)
+            }
+            "department" => apply_to_row(&mut self.departments, key.parse().ok()?, action, fields),
+            _ => {
+                let tag = key.parse().ok()?;
+                for kind in ["member", "department"] {
+                    let Some(both) = fields.get(kind) else { continue };
+                    if both.get(0)?.is_null() {
+                        self.tag_items.insert((tag, kind, item(both.get(1)?)));
+                    } else {
+                        self.tag_items.remove(&(tag, kind, item(both.get(0)?)));
+                    }
+                }
+                Some(())
+            }
+        }
+    }
+}
+
+/// `None` if the line is unreadable. A row that is not there is taken as empty.
+fn apply_to_row<K: Ord>(
+    rows: &mut BTreeMap<K, Image>,
+    key: K,
+    action: &str,
+    fields: &Map<String, Json>,
+) -> Option<()> {
+    if action == "deleted" {
+        rows.remove(&key);
+        return Some(());
+    }
+    let row = rows.entry(key).or_default();
+    if action == "created" {
+        row.clear();
+    }
+    for (name, both) in fields {
+        let Some(name) = column(name) else { continue };
+        match both.get(1)? {
+            Json::Null => row.remove(name),
+            value => row.insert(name, value.clone()),
+        };
+    }
+    Some(())
+}
+
+/// The column of a field of the change feed.
+fn column(name: &str) -> Option<&'static str> {
+    let own = [USERID, OPENID].into_iter().find(|own| *own == name);
+    own.or_else(|| MemberField::by_name(name).map(Field::name))
+        .or_else(|| DepartmentField::by_name(name).map(Field::name))
+}
+
+fn item(value: &Json) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_ascii_lowercase)
+}
+
+/// Compares the tables with what the change feed rebuilds; the number of its lines.
+fn check_feed(
+    connection: &Connection,
+    repair: Option<UnixSeconds>,
+    findings: &mut Vec<String>,
+) -> rusqlite::Result<usize> {
+    let mut replica = Replica::default();
+    let mut lines = 0;
+    let mut select =
+        connection.prepare("SELECT seq, entity, key, action, fields FROM changes ORDER BY seq")?;
+    let mut rows = select.query([])?;
+    while let Some(row) = rows.next()? {
+        let (seq, entity, key, action): (i64, String, String, String) =
+            (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?);
+        let fields = serde_json::from_str(row.get_ref(4)?.as_str()?).unwrap_or_default();
+        if replica.apply(&entity, &key, &action, &fields).is_none() {
+            findings.push(format!("changes: line {seq} is unreadable"));
+        }
+        lines += 1;
+    }
+    let mut missing = Vec::new();
+    for name in names(connection, "members", "members", "members")? {
+        let Ok(userid) = UserId::parse(&name) else { continue };
+        let stored = Stored::member(connection, &userid)?;
+        let known = replica.members.remove(&userid).map(with_stored_lists);
+        missing.extend(correction(Entity::Member, &userid, known, &stored));
+    }
+    missing.extend(replica.members.keys().map(|userid| deletion(Entity::Member, userid)));
+    for id in ids(connection, "SELECT id FROM departments")? {
+        let stored = Stored::numbered::<DepartmentField>(
+            connection,
+            id,
+            DepartmentField::SELECT_ROW,
+            DepartmentField::SELECT_TAGS,
+        )?;
+        let known = replica.departments.remove(&id);
+        missing.extend(correction(Entity::Department, &DepartmentId(id), known, &stored));
+    }
+    missing.extend(replica.departments.keys().map(|id| deletion(Entity::Department, &DepartmentId(*id))));
+    missing.extend(check_tag_items(connection, replica.tag_items)?);
+    findings.extend(missing.iter().map(|change| {
+        let names: Vec<&str> = change.fields.keys().map(String::as_str).collect();
+        let (entity, action) = (change.entity.as_str(), change.action.as_str());
+        format!("changes: no line \"{action}\" of {entity} {} {}", change.key, names.join(", "))
+    }));
+    if let Some(now) = repair {
+        write_changes(connection, &missing, now)?;
+    }
+    Ok(lines)
+}
+
+fn deletion(entity: Entity, key: &impl ToString) -> Change {
+    Change::new(entity, key.to_string(), Action::Deleted, Map::new())
+}
+
+/// The line that the feed lacks, if what it rebuilds of an entity differs from the row.
+fn correction(entity: Entity, key: &impl ToString, known: Option<Image>, stored: &Stored) -> Option<Change> {
+    let row = stored.row.as_ref().filter(|_| stored.is_present());
+    let line = |action, fields| Change::new(entity, key.to_string(), action, fields);
+    match (known, row) {
+        (None, None) => None,
+        (Some(_), None) => Some(deletion(entity, key)),
+        (None, Some(row)) => Some(line(Action::Created, fields_of(difference(&Image::new(), row)))),
+        (Some(known), Some(row)) => {
+            let mut row = row.clone();
+            row.remove(EVENT_TIME);
+            let fields = fields_of(difference(&known, &row));
+            (!fields.is_empty()).then(|| line(Action::Updated, fields))
+        }
+    }
+}
+
+/// The lines about the content of tags that the feed lacks.
+fn check_tag_items(
+    connection: &Connection,
+    mut known: BTreeSet<(u32, &'static str, String)>,
+) -> rusqlite::Result<Vec<Change>> {
+    let mut missing = Vec::new();
+    let mut select = connection.prepare("SELECT tag_id, userid FROM tag_members")?;
+    let members = select.query_map([], |row| Ok((row.get(0)?, row.get::<_, String>(1)?)))?;
+    for member in members {
+        let (tag, userid) = member?;
+        if !known.remove(&(tag, "member", userid.to_ascii_lowercase())) {
+            missing.push(tag_item(TagId(tag), "member", json!([null, userid])));
+        }
+    }
+    let mut select = connection.prepare("SELECT tag_id, department_id FROM tag_departments")?;
+    let departments = select.query_map([], |row| Ok((row.get(0)?, row.get::<_, u32>(1)?)))?;
+    for department in departments {
+        let (tag, id) = department?;
+        if !known.remove(&(tag, "department", id.to_string())) {
+            missing.push(tag_item(TagId(tag), "department", json!([null, id])));
+        }
+    }
+    missing.extend(known.into_iter().map(|(tag, kind, item)| {
+        let id = item.parse::<u32>().ok().filter(|_| kind == "department");
+        tag_item(TagId(tag), kind, json!([id.map_or(json!(item), |id| json!(id)), null]))
+    }));
+    Ok(missing)
+}
