@@ -2,10 +2,10 @@
 
 use rusqlite::{Connection, OptionalExtension, params};
 
+use super::changes::write_changes;
 use super::events::next_event;
 use super::facts::{self, FactTable};
 use super::heal::{check_numbered, log_repairs};
-use super::members::write_changes;
 use super::observations::{Observation, observe, tag_content};
 use crate::directory::clock::Moment;
 use crate::directory::entity::EntityState;

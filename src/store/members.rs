@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use rusqlite::types::Value as Sql;
 use rusqlite::{Connection, OptionalExtension, params, params_from_iter};
 
+use super::changes::write_changes;
 use super::clashes;
 use crate::directory::diff::{Change, DetailsAction, MemberMerge, MemberRow, RowWrite};
 use crate::directory::fields::FieldKind;
@@ -377,27 +378,5 @@ fn write_tag_member(
         "DELETE FROM tag_members WHERE tag_id = ?1 AND userid = ?2"
     };
     connection.prepare_cached(sql)?.execute(params![tag.0, userid.as_str()])?;
-    Ok(())
-}
-
-/// Appends lines to the change feed.
-pub(super) fn write_changes(
-    connection: &Connection,
-    changes: &[Change],
-    now: UnixSeconds,
-) -> rusqlite::Result<()> {
-    let mut statement = connection.prepare_cached(
-        "INSERT INTO changes (at, entity, key, action, fields) VALUES (?1, ?2, ?3, ?4, ?5)",
-    )?;
-    for change in changes {
-        let fields = serde_json::to_string(&change.fields).unwrap_or_else(|_| "{}".into());
-        statement.execute(params![
-            now.0,
-            change.entity.as_str(),
-            change.key,
-            change.action.as_str(),
-            fields
-        ])?;
-    }
     Ok(())
 }

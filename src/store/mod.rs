@@ -2,20 +2,24 @@
 //!
 //! All SQL of the program is here, and no HTTP or XML.
 
+mod changes;
 pub(crate) mod clashes;
 pub(crate) mod deferred;
 mod departments;
 pub(crate) mod details;
 pub(crate) mod epoch;
 mod error;
+mod event_log;
 mod events;
 mod facts;
+mod failure_log;
 pub(crate) mod file;
 mod heal;
 pub(crate) mod holders;
 mod images;
 mod members;
 pub(crate) mod monitor;
+pub(crate) mod news;
 pub mod observations;
 pub mod open;
 pub mod openids;

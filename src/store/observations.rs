@@ -6,7 +6,7 @@ use rusqlite::{Connection, params};
 
 use super::departments::{add_numbered_fact, plausible_numbered_facts, tag_absent};
 use super::events::{add_member_fact, next_event, plausible_facts};
-use super::facts::{group_facts, tied_names};
+use super::facts::group_facts;
 use crate::directory::clock::Moment;
 use crate::directory::diff::{Change, Entity, MemberMerge};
 use crate::directory::fact::{Fact, Presence, Source};
@@ -212,48 +212,7 @@ pub(super) fn observe_member(
     Ok(add_member_fact(connection, userid, source, MemberFact::Entity(fact), now)?.0)
 }
 
-/// A position in the history of the database: later events have higher numbers, later fetches higher times.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Since {
-    /// The number of the next event.
-    pub event: i64,
-    /// The time on this machine's clock.
-    pub local: UnixSeconds,
-}
-
-impl Since {
-    /// The present position; `local` is the present time.
-    pub fn now(connection: &Connection, local: UnixSeconds) -> rusqlite::Result<Self> {
-        Ok(Self { event: next_event(connection)?, local })
-    }
-}
-
 impl Observation {
-    /// Whether an event about the subject was applied or its details were fetched since `since`, which explains an observation
-    /// that does not hold.
-    pub fn has_news_since(&self, connection: &Connection, since: Since) -> rusqlite::Result<bool> {
-        match self {
-            Self::Member(userid, _) | Self::MemberAbsent(userid) => {
-                member_has_news(connection, userid, since)
-            }
-            Self::Department(id, _) | Self::DepartmentAbsent(id) => {
-                has_event(connection, &id.to_string(), "%_party", since)
-            }
-            Self::Tag(tag, _) | Self::TagAbsent(tag) => {
-                has_event(connection, &tag.to_string(), "update_tag", since)
-            }
-            Self::Ahead(_) | Self::Complete(_) | Self::TagContentComplete(_) => Ok(false),
-            Self::TagMember(tag, userid, _) => {
-                Ok(has_event(connection, &tag.to_string(), "update_tag", since)?
-                    || member_has_news(connection, userid, since)?)
-            }
-            Self::TagDepartment(tag, id, _) => {
-                Ok(has_event(connection, &tag.to_string(), "update_tag", since)?
-                    || has_event(connection, &id.to_string(), "%_party", since)?)
-            }
-        }
-    }
-
     /// A name of the subject, for a note.
     #[must_use]
     pub fn subject(&self) -> String {
@@ -267,34 +226,6 @@ impl Observation {
             Self::TagDepartment(tag, id, _) => format!("department {id} in tag {tag}"),
         }
     }
-}
-
-fn member_has_news(connection: &Connection, userid: &UserId, since: Since) -> rusqlite::Result<bool> {
-    let was_fetched = connection
-        .prepare_cached("SELECT 1 FROM members WHERE userid = ?1 AND details_fetched_at >= ?2")?
-        .exists(params![userid.as_str(), since.local.0])?;
-    if was_fetched {
-        return Ok(true);
-    }
-    for name in tied_names(connection, userid)? {
-        if has_event(connection, name.as_str(), "%_user", since)? {
-            return Ok(true);
-        }
-    }
-    Ok(false)
-}
-
-fn has_event(
-    connection: &Connection,
-    subject: &str,
-    change_type: &str,
-    since: Since,
-) -> rusqlite::Result<bool> {
-    connection
-        .prepare_cached(
-            "SELECT 1 FROM events WHERE subject = ?1 AND seq >= ?2 AND outcome = 'applied' AND change_type LIKE ?3",
-        )?
-        .exists(params![subject, since.event, change_type])
 }
 
 /// The members and departments in a tag.
@@ -317,6 +248,7 @@ mod tests {
     use super::*;
     use crate::directory::openid::Backoff;
     use crate::directory::{Event, MemberEvent, Subject as EventSubject, Value};
+    use crate::store::news::Since;
     use crate::store::open::open_in_memory;
     use crate::store::openids::{claim, record_conversion};
     use crate::store::{ConversionOutcome, NewEvent, apply_event};

@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use rusqlite::Connection;
 use serde_json::{Map, Value as Json, json};
 
+use super::changes::write_changes;
 use super::departments::NumberedTable;
 use super::facts::{group_facts, numbered_facts};
 use super::heal::{check_members, check_numbered};
 use super::images::{EVENT_TIME, Image, OPENID, Stored, USERID, difference, fields_of, with_stored_lists};
-use super::members::write_changes;
 use super::queries::oldest_change;
 use crate::directory::diff::{Action, Change, Entity, tag_item};
 use crate::directory::members::Record;

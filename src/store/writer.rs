@@ -13,6 +13,7 @@ use rusqlite::Connection;
 
 use super::epoch::HighWaterMark;
 use super::error::StoreError;
+use super::failure_log::FailureLog;
 use super::open::Opened;
 use super::sqlite::file_watch::{Watch, truncate_wal};
 
@@ -182,18 +183,18 @@ fn write_until_closed(
     committed: Option<&Committed>,
 ) {
     let mut jobs = Jobs { queue, closing: false };
-    let mut trouble = Trouble::default();
+    let mut failures = FailureLog::default();
     let mut watch = Watch::new(connection);
     while let Some(first) = jobs.wait() {
         let mut group = vec![first];
         jobs.take_waiting(&mut group);
-        match begin(connection, &mut jobs, &mut group, &mut trouble) {
+        match begin(connection, &mut jobs, &mut group, &mut failures) {
             Ok(true) => {
-                commit(connection, group, &mut watch, &mut trouble, (mark.as_mut(), committed));
+                commit(connection, group, &mut watch, &mut failures, (mark.as_mut(), committed));
                 watch.limit_wal(connection, Instant::now());
             }
             Ok(false) => {}
-            Err(error) => refuse(group, &error, &mut trouble),
+            Err(error) => refuse(group, &error, &mut failures),
         }
     }
     if let Err(error) = truncate_wal(connection) {
@@ -235,7 +236,7 @@ fn begin(
     connection: &Connection,
     jobs: &mut Jobs<'_>,
     group: &mut Vec<Job>,
-    trouble: &mut Trouble,
+    failures: &mut FailureLog,
 ) -> Result<bool, StoreError> {
     while let Some(earliest) = group.iter().map(|job| job.deadline).min() {
         // In short waits, because a new job may have an earlier deadline.
@@ -253,7 +254,7 @@ fn begin(
         *group = rest;
         if !late.is_empty() {
             let locked = StoreError::Locked.with_holders(connection.path().map(Path::new));
-            refuse(late, &locked, trouble);
+            refuse(late, &locked, failures);
         }
         jobs.take_waiting(group);
     }
@@ -264,7 +265,7 @@ fn commit(
     connection: &Connection,
     group: Vec<Job>,
     watch: &mut Watch,
-    trouble: &mut Trouble,
+    failures: &mut FailureLog,
     (mark, committed): (Option<&mut HighWaterMark>, Option<&Committed>),
 ) {
     let mut done = Vec::with_capacity(group.len());
@@ -279,7 +280,7 @@ fn commit(
                 done.push(job);
                 break;
             }
-            Err(error) => refuse(vec![job], &error, trouble),
+            Err(error) => refuse(vec![job], &error, failures),
         }
     }
     let result = match failed {
@@ -289,7 +290,7 @@ fn commit(
     let result = result.and_then(|()| watch.still_there());
     match result {
         Ok(()) => {
-            trouble.over();
+            failures.end();
             if let Some(mark) = mark {
                 mark.note(connection);
             }
@@ -307,7 +308,7 @@ fn commit(
                 log::error!("database: a failed transaction cannot be rolled back: {error}");
             }
             done.extend(rest);
-            refuse(done, &error, trouble);
+            refuse(done, &error, failures);
         }
     }
 }
@@ -330,57 +331,15 @@ fn in_savepoint(connection: &Connection, work: &mut dyn Work) -> Result<(), Stor
     result
 }
 
-fn refuse(group: Vec<Job>, error: &StoreError, trouble: &mut Trouble) {
+fn refuse(group: Vec<Job>, error: &StoreError, failures: &mut FailureLog) {
     if group.is_empty() {
         return;
     }
     if !error.is_of_the_data() {
-        trouble.begins(error);
+        failures.begin(error);
     }
     for job in group {
         job.work.reply(Err(error.again()));
-    }
-}
-
-/// Logs a failure of the database once, and its end once.
-#[derive(Default)]
-struct Trouble {
-    since: Option<Instant>,
-    /// Whether the present failure was logged.
-    is_logged: bool,
-    /// Logged failures with their times, so that a recurring failure does not fill the log.
-    logged: Vec<(String, Instant)>,
-}
-
-/// Minimum interval between log lines of the same failure.
-const LOG_INTERVAL: Duration = Duration::from_secs(60);
-
-impl Trouble {
-    fn begins(&mut self, error: &StoreError) {
-        let now = Instant::now();
-        let text = error.to_string();
-        // The process that holds a lock is not found each time.
-        let failure = match error {
-            StoreError::Locked | StoreError::LockedBy(_) => "locked",
-            _ => &text,
-        };
-        if self.since.is_none() {
-            self.logged.retain(|(_, at)| now.saturating_duration_since(*at) < LOG_INTERVAL);
-        }
-        self.since.get_or_insert(now);
-        if self.logged.iter().all(|(known, _)| known != failure) {
-            log::error!("{text}; callbacks are answered with 503 until then");
-            self.logged.push((failure.to_owned(), now));
-            self.is_logged = true;
-        }
-    }
-
-    fn over(&mut self) {
-        if let Some(since) = self.since.take()
-            && std::mem::take(&mut self.is_logged)
-        {
-            log::info!("the database takes writes again after {} s", since.elapsed().as_secs());
-        }
     }
 }
 

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use crate::daemon::COMMIT_TIMEOUT;
 use crate::directory::UnixSeconds;
 use crate::shutdown::Shutdown;
-use crate::store::observations::{Effect, Observation, Since, observe};
+use crate::store::news::Since;
+use crate::store::observations::{Effect, Observation, observe};
 use crate::store::{StoreError, Writer};
 use crate::wecom::clock::SharedClock;
 

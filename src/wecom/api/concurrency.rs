@@ -93,7 +93,7 @@ mod tests {
             (3000, 80, 6),
             (30, 80, 2),
             (1, 0, 2),
-            // Two APIs of 8000 a minute, whatever is configured
+            // Two APIs of 8000 a minute, also where more is configured
             (1_000_000, 80, 28),
             (5000, 60_000, MAX_AUTO),
         ] {
