@@ -97,6 +97,30 @@ fn every_disagreement_is_found_and_repaired() {
 }
 
 #[test]
+fn a_foreign_openid_is_found_and_replaced_by_the_one_that_wecom_gave() {
+    let mut lab = Lab::plain();
+    lab.hire("a");
+    lab.stand_in.company(|company| company.sign_in("a", "o-a"));
+    lab.event(now(), "update_user", "<UserID>a</UserID><Status>1</Status>");
+    lab.wait_for("SELECT openid_state FROM members WHERE userid = 'a'", "converted");
+    lab.terminate();
+    let openid = lab.value("SELECT openid FROM members WHERE userid = 'a'");
+    for damage in [
+        "UPDATE members SET openid = 'of-somebody-else'",
+        "UPDATE members SET openid = NULL, openid_state = 'failed'",
+        // The openid may be all that is left.
+        "DELETE FROM member_facts",
+    ] {
+        damage_by(&lab, damage);
+        assert_eq!(check(&lab, false).0, Some(1), "{damage}");
+        assert_eq!(check(&lab, true).0, Some(0), "{damage}");
+        assert_eq!(check(&lab, false).0, Some(0), "{damage}");
+        let row = lab.value("SELECT openid || ' ' || openid_state FROM members WHERE userid = 'a'");
+        assert_eq!(row, format!("{openid} converted"), "{damage}");
+    }
+}
+
+#[test]
 fn an_index_that_disagrees_with_its_table_is_rebuilt() {
     let mut lab = lab();
     lab.terminate();

@@ -7,10 +7,11 @@
 use std::collections::BTreeSet;
 
 use rusqlite::Connection;
+use serde_json::Value as Json;
 
 use super::departments::NumberedTable;
 use super::events::next_event;
-use super::images::{EVENT_TIME, OPENID, Stored, fields_of_row};
+use super::images::{EVENT_TIME, Image, OPENID, Stored, fields_of_row};
 use super::{facts, members};
 use crate::directory::diff::{RowWrite, member_row};
 use crate::directory::entity::EntityState;
@@ -44,28 +45,13 @@ pub(super) fn check_members(
             && !records.iter().flat_map(Record::names).any(|known| known == name)
         {
             findings.push(format!("userid={name}: no fact"));
-            let second = row.get(EVENT_TIME).and_then(serde_json::Value::as_i64).unwrap_or(0);
-            let (source, arrival) = (Source::Api(UnixSeconds(second)), next_event(connection)?);
-            let mut add = |fact: MemberFact| -> rusqlite::Result<()> {
+            let (source, arrival) = (source_of(row), next_event(connection)?);
+            for fact in member_facts_of(row, &image, source) {
                 let record = Record::new(name.clone(), source, arrival, fact);
                 if now.is_some() {
                     facts::remember(connection, &records, &record)?;
                 }
                 records.push(record);
-                Ok(())
-            };
-            add(MemberFact::Entity(Fact::present(Presence::Listed, source, &fields_of_row(row))))?;
-            if let Some(openid) = row.get(OPENID).and_then(serde_json::Value::as_str) {
-                add(MemberFact::Answered(Answer {
-                    asked_before: 0,
-                    conversion: Conversion::Openid(openid.to_owned()),
-                }))?;
-            }
-            for tag in &image.tags {
-                add(MemberFact::Entity(Fact::Tagged(TagId(*tag), true)))?;
-            }
-            if !image.is_present() {
-                add(MemberFact::Entity(Fact::Absent))?;
             }
         }
         stored.push((name, image));
@@ -110,12 +96,8 @@ pub(super) fn check_numbered<F: NumberedTable>(
         && records.is_empty()
     {
         findings.push(format!("{kind} {id}: no fact"));
-        let second = row.get(EVENT_TIME).and_then(serde_json::Value::as_i64).unwrap_or(0);
-        let (source, arrival) = (Source::Api(UnixSeconds(second)), next_event(connection)?);
-        let mut found = vec![Fact::present(Presence::Listed, source, &fields_of_row(row))];
-        found.extend(stored.tags.iter().map(|tag| Fact::Tagged(TagId(*tag), true)));
-        found.extend((!stored.is_present()).then_some(Fact::Absent));
-        for fact in found {
+        let (source, arrival) = (source_of(row), next_event(connection)?);
+        for fact in facts_of(row, &stored, source) {
             let stamp = Stamp::new(source.second(), fact.rank(source));
             let record = FactRecord { stamp, arrival, fact };
             if now.is_some() {
@@ -140,6 +122,27 @@ pub(super) fn check_numbered<F: NumberedTable>(
         }
     }
     Ok(Checked { records, state, findings, due: Vec::new() })
+}
+
+/// A row that has lost its facts counts as listed by the API at its time.
+fn source_of(row: &Image) -> Source {
+    Source::Api(UnixSeconds(row.get(EVENT_TIME).and_then(Json::as_i64).unwrap_or(0)))
+}
+
+/// The facts that a row and its tags amount to.
+fn facts_of<F: Field>(row: &Image, stored: &Stored, source: Source) -> Vec<Fact<F>> {
+    let listed = Fact::present(Presence::Listed, source, &fields_of_row(row));
+    let tags = stored.tags.iter().map(|tag| Fact::Tagged(TagId(*tag), true));
+    let absence = (!stored.is_present()).then_some(Fact::Absent);
+    std::iter::once(listed).chain(tags).chain(absence).collect()
+}
+
+fn member_facts_of(row: &Image, stored: &Stored, source: Source) -> Vec<MemberFact> {
+    let openid = row.get(OPENID).and_then(Json::as_str).map(|openid| {
+        let conversion = Conversion::Openid(openid.to_owned());
+        MemberFact::Answered(Answer { asked_before: 0, conversion })
+    });
+    facts_of(row, stored, source).into_iter().map(MemberFact::Entity).chain(openid).collect()
 }
 
 /// Tags that the entity is to be in (true) or out of.
