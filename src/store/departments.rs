@@ -3,7 +3,7 @@
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::changes::write_changes;
-use super::events::next_event;
+use super::event_log::next_event;
 use super::facts::{self, FactTable};
 use super::heal::{check_numbered, log_repairs};
 use super::observations::{Observation, observe, tag_content};

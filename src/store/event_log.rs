@@ -2,7 +2,71 @@
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::events::{EventOutcome, NewEvent};
+use crate::directory::{Event, UnixSeconds};
+
+/// The outcome of an event. The schema's CHECK has the same list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EventOutcome {
+    /// The event was merged into the directory.
+    Applied,
+    /// An event with the same content was recorded before.
+    Duplicate,
+    /// The event arrived too late to change anything.
+    Stale,
+    /// The event does not concern the directory.
+    Ignored,
+    /// The event could not be parsed or applied.
+    Invalid,
+}
+
+impl EventOutcome {
+    /// All outcomes, in the order of the schema's CHECK.
+    pub const ALL: [Self; 5] = [Self::Applied, Self::Duplicate, Self::Stale, Self::Ignored, Self::Invalid];
+
+    /// The outcome's name in the database.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Applied => "applied",
+            Self::Duplicate => "duplicate",
+            Self::Stale => "stale",
+            Self::Ignored => "ignored",
+            Self::Invalid => "invalid",
+        }
+    }
+}
+
+/// The event of a callback, to be recorded and applied.
+#[derive(Debug, Clone)]
+pub struct NewEvent {
+    /// Time of receipt on this machine's clock.
+    pub received_at: UnixSeconds,
+    /// CreateTime as WeCom sent it, if any.
+    pub create_time: Option<UnixSeconds>,
+    /// The text of the element `Event`.
+    pub event: String,
+    /// The text of the element `ChangeType`; may be empty.
+    pub change_type: String,
+    /// The userid or id in the event, in its original spelling.
+    pub subject: String,
+    /// The decrypted XML to store; empty if the content must not be stored.
+    pub payload: String,
+    /// A digest of the content, stored or not.
+    pub digest: i64,
+    /// The parsed event with a plausible time; `None` if the event is invalid.
+    pub meaning: Option<Event>,
+    /// The latest plausible stamp on WeCom's clock, if that is known.
+    pub latest: Option<UnixSeconds>,
+    /// The reason to request a comparison, if the event lacks data that only a comparison can provide.
+    pub comparison_due: Option<&'static str>,
+}
+
+impl NewEvent {
+    /// The digest, if it replaces content that is not stored.
+    fn stored_digest(&self) -> Option<i64> {
+        self.payload.is_empty().then_some(self.digest)
+    }
+}
 
 /// The first event with the same content. Only the content identifies a repetition: WeCom encrypts each delivery anew, and
 /// different events of one second have the same CreateTime. The digest replaces content that is not stored. The index by
@@ -103,4 +167,13 @@ fn insert_event(
             digest,
         ])?;
     Ok(())
+}
+
+/// The number that the next event will get; during [`apply_event`], that of the event itself.
+pub(super) fn next_event(connection: &Connection) -> rusqlite::Result<i64> {
+    let last = connection
+        .prepare_cached("SELECT seq FROM sqlite_sequence WHERE name = 'events'")?
+        .query_row([], |row| row.get::<_, i64>(0))
+        .optional()?;
+    Ok(last.unwrap_or(0) + 1)
 }

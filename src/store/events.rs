@@ -1,85 +1,21 @@
 //! One callback's effect on the database, inside the writer's transaction.
 
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::Connection;
 
 use super::deferred::{MAX_AT_ONCE, defer};
 use super::departments::{add_numbered_fact, tag_starts_at};
-use super::event_log::{original, record_duplicate, record_event};
-use super::heal::{check_members, log_repairs};
+use super::event_log::{EventOutcome, NewEvent, original, record_duplicate, record_event};
+use super::member_merge::add_member_fact;
 use super::openids::make_due_now;
-use super::{facts, members, state};
+use super::{facts, state};
 use crate::directory::clock::Moment;
-use crate::directory::diff::{DetailsAction, MemberMerge, Restamp, merge_into, restamp};
+use crate::directory::diff::DetailsAction;
 use crate::directory::fact::{Fact, Presence, Source, timed};
-use crate::directory::members::{MemberFact, Record, fold, implied_by_listing};
+use crate::directory::members::{MemberFact, fold};
 use crate::directory::{
     BatchJob, DepartmentEvent, DepartmentField, Event, MemberEvent, Rank, Stamp, Subject, TagEvent, TagField,
     TagId, UnixSeconds, UserId,
 };
-
-/// The outcome of an event. The schema's CHECK has the same list.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum EventOutcome {
-    /// The event was merged into the directory.
-    Applied,
-    /// An event with the same content was recorded before.
-    Duplicate,
-    /// The event arrived too late to change anything.
-    Stale,
-    /// The event does not concern the directory.
-    Ignored,
-    /// The event could not be parsed or applied.
-    Invalid,
-}
-
-impl EventOutcome {
-    /// All outcomes, in the order of the schema's CHECK.
-    pub const ALL: [Self; 5] = [Self::Applied, Self::Duplicate, Self::Stale, Self::Ignored, Self::Invalid];
-
-    /// The outcome's name in the database.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Applied => "applied",
-            Self::Duplicate => "duplicate",
-            Self::Stale => "stale",
-            Self::Ignored => "ignored",
-            Self::Invalid => "invalid",
-        }
-    }
-}
-
-/// The event of a callback, to be recorded and applied.
-#[derive(Debug, Clone)]
-pub struct NewEvent {
-    /// Time of receipt on this machine's clock.
-    pub received_at: UnixSeconds,
-    /// CreateTime as WeCom sent it, if any.
-    pub create_time: Option<UnixSeconds>,
-    /// The text of the element `Event`.
-    pub event: String,
-    /// The text of the element `ChangeType`; may be empty.
-    pub change_type: String,
-    /// The userid or id in the event, in its original spelling.
-    pub subject: String,
-    /// The decrypted XML to store; empty if the content must not be stored.
-    pub payload: String,
-    /// A digest of the content, stored or not.
-    pub digest: i64,
-    /// The parsed event with a plausible time; `None` if the event is invalid.
-    pub meaning: Option<Event>,
-    /// The latest plausible stamp on WeCom's clock, if that is known.
-    pub latest: Option<UnixSeconds>,
-    /// The reason to request a comparison, if the event lacks data that only a comparison can provide.
-    pub comparison_due: Option<&'static str>,
-}
-
-impl NewEvent {
-    /// The digest, if it replaces content that is not stored.
-    pub(super) fn stored_digest(&self) -> Option<i64> {
-        self.payload.is_empty().then_some(self.digest)
-    }
-}
 
 /// The result of applying an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -198,15 +134,6 @@ fn apply(
     Ok(if took_effect { EventOutcome::Applied } else { EventOutcome::Stale })
 }
 
-/// The number that the next event will get; during [`apply_event`], that of the event itself.
-pub(super) fn next_event(connection: &Connection) -> rusqlite::Result<i64> {
-    let last = connection
-        .prepare_cached("SELECT seq FROM sqlite_sequence WHERE name = 'events'")?
-        .query_row([], |row| row.get::<_, i64>(0))
-        .optional()?;
-    Ok(last.unwrap_or(0) + 1)
-}
-
 fn member_fact(source: Source, event: &MemberEvent) -> MemberFact {
     match event {
         MemberEvent::Created(fields) => MemberFact::Entity(Fact::present(Presence::Created, source, fields)),
@@ -216,63 +143,6 @@ fn member_fact(source: Source, event: &MemberEvent) -> MemberFact {
         }
         MemberEvent::Deleted => MemberFact::Entity(Fact::Deleted),
     }
-}
-
-/// Restamps facts that are later than plausible, in memory and in the database, so that they do not hide a fact of `next`.
-/// Returns the facts, and the members that become due.
-pub(super) fn plausible_facts(
-    connection: &Connection,
-    userid: &UserId,
-    known: Vec<Record>,
-    next: UnixSeconds,
-    moment: Moment,
-) -> rusqlite::Result<(Vec<Record>, Vec<UserId>)> {
-    let Some(restamped) = moment.latest.and_then(|latest| restamp(&known, latest, Some(next))) else {
-        return Ok((known, Vec::new()));
-    };
-    log::debug!("userid={userid} had times ahead of WeCom's clock; they are corrected");
-    let names = known.iter().map(Record::userid).collect();
-    facts::replace(connection, &names, &restamped.records)?;
-    let Restamp { records, writes, tags, changes } = restamped;
-    let rows = members::Rows { writes: &writes, tags: &tags, changes: &changes };
-    let due = members::write_rows(connection, rows, moment.local)?;
-    Ok((records, due))
-}
-
-/// Merges a fact about a member: stores it and writes what differs. Returns the members that this made due besides.
-pub(super) fn add_member_fact(
-    connection: &Connection,
-    userid: &UserId,
-    source: Source,
-    fact: MemberFact,
-    moment: Moment,
-) -> rusqlite::Result<(MemberMerge, Vec<UserId>)> {
-    let known = facts::facts_tied_by(connection, userid, &fact)?;
-    let (known, mut due) = plausible_facts(connection, userid, known, source.second(), moment)?;
-    let names = known.iter().flat_map(Record::names).chain(std::iter::once(userid)).chain(fact.new_name());
-    let names = names.cloned().collect();
-    let checked = check_members(connection, &names, known, Some(moment.local))?;
-    log_repairs(&checked.findings);
-    due.extend(checked.due);
-    let (mut known, mut before) = (checked.records, checked.state);
-    if let Some(listing) = facts::later_listing(connection, "member", source.second(), moment)? {
-        for implied in implied_by_listing(&known, userid, listing) {
-            facts::remember(connection, &known, &implied)?;
-            known.push(implied);
-            before = fold(&known);
-        }
-    }
-    let record = Record::new(userid.clone(), source, next_event(connection)?, fact);
-    let mut merged = merge_into(&before, &known, source, record);
-    if known.iter().any(|record| record.repeats(&merged.record)) {
-        // A replay of an event whose row was pruned must request nothing again.
-        merged.took_effect = false;
-        merged.details = DetailsAction::Keep;
-        return Ok((merged, due));
-    }
-    facts::remember(connection, &known, &merged.record)?;
-    due.extend(members::write_merge(connection, &merged, moment.local)?);
-    Ok((merged, due))
 }
 
 fn apply_tag_event(

@@ -10,7 +10,7 @@ use rusqlite::Connection;
 use serde_json::Value as Json;
 
 use super::departments::NumberedTable;
-use super::events::next_event;
+use super::event_log::next_event;
 use super::images::{EVENT_TIME, Image, OPENID, Stored, fields_of_row};
 use super::{facts, members};
 use crate::directory::diff::{RowWrite, member_row};

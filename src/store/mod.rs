@@ -17,6 +17,7 @@ pub(crate) mod file;
 mod heal;
 pub(crate) mod holders;
 mod images;
+mod member_merge;
 mod members;
 pub(crate) mod monitor;
 pub(crate) mod news;
@@ -32,8 +33,9 @@ pub mod verify;
 pub(crate) mod writer;
 
 pub(crate) use error::StoreError;
+pub use event_log::{EventOutcome, NewEvent};
 pub(crate) use events::record_invalid;
-pub use events::{Applied, EventOutcome, NewEvent, apply_event};
+pub use events::{Applied, apply_event};
 pub(crate) use open::open_reader;
 pub use open::open_writer;
 pub use openids::ConversionOutcome;

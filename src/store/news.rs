@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, params};
 
-use super::events::next_event;
+use super::event_log::next_event;
 use super::facts::tied_names;
 use super::observations::Observation;
 use crate::directory::{UnixSeconds, UserId};

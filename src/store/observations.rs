@@ -5,8 +5,9 @@ use std::fmt;
 use rusqlite::{Connection, params};
 
 use super::departments::{add_numbered_fact, plausible_numbered_facts, tag_absent};
-use super::events::{add_member_fact, next_event, plausible_facts};
+use super::event_log::next_event;
 use super::facts::group_facts;
+use super::member_merge::{add_member_fact, plausible_facts};
 use crate::directory::clock::Moment;
 use crate::directory::diff::{Change, Entity, MemberMerge};
 use crate::directory::fact::{Fact, Presence, Source};

@@ -5,7 +5,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::clashes;
-use super::events::add_member_fact;
+use super::member_merge::add_member_fact;
 use crate::directory::clock::Moment;
 use crate::directory::members::{Answer, Conversion, MemberFact};
 use crate::directory::openid::Backoff;
