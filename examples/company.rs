@@ -38,6 +38,8 @@ fn main() {
         let folder = tempfile::tempdir().unwrap();
         let daemon = start(folder.path(), &stand_in);
         compare(&daemon, members, "first fill", 1);
+        // The events are dated ahead: the next comparison must not be older than what they said.
+        std::thread::sleep(Duration::from_secs(3));
         // Half a thousandth moves, a few leave, a few come; the next comparison finds out.
         stand_in.company(|company| {
             for n in (0..members).step_by(2000) {
@@ -79,7 +81,10 @@ fn compare(daemon: &Daemon, members: usize, what: &str, seq: i64) {
         let outcome: Option<String> =
             db.query_row("SELECT outcome FROM reconciles WHERE seq = ?1", [seq], |row| row.get(0)).ok();
         if let Some(outcome) = outcome.filter(|outcome| outcome != "running") {
-            assert_eq!(outcome, "ok");
+            let note = db.query_row("SELECT note FROM reconciles WHERE seq = ?1", [seq], |row| {
+                row.get::<_, String>(0)
+            });
+            assert_eq!(outcome, "ok", "{note:?}");
             break;
         }
         std::thread::sleep(Duration::from_millis(10));
