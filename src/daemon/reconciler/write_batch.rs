@@ -12,8 +12,8 @@ use crate::store::observations::{Effect, Observation, observe};
 use crate::store::{StoreError, Writer};
 use crate::wecom::clock::SharedClock;
 
-/// Observations in a batch, some 50 ms: a callback may wait for one batch.
-const BATCH: usize = 1000;
+/// Observations in a batch, some 10 ms: a callback may wait for one batch.
+const BATCH: usize = 250;
 
 /// The shutdown signal ended the writes.
 pub(super) struct Stopped;
