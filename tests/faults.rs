@@ -133,7 +133,9 @@ fn doubts_that_a_full_disk_does_not_take_are_no_reason_for_haste() {
     eventually("the first comparison", || disk.lab.log().contains("compared with WeCom outcome=ok"));
     disk.is_now("full");
     assert_eq!(disk.lab.sender().send(&creation("refused")).unwrap().0, 503);
-    eventually("the doubt cannot be written down", || disk.lab.log().contains("comparisons are postponed"));
+    eventually("the request for a comparison cannot be recorded", || {
+        disk.lab.log().contains("comparisons are postponed")
+    });
     let begun = disk.lab.processor_time();
     std::thread::sleep(Duration::from_secs(1));
     let busy = disk.lab.processor_time() - begun;

@@ -25,7 +25,7 @@ const BATCH: usize = 256;
 /// Members named by events that are kept in memory; more are found in the database.
 const MAX_NAMED: usize = 10_000;
 
-/// Converts, and is told of members that became due.
+/// Converts the members that are due; other threads add members that events name.
 pub(crate) struct Converter {
     shared: Shared,
     backoff: Backoff,

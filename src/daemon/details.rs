@@ -45,7 +45,7 @@ const SAMPLE: usize = 20;
 /// Interval of samples, in seconds.
 const SAMPLE_EVERY: i64 = 86_400;
 
-/// Fetches details, and is told when they may be due.
+/// Fetches details that are due; other threads report when they may be.
 pub(crate) struct Details {
     shared: Shared,
     news: Mutex<News>,

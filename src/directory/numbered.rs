@@ -87,6 +87,11 @@ fn sort<F: Field>(records: &mut [&Record<F>]) {
         .sort_by(|a, b| fold_order((a, ()), (b, ()), |record| record.fact.to_json(record.stamp).to_string()));
 }
 
+/// The record of a fact. `arrival`: the number of the event that carries it, or of the next event.
+pub(crate) fn record<F: Field>(source: Source, arrival: i64, fact: Fact<F>) -> Record<F> {
+    FactRecord { stamp: Stamp::new(source.second(), fact.rank(source)), arrival, fact }
+}
+
 /// Adds a fact about entity `id` to its known facts. `arrival`: the number of the event that carries it.
 #[must_use]
 pub fn merge<F: Numbered>(
@@ -96,8 +101,7 @@ pub fn merge<F: Numbered>(
     arrival: i64,
     fact: Fact<F>,
 ) -> NumberedMerge<F> {
-    let stamp = Stamp::new(source.second(), fact.rank(source));
-    merge_into(&fold(known), known, id, FactRecord { stamp, arrival, fact })
+    merge_into(&fold(known), known, id, record(source, arrival, fact))
 }
 
 /// Adds a record to the known facts of entity `id`, which fold to `before`.

@@ -8,7 +8,7 @@
 use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::{Value as Json, json};
 
-use super::events::apply_tag_facts;
+use super::events::{apply_tag_facts, is_void};
 use super::state;
 use crate::directory::clock::Moment;
 use crate::directory::{DepartmentId, TagEvent, TagId, UnixSeconds, UserId};
@@ -17,15 +17,6 @@ use crate::directory::{DepartmentId, TagEvent, TagId, UnixSeconds, UserId};
 pub(super) const MAX_AT_ONCE: usize = 256;
 /// Deferred facts that one transaction merges, about 10 ms of work.
 const PORTION: usize = 64;
-
-/// The result of one portion.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Portion {
-    /// Members without an openid that are due now.
-    pub to_convert: Vec<UserId>,
-    /// Whether further portions are waiting.
-    pub has_more: bool,
-}
 
 /// Stores the content of a tag event, of WeCom's second `at`, for [`apply_portion`].
 pub(super) fn defer(
@@ -69,18 +60,23 @@ fn content(portion: &Json) -> TagEvent {
     }
 }
 
-/// Merges the first portion that waits, and deletes it.
-pub(crate) fn apply_portion(connection: &Connection, moment: Moment) -> rusqlite::Result<Portion> {
-    let mut applied = Portion::default();
-    let Some((id, tag, at, portion)) = first(connection)? else { return Ok(applied) };
-    if let Ok(portion) = serde_json::from_str(&portion) {
-        apply_tag_facts(connection, tag, at, &content(&portion), moment, &mut applied.to_convert)?;
-    } else {
-        log::error!("database: a row of deferred_facts is unreadable and skipped tag={tag}");
+/// Merges the first portion that waits, and deletes it. Returns the members without an openid that are due now; `None` if
+/// no portion waits.
+pub(crate) fn apply_portion(
+    connection: &Connection,
+    moment: Moment,
+) -> rusqlite::Result<Option<Vec<UserId>>> {
+    let Some((id, tag, at, portion)) = first(connection)? else { return Ok(None) };
+    let mut to_convert = Vec::new();
+    match serde_json::from_str(&portion) {
+        Ok(_) if is_void(connection, tag, at, moment)? => {}
+        Ok(portion) => {
+            apply_tag_facts(connection, tag, at, &content(&portion), moment, &mut to_convert)?;
+        }
+        Err(_) => log::error!("database: a row of deferred_facts is unreadable and skipped tag={tag}"),
     }
     delete(connection, id)?;
-    applied.has_more = first(connection)?.is_some();
-    Ok(applied)
+    Ok(Some(to_convert))
 }
 
 /// Deletes the first portion, which cannot be merged, and requests a comparison in its place.

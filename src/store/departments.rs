@@ -9,16 +9,16 @@ use super::heal::{check_numbered, log_repairs};
 use super::observations::{Observation, observe, tag_content};
 use crate::directory::clock::Moment;
 use crate::directory::entity::EntityState;
-use crate::directory::fact::{Fact, FactRecord, Source};
+use crate::directory::fact::{Fact, Source};
 use crate::directory::numbered::{self, Difference, Numbered, NumberedMerge, implied_by_listing};
-use crate::directory::{DepartmentField, Field, Stamp, TagField, TagId, UnixSeconds, Value};
+use crate::directory::{DepartmentField, Field, TagField, TagId, UnixSeconds, Value};
 
 /// What differs between the row tables of departments and tags.
 pub(super) trait NumberedTable: FactTable + Numbered {
     /// Selects the fields, deleted_at and event_time of a row.
     const SELECT_ROW: &'static str;
-    /// Selects the tags that hold the entity.
-    const SELECT_TAGS: &'static str;
+    /// Selects the tags that hold the entity; `None` for tags.
+    const SELECT_TAGS: Option<&'static str>;
     /// Deletes a row.
     const DELETE_ROW: &'static str;
 
@@ -53,8 +53,7 @@ pub(super) fn add_numbered_fact<F: NumberedTable>(
         known.push(implied);
         before = numbered::fold(&known);
     }
-    let stamp = Stamp::new(source.second(), fact.rank(source));
-    let record = FactRecord { stamp, arrival: next_event(connection)?, fact };
+    let record = numbered::record(source, next_event(connection)?, fact);
     let mut merge = numbered::merge_into(&before, &known, id, record);
     if known.iter().any(|record| record.repeats(&merge.record)) {
         merge.took_effect = false;
@@ -124,8 +123,8 @@ fn text<F: Field>(state: &EntityState<F>, field: F) -> Option<&str> {
 impl NumberedTable for DepartmentField {
     const SELECT_ROW: &'static str =
         "SELECT name, parent_id, \"order\", deleted_at, event_time FROM departments WHERE id = ?1";
-    const SELECT_TAGS: &'static str =
-        "SELECT tag_id FROM tag_departments WHERE department_id = ?1 ORDER BY tag_id";
+    const SELECT_TAGS: Option<&'static str> =
+        Some("SELECT tag_id FROM tag_departments WHERE department_id = ?1 ORDER BY tag_id");
     const DELETE_ROW: &'static str = "DELETE FROM departments WHERE id = ?1";
 
     fn write_row(
@@ -162,8 +161,7 @@ impl NumberedTable for DepartmentField {
 
 impl NumberedTable for TagField {
     const SELECT_ROW: &'static str = "SELECT name, deleted_at, event_time FROM tags WHERE id = ?1";
-    // No tag holds a tag.
-    const SELECT_TAGS: &'static str = "SELECT tag_id FROM tag_departments WHERE ?1 AND false";
+    const SELECT_TAGS: Option<&'static str> = None;
     const DELETE_ROW: &'static str = "DELETE FROM tags WHERE id = ?1";
 
     fn write_row(

@@ -171,11 +171,16 @@ fn apply_tag_event(
 }
 
 /// Whether an event of `at` is older than the tag's present existence, or than the last complete listing of its content.
-fn is_void(connection: &Connection, tag: TagId, at: UnixSeconds, moment: Moment) -> rusqlite::Result<bool> {
+pub(super) fn is_void(
+    connection: &Connection,
+    tag: TagId,
+    at: UnixSeconds,
+    moment: Moment,
+) -> rusqlite::Result<bool> {
     Ok(tag_starts_at(connection, tag, moment)?.is_none_or(|starts_at| at < starts_at))
 }
 
-/// Merges additions to a tag and removals from it; returns whether they took effect.
+/// Merges additions to a tag and removals from it, which are not [void](is_void); returns whether they took effect.
 pub(super) fn apply_tag_facts(
     connection: &Connection,
     tag: TagId,
@@ -184,9 +189,6 @@ pub(super) fn apply_tag_facts(
     moment: Moment,
     to_convert: &mut Vec<UserId>,
 ) -> rusqlite::Result<bool> {
-    if is_void(connection, tag, at, moment)? {
-        return Ok(false);
-    }
     let source = Source::Event(at);
     let (mut took_effect, mut is_unsettled) = (false, false);
     let lists = [(&content.added_members, true), (&content.removed_members, false)];

@@ -9,15 +9,15 @@ use std::collections::BTreeSet;
 use rusqlite::Connection;
 use serde_json::Value as Json;
 
-use super::departments::NumberedTable;
+use super::departments::{NumberedTable, write_tag_department};
 use super::event_log::next_event;
 use super::images::{EVENT_TIME, Image, OPENID, Stored, fields_of_row};
 use super::{facts, members};
 use crate::directory::diff::{RowWrite, member_row};
 use crate::directory::entity::EntityState;
-use crate::directory::fact::{Fact, FactRecord, Presence, Source};
+use crate::directory::fact::{Fact, Presence, Source};
 use crate::directory::members::{Answer, Conversion, MemberFact, Record, RenameGroup, fold};
-use crate::directory::{Field, Stamp, TagId, UnixSeconds, UserId, numbered};
+use crate::directory::{Field, TagId, UnixSeconds, UserId, numbered};
 
 /// The facts of an entity, what they fold to, and where the rows differed.
 pub(super) struct Checked<R, S> {
@@ -90,7 +90,7 @@ pub(super) fn check_numbered<F: NumberedTable>(
     now: Option<UnixSeconds>,
 ) -> rusqlite::Result<Checked<numbered::Record<F>, EntityState<F>>> {
     let mut findings = Vec::new();
-    let stored = Stored::numbered::<F>(connection, id, F::SELECT_ROW, F::SELECT_TAGS)?;
+    let stored = Stored::numbered::<F>(connection, id)?;
     let kind = F::ENTITY.as_str();
     if let Some(row) = &stored.row
         && records.is_empty()
@@ -98,8 +98,7 @@ pub(super) fn check_numbered<F: NumberedTable>(
         findings.push(format!("{kind} {id}: no fact"));
         let (source, arrival) = (source_of(row), next_event(connection)?);
         for fact in facts_of(row, &stored, source) {
-            let stamp = Stamp::new(source.second(), fact.rank(source));
-            let record = FactRecord { stamp, arrival, fact };
+            let record = numbered::record(source, arrival, fact);
             if now.is_some() {
                 facts::remember_numbered(connection, id, &records, &record)?;
             }
@@ -117,7 +116,7 @@ pub(super) fn check_numbered<F: NumberedTable>(
                 connection.prepare_cached(F::DELETE_ROW)?.execute([id])?;
             }
             for (tag, within) in tag_differences(&stored, &expected) {
-                super::departments::write_tag_department(connection, tag, id, within)?;
+                write_tag_department(connection, tag, id, within)?;
             }
         }
     }

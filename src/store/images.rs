@@ -6,6 +6,8 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Row};
 use serde_json::{Map, Value as Json, json};
 
+use super::departments::NumberedTable;
+use super::members::columns;
 use crate::directory::entity::EntityState;
 use crate::directory::fields::FieldKind;
 use crate::directory::members::Member;
@@ -56,9 +58,7 @@ impl Stored {
                  FROM members WHERE userid = ?1",
             )?
             .query_row([userid.as_str()], |row| {
-                let columns = MemberField::ALL.iter().filter(|field| field.kind() != FieldKind::Ids);
-                let columns = columns.filter(|field| field.kind() != FieldKind::Leads);
-                read(row, columns, &[USERID, OPENID, DELETED_AT, EVENT_TIME])
+                read(row, columns(), &[USERID, OPENID, DELETED_AT, EVENT_TIME])
             })
             .optional()?;
         let Some(mut image) = row else { return Ok(Self { row: None, tags: tags_of(connection, userid)? }) };
@@ -73,18 +73,14 @@ impl Stored {
         Ok(Self { row: Some(image), tags: tags_of(connection, userid)? })
     }
 
-    /// What the tables hold of a department or tag; `row_sql` selects its fields, deleted_at and event_time.
-    pub(super) fn numbered<F: Field>(
-        connection: &Connection,
-        id: u32,
-        row_sql: &str,
-        tags_sql: &str,
-    ) -> rusqlite::Result<Self> {
+    /// What the tables hold of a department or tag.
+    pub(super) fn numbered<F: NumberedTable>(connection: &Connection, id: u32) -> rusqlite::Result<Self> {
         let row = connection
-            .prepare_cached(row_sql)?
-            .query_row([id], |row| read(row, F::ALL.iter(), &[DELETED_AT, EVENT_TIME]))
+            .prepare_cached(F::SELECT_ROW)?
+            .query_row([id], |row| read(row, F::ALL.iter().copied(), &[DELETED_AT, EVENT_TIME]))
             .optional()?;
-        let mut tags = connection.prepare_cached(tags_sql)?;
+        let Some(select) = F::SELECT_TAGS else { return Ok(Self { row, tags: Vec::new() }) };
+        let mut tags = connection.prepare_cached(select)?;
         let tags = tags.query_map([id], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
         Ok(Self { row, tags })
     }
@@ -170,9 +166,9 @@ fn is_nothing(value: &Json) -> bool {
     value.is_null() || value.as_array().is_some_and(Vec::is_empty)
 }
 
-fn read<'f, F: Field>(
+fn read<F: Field>(
     row: &Row<'_>,
-    fields: impl Iterator<Item = &'f F>,
+    fields: impl Iterator<Item = F>,
     others: &[&'static str],
 ) -> rusqlite::Result<Image> {
     let columns = fields.map(|field| (field.name(), field.kind() == FieldKind::Attrs));

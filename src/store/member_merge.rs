@@ -50,9 +50,12 @@ pub(super) fn add_member_fact(
     due.extend(checked.due);
     let (mut known, mut before) = (checked.records, checked.state);
     if let Some(listing) = facts::later_listing(connection, "member", source.second(), moment)? {
-        for implied in implied_by_listing(&known, userid, listing) {
-            facts::remember(connection, &known, &implied)?;
-            known.push(implied);
+        let implied = implied_by_listing(&known, userid, listing);
+        if !implied.is_empty() {
+            for fact in implied {
+                facts::remember(connection, &known, &fact)?;
+                known.push(fact);
+            }
             before = fold(&known);
         }
     }

@@ -225,7 +225,7 @@ pub(super) fn write_rows(
 }
 
 /// The fields that are columns of `members`; the two others are rows of `member_departments`.
-fn columns() -> impl Iterator<Item = MemberField> {
+pub(super) fn columns() -> impl Iterator<Item = MemberField> {
     let is_column = |f: &MemberField| !matches!(f, MemberField::Department | MemberField::LeaderOf);
     MemberField::ALL.iter().copied().filter(is_column)
 }

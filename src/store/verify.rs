@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use rusqlite::Connection;
+use rusqlite::types::FromSql;
 use serde_json::{Map, Value as Json, json};
 
 use super::changes::write_changes;
-use super::departments::NumberedTable;
 use super::facts::{group_facts, numbered_facts};
 use super::heal::{check_members, check_numbered};
-use super::images::{EVENT_TIME, Image, OPENID, Stored, USERID, difference, fields_of, with_stored_lists};
+use super::images::{Image, OPENID, Stored, USERID, difference, fields_of, with_stored_lists};
 use super::queries::oldest_change;
 use crate::directory::diff::{Action, Change, Entity, tag_item};
 use crate::directory::members::Record;
@@ -40,7 +40,11 @@ pub fn verify(connection: &Connection, repair: Option<UnixSeconds>) -> rusqlite:
         connection.execute_batch("REINDEX")?;
     }
     let mut done: HashSet<UserId> = HashSet::new();
-    for name in names(connection, "members", "member_facts", "tag_members")? {
+    let names: Vec<String> = column_of(
+        connection,
+        "SELECT userid FROM members UNION SELECT userid FROM member_facts UNION SELECT userid FROM tag_members",
+    )?;
+    for name in names {
         let Ok(name) = UserId::parse(&name) else {
             findings.push(format!("members: {name:?} is no userid"));
             continue;
@@ -56,7 +60,7 @@ pub fn verify(connection: &Connection, repair: Option<UnixSeconds>) -> rusqlite:
         verification.members += checked.state.members.values().filter(|member| member.state.known).count();
         done.extend(group);
     }
-    for id in ids(
+    for id in column_of::<u32>(
         connection,
         "SELECT id FROM departments UNION SELECT id FROM department_facts \
                                UNION SELECT department_id FROM tag_departments",
@@ -65,7 +69,7 @@ pub fn verify(connection: &Connection, repair: Option<UnixSeconds>) -> rusqlite:
         findings.extend(check_numbered::<DepartmentField>(connection, id, records, repair)?.findings);
         verification.numbered += 1;
     }
-    for id in ids(connection, "SELECT id FROM tags UNION SELECT id FROM tag_facts")? {
+    for id in column_of::<u32>(connection, "SELECT id FROM tags UNION SELECT id FROM tag_facts")? {
         let records = numbered_facts::<TagField>(connection, id)?;
         findings.extend(check_numbered::<TagField>(connection, id, records, repair)?.findings);
         verification.numbered += 1;
@@ -95,13 +99,8 @@ fn damage(connection: &Connection) -> rusqlite::Result<Vec<String>> {
     Ok(findings)
 }
 
-fn names(connection: &Connection, rows: &str, facts: &str, tags: &str) -> rusqlite::Result<Vec<String>> {
-    let sql =
-        format!("SELECT userid FROM {rows} UNION SELECT userid FROM {facts} UNION SELECT userid FROM {tags}");
-    connection.prepare(&sql)?.query_map([], |row| row.get(0))?.collect()
-}
-
-fn ids(connection: &Connection, sql: &str) -> rusqlite::Result<Vec<u32>> {
+/// The first column of all rows.
+fn column_of<T: FromSql>(connection: &Connection, sql: &str) -> rusqlite::Result<Vec<T>> {
     connection.prepare(sql)?.query_map([], |row| row.get(0))?.collect()
 }
 
@@ -200,20 +199,15 @@ fn check_feed(
         lines += 1;
     }
     let mut missing = Vec::new();
-    for name in names(connection, "members", "members", "members")? {
+    for name in column_of::<String>(connection, "SELECT userid FROM members")? {
         let Ok(userid) = UserId::parse(&name) else { continue };
         let stored = Stored::member(connection, &userid)?;
         let known = replica.members.remove(&userid).map(with_stored_lists);
         missing.extend(correction(Entity::Member, &userid, known, &stored));
     }
     missing.extend(replica.members.keys().map(|userid| deletion(Entity::Member, userid)));
-    for id in ids(connection, "SELECT id FROM departments")? {
-        let stored = Stored::numbered::<DepartmentField>(
-            connection,
-            id,
-            DepartmentField::SELECT_ROW,
-            DepartmentField::SELECT_TAGS,
-        )?;
+    for id in column_of::<u32>(connection, "SELECT id FROM departments")? {
+        let stored = Stored::numbered::<DepartmentField>(connection, id)?;
         let known = replica.departments.remove(&id);
         missing.extend(correction(Entity::Department, &DepartmentId(id), known, &stored));
     }
@@ -243,9 +237,7 @@ fn correction(entity: Entity, key: &impl ToString, known: Option<Image>, stored:
         (Some(_), None) => Some(deletion(entity, key)),
         (None, Some(row)) => Some(line(Action::Created, fields_of(difference(&Image::new(), row)))),
         (Some(known), Some(row)) => {
-            let mut row = row.clone();
-            row.remove(EVENT_TIME);
-            let fields = fields_of(difference(&known, &row));
+            let fields = fields_of(difference(&known, row));
             (!fields.is_empty()).then(|| line(Action::Updated, fields))
         }
     }

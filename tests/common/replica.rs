@@ -132,6 +132,11 @@ impl Replica {
         replica
     }
 
+    /// Asserts that the change feed rebuilds the tables.
+    pub fn assert_feed_equals_tables(connection: &Connection) {
+        assert_eq!(Self::of_feed(connection).comparable(), Self::of_tables(connection).comparable());
+    }
+
     /// Without what the feed says in another form than the tables: empty lists, the order of departments that a member
     /// leads, and those of them that it does not belong to.
     #[must_use]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::daemon::wakeup::Wakeup;
 use crate::daemon::{MemberCalls, Shared};
 use crate::store::StoreError;
-use crate::store::deferred::{Portion, apply_portion, drop_portion};
+use crate::store::deferred::{apply_portion, drop_portion};
 use crate::unix_time::unix_now;
 
 /// Time for one commit.
@@ -38,13 +38,13 @@ pub(super) fn run(shared: &Shared, calls: &MemberCalls, wakeup: &Wakeup) {
     }
 }
 
-/// Merges one portion; the result is whether more wait.
+/// Merges one portion; false if none waits.
 fn apply(shared: &Shared, calls: &MemberCalls) -> Result<bool, StoreError> {
     let moment = shared.client.clock().moment();
-    let Portion { to_convert, has_more } =
-        shared.writer.run(COMMIT_TIMEOUT, move |connection| apply_portion(connection, moment))?;
+    let applied = shared.writer.run(COMMIT_TIMEOUT, move |connection| apply_portion(connection, moment))?;
+    let Some(to_convert) = applied else { return Ok(false) };
     if let Some(converter) = &calls.converter {
         converter.convert_now(to_convert);
     }
-    Ok(has_more)
+    Ok(true)
 }
