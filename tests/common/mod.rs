@@ -35,6 +35,7 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 
 pub struct Lab {
     pub folder: TempDir,
+    database: PathBuf,
     pub stand_in: StandIn,
     child: Option<Child>,
     pub address: SocketAddr,
@@ -85,15 +86,35 @@ const CONCURRENT: usize = 20;
 
 /// Checks all cases, several at a time.
 pub fn concurrently<T: Send>(cases: impl IntoIterator<Item = T>, check: impl Fn(T) + Sync) {
+    on_threads(CONCURRENT, || {}, cases, check);
+}
+
+/// Checks all cases on all processors, at the lowest priority: tests that wait for a daemon run beside this one.
+pub fn on_all_processors<T: Send>(cases: impl IntoIterator<Item = T>, check: impl Fn(T) + Sync) {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    // On Linux the priority is that of the calling thread.
+    let yield_to_others = || {
+        rustix::process::nice(19).unwrap();
+    };
+    on_threads(processors, yield_to_others, cases, check);
+}
+
+fn on_threads<T: Send>(
+    threads: usize,
+    prepare: impl Fn() + Sync,
+    cases: impl IntoIterator<Item = T>,
+    check: impl Fn(T) + Sync,
+) {
     let cases = Mutex::new(cases.into_iter().collect::<Vec<_>>().into_iter());
     let next = || cases.lock().unwrap_or_else(PoisonError::into_inner).next();
     let work = || {
+        prepare();
         while let Some(case) = next() {
             check(case);
         }
     };
     std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..CONCURRENT).map(|_| scope.spawn(work)).collect();
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
         for thread in threads {
             // The panic of the case itself, not "a scoped thread panicked".
             thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
@@ -148,6 +169,7 @@ impl Lab {
         );
         std::fs::write(folder.path().join("sync.ini"), text).unwrap();
         Self {
+            database: folder.path().join("directory.db"),
             folder,
             stand_in,
             child: None,
@@ -178,17 +200,14 @@ impl Lab {
         let log = File::create(self.log_path()).unwrap();
         let child = command.stderr(log).stdout(Stdio::null()).stdin(Stdio::null()).spawn().unwrap();
         self.child = Some(child);
-        let mut ready = String::new();
         eventually("the daemon is ready", || {
             let log = self.log();
             assert!(self.child.as_mut().unwrap().try_wait().unwrap().is_none(), "the daemon ended: {log}");
-            let lines = log.split_inclusive('\n').filter(|line| line.ends_with('\n'));
-            ready = lines.filter(|line| line.contains("ready:")).collect();
-            !ready.is_empty()
+            log.contains("ready:")
         });
-        let address = |key: &str| {
-            let found = ready.split(&format!(" {key}=http://")).nth(1)?;
-            found.split(['/', ' ']).next()?.parse().ok()
+        let address = |listener: &str| {
+            let sql = format!("SELECT value ->> '{listener}' FROM daemon_state WHERE name = 'daemon'");
+            self.value(&sql).parse().ok()
         };
         (self.address, self.admin) = (address("callbacks").unwrap(), address("admin"));
     }
@@ -242,7 +261,14 @@ impl Lab {
     }
 
     pub fn database(&self) -> PathBuf {
-        self.folder.path().join("directory.db")
+        self.database.clone()
+    }
+
+    /// Puts the database elsewhere, before the first start.
+    pub fn set_database(&mut self, path: PathBuf) {
+        let ini = std::fs::read_to_string(self.ini()).unwrap();
+        std::fs::write(self.ini(), format!("{ini}\n[database]\npath = {}\n", path.display())).unwrap();
+        self.database = path;
     }
 
     pub fn db(&self) -> Connection {

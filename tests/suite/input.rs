@@ -1,12 +1,9 @@
 //! What networks, gateways, consoles and members send, at the real binary: odd requests cost little and learn
 //! nothing, and what WeCom signed is never lost.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
-
-mod common;
 
 use std::time::Instant;
 
-use common::{CORP, KEY, Lab, Settings, TOKEN, crypt, eventually, now};
+use crate::common::{CORP, KEY, Lab, Settings, TOKEN, crypt, eventually, now};
 use wecom_dirsync::demo::sender::{Sender, contact_event};
 use wecom_dirsync::wecom::callback::crypt::{Crypt, EncodingAesKey};
 use wecom_dirsync::wecom::callback::envelope::callback;

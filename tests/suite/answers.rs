@@ -1,12 +1,9 @@
 //! Answers of WeCom, and of gateways in between, that are wrong in every way: what is wrong with one member, row or
 //! answer stays with it.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{Lab, Settings, concurrently, eventually, now, text};
+use crate::common::{self, Lab, Settings, concurrently, eventually, now, text};
 use serde_json::{Value as Json, json};
 use wecom_dirsync::demo::standin::Fault;
 
@@ -549,7 +546,7 @@ fn called(fault: &Fault) -> String {
 }
 
 #[test]
-#[ignore = "a measurement of a minute or two: cargo test --release --test answers -- --ignored --nocapture"]
+#[ignore = "a measurement of a minute or two: cargo answers-long"]
 #[allow(clippy::print_stdout)]
 fn a_hundred_members_take_the_same_time_beside_one_whose_every_answer_is_unreadable() {
     let body = |text: &[u8]| Fault::Body(text.to_vec());

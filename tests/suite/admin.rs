@@ -1,18 +1,13 @@
 //! The admin listener: /healthz tells the truth, /metrics has the contract's names and the right figures, and
 //! neither waits for anybody.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
-
-mod common;
-#[path = "common/exposition.rs"]
-mod exposition;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use common::{CORP, Lab, PATIENCE, Settings, binary, eventually, now, text};
-use exposition::Exposition;
+use crate::common::{self, CORP, Lab, PATIENCE, Settings, binary, eventually, now, text};
+use crate::exposition::Exposition;
 use wecom_dirsync::demo::sender::{Sender, contact_event};
 use wecom_dirsync::demo::standin::Fault;
 use wecom_dirsync::wecom::callback::crypt::{Crypt, EncodingAesKey};

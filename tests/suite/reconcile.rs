@@ -1,14 +1,11 @@
 //! Comparing with WeCom: the real binary against the stand-in, with a pretend company that changes behind the
 //! daemon's back, and listings that are wrong in every way.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Lab, Settings, binary, concurrently, eventually, now, text};
+use crate::common::{Lab, Settings, binary, concurrently, eventually, now, text};
 use fastrand::Rng;
 use rusqlite::Connection;
 use serde_json::Value as Json;

@@ -1,15 +1,12 @@
 //! What proxies and load balancers in front of the callback port do to requests: accepted where the signature
 //! can judge, refused where two programs could disagree about a request's end.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod common;
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::process::Command;
 use std::time::Duration;
 
-use common::{CORP, KEY, Lab, Settings, TOKEN, binary, crypt, eventually, now, text};
+use crate::common::{CORP, KEY, Lab, Settings, TOKEN, binary, crypt, eventually, now, text};
 use wecom_dirsync::demo::sender::{Sender, contact_event};
 use wecom_dirsync::wecom::callback::crypt::{Crypt, EncodingAesKey};
 use wecom_dirsync::wecom::callback::envelope::callback;

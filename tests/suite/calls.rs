@@ -1,12 +1,9 @@
 //! Many calls in flight: as many as the pace needs, no more than are allowed, and with them the same order, pauses and
 //! attributions as with one.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{Lab, PATIENCE, Settings, eventually, now};
+use crate::common::{Lab, PATIENCE, Settings, eventually, now};
 use wecom_dirsync::demo::standin::{Call, Fault, User};
 
 const CONVERT: &str = "user/convert_to_openid";

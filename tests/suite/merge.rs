@@ -1,17 +1,12 @@
 //! Histories in which the order of arrival once decided, each through the database: tags, listings, openids, one second,
 //! and long histories of renamed members.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-#[path = "common/events.rs"]
-mod events;
-#[path = "common/replica.rs"]
-mod replica;
 
 use std::time::Duration;
 
-use events::{deliver, directory};
+use crate::common::on_all_processors;
+use crate::events::{self, deliver, directory};
+use crate::replica::Replica;
 use fastrand::Rng;
-use replica::Replica;
 use rusqlite::Connection;
 use wecom_dirsync::demo::sender::contact_event;
 use wecom_dirsync::directory::diff::Entity;
@@ -273,7 +268,7 @@ fn the_cost_of_a_renamed_member_with_many_events_is_bounded() {
 
 /// Random sets of events and API answers, also of equal seconds, in random orders.
 fn random_sets(sets: u64) {
-    for seed in 0..sets {
+    on_all_processors(0..sets, |seed| {
         let mut rng = Rng::with_seed(seed);
         let steps: Vec<Step> = (0..rng.usize(2..10)).map(|_| any_step(&mut rng)).collect();
         let mut order: Vec<usize> = (0..steps.len()).collect();
@@ -293,7 +288,7 @@ fn random_sets(sets: u64) {
                 Some(expected) => assert_eq!(&found, expected, "{seed} {order:?} of {steps:#?}"),
             }
         }
-    }
+    });
 }
 
 fn any_step(rng: &mut Rng) -> Step {

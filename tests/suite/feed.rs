@@ -1,21 +1,14 @@
 //! The change feed and the export as their consumers meet them, and the directory under concurrent senders.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod common;
-#[path = "common/events.rs"]
-mod events;
-#[path = "common/replica.rs"]
-mod replica;
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
-use common::{CORP, Lab, Settings, binary, concurrently, crypt, now, text};
-use events::{Scale, deliver, directory, make};
+use crate::common::{self, CORP, Lab, Settings, binary, concurrently, crypt, now, text};
+use crate::events::{self, Scale, deliver, directory, make};
+use crate::replica::Replica;
 use fastrand::Rng;
-use replica::Replica;
 use wecom_dirsync::demo::sender::Sender;
 use wecom_dirsync::store::open::open_in_memory;
 

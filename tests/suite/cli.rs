@@ -1,12 +1,9 @@
 //! The commands as an operator meets them: exit codes, what is printed, and that no secret ever is.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod common;
 
 use std::process::Command;
 use std::time::Duration;
 
-use common::{Lab, Settings, binary, eventually, now, signal, text};
+use crate::common::{self, Lab, Settings, binary, eventually, now, signal, text};
 use wecom_dirsync::demo::standin::Fault;
 
 fn run(arguments: &[&str]) -> (Option<i32>, String, String) {
@@ -72,7 +69,7 @@ fn check_accepts_a_byte_order_mark_and_refuses_placeholders() {
 #[test]
 fn check_prints_no_password_of_a_url() {
     let folder = tempfile::tempdir().unwrap();
-    let example = include_str!("../sync.example.ini");
+    let example = include_str!("../../sync.example.ini");
     let ini = example.replace("# proxy =", "proxy = http://user:hush@proxy.example:3128");
     let ini = ini
         + "[notify]\nrobot_webhook = https://h/send?key=hush\nheartbeat_url = https://user:hush@h/x?key=hush\n";
@@ -192,7 +189,7 @@ fn files_that_are_not_ours_or_too_new_are_refused_untouched() {
 #[test]
 fn the_example_is_accepted_by_check_as_it_stands() {
     let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("sync.ini"), include_str!("../sync.example.ini")).unwrap();
+    std::fs::write(folder.path().join("sync.ini"), include_str!("../../sync.example.ini")).unwrap();
     let output = Command::new(binary()).arg("check").current_dir(folder.path()).output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let shown = text(&output.stdout);

@@ -1,10 +1,7 @@
 //! What storage may do to the daemon: never a `success` without the row, 503 in time, one message, and it goes on by
 //! itself when the trouble is over. `shim/disk.c` is the disk that fails, and that loses its power.
 //!
-//! `POWER_ROUNDS=1000 cargo test --release --test faults power` cuts the power as often as you like.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
-
-mod common;
+//! `POWER_ROUNDS=1000 cargo test --release --test suite power` cuts the power as often as you like.
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
@@ -12,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use common::load::Acknowledged;
-use common::{CORP, Lab, Settings, concurrently, eventually, now, shim, text};
+use crate::common::load::Acknowledged;
+use crate::common::{self, CORP, Lab, Settings, concurrently, eventually, now, shim, text};
 use wecom_dirsync::demo::sender::contact_event;
 
 /// A lab whose database lies on a disk of the shim's.

@@ -1,11 +1,8 @@
 //! From a member's first event to its openid, with everything that WeCom may say in between.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{CORP, Lab, Settings, eventually, now, text};
+use crate::common::{self, CORP, Lab, Settings, eventually, now, text};
 use wecom_dirsync::demo::sender::Sender;
 use wecom_dirsync::demo::standin::Fault;
 use wecom_dirsync::wecom::callback::crypt::{Crypt, EncodingAesKey};

@@ -1,15 +1,12 @@
 //! Every refusal leaves a trace with cause and remedy, and no flood of them fills the log, the database or the
 //! time of legitimate callbacks.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod common;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use common::{CORP, KEY, Lab, Settings, TOKEN, crypt, eventually, now, text};
+use crate::common::{CORP, KEY, Lab, Settings, TOKEN, crypt, eventually, now, text};
 use wecom_dirsync::demo::sender::{Sender, contact_event};
 use wecom_dirsync::wecom::callback::crypt::{Crypt, EncodingAesKey};
 use wecom_dirsync::wecom::callback::envelope::callback;
