@@ -6,11 +6,10 @@ use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use crate::common::{self, CORP, Lab, Settings, binary, concurrently, crypt, now, text};
-use crate::events::{self, Scale, deliver, directory, make};
+use crate::events::{self, Scale, Scratch, deliver, directory, make};
 use crate::replica::Replica;
 use fastrand::Rng;
 use wecom_dirsync::demo::sender::Sender;
-use wecom_dirsync::store::open::open_in_memory;
 
 fn without_conversion() -> Settings<'static> {
     Settings { openid: "enabled = no", ..Settings::default() }
@@ -177,7 +176,7 @@ fn eight_senders_at_once_in_any_order_end_in_the_same_directory() {
     concurrently(0..3, |seed| {
         let mut rng = Rng::with_seed(seed);
         let made = make(&mut rng, scale, seed == 0);
-        let expected = open_in_memory().unwrap();
+        let expected = Scratch::new();
         for event in &made {
             deliver(&expected, &event.xml());
         }

@@ -4,15 +4,13 @@
 //! `cargo test --test suite order::` tries 2,000 sets; `cargo order-long` tries 100,000. `ORDER_SEED=n` repeats a set that failed.
 
 use crate::common::on_all_processors;
-use crate::events::{Made, Scale, deliver, directory, make};
+use crate::events::{Made, Scale, Scratch, deliver, directory, make};
 use crate::replica::Replica;
 use fastrand::Rng;
-use rusqlite::Connection;
 use std::time::Duration;
 use wecom_dirsync::directory::openid::Backoff;
 use wecom_dirsync::directory::{UnixSeconds, UserId};
 use wecom_dirsync::store::ConversionOutcome;
-use wecom_dirsync::store::open::open_in_memory;
 use wecom_dirsync::store::openids::{claim, record_conversion};
 use wecom_dirsync::store::queries::table;
 
@@ -32,7 +30,7 @@ enum Fault {
 }
 
 struct Receiver {
-    db: Connection,
+    db: Scratch,
     fault: Fault,
     newest: i64,
     seconds: Vec<i64>,
@@ -40,7 +38,7 @@ struct Receiver {
 
 impl Receiver {
     fn new(fault: Fault) -> Self {
-        let db = open_in_memory().unwrap();
+        let db = Scratch::new();
         Self { db, fault, newest: 0, seconds: Vec::new() }
     }
 
