@@ -48,7 +48,10 @@ fn judge(kind: Kind, report: &Report, control: &Tally) {
     assert!(*made >= 200, "{kind:?}: only {made} hostile connections");
     assert!(legitimate.failures.is_empty(), "{kind:?}: {:?}", legitimate.failures);
     assert!(acknowledged > 10, "{kind:?}: {acknowledged} events");
-    assert!(slowest < Duration::from_millis(1400) + usual * 5, "{kind:?}: {slowest:?}, undisturbed {usual:?}");
+    assert!(
+        slowest < Duration::from_millis(1400) + usual * 5,
+        "{kind:?}: {slowest:?}, undisturbed {usual:?}"
+    );
     assert_eq!(*lost, 0, "{kind:?}");
     assert!(rest.is_some(), "{kind:?}: {before:?} before, and in the end {after:?}");
     assert!(after.peak_mib < 64.0, "{kind:?}: {:.1} MiB", after.peak_mib);

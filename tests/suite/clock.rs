@@ -45,6 +45,8 @@ impl Clocks {
                 "SELECT count(*) FROM members WHERE details_state = 'known' AND openid_attempts > 0",
                 "5",
             );
+            // It asks for all of them.
+            lab.wait_for("SELECT count(*) FROM daemon_state WHERE name = 'drift'", "1");
         }
         Self { lab, create_time: |at| at, ahead: 0, date_error: 0, local_error: 0 }
     }
