@@ -5,26 +5,10 @@ use std::net::TcpStream;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::common::{self, CORP, Lab, Settings, binary, crypt, eventually, now};
+use crate::common::{self, CORP, Lab, Settings, binary, crypt, eventually, now, post, signed};
 use wecom_dirsync::demo::sender::{Sender, contact_event};
 use wecom_dirsync::wecom::callback::crypt::{Crypt, EncodingAesKey};
-use wecom_dirsync::wecom::callback::envelope::callback;
 use wecom_dirsync::wecom::query::url_encode;
-
-/// The signed query and the body of an event as WeCom posts it.
-fn signed(crypt: &Crypt, message: &str) -> (String, String) {
-    let encrypted = crypt.encrypt(message.as_bytes(), [3; 16]).unwrap();
-    let signature = crypt.sign("1", "2", &encrypted);
-    (format!("msg_signature={signature}&timestamp=1&nonce=2"), callback(CORP, &encrypted, ""))
-}
-
-fn post(target: &str, body: &str) -> Vec<u8> {
-    format!(
-        "POST {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
-        body.len()
-    )
-    .into_bytes()
-}
 
 fn delete_event() -> String {
     contact_event(CORP, 1_700_000_000, "delete_user", "<UserID>nobody</UserID>")
@@ -224,8 +208,7 @@ fn with_few_descriptors_the_service_survives_being_flooded() {
 #[test]
 fn a_database_that_somebody_locks_is_waited_for_and_then_503() {
     let lab = Lab::plain();
-    let shell = rusqlite::Connection::open(lab.database()).unwrap();
-    shell.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let shell = lab.locked();
     let begun = Instant::now();
     let event = contact_event(CORP, now(), "create_user", "<UserID>a</UserID>");
     let answer = lab.raw(&{

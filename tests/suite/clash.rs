@@ -7,14 +7,8 @@ use crate::common::{Lab, Settings, eventually, now, text};
 
 const CONVERT: &str = "user/convert_to_openid";
 
-fn asked(lab: &Lab, userid: &str) -> usize {
-    let calls = lab.stand_in.calls();
-    calls.iter().filter(|call| call.api == CONVERT && call.userid.as_deref() == Some(userid)).count()
-}
-
 fn clashes(lab: &Lab) -> serde_json::Value {
-    let status: serde_json::Value =
-        serde_json::from_slice(&lab.command(&["status", "--json"]).stdout).unwrap();
+    let status = lab.status();
     status["openid_clashes"].clone()
 }
 
@@ -29,9 +23,11 @@ fn a_clash_is_logged_once_shown_and_asked_about_again_once() {
         lab.event(now(), "create_user", &format!("<UserID>{userid}</UserID><Department>1</Department>"));
     }
     lab.wait_for("SELECT count(*) FROM members WHERE openid_state = 'converted'", "3");
-    eventually("both are asked again", || asked(&lab, "first") == 2 && asked(&lab, "second") == 2);
+    eventually("both are asked again", || {
+        lab.asked(CONVERT, "first") == 2 && lab.asked(CONVERT, "second") == 2
+    });
     lab.wait_for("SELECT count(*) FROM members WHERE openid_next_attempt_at IS NOT NULL", "0");
-    assert_eq!(asked(&lab, "other"), 1);
+    assert_eq!(lab.asked(CONVERT, "other"), 1);
     assert_eq!(lab.log().matches("openid clash: userids=first,second").count(), 1, "{}", lab.log());
     assert_eq!(clashes(&lab), serde_json::json!([{"openid": "o-1", "userids": ["first", "second"]}]));
     let status = text(&lab.command(&["status"]).stdout);
@@ -71,7 +67,7 @@ fn many_members_with_one_openid_cost_a_bounded_number_of_calls_and_little_log() 
     eventually("nobody is due", || {
         lab.value("SELECT count(*) FROM members WHERE openid_next_attempt_at IS NOT NULL") == "0"
     });
-    let calls: usize = (0..MEMBERS).map(|number| asked(&lab, &format!("m{number:03}"))).sum();
+    let calls: usize = (0..MEMBERS).map(|number| lab.asked(CONVERT, &format!("m{number:03}"))).sum();
     let log = lab.log();
     let bytes: usize = log.lines().filter(|line| line.contains("openid clash")).map(str::len).sum();
     assert!(calls <= 2 * MEMBERS, "{calls} calls");
@@ -92,12 +88,12 @@ fn a_clash_whose_members_give_no_openid_any_more_is_not_asked_about_for_ever() {
     // From now on WeCom tells no openid of the first one.
     lab.stand_in.company(|company| company.user_mut("first").unwrap().openid = None);
     lab.event(now(), "create_user", "<UserID>second</UserID><Department>1</Department>");
-    eventually("the first one is asked again", || asked(&lab, "first") >= 2);
+    eventually("the first one is asked again", || lab.asked(CONVERT, "first") >= 2);
     // A member who has not signed in yet is asked every second meanwhile.
     lab.hire("waits");
     lab.event(now(), "create_user", "<UserID>waits</UserID><Department>1</Department>");
-    eventually("others are asked five times", || asked(&lab, "waits") >= 5);
-    assert_eq!(asked(&lab, "first"), 2);
+    eventually("others are asked five times", || lab.asked(CONVERT, "waits") >= 5);
+    assert_eq!(lab.asked(CONVERT, "first"), 2);
     assert_eq!(lab.value("SELECT openid FROM members WHERE userid = 'first'"), "o-1");
 }
 
@@ -111,7 +107,9 @@ fn a_clash_goes_by_the_present_spelling_of_a_userid_and_is_not_told_again_for_it
         });
         lab.event(now(), "create_user", &format!("<UserID>{userid}</UserID><Department>1</Department>"));
     }
-    eventually("both are asked again", || asked(&lab, "first") == 2 && asked(&lab, "second") == 2);
+    eventually("both are asked again", || {
+        lab.asked(CONVERT, "first") == 2 && lab.asked(CONVERT, "second") == 2
+    });
     lab.event(now() + 1, "update_user", "<UserID>second</UserID><NewUserID>SECOND</NewUserID>");
     lab.wait_for("SELECT userid FROM members WHERE userid = 'second' COLLATE NOCASE", "SECOND");
     let status = lab.command(&["status", "--json"]).stdout;

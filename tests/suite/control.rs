@@ -22,7 +22,7 @@ fn lab() -> Lab {
 fn started() -> Lab {
     let mut lab = lab();
     lab.start();
-    eventually("the first comparison", || lab.log().contains("compared with WeCom outcome=ok"));
+    lab.wait_for_first_comparison();
     lab
 }
 
@@ -278,7 +278,7 @@ fn a_path_that_is_too_long_falls_back_to_a_private_directory() {
     std::fs::create_dir(&folder).unwrap();
     lab.set_database(folder.join("directory.db"));
     lab.start();
-    eventually("the first comparison", || lab.log().contains("compared with WeCom outcome=ok"));
+    lab.wait_for_first_comparison();
     assert!(lab.log().contains("a socket has at most 107"), "{}", lab.log());
     let socket = path(&lab);
     let mode = |path: &std::path::Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;

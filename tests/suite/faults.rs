@@ -127,7 +127,7 @@ fn a_full_disk_refuses_and_recovers() {
 #[test]
 fn doubts_that_a_full_disk_does_not_take_are_no_reason_for_haste() {
     let disk = Disk::of(Settings { openid: "enabled = no", reconcile: true, ..Settings::default() });
-    eventually("the first comparison", || disk.lab.log().contains("compared with WeCom outcome=ok"));
+    disk.lab.wait_for_first_comparison();
     disk.is_now("full");
     assert_eq!(disk.lab.sender().send(&creation("refused")).unwrap().0, 503);
     eventually("the request for a comparison cannot be recorded", || {
@@ -207,8 +207,7 @@ fn a_database_that_is_damaged_under_the_daemon_refuses_and_says_so() {
 #[test]
 fn a_database_that_somebody_locks_is_waited_for_and_then_refused() {
     let lab = Lab::new(Settings { speed: 2, ..Settings::default() });
-    let shell = rusqlite::Connection::open(lab.database()).unwrap();
-    shell.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let shell = lab.locked();
     refused_until(&lab, "end its transaction", || shell.execute_batch("ROLLBACK").unwrap());
 }
 

@@ -214,8 +214,7 @@ fn changes(lab: &Lab, since: &str) -> (Option<i32>, String, String) {
 }
 
 fn epoch(lab: &Lab) -> String {
-    let status: serde_json::Value =
-        serde_json::from_slice(&lab.command(&["status", "--json"]).stdout).unwrap();
+    let status = lab.status();
     status["epoch"].as_str().unwrap().to_owned()
 }
 

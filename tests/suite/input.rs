@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use crate::common::{CORP, KEY, Lab, Settings, TOKEN, crypt, eventually, now};
+use crate::common::{self, CORP, KEY, Lab, Settings, TOKEN, crypt, eventually, now};
 use wecom_dirsync::demo::sender::{Sender, contact_event};
 use wecom_dirsync::wecom::callback::crypt::{Crypt, EncodingAesKey};
 use wecom_dirsync::wecom::callback::envelope::callback;
@@ -26,9 +26,7 @@ fn signed(crypt: &Crypt, encrypted: &str) -> String {
 }
 
 fn raw_post(lab: &Lab, target: &str, body: &str) -> (String, String) {
-    let head =
-        format!("POST {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}", body.len());
-    parts(&lab.raw(format!("{head}\r\n\r\n{body}").as_bytes()))
+    parts(&lab.raw(&common::post(target, body)))
 }
 
 fn get(lab: &Lab, query: &str) -> (String, String) {
