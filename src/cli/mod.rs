@@ -17,7 +17,7 @@ mod status;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use serde_json::Value as Json;
 
 use crate::config::{Config, ConfigError};
@@ -198,12 +198,6 @@ impl Failure {
     }
 }
 
-/// The command line's definition, for manual page and completions.
-#[must_use]
-pub fn definition() -> clap::Command {
-    Cli::command()
-}
-
 /// The arguments, parsed. Help and usage errors end the process with 0 and 2.
 fn arguments() -> Cli {
     Cli::try_parse().unwrap_or_else(|error| {
@@ -244,6 +238,12 @@ pub fn main() -> ExitCode {
             failure.exit_code()
         }
     }
+}
+
+/// The command line's definition, for manual page and completions.
+#[must_use]
+pub fn definition() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
 }
 
 fn load(path: Option<&Path>) -> Result<Config, Failure> {
