@@ -6,7 +6,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::{Failure, load, logging};
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, service_manager};
 
 pub(super) fn run(path: Option<&Path>) -> Result<(), Failure> {
     let config = load(path)?;
@@ -26,6 +26,7 @@ pub(super) fn run(path: Option<&Path>) -> Result<(), Failure> {
         daemon.admin_address().map_or_else(|| "off".into(), |address| format!("http://{address}")),
         config.database.path.display()
     );
+    service_manager::ready();
     let (sender, receiver) = std::sync::mpsc::channel();
     let handle = signals.handle();
     let signals_thread = std::thread::Builder::new().name("signals".into()).spawn(move || {
@@ -51,6 +52,7 @@ pub(super) fn run(path: Option<&Path>) -> Result<(), Failure> {
         Some(_) => log::info!("stopping: SIGINT"),
         None => log::error!("stopping: a thread of the daemon has ended; please report this"),
     }
+    service_manager::stopping();
     daemon.stop();
     log::info!("stopped");
     match signal {

@@ -8,6 +8,7 @@ pub(crate) mod api_observer;
 pub mod callbacks;
 mod calls;
 pub(crate) mod clock_reporter;
+mod commit_probe;
 pub(crate) mod control;
 pub(crate) mod converter;
 pub(crate) mod details;
@@ -18,6 +19,7 @@ pub(crate) mod log_limiter;
 pub(crate) mod metrics;
 pub(crate) mod reconciler;
 pub(crate) mod refusals;
+pub(crate) mod service_manager;
 pub(crate) mod threads;
 pub(crate) mod wakeup;
 
@@ -47,6 +49,7 @@ pub(crate) use lockfile::{is_running, lock};
 use metrics::Metrics;
 use reconciler::Reconciler;
 use reconciler::triggers::ReconcileTriggers;
+use service_manager::Supervision;
 use threads::Threads;
 
 /// Longest interval between checks of the database for due work: the clock may be set.
@@ -154,6 +157,7 @@ pub struct Daemon {
     threads: Threads,
     control: Option<Control>,
     admin: Option<Admin>,
+    supervision: Supervision,
     writer_thread: WriterThread,
     _lock: File,
 }
@@ -180,11 +184,13 @@ impl Daemon {
         let can_compare = Reconciler::start(&config.reconcile, &shared, &calls, &mut threads)?;
         let control = control.map(|control| control.start(&shared, &calls, can_compare)).transpose()?;
         let reserved = admin.as_ref().map_or(0, |_| admin::DESCRIPTORS);
-        let callbacks = Callbacks::start(config, endpoints, (&shared, &calls), reserved, &mut threads)?;
+        let mut callbacks = Callbacks::start(config, endpoints, (&shared, &calls), reserved, &mut threads)?;
         let compares = can_compare && config.reconcile.enabled;
         let admin =
             admin.map(|listener| Admin::start(listener, &shared, &callbacks, compares)).transpose()?;
-        Ok(Self { shared, callbacks, calls, threads, control, admin, writer_thread, _lock: lock })
+        let supervision = Supervision::default();
+        supervision.start(&shared, callbacks.probes(), &mut threads)?;
+        Ok(Self { shared, callbacks, calls, threads, control, admin, supervision, writer_thread, _lock: lock })
     }
 
     /// The address of the callback listener.
@@ -197,9 +203,9 @@ impl Daemon {
         self.admin.as_ref().map(Admin::address)
     }
 
-    /// Whether the gate or the writer has ended by itself.
+    /// Whether a thread that lives as long as the daemon has ended by itself.
     pub fn is_broken(&self) -> bool {
-        self.callbacks.is_broken() || self.writer_thread.is_finished()
+        self.callbacks.is_broken() || self.threads.has_ended() || self.writer_thread.is_finished()
     }
 
     /// Ends all parts within 5 s: accepted requests are answered, and calls of WeCom's API without an answer are due
@@ -214,6 +220,7 @@ impl Daemon {
             control.stop(deadline);
         }
         self.calls.wake();
+        self.supervision.wake();
         self.shared.triggers.wakeup.notify();
         self.callbacks.stop(deadline);
         // A call that waits for WeCom is left behind.

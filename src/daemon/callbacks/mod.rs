@@ -18,7 +18,7 @@ use super::threads::Threads;
 use super::wakeup::Wakeup;
 use super::{MemberCalls, Shared, StartError};
 use crate::config::{Config, Keys, Previous};
-use crate::gate::{Budget, Gate, GateStats, Limits, Routes};
+use crate::gate::{Budget, Gate, GateProbe, GateStats, Limits, Routes, ServerProbe, Upstream};
 use crate::wecom::callback::crypt::{Crypt, EncodingAesKey};
 use event_clock::EventClock;
 use server::Server;
@@ -36,6 +36,7 @@ pub(crate) struct Callbacks {
     threads: Threads,
     workers: usize,
     has_few_descriptors: bool,
+    server_probe: Option<ServerProbe>,
 }
 
 /// The callback URLs and their keys, as configured.
@@ -73,7 +74,9 @@ impl Callbacks {
         let wanted = Budget { max_connections: CONNECTIONS, max_in_flight: IN_FLIGHT };
         let budget = crate::gate::descriptor_budget(wanted, RESERVED_DESCRIPTORS + reserved);
         let folder = shared.database.parent().unwrap_or(Path::new("."));
-        let (http, upstreams) = crate::gate::private_server(budget.max_in_flight, folder)?;
+        // One more, which no client's request uses.
+        let (http, mut upstreams) = crate::gate::private_server(budget.max_in_flight + 1, folder)?;
+        let server_probe = upstreams.pop().map(Upstream::into_probe).transpose()?;
         let routes = endpoints.iter().fold(Routes::new(), |r, e| r.with_callback(&e.path, &["GET", "POST"]));
         let routes = match &settings.probe_path {
             Some(path) => routes.with_probe(path),
@@ -104,7 +107,8 @@ impl Callbacks {
         };
         let observer = GateObserver::new(refusals, Arc::clone(&shared.metrics), Arc::clone(&shared.triggers));
         let gate = Gate::start(listener, routes, limits, upstreams, Some(Arc::new(observer)))?;
-        Ok(Self { gate, server, threads, workers: settings.threads, has_few_descriptors: budget != wanted })
+        let has_few_descriptors = budget != wanted;
+        Ok(Self { gate, server, threads, workers: settings.threads, has_few_descriptors, server_probe })
     }
 
     pub(super) fn address(&self) -> SocketAddr {
@@ -120,9 +124,14 @@ impl Callbacks {
         self.has_few_descriptors
     }
 
-    /// Whether the gate has ended by itself.
+    /// Whether the gate, a worker or the responder has ended by itself.
     pub(super) fn is_broken(&self) -> bool {
-        self.gate.is_finished()
+        self.gate.is_finished() || self.threads.has_ended()
+    }
+
+    /// Probes of the gate, and of workers and responder; the latter once.
+    pub(super) fn probes(&mut self) -> Option<(GateProbe, ServerProbe)> {
+        Some((self.gate.probe(), self.server_probe.take()?))
     }
 
     /// Answers the accepted requests and ends; what is not answered at `deadline` stays unanswered.

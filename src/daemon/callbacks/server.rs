@@ -17,7 +17,7 @@ use crate::daemon::refusals::{self, Refusals, Refused};
 use crate::daemon::threads::Threads;
 use crate::daemon::wakeup::Wakeup;
 use crate::daemon::{MemberCalls, Shared};
-use crate::gate::{self, PEER_HEADER};
+use crate::gate::{self, PEER_HEADER, SERVER_PROBE};
 use crate::store::{Applied, NewEvent, StoreError, apply_event, record_invalid};
 use crate::text::printable;
 use crate::unix_time::unix_now;
@@ -46,7 +46,10 @@ struct Answer {
 
 fn respond_all(ready: &Receiver<Answer>, metrics: &Metrics) {
     while let Ok(Answer { request, status, body }) = ready.recv() {
-        metrics.answered(status, *request.method() == Method::Get, 1);
+        // A probe is no callback.
+        if request.url() != SERVER_PROBE {
+            metrics.answered(status, *request.method() == Method::Get, 1);
+        }
         if status == 503 {
             metrics.unavailable.note(Instant::now(), unix_now());
         }
@@ -112,6 +115,9 @@ impl Server {
             send(answers, request, 400, b"bad request\n");
             let cause = gate::Refusal::BadRequest.cause();
             return self.refusals.note(&client.refused(400, cause, &url), &error);
+        }
+        if request.url() == SERVER_PROBE {
+            return send(answers, request, 204, b"");
         }
         let url = request.url().to_owned();
         let (path, query) = url.split_once('?').unwrap_or((&url, ""));
