@@ -106,9 +106,10 @@ fn good(more: &str) -> String {
 fn parse(text: &str) -> Result<Config, Vec<String>> {
     let surroundings = Surroundings {
         credentials_directory: None,
+        needs_secrets: true,
         read_file: Box::new(|_| Err(std::io::ErrorKind::NotFound.into())),
     };
-    Config::parse(text, Path::new("/etc/w/sync.ini"), &surroundings).map_err(|error| error.0)
+    Config::parse(text, Path::new("/etc/w/sync.ini"), &surroundings).map_err(|error| error.lines)
 }
 
 #[test]
@@ -272,6 +273,7 @@ fn quotes_around_a_value_follow_one_rule_in_the_ini_and_in_a_file() {
     ] {
         let surroundings = Surroundings {
             credentials_directory: None,
+            needs_secrets: true,
             read_file: Box::new(move |_| Ok(format!("\u{feff}{value}\r\n"))),
         };
         for line in [format!("app_secret = {value}"), "app_secret_file = s".into()] {

@@ -24,7 +24,7 @@ pub(crate) mod threads;
 pub(crate) mod wakeup;
 
 use std::fs::File;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -47,7 +47,7 @@ pub(crate) use calls::MemberCalls;
 use control::{Control, ControlEndpoint};
 pub(crate) use lockfile::{is_running, lock};
 use metrics::Metrics;
-use reconciler::Reconciler;
+use reconciler::{ReconcileSettings, Reconciler};
 use reconciler::triggers::ReconcileTriggers;
 use service_manager::Supervision;
 use threads::Threads;
@@ -153,6 +153,7 @@ pub struct Daemon {
     shared: Shared,
     callbacks: Callbacks,
     calls: MemberCalls,
+    reconcile: ReconcileSettings,
     /// Of the parts that call WeCom, and of the refusals.
     threads: Threads,
     control: Option<Control>,
@@ -164,7 +165,8 @@ pub struct Daemon {
 
 impl Daemon {
     /// Starts all parts; callbacks are answered when it returns.
-    pub fn start(config: &Config) -> Result<Self, StartError> {
+    /// `socket`: the callback listener that was handed over, instead of `[callback] listen`.
+    pub fn start(config: &Config, socket: Option<TcpListener>) -> Result<Self, StartError> {
         let endpoints = callbacks::endpoints(config)?;
         let database = &config.database;
         recognise(&database.path)?;
@@ -181,16 +183,53 @@ impl Daemon {
         let shared = Shared::new(config, writer)?;
         let mut threads = Threads::default();
         let calls = MemberCalls::start(config, &shared, &mut threads)?;
-        let can_compare = Reconciler::start(&config.reconcile, &shared, &calls, &mut threads)?;
+        let reconcile = ReconcileSettings::new(&config.reconcile);
+        let can_compare = Reconciler::start(&reconcile, &shared, &calls, &mut threads)?;
         let control = control.map(|control| control.start(&shared, &calls, can_compare)).transpose()?;
         let reserved = admin.as_ref().map_or(0, |_| admin::DESCRIPTORS);
-        let mut callbacks = Callbacks::start(config, endpoints, (&shared, &calls), reserved, &mut threads)?;
+        let mut callbacks =
+            Callbacks::start(config, (endpoints, socket), (&shared, &calls), reserved, &mut threads)?;
         let compares = can_compare && config.reconcile.enabled;
         let admin =
             admin.map(|listener| Admin::start(listener, &shared, &callbacks, compares)).transpose()?;
         let supervision = Supervision::default();
         supervision.start(&shared, callbacks.probes(), &mut threads)?;
-        Ok(Self { shared, callbacks, calls, threads, control, admin, supervision, writer_thread, _lock: lock })
+        Ok(Self {
+            shared,
+            callbacks,
+            calls,
+            reconcile,
+            threads,
+            control,
+            admin,
+            supervision,
+            writer_thread,
+            _lock: lock,
+        })
+    }
+
+    /// Uses the settings of `config` that take effect without a restart, those of [`crate::config::reload`]. No request is
+    /// lost.
+    ///
+    /// # Errors
+    /// A key is not usable; nothing was changed.
+    pub fn reload(&self, config: &Config) -> Result<(), StartError> {
+        let endpoints = callbacks::endpoints(config)?;
+        self.shared.client.reload(api_observer::reloadable(config));
+        self.callbacks.reload(endpoints, config.callback.max_body);
+        if let Some(converter) = &self.calls.converter {
+            converter.reload(&config.openid);
+        }
+        self.reconcile.replace(&config.reconcile);
+        // Pauses may have ended.
+        self.calls.wake();
+        self.shared.triggers.wakeup.notify();
+        Ok(())
+    }
+
+    /// Shows this notice in the status line of the service manager, until the next call.
+    pub fn set_notice(&self, notice: Option<String>) {
+        self.supervision.set_notice(notice);
     }
 
     /// The address of the callback listener.

@@ -94,6 +94,8 @@ impl EventLoop {
             }
             if ready.contains(&WAKER) {
                 self.control.waker.reset();
+                self.shared.limits.max_body = self.control.max_body.load(Relaxed);
+                self.connections.set_bound(self.shared.limits.memory_bound());
                 self.control.answer_probe();
             }
             self.serve(&ready);

@@ -30,6 +30,7 @@ mod upstream;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
@@ -60,6 +61,8 @@ pub struct Gate {
 struct Control {
     /// When the event loop ends at the latest; set once.
     deadline: OnceLock<Instant>,
+    /// As in [`Limits::max_body`], which it replaces in the next turn.
+    max_body: AtomicUsize,
     /// Gets an answer in the next turn.
     probe: Mutex<Option<SyncSender<()>>>,
     waker: Waker,
@@ -104,8 +107,12 @@ impl Gate {
     ) -> io::Result<Self> {
         let address = listener.local_addr()?;
         let stats = Arc::new(GateStats::default());
-        let control =
-            Arc::new(Control { deadline: OnceLock::new(), probe: Mutex::default(), waker: Waker::new()? });
+        let control = Arc::new(Control {
+            deadline: OnceLock::new(),
+            max_body: AtomicUsize::new(limits.max_body),
+            probe: Mutex::default(),
+            waker: Waker::new()?,
+        });
         let shared = connection::Shared { routes, limits, stats: Arc::clone(&stats), observer };
         let mut event_loop = EventLoop::new(listener, shared, upstreams, Arc::clone(&control))?;
         let thread = std::thread::Builder::new().name("gate".into()).spawn(move || event_loop.run())?;
@@ -122,6 +129,14 @@ impl Gate {
     #[must_use]
     pub fn stats(&self) -> Arc<GateStats> {
         Arc::clone(&self.stats)
+    }
+
+    /// Changes [`Limits::max_body`] for requests that have not begun.
+    pub fn set_max_body(&self, max_body: usize) {
+        self.control.max_body.store(max_body, Relaxed);
+        if let Err(error) = self.control.waker.wake() {
+            log::error!("gate: cannot wake the event loop: {error}");
+        }
     }
 
     /// A probe of the event loop.

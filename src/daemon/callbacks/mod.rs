@@ -7,7 +7,7 @@ mod server;
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 pub use endpoint::{CallbackError, Endpoint, Received};
@@ -64,13 +64,13 @@ impl Callbacks {
     /// added to `threads`, as it ends after the workers.
     pub(super) fn start(
         config: &Config,
-        endpoints: Vec<Endpoint>,
+        (endpoints, passed): (Vec<Endpoint>, Option<TcpListener>),
         (shared, calls): (&Shared, &MemberCalls),
         reserved: usize,
         threads: &mut Threads,
     ) -> Result<Self, StartError> {
         let settings = &config.callback;
-        let listener = listener(settings.listen)?;
+        let listener = listener(config, passed)?;
         let wanted = Budget { max_connections: CONNECTIONS, max_in_flight: IN_FLIGHT };
         let budget = crate::gate::descriptor_budget(wanted, RESERVED_DESCRIPTORS + reserved);
         let folder = shared.database.parent().unwrap_or(Path::new("."));
@@ -85,7 +85,7 @@ impl Callbacks {
         let refusals = Refusals::start(&endpoints, shared.writer.clone(), threads)?;
         let server = Arc::new(Server {
             http,
-            endpoints,
+            endpoints: RwLock::new(endpoints.into()),
             corp_id: config.wecom.corp_id.clone(),
             event_clock: EventClock::new(shared.client.clock().clone()),
             shared: shared.clone(),
@@ -129,6 +129,12 @@ impl Callbacks {
         self.gate.is_finished() || self.threads.has_ended()
     }
 
+    /// Accepts other keys and another length of bodies from the next request on.
+    pub(super) fn reload(&self, endpoints: Vec<Endpoint>, max_body: usize) {
+        *self.server.endpoints.write().unwrap_or_else(PoisonError::into_inner) = endpoints.into();
+        self.gate.set_max_body(max_body);
+    }
+
     /// Probes of the gate, and of workers and responder; the latter once.
     pub(super) fn probes(&mut self) -> Option<(GateProbe, ServerProbe)> {
         Some((self.gate.probe(), self.server_probe.take()?))
@@ -146,11 +152,16 @@ impl Callbacks {
     }
 }
 
-/// The socket that systemd hands over (sd_listen_fds(3)); else a new one.
-fn listener(address: SocketAddr) -> Result<TcpListener, StartError> {
-    if let Some(listener) = listenfd::ListenFd::from_env().take_tcp_listener(0)? {
-        log::info!("listening on the socket that was handed over; [callback] listen is ignored");
-        return Ok(listener);
+/// The socket that systemd passed; else a new one.
+fn listener(config: &Config, passed: Option<TcpListener>) -> Result<TcpListener, StartError> {
+    let address = config.callback.listen;
+    let Some(listener) = passed else {
+        return crate::gate::bind(address).map_err(|error| StartError::Listen { address, error });
+    };
+    let passed = listener.local_addr()?;
+    log::info!("listening on {passed}, the socket that was handed over");
+    if config.callback.is_listen_set && passed != address {
+        log::warn!("{}", config.ignored_listen(&passed.to_string()));
     }
-    crate::gate::bind(address).map_err(|error| StartError::Listen { address, error })
+    Ok(listener)
 }

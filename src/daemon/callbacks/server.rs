@@ -4,8 +4,8 @@
 //! events than workers can share a commit.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use tiny_http::{Header, Method, Request, Response};
@@ -28,7 +28,8 @@ const COMMIT_TIMEOUT: Duration = Duration::from_secs(4);
 pub(super) struct Server {
     /// The server behind the gate.
     pub(super) http: tiny_http::Server,
-    pub(super) endpoints: Vec<Endpoint>,
+    /// Replaced as a whole when keys are changed.
+    pub(super) endpoints: RwLock<Arc<[Endpoint]>>,
     pub(super) corp_id: String,
     pub(super) event_clock: EventClock,
     pub(super) shared: Shared,
@@ -121,7 +122,8 @@ impl Server {
         }
         let url = request.url().to_owned();
         let (path, query) = url.split_once('?').unwrap_or((&url, ""));
-        let Some(endpoint) = self.endpoints.iter().find(|endpoint| endpoint.path == path) else {
+        let endpoints = Arc::clone(&self.endpoints.read().unwrap_or_else(PoisonError::into_inner));
+        let Some(endpoint) = endpoints.iter().find(|endpoint| endpoint.path == path) else {
             return send(answers, request, 404, b"not found\n");
         };
         match request.method() {
