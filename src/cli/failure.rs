@@ -11,11 +11,11 @@ use crate::daemon::StartError;
 use crate::store::StoreError;
 
 /// sysexits EX_CONFIG: a setting is invalid. The unit does not restart the daemon after it.
-const EX_CONFIG: u8 = 78;
+pub(super) const EX_CONFIG: u8 = 78;
 /// sysexits EX_NOPERM: a right is missing. The unit does not restart the daemon after it.
-const EX_NOPERM: u8 = 77;
+pub(super) const EX_NOPERM: u8 = 77;
 /// Any other failure, which may pass by itself.
-const FAILURE: u8 = 1;
+pub(super) const FAILURE: u8 = 1;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
@@ -31,6 +31,9 @@ pub(crate) enum Failure {
     /// The log file cannot be opened.
     #[error("{path}: cannot write the log: {error}")]
     Log { path: String, error: std::io::Error },
+    /// `check` found what prevents a start: a line for each, and the exit status of `run`.
+    #[error("{}", .lines.join("; "))]
+    NotReady { lines: Vec<String>, code: u8 },
     #[error("{0}")]
     Other(String),
 }
@@ -51,7 +54,7 @@ impl Failure {
     /// One line for each error of the configuration; else a single line.
     pub(super) fn lines(&self) -> Vec<String> {
         match self {
-            Self::Config(ConfigError { lines, .. }) => lines.clone(),
+            Self::Config(ConfigError { lines, .. }) | Self::NotReady { lines, .. } => lines.clone(),
             other => vec![other.to_string()],
         }
     }
@@ -60,12 +63,13 @@ impl Failure {
         match self {
             Self::Config(ConfigError { is_denied: true, .. }) => EX_NOPERM,
             Self::Config(_) | Self::Start(StartError::Config(_)) => EX_CONFIG,
+            Self::NotReady { code, .. } => *code,
             Self::PositionGone(_) => 3,
             _ => FAILURE,
         }
     }
 
-    /// The exit status of `run` and `check`, from which the service manager concludes whether to start again: invalid
+    /// The exit status of `run`, and of `check` for what it finds, from which the service manager concludes whether to start again: invalid
     /// settings and missing rights do not pass by themselves.
     pub(super) fn start_exit_code(&self) -> u8 {
         match self {
@@ -103,7 +107,9 @@ fn of_path(path: &Path) -> u8 {
     let of_folder = access(folder, Access::WRITE_OK | Access::EXEC_OK);
     match of_folder.and_then(|()| access(path, Access::READ_OK | Access::WRITE_OK)) {
         Err(Errno::ACCESS | Errno::PERM) => EX_NOPERM,
-        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NAMETOOLONG) if of_folder.is_err() => EX_CONFIG,
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NAMETOOLONG) if of_folder.is_err() => {
+            EX_CONFIG
+        }
         _ => FAILURE,
     }
 }
@@ -116,7 +122,8 @@ mod tests {
     fn only_what_may_pass_by_itself_is_tried_again() {
         let folder = tempfile::tempdir().unwrap();
         let cannot = |path: &Path| {
-            Failure::Store(StoreError::CannotOpen { path: path.to_owned(), reason: String::new() }).start_exit_code()
+            Failure::Store(StoreError::CannotOpen { path: path.to_owned(), reason: String::new() })
+                .start_exit_code()
         };
         assert_eq!(cannot(&folder.path().join("none/a.db")), 78, "the folder is missing");
         assert_eq!(cannot(&folder.path().join("a.db")), 1, "neither rights nor settings are the reason");

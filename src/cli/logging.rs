@@ -76,10 +76,9 @@ impl Logging {
 /// Whether standard error is the stream of the journal: `$JOURNAL_STREAM` has its device and inode (systemd.exec(5)). A
 /// process inherits the variable also where its standard error is something else.
 pub(super) fn is_journal() -> bool {
-    let Some((device, inode)) = std::env::var("JOURNAL_STREAM")
-        .ok()
-        .and_then(|stream| stream.split_once(':').and_then(|(d, i)| Some((d.parse().ok()?, i.parse().ok()?))))
-    else {
+    let Some((device, inode)) = std::env::var("JOURNAL_STREAM").ok().and_then(|stream| {
+        stream.split_once(':').and_then(|(d, i)| Some((d.parse().ok()?, i.parse().ok()?)))
+    }) else {
         return false;
     };
     rustix::fs::fstat(std::io::stderr()).is_ok_and(|found| (found.st_dev, found.st_ino) == (device, inode))
@@ -106,15 +105,16 @@ impl Sink {
         let form = match &settings.file {
             Some(path) => {
                 let file = OpenOptions::new().create(true).append(true).mode(0o640).open(path);
-                let file =
-                    file.map_err(|error| Failure::Log { path: path.display().to_string(), error })?;
+                let file = file.map_err(|error| Failure::Log { path: path.display().to_string(), error })?;
                 if settings.is_json {
                     Form::Json(Box::new(move |line| write_line(&file, line)))
                 } else {
                     Form::timed(file, times)
                 }
             }
-            None if settings.is_json => Form::Json(Box::new(|line| write_line(std::io::stderr().lock(), line))),
+            None if settings.is_json => {
+                Form::Json(Box::new(|line| write_line(std::io::stderr().lock(), line)))
+            }
             None if is_journal => Form::Plain,
             None => Form::timed(std::io::stderr(), times),
         };

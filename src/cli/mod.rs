@@ -10,6 +10,7 @@ mod export;
 mod failure;
 mod logging;
 mod member;
+mod prerequisites;
 mod reconcile;
 mod retry;
 mod run;

@@ -50,7 +50,11 @@ fn begin() -> Result<(Receiver<i32>, Option<TcpListener>), Failure> {
 }
 
 /// Prints or logs why the daemon ends, and delays the end of a start that failed before.
-fn report(failure: &Failure, log: Option<&Logging>, (signals, socket): (&Receiver<i32>, Option<TcpListener>)) {
+fn report(
+    failure: &Failure,
+    log: Option<&Logging>,
+    (signals, socket): (&Receiver<i32>, Option<TcpListener>),
+) {
     let lines = failure.lines();
     service_manager::notify(&[NotifyState::Status(&printable(&lines.join("; ")))]);
     let Verdict { is_logged, wait } = StartFailures::count(&lines.join("\n"));
@@ -164,7 +168,9 @@ impl<'a> Service<'a> {
         let credentials = self.current.changed_credentials();
         if !credentials.is_empty() {
             let names = credentials.join(", ");
-            log::warn!("reload: systemd passes credentials at the start only; restart to use the new {names}");
+            log::warn!(
+                "reload: systemd passes credentials at the start only; restart to use the new {names}"
+            );
         }
         if !restart.is_empty() {
             log::warn!("reload: restart to use {}", restart.join(", "));

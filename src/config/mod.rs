@@ -13,6 +13,7 @@ mod sections;
 mod values;
 mod warnings;
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -59,6 +60,7 @@ pub(crate) struct Wecom {
     pub(crate) app_secret: Option<Secret>,
     /// Without a slash at the end.
     pub(crate) api_base: String,
+    pub(crate) ca_file: Option<PathBuf>,
     /// Certificate authorities of `ca_file`, in DER.
     pub(crate) authorities: Vec<Vec<u8>>,
     pub(crate) proxy: Proxy,
@@ -244,6 +246,12 @@ impl Config {
             _ => vec![value.expose().to_owned()],
         });
         texts.collect()
+    }
+
+    /// The INI and the files that it names, without those that the daemon writes.
+    pub(crate) fn files(&self) -> BTreeSet<&Path> {
+        let secrets = self.secrets.iter().map(|secret| secret.file.as_path());
+        secrets.chain([self.file.as_path()]).chain(self.wecom.ca_file.as_deref()).collect()
     }
 
     /// A secret that is set, by its section and key (without `_file`).

@@ -10,7 +10,14 @@ const LIVE: [(&str, &[&str]); 8] = [
     ("wecom", &["contacts_secret", "app_secret", "calls_per_minute"]),
     (
         "callback",
-        &["token", "encoding_aes_key", "token_previous", "encoding_aes_key_previous", "receive_id", "max_body"],
+        &[
+            "token",
+            "encoding_aes_key",
+            "token_previous",
+            "encoding_aes_key_previous",
+            "receive_id",
+            "max_body",
+        ],
     ),
     (
         "callback.app",
@@ -53,7 +60,8 @@ impl Config {
                 "callback.app" => self.app_callback.is_some() != new.app_callback.is_some(),
                 _ => false,
             };
-            let list = if is_live && !starts_a_part { &mut differences.live } else { &mut differences.restart };
+            let list =
+                if is_live && !starts_a_part { &mut differences.live } else { &mut differences.restart };
             list.push(format!("[{section}] {key}"));
         }
         if self.wecom.authorities != new.wecom.authorities {
@@ -78,7 +86,9 @@ impl Config {
     /// (`$CREDENTIALS_DIRECTORY`).
     #[must_use]
     pub fn changed_credentials(&self) -> Vec<String> {
-        let Some(folder) = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from) else { return Vec::new() };
+        let Some(folder) = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from) else {
+            return Vec::new();
+        };
         let is_newer = |stored: &&StoredSecret| {
             let name = stored.file.strip_prefix(&folder).ok();
             let source = name.map(|name| self.file.parent().unwrap_or(Path::new("")).join(name));
@@ -128,7 +138,11 @@ mod tests {
         let live = |names: &str| (names.to_owned(), String::new());
         let restart = |names: &str| (String::new(), names.to_owned());
         assert_eq!(differences("app_secret = abd", ""), live("[wecom] app_secret"));
-        assert_eq!(differences("", ""), restart("[wecom] app_secret"), "the converter does not run without one");
+        assert_eq!(
+            differences("", ""),
+            restart("[wecom] app_secret"),
+            "the converter does not run without one"
+        );
         assert_eq!(differences("app_secret = abc", "token_previous = T0"), live("[callback] token_previous"));
         assert_eq!(differences("app_secret = abc", "threads = 5"), restart("[callback] threads"));
         let both = differences("app_secret = abc", "[log]\nlevel = debug\n[admin]\nlisten =");
@@ -137,8 +151,11 @@ mod tests {
 
     #[test]
     fn live_keys_exist() {
-        let config = config("app_secret = abc", "[callback.app]\npath = /a\ntoken = T2\nencoding_aes_key = \
-            kWxPEV2UEDyxWpmPdKC3F4dgPDmOvfKX1HGnEUDS1aR\n");
+        let config = config(
+            "app_secret = abc",
+            "[callback.app]\npath = /a\ntoken = T2\nencoding_aes_key = \
+            kWxPEV2UEDyxWpmPdKC3F4dgPDmOvfKX1HGnEUDS1aR\n",
+        );
         let values = config.values();
         for (section, keys) in LIVE {
             for key in keys.iter().filter(|key| !key.ends_with("_previous")) {

@@ -1,5 +1,6 @@
 //! Every section and key of the contract, with its default and range. The order is that in which `check` prints them.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use log::LevelFilter;
@@ -103,22 +104,25 @@ impl Reader<'_> {
             let what = "[wecom] app_secret and contacts_secret are the same; one is of the app, the other of 通讯录同步";
             self.error(0, what);
         }
+        let api_base = self.plain("api_base", "https://qyapi.weixin.qq.com".into(), values::base_url);
+        let (ca_file, authorities) = self.ca_file();
         Wecom {
             corp_id,
             contacts_secret,
             app_secret,
-            api_base: self.plain("api_base", "https://qyapi.weixin.qq.com".into(), values::base_url),
-            authorities: self.ca_file(),
+            api_base,
+            ca_file,
+            authorities,
             proxy: self.proxy(),
             timeout: self.duration("timeout", SECOND * 10, SECOND..=MINUTE),
             calls_per_minute: self.number("calls_per_minute", 5000, 1..=1_000_000),
         }
     }
 
-    fn ca_file(&mut self) -> Vec<Vec<u8>> {
+    fn ca_file(&mut self) -> (Option<PathBuf>, Vec<Vec<u8>>) {
         let path = self.path("ca_file", "");
         if path.as_os_str().is_empty() {
-            return Vec::new();
+            return (None, Vec::new());
         }
         let certificates = match (self.surroundings.read_file)(&path) {
             Ok(pem) => certificates(&pem),
@@ -128,11 +132,12 @@ impl Reader<'_> {
             }
             Err(error) => Err(format!("cannot be read: {error}")),
         };
-        certificates.unwrap_or_else(|what| {
+        let certificates = certificates.unwrap_or_else(|what| {
             let line = self.line_of("wecom", "ca_file");
             self.error_of(line, "ca_file", &format!("{} {what}", path.display()));
             Vec::new()
-        })
+        });
+        (Some(path), certificates)
     }
 
     fn proxy(&mut self) -> Proxy {

@@ -47,8 +47,8 @@ pub(crate) use calls::MemberCalls;
 use control::{Control, ControlEndpoint};
 pub(crate) use lockfile::{is_running, lock};
 use metrics::Metrics;
-use reconciler::{ReconcileSettings, Reconciler};
 use reconciler::triggers::ReconcileTriggers;
+use reconciler::{ReconcileSettings, Reconciler};
 use service_manager::Supervision;
 use threads::Threads;
 

@@ -170,9 +170,8 @@ impl Supervisor {
 
     fn status(&self, answers: &Answers) -> String {
         let notice = self.supervision.notice.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let facts = facts(&self.reader).unwrap_or_else(|error| {
-            format!("the database cannot be read: {}", StoreError::from(error))
-        });
+        let facts = facts(&self.reader)
+            .unwrap_or_else(|error| format!("the database cannot be read: {}", StoreError::from(error)));
         status_line(notice, answers, &self.shared.metrics.pauses(), &facts)
     }
 }
@@ -204,8 +203,10 @@ fn facts(reader: &Connection) -> crate::store::Result<String> {
 
 /// What needs the operator comes first.
 fn status_line(notice: Option<String>, answers: &Answers, pauses: &[PauseState], facts: &str) -> String {
-    let silent = (!answers.silent.is_empty()).then(|| format!("NO ANSWER from {}", answers.silent.join(", ")));
-    let refused = answers.refused.as_ref().map(|error| format!("FAILING: {error}; callbacks are answered with 503"));
+    let silent =
+        (!answers.silent.is_empty()).then(|| format!("NO ANSWER from {}", answers.silent.join(", ")));
+    let refused =
+        answers.refused.as_ref().map(|error| format!("FAILING: {error}; callbacks are answered with 503"));
     let paused = pauses.iter().map(|PauseState { what, reason, errcode, .. }| {
         let errcode = errcode.map_or_else(String::new, |code| format!(", errcode {code}"));
         format!("paused: {what} ({reason}{errcode})")

@@ -33,7 +33,10 @@ impl ServerProbe {
             return Ok(());
         }
         self.stream.set_write_timeout(Some(Duration::from_secs(1)))?;
-        write!(self.stream, "GET {SERVER_PROBE} HTTP/1.0\r\nConnection: keep-alive\r\nContent-Length: 0\r\n\r\n")?;
+        write!(
+            self.stream,
+            "GET {SERVER_PROBE} HTTP/1.0\r\nConnection: keep-alive\r\nContent-Length: 0\r\n\r\n"
+        )?;
         self.is_outstanding = true;
         Ok(())
     }

@@ -22,7 +22,8 @@ impl<L: ApiObserver> Client<L> {
     /// Uses other settings from the next call on. A new secret ends the pauses of the former one. A secret that was not set
     /// stays so, because the parts that need it do not run.
     pub(crate) fn reload(&self, settings: Reloadable) {
-        let Reloadable { app_secret, contacts_secret, redacted, calls_per_minute, max_concurrent_calls } = settings;
+        let Reloadable { app_secret, contacts_secret, redacted, calls_per_minute, max_concurrent_calls } =
+            settings;
         self.settings.redactor.add_secrets(redacted);
         lock(&self.rate_limiter).set_rate(calls_per_minute);
         lock(&self.concurrency).configure(max_concurrent_calls, calls_per_minute);
