@@ -11,7 +11,9 @@ use rustix::fs::{Access, access};
 use super::failure::{EX_CONFIG, EX_NOPERM, FAILURE, Failure};
 use crate::config::Config;
 use crate::daemon::{StartError, is_running};
-use crate::store::{StoreError, open_reader};
+use crate::store::StoreError;
+use crate::store::file::{recognise, version_in_header};
+use crate::store::open::known_version;
 
 /// What was found: remarks, and what prevents a start.
 #[derive(Debug, Default)]
@@ -122,6 +124,11 @@ impl Unit {
         })
     }
 
+    /// Whether systemd makes this folder when it starts the unit.
+    fn makes(&self, folder: &Path) -> bool {
+        self.writable.as_ref().is_some_and(|all| all.iter().any(|writable| folder == writable))
+    }
+
     /// Whether its sandbox lets it write to this folder.
     fn may_write_to(&self, folder: &Path) -> bool {
         self.writable.as_ref().is_none_or(|all| all.iter().any(|writable| folder.starts_with(writable)))
@@ -211,7 +218,7 @@ fn files(config: &Config, unit: Option<&Unit>, actor: &Actor, findings: &mut Fin
         let (shown, who) = (folder.display(), actor.name());
         if !folder.is_dir() {
             // systemd makes its own folders when it starts the unit.
-            if unit.is_none_or(|unit| unit.writable.is_none() || !unit.may_write_to(folder)) {
+            if unit.is_none_or(|unit| !unit.makes(folder)) {
                 findings.problem(EX_CONFIG, format!("{shown}: the folder of the {what} does not exist; create it, or change [{what}] in the INI"));
             }
             continue;
@@ -236,15 +243,17 @@ fn files(config: &Config, unit: Option<&Unit>, actor: &Actor, findings: &mut Fin
     }
 }
 
+/// Inspects the file itself: a connection would create files beside it, perhaps as root.
 fn database(path: &Path, findings: &mut Findings) {
-    match open_reader(path) {
-        Ok(_) => {}
-        Err(StoreError::Missing(_)) => findings.note("there is no database yet; `run` creates it".to_owned()),
-        Err(StoreError::Older { found, .. }) => {
+    let version = recognise(path).and_then(|()| version_in_header(path));
+    match version {
+        Ok(None) => findings.note("there is no database yet; `run` creates it".to_owned()),
+        Ok(Some(found)) if found < known_version() => {
             findings.note(format!("the database has the older schema {found}; `run` migrates it"));
         }
-        // Of readers only, or reported as a right that is missing.
-        Err(StoreError::NoWriteAccess | StoreError::CannotOpen { .. }) => {}
+        Ok(Some(_)) => {}
+        // A missing right or folder is reported as such.
+        Err(StoreError::CannotOpen { .. }) => {}
         Err(error) => {
             let failure = Failure::Store(error);
             findings.problem(failure.start_exit_code(), failure.to_string());
