@@ -67,7 +67,8 @@ fn secrets_that_wecom_never_issues_are_refused_without_showing_them() {
     let folder = tempfile::tempdir().unwrap();
     let (ini, file) = (folder.path().join("sync.ini"), folder.path().join("app"));
     let check = |wecom: &str, content: &[u8]| {
-        let keys = format!("[callback]\ntoken = {}\nencoding_aes_key = {}\n", common::TOKEN, common::KEY);
+        let keys = format!("[callback]\ntoken = {}\nencoding_aes_key = {}\n", common::TOKEN, common::KEY)
+            + "listen = 127.0.0.1:0\n[admin]\nlisten =\n";
         std::fs::write(&ini, format!("[wecom]\ncorp_id = ww1\n{wecom}\n{keys}")).unwrap();
         std::fs::write(&file, content).unwrap();
         let output =

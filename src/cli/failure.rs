@@ -1,6 +1,7 @@
 //! Why a command failed: the lines for standard error, and the exit status.
 
 use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use rustix::fs::{Access, access};
@@ -105,7 +106,12 @@ fn of_store(error: &StoreError) -> u8 {
 fn of_path(path: &Path) -> u8 {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let of_folder = access(folder, Access::WRITE_OK | Access::EXEC_OK);
+    // Only the owner may set the mode.
+    let uid = rustix::process::geteuid();
+    let is_of_another =
+        std::fs::metadata(path).is_ok_and(|found| found.uid() != uid.as_raw() && !uid.is_root());
     match of_folder.and_then(|()| access(path, Access::READ_OK | Access::WRITE_OK)) {
+        Ok(()) if is_of_another => EX_NOPERM,
         Err(Errno::ACCESS | Errno::PERM) => EX_NOPERM,
         Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NAMETOOLONG) if of_folder.is_err() => {
             EX_CONFIG

@@ -3,7 +3,7 @@
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use log::Level;
@@ -11,7 +11,7 @@ use sd_notify::NotifyState;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use super::failure::Failure;
+use super::failure::{FAILURE, Failure};
 use super::load;
 use super::logging::{self, Logging, Times};
 use super::start_failures::{StartFailures, Verdict};
@@ -26,27 +26,32 @@ const CHECK: Duration = Duration::from_secs(30);
 pub(super) fn run(path: Option<&Path>) -> ExitCode {
     let times = Times::new();
     let mut log = None;
-    let outcome = begin().and_then(|(signals, socket)| {
-        let served = Service::start(path, (times, &mut log), socket.as_ref()).and_then(|service| {
+    // The sender is kept: without the thread of the signals, a wait for one must not end at once.
+    let (sender, signals) = channel();
+    let mut socket = None;
+    let served = begin(sender.clone(), &mut socket)
+        .and_then(|()| Service::start(path, (times, &mut log), socket.as_ref()))
+        .and_then(|service| {
             StartFailures::clear();
             service.serve(&signals)
         });
-        served.inspect_err(|failure| report(failure, log.as_ref(), (&signals, socket)))
-    });
-    match outcome {
+    match served {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => ExitCode::from(failure.start_exit_code()),
+        Err(failure) => {
+            report(&failure, log.as_ref(), (&signals, socket));
+            ExitCode::from(failure.start_exit_code())
+        }
     }
 }
 
-/// The signals from now on, so that one during the start stops the daemon, and the socket that systemd passed
+/// Forwards signals from now on, so that one during the start stops the daemon, and takes the socket that systemd passed
 /// (sd_listen_fds(3)).
-fn begin() -> Result<(Receiver<i32>, Option<TcpListener>), Failure> {
-    let (sender, receiver) = channel();
+fn begin(sender: Sender<i32>, socket: &mut Option<TcpListener>) -> Result<(), Failure> {
+    *socket = listenfd::ListenFd::from_env().take_tcp_listener(0)?;
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
     let forward = move || signals.forever().try_for_each(|signal| sender.send(signal));
     std::thread::Builder::new().name("signals".into()).spawn(forward)?;
-    Ok((receiver, listenfd::ListenFd::from_env().take_tcp_listener(0)?))
+    Ok(())
 }
 
 /// Prints or logs why the daemon ends, and delays the end of a start that failed before.
@@ -57,7 +62,8 @@ fn report(
 ) {
     let lines = failure.lines();
     service_manager::notify(&[NotifyState::Status(&printable(&lines.join("; ")))]);
-    let Verdict { is_logged, wait } = StartFailures::count(&lines.join("\n"));
+    let may_pass = failure.start_exit_code() == FAILURE;
+    let Verdict { is_logged, wait } = StartFailures::count(&lines.join("\n"), may_pass);
     for line in lines.iter().filter(|_| is_logged) {
         if log.is_some_and(|log| log.is_file() || log.is_standard_error()) {
             log::error!("{line}");
@@ -67,14 +73,27 @@ fn report(
             eprintln!("{priority}wecom-dirsync: {}", printable(line));
         }
     }
-    let until = Instant::now() + wait;
-    while let Ok(SIGHUP) = signals.recv_timeout(until.saturating_duration_since(Instant::now())) {}
-    // Waiting clients would make systemd start the daemon again and again, without the pause of a restart.
-    if let Some(socket) = socket.filter(|_| failure.start_exit_code() != 1)
-        && socket.set_nonblocking(true).is_ok()
-    {
-        while socket.accept().is_ok() {}
+    // Clients that wait would make systemd start the daemon again at once.
+    let has_clients = !may_pass && socket.as_ref().is_some_and(drop_clients);
+    if may_pass || has_clients {
+        let until = Instant::now() + wait;
+        while let Ok(SIGHUP) = signals.recv_timeout(until.saturating_duration_since(Instant::now())) {}
     }
+    if let Some(socket) = socket.filter(|_| has_clients) {
+        drop_clients(&socket);
+    }
+}
+
+/// Closes the connections that wait to be accepted; false if there are none.
+fn drop_clients(socket: &TcpListener) -> bool {
+    if socket.set_nonblocking(true).is_err() {
+        return false;
+    }
+    let mut any = false;
+    while socket.accept().is_ok() {
+        any = true;
+    }
+    any
 }
 
 struct Service<'a> {

@@ -14,6 +14,8 @@ use crate::unix_time::unix_now;
 
 /// Seconds between two log lines of the same cause.
 const LOG_INTERVAL: i64 = 3600;
+/// The same for a cause that an operator has to remove: the next start is probably the operator's.
+const OPERATOR_INTERVAL: i64 = 30;
 /// The longest wait before a failed start ends, in seconds.
 const MAX_WAIT: u64 = 10;
 /// Causes that are remembered; texts that never recur must not pile up.
@@ -45,12 +47,13 @@ impl StartFailures {
         first.is_absolute().then(|| first.join(NAME))
     }
 
-    /// Counts a failed start.
-    pub(super) fn count(cause: &str) -> Verdict {
+    /// Counts a failed start. `may_pass`: it may succeed without an operator.
+    pub(super) fn count(cause: &str, may_pass: bool) -> Verdict {
         let Some(file) = Self::file() else { return Verdict { is_logged: true, wait: Duration::ZERO } };
         let read = std::fs::read(&file).ok();
         let mut failures: Self = read.and_then(|json| serde_json::from_slice(&json).ok()).unwrap_or_default();
-        let verdict = failures.add(cause, unix_now().0);
+        let verdict =
+            failures.add(cause, if may_pass { LOG_INTERVAL } else { OPERATOR_INTERVAL }, unix_now().0);
         // A start that cannot write here is logged each time.
         if let Ok(json) = serde_json::to_vec(&failures) {
             let _ = std::fs::write(&file, json);
@@ -65,12 +68,12 @@ impl StartFailures {
         }
     }
 
-    fn add(&mut self, cause: &str, now: i64) -> Verdict {
+    fn add(&mut self, cause: &str, interval: i64, now: i64) -> Verdict {
         // A time in the future is of a clock that was set back.
         self.logged.retain(|_, at| (0..LOG_INTERVAL).contains(&(now - *at)));
-        let is_logged = !self.logged.contains_key(cause);
-        if self.logged.len() < MAX_CAUSES {
-            self.logged.entry(cause.to_owned()).or_insert(now);
+        let is_logged = self.logged.get(cause).is_none_or(|at| now - *at >= interval);
+        if is_logged && self.logged.len() < MAX_CAUSES {
+            self.logged.insert(cause.to_owned(), now);
         }
         let seconds = match self.count {
             0 => 0,
@@ -89,7 +92,7 @@ mod tests {
     fn each_cause_is_logged_once_an_hour_and_the_waits_grow() {
         let mut failures = StartFailures::default();
         let mut add = |cause: &str, now| {
-            let Verdict { is_logged, wait } = failures.add(cause, now);
+            let Verdict { is_logged, wait } = failures.add(cause, LOG_INTERVAL, now);
             (is_logged, wait.as_secs())
         };
         assert_eq!(add("full", 0), (true, 0));
@@ -98,5 +101,7 @@ mod tests {
         assert_eq!(add("full", 3599), (false, 4));
         assert_eq!(add("full", 3600), (true, 8));
         assert_eq!(add("full", 100), (true, 10), "the clock was set back");
+        let logged = [100, 129, 130].map(|now| failures.add("ini", OPERATOR_INTERVAL, now).is_logged);
+        assert_eq!(logged, [true, false, true]);
     }
 }

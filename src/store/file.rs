@@ -70,9 +70,15 @@ pub(crate) fn version_in_header(path: &Path) -> Result<Option<i64>, StoreError> 
     let mut header = [0; HEADER];
     let length = open_for_good(path).and_then(|file| read_at_most(&file, &mut header)).map_err(&cannot)?;
     let bytes = header.get(USER_VERSION_AT..USER_VERSION_AT + 4).filter(|_| length == HEADER);
-    let Some(found) = bytes.and_then(|bytes| bytes.try_into().ok()).map(i32::from_be_bytes) else { return Ok(None) };
+    let Some(found) = bytes.and_then(|bytes| bytes.try_into().ok()).map(i32::from_be_bytes) else {
+        return Ok(None);
+    };
     let (found, known) = (i64::from(found), super::open::known_version());
-    if found > known { Err(StoreError::Newer { path: path.to_owned(), found, known }) } else { Ok(Some(found)) }
+    if found > known {
+        Err(StoreError::Newer { path: path.to_owned(), found, known })
+    } else {
+        Ok(Some(found))
+    }
 }
 
 /// Inspected databases, by device and inode. Never closed, because closing any descriptor of a file drops the locks that
