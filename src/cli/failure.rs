@@ -70,8 +70,8 @@ impl Failure {
         }
     }
 
-    /// The exit status of `run`, and of `check` for what it finds, from which the service manager concludes whether to start again: invalid
-    /// settings and missing rights do not pass by themselves.
+    /// The exit status of `run`, and of `check` for what it finds. The service manager concludes from it whether to start
+    /// again: invalid settings and missing rights do not pass by themselves.
     pub(super) fn start_exit_code(&self) -> u8 {
         match self {
             Self::Store(error) | Self::Start(StartError::Store(error)) => of_store(error),

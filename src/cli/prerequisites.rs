@@ -6,14 +6,19 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use rustix::fs::{Access, access};
+use rustix::fs::{Access, access, statvfs};
+use rustix::io::Errno;
 
 use super::failure::{EX_CONFIG, EX_NOPERM, FAILURE, Failure};
 use crate::config::Config;
 use crate::daemon::{StartError, is_running};
 use crate::store::StoreError;
-use crate::store::file::{recognise, version_in_header};
+use crate::store::file::{beside, recognise, version_in_header};
+use crate::store::holders::{self, Holder};
 use crate::store::open::known_version;
+
+/// The command of a daemon's process.
+const DAEMON: &str = "wecom-dirsync";
 
 /// What was found: remarks, and what prevents a start.
 #[derive(Debug, Default)]
@@ -46,8 +51,13 @@ pub(super) fn examine(config: &Config) -> Findings {
     let actor = Actor::of(unit.as_ref(), &mut findings);
     files(config, unit.as_ref(), &actor, &mut findings);
     let runs = is_running(&config.database.path);
-    if runs {
+    let holders = holders::of_file(&beside(&config.database.path, ".lock"));
+    let is_daemon = |holder: &Holder| holder.name.as_deref().is_none_or(|name| name == DAEMON);
+    if runs && (holders.is_empty() || holders.iter().any(is_daemon)) {
         findings.note("the daemon runs, and holds the lock of the database".to_owned());
+    } else if runs {
+        let what = format!("the lock of the database is held by {}; end it", holders::list(&holders));
+        findings.problem(FAILURE, what);
     }
     database(&config.database.path, &mut findings);
     ports(config, unit.as_ref(), runs, &mut findings);
@@ -219,7 +229,10 @@ fn files(config: &Config, unit: Option<&Unit>, actor: &Actor, findings: &mut Fin
         if !folder.is_dir() {
             // systemd makes its own folders when it starts the unit.
             if unit.is_none_or(|unit| !unit.makes(folder)) {
-                findings.problem(EX_CONFIG, format!("{shown}: the folder of the {what} does not exist; create it, or change [{what}] in the INI"));
+                let what = format!(
+                    "{shown}: the folder of the {what} does not exist; create it, or change [{what}] in the INI"
+                );
+                findings.problem(EX_CONFIG, what);
             }
             continue;
         }
@@ -231,6 +244,12 @@ fn files(config: &Config, unit: Option<&Unit>, actor: &Actor, findings: &mut Fin
                 name.replace('@', "/")
             );
             findings.problem(EX_NOPERM, what);
+        } else if access(folder, Access::WRITE_OK) == Err(Errno::ROFS) {
+            let what = format!("{shown}: the file system of the {what} is read-only; remount it");
+            findings.problem(FAILURE, what);
+        } else if statvfs(folder).is_ok_and(|found| found.f_bavail == 0) {
+            let what = format!("{shown}: the disk of the {what} is full; make room on it");
+            findings.problem(FAILURE, what);
         } else if !actor.may(&[WRITE, ENTER], folder) {
             findings.problem(
                 EX_NOPERM,
@@ -279,7 +298,8 @@ fn ports(config: &Config, unit: Option<&Unit>, runs: bool, findings: &mut Findin
             {
                 let name = &unit.name;
                 let what = format!(
-                    "cannot listen on {listen}: ports below 1024 need {name}.socket (systemctl enable --now {name}.socket)"
+                    "cannot listen on {listen}: ports below 1024 need {name}.socket (systemctl enable --now \
+                     {name}.socket)"
                 );
                 findings.problem(EX_NOPERM, what);
             }
