@@ -7,6 +7,7 @@ mod changes;
 mod check;
 mod demo;
 mod export;
+mod init;
 mod logging;
 mod member;
 mod reconcile;
@@ -116,6 +117,15 @@ enum Command {
         #[arg(long, value_enum)]
         format: export::Format,
     },
+    /// Make a configuration with new callback keys, or complete the package's, and print the steps in WeCom's console
+    Init {
+        /// The configuration [default: ./sync.ini or /etc/wecom-dirsync/sync.ini if there is one, else a new ./sync.ini]
+        #[arg(value_name = "FILE")]
+        file: Option<PathBuf>,
+        /// Corp id (企业ID); asked for if it is missing and standard input is a terminal
+        #[arg(long, value_name = "ID")]
+        corp_id: Option<String>,
+    },
     /// Try the daemon on this machine, against a built-in stand-in for WeCom
     Demo {
         /// Folder for the database and its configuration [default: ./demo-wecom-dirsync]
@@ -199,6 +209,7 @@ pub fn main() -> ExitCode {
             changes::changes(config.config.as_deref(), &since, follow)
         }
         Command::Export { config, format } => export::export(config.config.as_deref(), format),
+        Command::Init { file, corp_id } => init::init(file.as_deref(), corp_id.as_deref()),
         Command::Demo { folder } => demo::demo(folder.as_deref().unwrap_or(Path::new("demo-wecom-dirsync"))),
     };
     match done {

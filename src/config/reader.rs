@@ -26,7 +26,8 @@ pub struct Surroundings<'a> {
 }
 
 impl Surroundings<'_> {
-    pub(super) fn real() -> Self {
+    /// Those of this process.
+    pub(crate) fn real() -> Self {
         Self {
             credentials_directory: std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from),
             read_file: Box::new(|path| read_text(path, MAX_FILE)),

@@ -76,16 +76,7 @@ impl Reader<'_> {
 
     fn wecom(&mut self) -> Wecom {
         self.section = "wecom";
-        let corp_id = self.plain("corp_id", String::new(), |text| {
-            let fits = |b| u8::is_ascii_alphanumeric(&b) || b == b'_' || b == b'-';
-            if text.is_empty() || !text.bytes().all(fits) {
-                return Err("is not a corp id (企业ID)".into());
-            }
-            if credential::is_placeholder(text) {
-                return Err("is a placeholder; copy 企业ID from 我的企业 in the admin console".into());
-            }
-            Ok(text.to_owned())
-        });
+        let corp_id = self.plain("corp_id", String::new(), corp_id);
         if self.line_of("wecom", "corp_id") == 0 {
             self.missing("corp_id", "copy 企业ID from 我的企业 in the admin console");
         }
@@ -243,6 +234,18 @@ impl Reader<'_> {
         }
         self.duration("heartbeat_every", MINUTE, SECOND..=DAY);
     }
+}
+
+/// A corp id as WeCom issues them. An error completes "VALUE ..".
+pub(crate) fn corp_id(text: &str) -> Result<String, String> {
+    let fits = |b| u8::is_ascii_alphanumeric(&b) || b == b'_' || b == b'-';
+    if text.is_empty() || !text.bytes().all(fits) {
+        return Err("is not a corp id (企业ID), such as ww0123456789abcdef".into());
+    }
+    if credential::is_placeholder(text) {
+        return Err("is a placeholder; copy 企业ID from 我的企业 in the admin console".into());
+    }
+    Ok(text.to_owned())
 }
 
 fn is_token(text: &str) -> Result<(), String> {
