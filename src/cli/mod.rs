@@ -10,10 +10,13 @@ mod export;
 mod init;
 mod logging;
 mod member;
+mod members;
 mod reconcile;
 mod retry;
 mod run;
+mod send;
 mod status;
+mod table;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -73,6 +76,8 @@ enum Command {
         /// Present or former userid of the member
         userid: String,
     },
+    /// List members: all, those without an openid and why, or those that departed
+    Members(members::Arguments),
     /// Make conversions of members without an openid due now
     Retry {
         #[command(flatten)]
@@ -126,6 +131,8 @@ enum Command {
         #[arg(long, value_name = "ID")]
         corp_id: Option<String>,
     },
+    /// Send a signed, encrypted verification or event to a URL, and judge the response as WeCom does
+    Send(Box<send::Arguments>),
     /// Try the daemon on this machine, against a built-in stand-in for WeCom
     Demo {
         /// Folder for the database and its configuration [default: ./demo-wecom-dirsync]
@@ -190,6 +197,12 @@ fn arguments() -> Cli {
     })
 }
 
+/// Ends the process as a usage error does.
+fn usage_error(what: &str) -> ! {
+    use clap::CommandFactory;
+    Cli::command().error(clap::error::ErrorKind::ValueValidation, what).exit()
+}
+
 /// Runs the command that the arguments name.
 #[must_use]
 pub fn main() -> ExitCode {
@@ -200,6 +213,7 @@ pub fn main() -> ExitCode {
         }
         Command::Status { config, json } => status::status(config.config.as_deref(), json),
         Command::Member { config, userid } => member::member(config.config.as_deref(), &userid),
+        Command::Members(arguments) => members::members(&arguments),
         Command::Retry { config, userids, all } => retry::retry(config.config.as_deref(), &userids, all),
         Command::Reconcile { config, dry_run, allow_deletes, json } => {
             let request = ReconcileRequest { dry_run, allow_deletes };
@@ -210,6 +224,7 @@ pub fn main() -> ExitCode {
         }
         Command::Export { config, format } => export::export(config.config.as_deref(), format),
         Command::Init { file, corp_id } => init::init(file.as_deref(), corp_id.as_deref()),
+        Command::Send(arguments) => send::send(&arguments),
         Command::Demo { folder } => demo::demo(folder.as_deref().unwrap_or(Path::new("demo-wecom-dirsync"))),
     };
     match done {

@@ -20,9 +20,8 @@ pub(crate) fn find(text: &str, section: &str, key: &str) -> Option<Found> {
 pub(crate) fn first_callback_key(text: &str) -> Option<(String, usize)> {
     let is_key = |key: &str| key.starts_with("token") || key.starts_with("encoding_aes_key");
     let mut entries = ini::read(text).entries.into_iter();
-    let found = entries.find(|entry| {
-        entry.section.starts_with("callback") && is_key(&entry.key) && !entry.value.is_empty()
-    });
+    let found = entries
+        .find(|entry| entry.section.starts_with("callback") && is_key(&entry.key) && !entry.value.is_empty());
     found.map(|entry| (format!("[{}] {}", entry.section, entry.key), entry.line))
 }
 
@@ -50,7 +49,10 @@ pub(crate) fn set(text: &str, section: &str, key: &str, value: &str) -> String {
 /// Where a setting is written; byte offsets.
 enum Place {
     /// Replaces a line, without its indentation and line end.
-    Line { start: usize, end: usize },
+    Line {
+        start: usize,
+        end: usize,
+    },
     /// Follows the header's line end.
     Below(usize),
     NewSection,

@@ -17,6 +17,7 @@ pub(crate) mod file;
 mod heal;
 pub(crate) mod holders;
 mod images;
+pub(crate) mod member_list;
 mod member_merge;
 mod members;
 pub(crate) mod monitor;

@@ -25,7 +25,10 @@ pub(super) fn text(config: &Config, text: &str, has_corp_id: bool) -> String {
     let line = |section: &str, key: &str| find(text, section, key).map_or(0, |found| found.line);
     let is_system = config.file.parent() == Some(Path::new(SYSTEM_FOLDER));
     let (start, restart) = if is_system {
-        ("sudo systemctl enable --now wecom-dirsync".to_owned(), "sudo systemctl restart wecom-dirsync".to_owned())
+        (
+            "sudo systemctl enable --now wecom-dirsync".to_owned(),
+            "sudo systemctl restart wecom-dirsync".to_owned(),
+        )
     } else {
         let run = format!("wecom-dirsync run -c {file}");
         (run.clone(), format!("stop it, and again: {run}"))
@@ -56,7 +59,8 @@ pub(super) fn text(config: &Config, text: &str, has_corp_id: bool) -> String {
             .to_owned(),
     );
     steps.push(
-        "应用管理 > 应用 > 自建: create an app whose 可见范围 covers all members who need an openid".to_owned(),
+        "应用管理 > 应用 > 自建: create an app whose 可见范围 covers all members who need an openid"
+            .to_owned(),
     );
     steps.push(
         "In the app, 网页授权及JS-SDK > 设置可信域名: set the domain and upload the file that the console offers. (Or \

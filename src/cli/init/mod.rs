@@ -3,7 +3,7 @@
 mod checklist;
 mod write;
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use super::{Failure, print};
@@ -14,7 +14,8 @@ use crate::text::printable;
 const EXAMPLE: &str = include_str!("../../../sync.example.ini");
 /// The example's first paragraph tells of a try without an account, up to this line.
 const RULES: &str = "# - Comments are whole lines.";
-const HEADER: &str = "# wecom-dirsync: made by `wecom-dirsync init`, with a Token and an EncodingAESKey of its own.\n#\n";
+const HEADER: &str =
+    "# wecom-dirsync: made by `wecom-dirsync init`, with a Token and an EncodingAESKey of its own.\n#\n";
 /// The package's folder. The service may not write the database there.
 const SYSTEM_FOLDER: &str = "/etc/wecom-dirsync";
 const SYSTEM_DATABASE: &str = "/var/lib/wecom-dirsync/directory.db";
@@ -40,7 +41,8 @@ pub(super) fn init(file: Option<&Path>, corp_id: Option<&str>) -> Result<(), Fai
     let found = find(&draft, "wecom", "corp_id").filter(|found| !found.value.is_empty());
     let corp_id = match (found, corp_id) {
         (Some(found), Some(given)) if found.value != given => {
-            let what = format!("[wecom] corp_id on line {} differs from --corp-id; nothing was changed", found.line);
+            let what =
+                format!("[wecom] corp_id on line {} differs from --corp-id; nothing was changed", found.line);
             return Err(failure(what));
         }
         (Some(found), _) => Some(found.value),
@@ -52,7 +54,8 @@ pub(super) fn init(file: Option<&Path>, corp_id: Option<&str>) -> Result<(), Fai
     };
     let (token, key) = callback_keys().map_err(|error| failure(format!("no random numbers: {error}")))?;
     let text = set(&draft, "wecom", "corp_id", corp_id.as_deref().unwrap_or(""));
-    let text = set(&set(&text, "callback", "token", token.expose()), "callback", "encoding_aes_key", key.expose());
+    let text =
+        set(&set(&text, "callback", "token", token.expose()), "callback", "encoding_aes_key", key.expose());
     let config = validate(&text, &file, corp_id.is_none())?;
     let ownership = write::replace(&file, &text, is_new).map_err(|error| failure(error.to_string()))?;
     let done = if is_new { "made" } else { "completed" };
@@ -99,6 +102,8 @@ fn ask_corp_id() -> Result<Option<String>, Failure> {
     }
     loop {
         print("corp id (企业ID, in https://work.weixin.qq.com under 我的企业 > 企业信息; empty: later): ")?;
+        // Standard output is written line by line, and this line ends with the answer.
+        std::io::stdout().flush()?;
         let mut line = String::new();
         input.read_line(&mut line)?;
         match line.trim() {
@@ -119,7 +124,8 @@ mod tests {
     fn a_new_file_has_the_rules_and_no_published_value() {
         let text = new_file(Path::new("/etc/wecom-dirsync/sync.ini"));
         assert!(text.contains(&format!("#\n{RULES}")), "{text}");
-        for (section, key) in [("wecom", "corp_id"), ("callback", "token"), ("callback", "encoding_aes_key")] {
+        for (section, key) in [("wecom", "corp_id"), ("callback", "token"), ("callback", "encoding_aes_key")]
+        {
             let published = find(EXAMPLE, section, key).unwrap().value;
             assert!(!published.is_empty() && !text.contains(&published), "{key}");
         }
