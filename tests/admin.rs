@@ -409,7 +409,7 @@ fn a_million_members_are_counted_without_harm() {
     for (what, pending) in [("one in ten pending", "n % 10 = 0"), ("all pending", "1")] {
         let mut lab = Lab::idle(Settings { openid: "enabled = no", ..watched() });
         let db = wecom_dirsync::store::open_writer(&lab.database(), 0o600).unwrap();
-        db.execute_batch(&format!(
+        db.script(&format!(
             "WITH RECURSIVE n (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM n WHERE n < 999999)
              INSERT INTO members (userid, name, mobile, position, email, openid, openid_state,
                  openid_next_attempt_at, openid_revision, details_state, created_at, updated_at, event_time)

@@ -27,7 +27,9 @@ fn company() -> Lab {
         ("ghost", "王五", 2, ""),
         ("gone", "赵六", 2, ""),
     ] {
-        let inner = format!("<UserID>{userid}</UserID><Name>{name}</Name><Department>{department}</Department>{more}");
+        let inner = format!(
+            "<UserID>{userid}</UserID><Name>{name}</Name><Department>{department}</Department>{more}"
+        );
         lab.event(now(), "create_user", &inner);
     }
     lab.event(now() + 1, "delete_user", "<UserID>gone</UserID>");

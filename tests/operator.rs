@@ -9,8 +9,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use common::{KEY, Lab, Settings, text};
-use rusqlite::Connection;
 use wecom_dirsync::config::{Config, Surroundings, render};
+use wecom_dirsync::store::Connection;
 use wecom_dirsync::store::open::open_writer;
 
 /// Writes a row without the daemon: the directory accepts such names from every source.
@@ -18,7 +18,7 @@ fn insert_member(db: &Connection, userid: &str, name: &str) {
     db.execute(
         "INSERT INTO members (userid, name, openid_state, openid_next_attempt_at, openid_revision, details_state,
              created_at, updated_at, event_time) VALUES (?1, ?2, 'pending', 7, 1, 'known', 0, 0, 0)",
-        [userid, name],
+        &[userid.into(), name.into()],
     )
     .unwrap();
 }
@@ -32,7 +32,7 @@ fn no_command_sends_a_name_raw_to_the_terminal() {
     let fields = serde_json::json!({"name": [null, name]}).to_string();
     db.execute(
         "INSERT INTO changes (at, entity, key, action, fields) VALUES (1, 'member', 'a', 'created', ?1)",
-        [&fields],
+        &[(&fields).into()],
     )
     .unwrap();
     drop(db);

@@ -52,8 +52,8 @@ pub(super) fn members(arguments: &Arguments) -> Result<(), Failure> {
 
 fn print_list(arguments: &Arguments, database: &Path) -> Result<(), Failure> {
     let connection = open_reader(database)?;
-    // One transaction: both passes see the same rows.
-    let connection = connection.unchecked_transaction()?;
+    // Both passes see the same rows.
+    connection.hold_snapshot()?;
     let department = arguments.department.as_deref().map(|path| department(&connection, path)).transpose()?;
     let (listed, filter) = (arguments.listed(), Filter { department, name: arguments.name.as_deref() });
     let mut table = Table::default();

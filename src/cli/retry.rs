@@ -12,7 +12,7 @@ use crate::daemon::is_running;
 use crate::directory::{UnixSeconds, UserId};
 use crate::store::Connection;
 use crate::store::member_list::why_without_openid;
-use crate::store::open::{begin, open_beside};
+use crate::store::open::open_beside;
 use crate::store::openids::{make_all_due, make_due};
 use crate::store::queries::{local_time, member};
 use crate::text::printable;
@@ -25,23 +25,22 @@ pub(super) fn retry(path: Option<&Path>, userids: &[String], all: bool) -> Resul
     let config = load(path)?;
     let userids: Result<Vec<UserId>, _> = userids.iter().map(|text| UserId::parse(text)).collect();
     let userids = userids.map_err(|bad| Failure::Other(bad.to_string()))?;
-    let mut connection = open_beside(&config.database.path)?;
-    let transaction = begin(&mut connection)?;
+    let connection = open_beside(&config.database.path)?;
     let now = unix_now();
     let (mut refused, mut lines) = (Vec::new(), String::new());
-    let due = if all {
-        make_all_due(&transaction, now)?
-    } else {
+    let due = connection.transaction(|connection| -> crate::store::Result<usize> {
+        if all {
+            return make_all_due(connection, now);
+        }
         for userid in &userids {
-            let (is_due, line) = retry_one(&transaction, userid, now)?;
+            let (is_due, line) = retry_one(connection, userid, now)?;
             lines.push_str(&format!("{userid}  {}\n", printable(&line)));
             if !is_due {
                 refused.push(userid.as_str());
             }
         }
-        userids.len() - refused.len()
-    };
-    transaction.commit()?;
+        Ok(userids.len() - refused.len())
+    })?;
     let response = ControlClient::request(&connection, &Request::Retry)
         .and_then(|mut client| client.receive(RESPONSE_TIMEOUT));
     let is_awake = matches!(response, Ok(Some(Response::Done)));
@@ -62,7 +61,11 @@ pub(super) fn retry(path: Option<&Path>, userids: &[String], all: bool) -> Resul
 }
 
 /// Makes a member due; whether it is, and the reason.
-fn retry_one(connection: &Connection, userid: &UserId, now: UnixSeconds) -> Result<(bool, String), Failure> {
+fn retry_one(
+    connection: &Connection,
+    userid: &UserId,
+    now: UnixSeconds,
+) -> crate::store::Result<(bool, String)> {
     let why = why_without_openid(connection, userid)?;
     if make_due(connection, userid, now)? {
         let why = why.map_or_else(String::new, |why| format!("; before: {why}"));

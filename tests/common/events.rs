@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use fastrand::Rng;
-use rusqlite::Connection;
 use wecom_dirsync::demo::sender::contact_event;
 use wecom_dirsync::directory::UnixSeconds;
+use wecom_dirsync::store::Connection;
 use wecom_dirsync::store::{Applied, NewEvent, apply_event};
 use wecom_dirsync::wecom::callback::message;
 

@@ -193,7 +193,7 @@ mod tests {
     #[test]
     fn a_finished_reconcile_has_its_time() {
         let db = open_in_memory().unwrap();
-        db.execute_batch(
+        db.script(
             "INSERT INTO reconciles (started_at, finished_at, reason, outcome) VALUES (1, 1700000000, 'test', 'ok')",
         )
         .unwrap();
@@ -203,7 +203,7 @@ mod tests {
 
     #[test]
     fn a_database_that_cannot_be_read_costs_only_its_own_figures() {
-        let text = exposition(Connection::open_in_memory().unwrap()).text().unwrap();
+        let text = exposition(rusqlite::Connection::open_in_memory().unwrap().into()).text().unwrap();
         assert!(text.contains("wecom_dirsync_callbacks_total{"), "{text}");
         assert!(!text.contains("wecom_dirsync_members"), "{text}");
     }
