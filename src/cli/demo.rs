@@ -37,8 +37,8 @@ The daemon has stopped. Queries for its database:
   sqlite3 {db} 'select * from recent_events'
   {me} member -c {ini} zhangsan
 
-Next, for your own company: copy sync.example.ini to sync.ini, fill in what is marked there, then
-  {me} check && {me} run
+Next, for your own company, make a configuration and follow the steps that it prints:
+  {me} init
 ",
         db = demo.database.display(),
         me = std::env::args().next().unwrap_or_else(|| "wecom-dirsync".into()),

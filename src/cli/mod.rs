@@ -35,6 +35,9 @@ use crate::text::{printable, printable_json};
 #[derive(Parser)]
 #[command(version, max_term_width = 100, after_help = "Try it without an account: wecom-dirsync demo")]
 struct Cli {
+    /// Also before the command; clap hands it down.
+    #[command(flatten)]
+    _config: ConfigFile,
     #[command(subcommand)]
     command: Command,
 }
@@ -42,7 +45,7 @@ struct Cli {
 #[derive(Args)]
 struct ConfigFile {
     /// The configuration [default: ./sync.ini, then /etc/wecom-dirsync/sync.ini]
-    #[arg(short, long = "config", value_name = "FILE")]
+    #[arg(short, long = "config", value_name = "FILE", global = true)]
     config: Option<PathBuf>,
 }
 
@@ -124,7 +127,9 @@ enum Command {
     },
     /// Make a configuration with new callback keys, or complete the package's, and print the steps in WeCom's console
     Init {
-        /// The configuration [default: ./sync.ini or /etc/wecom-dirsync/sync.ini if there is one, else a new ./sync.ini]
+        #[command(flatten)]
+        config: ConfigFile,
+        /// The same as -c FILE [default: ./sync.ini or /etc/wecom-dirsync/sync.ini if there is one, else a new ./sync.ini]
         #[arg(value_name = "FILE")]
         file: Option<PathBuf>,
         /// Corp id (企业ID); asked for if it is missing and standard input is a terminal
@@ -138,6 +143,9 @@ enum Command {
         /// Folder for the database and its configuration [default: ./demo-wecom-dirsync]
         #[arg(value_name = "FOLDER")]
         folder: Option<PathBuf>,
+        /// Refused: a demo makes its own configuration
+        #[arg(short, long = "config", value_name = "FILE", hide = true)]
+        config: Option<PathBuf>,
     },
 }
 
@@ -217,9 +225,19 @@ pub fn main() -> ExitCode {
             changes::changes(config.config.as_deref(), &since, follow)
         }
         Command::Export { config, format } => export::export(config.config.as_deref(), format),
-        Command::Init { file, corp_id } => init::init(file.as_deref(), corp_id.as_deref()),
+        Command::Init { config: ConfigFile { config: Some(_) }, file: Some(_), .. } => {
+            usage_error("init takes one file: -c FILE or FILE")
+        }
+        Command::Init { config, file, corp_id } => {
+            init::init(file.or(config.config).as_deref(), corp_id.as_deref())
+        }
         Command::Send(arguments) => send::send(&arguments),
-        Command::Demo { folder } => demo::demo(folder.as_deref().unwrap_or(Path::new("demo-wecom-dirsync"))),
+        Command::Demo { config: Some(_), .. } => {
+            usage_error("demo makes a configuration of its own: leave out -c")
+        }
+        Command::Demo { folder, .. } => {
+            demo::demo(folder.as_deref().unwrap_or(Path::new("demo-wecom-dirsync")))
+        }
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -144,7 +144,7 @@ mod tests {
                 let rest = entries.filter(|entry| (&*entry.section, &*entry.key) != ("a", "k"));
                 rest.map(|entry| (entry.section, entry.key, entry.value)).collect::<Vec<_>>()
             };
-            prop_assert_eq!(find(&once, "a", "k").map(|found| found.value).as_deref(), Some("v"));
+            prop_assert_eq!(find(&once, "a", "k").map(|found| found.value), Some("v".to_owned()));
             prop_assert_eq!(others(&text), others(&once));
             prop_assert_eq!(set(&once, "a", "k", "v"), once);
         }

@@ -24,14 +24,12 @@ pub(super) fn text(config: &Config, text: &str, has_corp_id: bool) -> String {
     let file = printable(&config.file.display().to_string()).into_owned();
     let line = |section: &str, key: &str| find(text, section, key).map_or(0, |found| found.line);
     let is_system = config.file.parent() == Some(Path::new(SYSTEM_FOLDER));
-    let (start, restart) = if is_system {
-        (
-            "sudo systemctl enable --now wecom-dirsync".to_owned(),
-            "sudo systemctl restart wecom-dirsync".to_owned(),
-        )
+    let (sudo, start, restart) = if is_system {
+        let start = "sudo systemctl enable --now wecom-dirsync";
+        ("sudo ", start.to_owned(), "sudo systemctl restart wecom-dirsync".to_owned())
     } else {
         let run = format!("wecom-dirsync run -c {file}");
-        (run.clone(), format!("stop it, and again: {run}"))
+        ("", run.clone(), format!("stop it, and again: {run}"))
     };
     let (path, listen) = (&config.callback.path, config.callback.listen);
     let url = format!("https://YOUR-DOMAIN{path}");
@@ -43,8 +41,8 @@ pub(super) fn text(config: &Config, text: &str, has_corp_id: bool) -> String {
     }
     steps.push(format!("Start the service, because the console verifies the URL at once:\n{start}"));
     steps.push(format!(
-        "Let the reverse proxy pass {url} on to http://{listen}{path}, unchanged. From outside, this must print 400:\n\
-         curl -i {url}"
+        "Let the reverse proxy pass {url} on to http://{listen}{path}, unchanged. Test it as WeCom does:\n\
+         {sudo}wecom-dirsync send -c {file} --url {url}"
     ));
     steps.push(format!(
         "安全与管理 > 管理工具 > 通讯录同步: first 开启API接口同步. Then 设置接收事件服务器:\n\
@@ -70,7 +68,7 @@ pub(super) fn text(config: &Config, text: &str, has_corp_id: bool) -> String {
     );
     steps.push("In the app, Secret: write it into app_secret. It converts userids to openids".to_owned());
     steps.push(format!(
-        "Check, restart, and look:\nwecom-dirsync check -c {file}\n{restart}\nwecom-dirsync status -c {file}"
+        "Check, restart, and look:\n{sudo}wecom-dirsync check -c {file}\n{restart}\n{sudo}wecom-dirsync status -c {file}"
     ));
     let mut list = BEFOREHAND.to_owned();
     for (number, step) in (1..).zip(steps) {
