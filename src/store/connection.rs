@@ -412,7 +412,10 @@ impl Connection {
     }
 
     /// Begins a write transaction.
-    pub(super) fn begin(&self) -> Result<()> {
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn begin(&self) -> Result<()> {
         self.set_ledger(None);
         self.execute("BEGIN IMMEDIATE", &[]).map(|_| ())
     }
@@ -427,7 +430,7 @@ impl Connection {
     }
 
     /// Rolls back the open transaction, if there is one.
-    pub(super) fn roll_back(&self) {
+    pub fn roll_back(&self) {
         self.set_ledger(None);
         if self.in_transaction()
             && let Err(error) = self.execute("ROLLBACK", &[])

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::marker::PhantomData;
+use std::net::SocketAddr;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -67,6 +68,10 @@ pub(crate) struct RunningDaemon {
     pub(crate) version: String,
     /// Absolute path of the control socket; `None` if it could not be created.
     pub(crate) control: Option<String>,
+    /// Address of the callback listener; `None` during the start.
+    pub(crate) callbacks: Option<SocketAddr>,
+    /// Address of the admin listener; `None` if it is off, and during the start.
+    pub(crate) admin: Option<SocketAddr>,
 }
 
 /// A pause of API calls.

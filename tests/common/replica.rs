@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use rusqlite::types::ValueRef;
 use serde_json::{Map, Value as Json, json};
 use wecom_dirsync::store::Connection;
 use wecom_dirsync::store::connection::{Column, FromColumn, Row as Found};

@@ -1,18 +1,14 @@
 //! Every refusal leaves a trace with cause and remedy, and no flood of them fills the log, the database or the
 //! time of legitimate callbacks.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod common;
-
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use common::{CORP, KEY, Lab, Settings, TOKEN, crypt, eventually, now, text};
+use crate::common::{
+    Answer, CORP, KEY, Lab, Settings, TOKEN, ask, crypt, eventually, now, post, signed, text,
+};
 use wecom_dirsync::demo::sender::{Sender, contact_event};
 use wecom_dirsync::wecom::callback::crypt::{Crypt, EncodingAesKey};
-use wecom_dirsync::wecom::callback::envelope::callback;
 use wecom_dirsync::wecom::query::url_encode;
 
 const OTHER_KEY: &str = "kWxPEV2UEDyxWpmPdKC3F4dgPDmOvfKX1HGnEUDS1aR";
@@ -30,14 +26,10 @@ fn verification(path: &str, crypt: &Crypt, plain: &[u8]) -> String {
     )
 }
 
-fn post(crypt: &Crypt, message: &str) -> String {
-    let encrypted = crypt.encrypt(message.as_bytes(), [3; 16]).unwrap();
-    let (signature, body) = (crypt.sign("1", "2", &encrypted), callback(CORP, &encrypted, ""));
-    let length = body.len();
-    format!(
-        "POST /callback?msg_signature={signature}&timestamp=1&nonce=2 HTTP/1.1\r\nConnection: close\r\n\
-         Content-Length: {length}\r\n\r\n{body}"
-    )
+/// The bytes of an event as WeCom posts it.
+fn posted(crypt: &Crypt, message: &str) -> Vec<u8> {
+    let (query, body) = signed(crypt, message);
+    post(&format!("/callback?{query}"), &body)
 }
 
 /// The log's lines about this cause.
@@ -55,13 +47,7 @@ fn every_cause_has_its_line_its_row_and_its_remedy() {
     let lab = Lab::new(Settings { callback: "max_body = 4KiB", ..Settings::default() });
     let get = |target: &str| format!("GET {target} HTTP/1.1\r\nConnection: close\r\n\r\n");
     let to_callback = |lines: &str| format!("POST /callback HTTP/1.1\r\n{lines}\r\n\r\n");
-    let to_signed = |body: &str| {
-        let length = body.len();
-        format!(
-            "POST /callback?msg_signature=1&timestamp=1&nonce=2 HTTP/1.1\r\nConnection: close\r\n\
-             Content-Length: {length}\r\n\r\n{body}"
-        )
-    };
+    let to_signed = |body: &str| post("/callback?msg_signature=1&timestamp=1&nonce=2", body);
     let delete = contact_event(CORP, 1, "delete_user", "<UserID>a</UserID>");
     let cases: Vec<(&str, &str, Vec<u8>, &[&str])> = vec![
         ("404", "not_found", get("/callbac").into(), &["/callback"]),
@@ -80,17 +66,17 @@ fn every_cause_has_its_line_its_row_and_its_remedy() {
         ("400", "parameters", get("/callback?echostr=1").into(), &["msg_signature"]),
         ("400", "no_echostr", get("/callback?msg_signature=1&timestamp=1&nonce=2").into(), &["echostr"]),
         ("400", "envelope", to_signed("hello\n").into(), &["XML"]),
-        ("403", "signature", post(&keys("Other", KEY, CORP), &delete).into(), &["token"]),
-        ("403", "decryption", post(&keys(TOKEN, OTHER_KEY, CORP), &delete).into(), &["encoding_aes_key"]),
-        ("403", "receive_id", post(&keys(TOKEN, KEY, "wwother"), &delete).into(), &["receive_id", "corp_id"]),
+        ("403", "signature", posted(&keys("Other", KEY, CORP), &delete).into(), &["token"]),
+        ("403", "decryption", posted(&keys(TOKEN, OTHER_KEY, CORP), &delete).into(), &["encoding_aes_key"]),
+        (
+            "403",
+            "receive_id",
+            posted(&keys(TOKEN, KEY, "wwother"), &delete).into(),
+            &["receive_id", "corp_id"],
+        ),
     ];
     for (expected, cause, request, words) in &cases {
-        let mut stream = TcpStream::connect(lab.address).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
-        let _ = stream.write_all(request);
-        let mut answer = Vec::new();
-        let _ = stream.read_to_end(&mut answer);
-        let answer = text(&answer);
+        let answer = lab.raw(request);
         // Which of the 403s is named may differ where a wrong key decrypts to noise.
         assert!(status(&answer) == *expected, "{cause}: {answer}");
         eventually(cause, || !lines(&lab, cause).is_empty());
@@ -105,7 +91,7 @@ fn every_cause_has_its_line_its_row_and_its_remedy() {
     }
     lab.wait_for("SELECT count(DISTINCT cause) FROM refusals", &cases.len().to_string());
     let shown = text(&lab.command(&["status"]).stdout);
-    let json: serde_json::Value = serde_json::from_slice(&lab.command(&["status", "--json"]).stdout).unwrap();
+    let json = lab.status();
     let rows = json["refusals"].as_array().unwrap();
     for (_, cause, _, words) in &cases {
         assert!(shown.contains(&format!("1 x {cause} at ")), "{cause}: {shown}");
@@ -214,8 +200,7 @@ fn a_flood_of_refusals_is_written_about_once_a_second_and_delays_no_callback() {
 #[test]
 fn refusals_survive_a_stop_right_after_them_and_a_locked_database() {
     let mut lab = Lab::plain();
-    let shell = rusqlite::Connection::open(lab.database()).unwrap();
-    shell.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let shell = lab.locked();
     lab.raw(b"GET /early HTTP/1.0\r\n\r\n");
     shell.execute_batch("ROLLBACK").unwrap();
     lab.raw(b"GET /late HTTP/1.0\r\n\r\n");
@@ -223,17 +208,8 @@ fn refusals_survive_a_stop_right_after_them_and_a_locked_database() {
     assert_eq!(lab.value("SELECT sum(count) FROM refusals"), "2");
 }
 
-fn admin(lab: &Lab) -> SocketAddr {
-    lab.admin.expect("the admin listener is on")
-}
-
-fn ask(address: SocketAddr, path: &str) -> String {
-    let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    answer
+fn admin(lab: &Lab, path: &str) -> Answer {
+    ask(lab.admin.expect("the admin listener is on"), "GET", path)
 }
 
 /// A lab that has made its first comparison.
@@ -244,16 +220,15 @@ fn comparing(speed: u32) -> Lab {
     let mut lab = Lab::idle(settings);
     lab.stand_in.company(|company| company.hire("zhangsan"));
     lab.start();
-    eventually("the first comparison", || lab.log().contains("compared with WeCom outcome=ok"));
+    lab.wait_for_first_comparison();
     lab
 }
 
 #[test]
 fn every_503_is_counted_stands_in_healthz_and_brings_a_comparison() {
     let lab = comparing(1);
-    assert!(!ask(admin(&lab), "/healthz").contains("refused:"));
-    let shell = rusqlite::Connection::open(lab.database()).unwrap();
-    shell.execute_batch("BEGIN IMMEDIATE").unwrap();
+    assert!(!admin(&lab, "/healthz").body.contains("refused:"));
+    let shell = lab.locked();
     // More than the server takes at a time: some are refused by it, the others by the gate.
     std::thread::scope(|scope| {
         let events: Vec<_> = (0..44)
@@ -269,14 +244,15 @@ fn every_503_is_counted_stands_in_healthz_and_brings_a_comparison() {
     assert_eq!(causes(&lab), [1, 1], "{}", lab.log());
     shell.execute_batch("ROLLBACK").unwrap();
 
-    let metrics = ask(admin(&lab), "/metrics");
+    let metrics = admin(&lab, "/metrics").body;
     let wanted = "wecom_dirsync_callbacks_total{result=\"unavailable\"} ";
     let count: f64 = metrics.split(wanted).nth(1).unwrap().lines().next().unwrap().parse().unwrap();
     assert!(count >= 44.0, "{count}");
     let mut health = String::new();
     eventually("it is healthy again", || {
-        health = ask(admin(&lab), "/healthz");
-        health.starts_with("HTTP/1.1 200 ")
+        let answer = admin(&lab, "/healthz");
+        health = answer.body;
+        answer.status == 200
     });
     assert!(
         health.contains("\nrefused: 4") && health.contains(" callbacks with 503 in the last hour, last at 2"),
@@ -297,7 +273,7 @@ fn every_503_is_counted_stands_in_healthz_and_brings_a_comparison() {
 #[test]
 fn a_refusal_by_the_admin_listener_is_not_one_of_a_callback() {
     let lab = Lab::new(Settings { admin: "127.0.0.1:0", ..Settings::default() });
-    assert!(ask(admin(&lab), "/nowhere").starts_with("HTTP/1.1 404 "));
+    assert_eq!(admin(&lab, "/nowhere").status, 404);
     lab.raw(b"GET /marker HTTP/1.0\r\n\r\n");
     lab.wait_for("SELECT group_concat(path) FROM refusals", "/marker");
 }
@@ -305,24 +281,12 @@ fn a_refusal_by_the_admin_listener_is_not_one_of_a_callback() {
 #[test]
 fn a_post_that_never_ends_is_told_and_brings_a_comparison() {
     let lab = comparing(4);
-    let request = post(&crypt(), &contact_event(CORP, now(), "create_user", "<UserID>a</UserID>"));
-    let answer = lab.nudged(|| lab.raw_patiently(&request.as_bytes()[..request.len() - 10]));
+    let request = posted(&crypt(), &contact_event(CORP, now(), "create_user", "<UserID>a</UserID>"));
+    let answer = lab.nudged(|| lab.raw(&request[..request.len() - 10]));
     assert_eq!(status(&answer), "408", "{answer}");
     assert_eq!(lines(&lab, "timeout").len(), 1);
     let due = "SELECT value FROM daemon_state WHERE name = 'comparison_due'";
     let made = "SELECT count(*) FROM reconciles WHERE reason LIKE '%arrive%'";
     eventually("a comparison is due or made", || lab.value(due).contains("arrive") || lab.value(made) == "1");
     let _ = Sender::new(&lab.url("/callback"), crypt(), CORP).verify("1").unwrap();
-}
-
-impl Lab {
-    /// As `raw`, but waits for a request's whole time.
-    fn raw_patiently(&self, bytes: &[u8]) -> String {
-        let mut stream = TcpStream::connect(self.address).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        stream.write_all(bytes).unwrap();
-        let mut answer = Vec::new();
-        let _ = stream.read_to_end(&mut answer);
-        text(&answer)
-    }
 }

@@ -1,5 +1,4 @@
 //! The lists of words that the schema's CHECKs allow are those of the program's enums.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::collections::BTreeMap;
 

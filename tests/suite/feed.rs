@@ -1,23 +1,15 @@
 //! The change feed and the export as their consumers meet them, and the directory under concurrent senders.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod common;
-#[path = "common/events.rs"]
-mod events;
-#[path = "common/replica.rs"]
-mod replica;
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
-use common::{CORP, Lab, Settings, binary, concurrently, crypt, now, text};
-use events::{Scale, deliver, directory, make};
+use crate::common::{self, CORP, Lab, Settings, binary, concurrently, crypt, now, text};
+use crate::events::{self, Scale, Scratch, deliver, directory, make};
+use crate::replica::Replica;
 use fastrand::Rng;
-use replica::Replica;
 use wecom_dirsync::demo::sender::Sender;
-use wecom_dirsync::store::open::open_in_memory;
 
 fn without_conversion() -> Settings<'static> {
     Settings { openid: "enabled = no", ..Settings::default() }
@@ -184,7 +176,7 @@ fn eight_senders_at_once_in_any_order_end_in_the_same_directory() {
     concurrently(0..3, |seed| {
         let mut rng = Rng::with_seed(seed);
         let made = make(&mut rng, scale, seed == 0);
-        let expected = open_in_memory().unwrap();
+        let expected = Scratch::new();
         for event in &made {
             deliver(&expected, &event.xml());
         }

@@ -1,17 +1,12 @@
 //! Histories in which the order of arrival once decided, each through the database: tags, listings, openids, one second,
 //! and long histories of renamed members.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-#[path = "common/events.rs"]
-mod events;
-#[path = "common/replica.rs"]
-mod replica;
 
 use std::time::Duration;
 
-use events::{deliver, directory};
+use crate::common::on_all_processors;
+use crate::events::{self, Scratch, deliver, directory};
+use crate::replica::Replica;
 use fastrand::Rng;
-use replica::Replica;
 use wecom_dirsync::demo::sender::contact_event;
 use wecom_dirsync::directory::diff::Entity;
 use wecom_dirsync::directory::openid::Backoff;
@@ -19,7 +14,6 @@ use wecom_dirsync::directory::{DepartmentId, Fields, MemberField, TagId, UnixSec
 use wecom_dirsync::store::Connection;
 use wecom_dirsync::store::ConversionOutcome;
 use wecom_dirsync::store::observations::{Observation, observe};
-use wecom_dirsync::store::open::open_in_memory;
 use wecom_dirsync::store::openids::{ConversionClaim, claim, record_conversion};
 
 const T: i64 = 1_700_000_000;
@@ -100,7 +94,7 @@ fn permutations(n: usize) -> Vec<Vec<usize>> {
 fn same_in_every_order(steps: &[Step]) -> String {
     let mut expected: Option<String> = None;
     for order in permutations(steps.len()) {
-        let db = open_in_memory().unwrap();
+        let db = Scratch::new();
         for n in &order {
             apply(&db, &steps[*n]);
         }
@@ -142,7 +136,7 @@ fn within_one_second_the_order_of_arrival_does_not_matter() {
 
 #[test]
 fn a_contradiction_within_one_second_is_settled_by_the_api() {
-    let db = open_in_memory().unwrap();
+    let db = Scratch::new();
     apply(&db, &event(1, "create_user", &[("UserID", "a"), ("Name", "x"), ("Department", "1")]));
     assert_eq!(text(&db, "SELECT details_state FROM members"), "known");
     apply(&db, &event(1, "update_user", &[("UserID", "a"), ("Name", "y")]));
@@ -165,7 +159,7 @@ fn a_late_event_adds_nobody_to_a_tag_that_was_deleted_since() {
     ];
     let found = same_in_every_order(&steps);
     assert!(found.contains("1|t|"), "{found}");
-    let db = open_in_memory().unwrap();
+    let db = Scratch::new();
     steps.iter().for_each(|step| apply(&db, step));
     assert_eq!(
         text(&db, "SELECT (SELECT count(*) FROM tag_members), (SELECT count(*) FROM tag_departments)"),
@@ -175,7 +169,7 @@ fn a_late_event_adds_nobody_to_a_tag_that_was_deleted_since() {
 
 #[test]
 fn an_event_older_than_the_last_complete_listing_adds_nothing_that_it_lacked() {
-    let db = open_in_memory().unwrap();
+    let db = Scratch::new();
     apply(&db, &create(1, "a"));
     let listed = Fields::from([(MemberField::Department, Value::Ids(vec![1]))]);
     apply(&db, &Step::Observed(100, Observation::Member(userid("b"), listed)));
@@ -207,7 +201,7 @@ fn an_event_older_than_the_last_complete_listing_adds_nothing_that_it_lacked() {
 
 #[test]
 fn an_openid_stays_with_its_person_through_a_late_rename() {
-    let db = open_in_memory().unwrap();
+    let db = Scratch::new();
     apply(&db, &create(10, "c"));
     let asked = claim(&db, &userid("c"), None, NOW).unwrap().unwrap();
     let not_yet = ConversionOutcome::NotYet { errcode: Some(43004), errmsg: String::new() };
@@ -229,7 +223,7 @@ fn an_openid_stays_with_its_person_through_a_late_rename() {
 
 #[test]
 fn a_refusal_stays_with_its_person_through_a_late_rename() {
-    let db = open_in_memory().unwrap();
+    let db = Scratch::new();
     apply(&db, &create(10, "c"));
     let asked = claim(&db, &userid("c"), None, NOW).unwrap().unwrap();
     let never = ConversionOutcome::Never { errcode: 60111, errmsg: "userid not found".into() };
@@ -244,7 +238,7 @@ fn a_refusal_stays_with_its_person_through_a_late_rename() {
 
 #[test]
 fn the_cost_of_a_renamed_member_with_many_events_is_bounded() {
-    let db = open_in_memory().unwrap();
+    let db = Scratch::new();
     apply(&db, &create(0, "old"));
     apply(&db, &rename(1, "old", "new"));
     let mut most = 0;
@@ -273,14 +267,14 @@ fn the_cost_of_a_renamed_member_with_many_events_is_bounded() {
 
 /// Random sets of events and API answers, also of equal seconds, in random orders.
 fn random_sets(sets: u64) {
-    for seed in 0..sets {
+    on_all_processors(0..sets, |seed| {
         let mut rng = Rng::with_seed(seed);
         let steps: Vec<Step> = (0..rng.usize(2..10)).map(|_| any_step(&mut rng)).collect();
         let mut order: Vec<usize> = (0..steps.len()).collect();
         let mut expected: Option<String> = None;
         for _ in 0..4 {
             rng.shuffle(&mut order);
-            let db = open_in_memory().unwrap();
+            let db = Scratch::new();
             order.iter().for_each(|n| apply(&db, &steps[*n]));
             let found = directory(&db, false);
             assert_eq!(
@@ -293,7 +287,7 @@ fn random_sets(sets: u64) {
                 Some(expected) => assert_eq!(&found, expected, "{seed} {order:?} of {steps:#?}"),
             }
         }
-    }
+    });
 }
 
 fn any_step(rng: &mut Rng) -> Step {

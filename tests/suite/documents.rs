@@ -1,5 +1,4 @@
 //! The documents for developers name files and symbols that exist.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 use std::path::Path;
 
@@ -28,6 +27,17 @@ fn every_path_in_the_documents_exists() {
     }
 }
 
+/// Whether a test of this folder has `part` in its name.
+fn is_test_named(folder: &str, part: &str) -> bool {
+    std::fs::read_dir(root().join("tests").join(folder)).unwrap().any(|file| {
+        let source = std::fs::read_to_string(file.unwrap().path()).unwrap();
+        source.split("#[test]").skip(1).any(|rest| {
+            let name = rest.split_once("fn ").and_then(|(_, rest)| rest.split_once('('));
+            name.is_some_and(|(name, _)| name.contains(part))
+        })
+    })
+}
+
 #[test]
 fn every_command_of_contributing_is_an_alias_or_names_a_test_that_exists() {
     const BUILT_IN: [&str; 9] =
@@ -37,14 +47,22 @@ fn every_command_of_contributing_is_an_alias_or_names_a_test_that_exists() {
     let commands = code(&text).into_iter().flat_map(|code| code.split("cargo ").skip(1));
     let mut count = 0;
     for arguments in commands {
+        count += 1;
         let mut words = arguments.split_whitespace();
         let command = words.next().unwrap();
         let is_alias = aliases.contains(&format!("\n{command} = "));
         assert!(is_alias || BUILT_IN.contains(&command), "cargo {command} is no alias");
-        if let Some(test) = words.skip_while(|word| *word != "--test").nth(1) {
-            assert!(root().join(format!("tests/{test}.rs")).exists(), "tests/{test}.rs does not exist");
+        let Some(test) = words.by_ref().skip_while(|word| *word != "--test").nth(1) else { continue };
+        let is_file = root().join(format!("tests/{test}.rs")).exists();
+        assert!(is_file || root().join(format!("tests/{test}/main.rs")).exists(), "no test {test}");
+        // A module, or a part of a test's name.
+        match words.next().map(|filter| (filter, filter.strip_suffix("::"))) {
+            Some((_, Some(module))) => {
+                assert!(root().join(format!("tests/{test}/{module}.rs")).exists(), "no module {module}");
+            }
+            Some((name, None)) => assert!(is_test_named(test, name), "no test of {test} is named {name}"),
+            None => {}
         }
-        count += 1;
     }
     assert!(count > 15, "{count} commands");
 }

@@ -1,8 +1,5 @@
 //! The database as a file that others can reach: foreign files, second daemons, modes, readers that hold locks, older
 //! copies.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, missing_docs)]
-
-mod common;
 
 use std::fs::{File, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -10,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{CORP, Lab, Settings, binary, eventually, now, text};
+use crate::common::{CORP, Lab, Settings, binary, eventually, now, text};
 use wecom_dirsync::demo::sender::contact_event;
 
 fn mode(path: &Path) -> u32 {
@@ -217,8 +214,7 @@ fn changes(lab: &Lab, since: &str) -> (Option<i32>, String, String) {
 }
 
 fn epoch(lab: &Lab) -> String {
-    let status: serde_json::Value =
-        serde_json::from_slice(&lab.command(&["status", "--json"]).stdout).unwrap();
+    let status = lab.status();
     status["epoch"].as_str().unwrap().to_owned()
 }
 

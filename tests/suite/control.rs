@@ -1,7 +1,4 @@
 //! The control socket as its clients meet it: commands, followers, strangers, garbage, and a daemon that is gone.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
-
-mod common;
 
 use std::fs::Permissions;
 use std::io::{Read, Write};
@@ -11,7 +8,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use common::{Lab, Settings, binary, eventually, now, text};
+use crate::common::{Lab, Settings, binary, eventually, now, text};
 use serde_json::{Value as Json, json};
 use wecom_dirsync::demo::standin::Fault;
 
@@ -25,7 +22,7 @@ fn lab() -> Lab {
 fn started() -> Lab {
     let mut lab = lab();
     lab.start();
-    eventually("the first comparison", || lab.log().contains("compared with WeCom outcome=ok"));
+    lab.wait_for_first_comparison();
     lab
 }
 
@@ -279,15 +276,11 @@ fn a_path_that_is_too_long_falls_back_to_a_private_directory() {
     let mut lab = lab();
     let folder = lab.folder.path().join("d".repeat(110));
     std::fs::create_dir(&folder).unwrap();
-    let ini = std::fs::read_to_string(lab.ini()).unwrap();
-    let database = folder.join("directory.db");
-    std::fs::write(lab.ini(), format!("{ini}\n[database]\npath = {}\n", database.display())).unwrap();
+    lab.set_database(folder.join("directory.db"));
     lab.start();
-    eventually("the first comparison", || lab.log().contains("compared with WeCom outcome=ok"));
+    lab.wait_for_first_comparison();
     assert!(lab.log().contains("a socket has at most 107"), "{}", lab.log());
-    let db = common::open(&database);
-    let socket: PathBuf =
-        common::value(&db, "SELECT value ->> 'control' FROM daemon_state WHERE name = 'daemon'").into();
+    let socket = path(&lab);
     let mode = |path: &std::path::Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!((mode(socket.parent().unwrap()), mode(&socket)), (0o700, 0o600));
     assert_eq!(lab.command(&["reconcile", "--dry-run"]).status.code(), Some(0));

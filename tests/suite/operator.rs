@@ -1,14 +1,11 @@
 //! What an operator is shown: errors of the configuration, `check`, and names with control characters. No secret is
 //! in any of them.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
-
-mod common;
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use common::{KEY, Lab, Settings, text};
+use crate::common::{self, KEY, Lab, Settings, text};
 use wecom_dirsync::config::{Config, Surroundings, render};
 use wecom_dirsync::store::Connection;
 use wecom_dirsync::store::open::open_writer;
@@ -185,7 +182,7 @@ fn check_prints_quotes_and_blanks_so_that_they_are_kept() {
 
 #[test]
 fn the_example_is_accepted_as_it_stands_and_shows_every_key() {
-    let example = include_str!("../sync.example.ini");
+    let example = include_str!("../../sync.example.ini");
     let config = parse(example).unwrap();
     assert_eq!(config.secret("callback", "token").unwrap().expose(), "QDG6eK");
     for line in render(&config).lines().filter(|line| line.contains('=')) {

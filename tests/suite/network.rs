@@ -1,8 +1,5 @@
 //! The way to WeCom: TLS with authorities of one's own, proxies with and without credentials, and what each failure of it
 //! is called.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod common;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -11,9 +8,9 @@ use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use crate::common::{self, Lab, Settings, binary, eventually, text};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use common::{Lab, Settings, binary, eventually, text};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 

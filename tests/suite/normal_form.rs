@@ -1,5 +1,4 @@
 //! One normal form of each field, whichever source tells it and however it is spelled.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use fastrand::Rng;
 use serde_json::{Map, Value as Json, json};

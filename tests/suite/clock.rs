@@ -1,13 +1,9 @@
 //! Foreign clocks that are wrong, alone and in pairs: the Date of answers, CreateTime of events, this machine's clock
 //! (`shim/clock.c`). `CLOCK_ALL=1` tries all pairs.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
-
-mod common;
-
 use std::collections::BTreeSet;
 
-use common::{CORP, Lab, Settings, concurrently, eventually, now, shim, text};
+use crate::common::{CORP, Lab, Settings, concurrently, eventually, now, shim, text};
 use wecom_dirsync::demo::sender::contact_event;
 
 const DAY: i64 = 86_400;
@@ -25,6 +21,10 @@ enum Wrong {
 struct Clocks {
     lab: Lab,
     create_time: fn(i64) -> i64,
+    /// Seconds by which the right time of the lab is ahead of this machine's: [`Clocks::tick`] replaces waiting.
+    ahead: i64,
+    date_error: i64,
+    local_error: i64,
 }
 
 impl Clocks {
@@ -45,45 +45,58 @@ impl Clocks {
                 "SELECT count(*) FROM members WHERE details_state = 'known' AND openid_attempts > 0",
                 "5",
             );
+            // It asks for all of them.
+            lab.wait_for("SELECT count(*) FROM daemon_state WHERE name = 'drift'", "1");
         }
-        Self { lab, create_time: |at| at }
+        Self { lab, create_time: |at| at, ahead: 0, date_error: 0, local_error: 0 }
     }
 
     fn set(&mut self, wrong: &[Wrong]) {
         for wrong in wrong {
             match *wrong {
-                Wrong::Date(seconds) => self.lab.stand_in.shift_date(seconds),
-                Wrong::Local(seconds) => self.shift_local(seconds),
+                Wrong::Date(seconds) => self.date_error = seconds,
+                Wrong::Local(seconds) => self.local_error = seconds,
                 Wrong::EventInMillis => self.create_time = |at| at * 1000,
                 Wrong::Event(YEARS_75) => self.create_time = |at| at + YEARS_75,
                 Wrong::Event(DAY) => self.create_time = |at| at + DAY,
                 Wrong::Event(_) => self.create_time = |at| at - DAY,
             }
         }
+        self.apply();
     }
 
     fn mend(&mut self) {
-        self.lab.stand_in.shift_date(0);
-        self.shift_local(0);
+        (self.date_error, self.local_error) = (0, 0);
         self.create_time = |at| at;
+        self.apply();
     }
 
-    fn shift_local(&self, seconds: i64) {
+    /// The right time.
+    fn time(&self) -> i64 {
+        now() + self.ahead
+    }
+
+    /// The next second begins on all clocks.
+    fn tick(&mut self) {
+        self.ahead += 1;
+        self.apply();
+    }
+
+    fn apply(&self) {
+        self.lab.stand_in.shift_date(self.ahead + self.date_error);
         let file = self.lab.folder.path().join("shift.new");
-        std::fs::write(&file, seconds.to_string()).unwrap();
+        std::fs::write(&file, (self.ahead + self.local_error).to_string()).unwrap();
         std::fs::rename(&file, self.lab.folder.path().join("shift")).unwrap();
     }
 
-    fn event(&self, change_type: &str, inner: &str) {
-        // Each in a second of its own, as far as WeCom's clock tells.
-        let begun = now();
-        eventually("the next second", || now() > begun);
-        self.lab.event((self.create_time)(now()), change_type, inner);
+    /// An event in a second of its own.
+    fn event(&mut self, change_type: &str, inner: &str) {
+        self.tick();
+        self.lab.event((self.create_time)(self.time()), change_type, inner);
     }
 
-    fn reconcile(&self) -> String {
-        let begun = now();
-        eventually("the next second", || now() > begun);
+    fn reconcile(&mut self) -> String {
+        self.tick();
         let output = self.lab.command(&["reconcile", "--json"]);
         format!("{}{}", text(&output.stdout), text(&output.stderr))
     }
@@ -153,7 +166,7 @@ fn live_through(wrong: &[Wrong], more: &str) {
     assert_eq!(clocks.lab.value(moved), "1,2", "{wrong:?}");
     clocks.lab.wait_for("SELECT name FROM members WHERE userid = 'kept'", "二");
     for table in ["members", "departments", "tags"] {
-        let ahead = format!("SELECT count(*) FROM {table} WHERE event_time > {}", now() + 300);
+        let ahead = format!("SELECT count(*) FROM {table} WHERE event_time > {}", clocks.time() + 300);
         assert_eq!(clocks.lab.value(&ahead), "0", "{wrong:?}: {table}");
     }
 
@@ -210,7 +223,7 @@ fn stamps_are_corrected_also_where_no_details_may_be_fetched() {
 
 #[test]
 fn an_implausible_create_time_is_reported_once_with_its_subject_and_kept_in_the_event() {
-    let clocks = Clocks::start("");
+    let mut clocks = Clocks::start("");
     let at = now();
     for (n, millis) in [(1, at * 1000), (2, at * 1000 + 1)] {
         clocks.lab.event(millis, "update_user", &format!("<UserID>kept</UserID><Position>p{n}</Position>"));

@@ -1,27 +1,18 @@
 //! What proxies and load balancers in front of the callback port do to requests: accepted where the signature
 //! can judge, refused where two programs could disagree about a request's end.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod common;
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::process::Command;
 use std::time::Duration;
 
-use common::{CORP, KEY, Lab, Settings, TOKEN, binary, crypt, eventually, now, text};
+use crate::common::{
+    CORP, KEY, Lab, Settings, TOKEN, binary, crypt, eventually, exchange, now, signed, text,
+};
 use wecom_dirsync::demo::sender::{Sender, contact_event};
 use wecom_dirsync::wecom::callback::crypt::{Crypt, EncodingAesKey};
-use wecom_dirsync::wecom::callback::envelope::callback;
 
 const OTHER_KEY: &str = "kWxPEV2UEDyxWpmPdKC3F4dgPDmOvfKX1HGnEUDS1aR";
-
-/// The signed query and the body of an event as WeCom posts it.
-fn signed(message: &str) -> (String, String) {
-    let encrypted = crypt().encrypt(message.as_bytes(), [3; 16]).unwrap();
-    let signature = crypt().sign("1", "2", &encrypted);
-    (format!("msg_signature={signature}&timestamp=1&nonce=2"), callback(CORP, &encrypted, ""))
-}
 
 fn creation(userid: &str) -> String {
     contact_event(CORP, now(), "create_user", &format!("<UserID>{userid}</UserID><Name>{userid}</Name>"))
@@ -29,7 +20,7 @@ fn creation(userid: &str) -> String {
 
 /// A chunked POST of this event, in chunks of this size.
 fn chunked(event: &str, size: usize, more: &str) -> Vec<u8> {
-    let (query, body) = signed(event);
+    let (query, body) = signed(&crypt(), event);
     let mut request =
         format!("POST /callback?{query} HTTP/1.1\r\nHost: x\r\n{more}Transfer-Encoding: chunked\r\n\r\n")
             .into_bytes();
@@ -43,29 +34,13 @@ fn chunked(event: &str, size: usize, more: &str) -> Vec<u8> {
 }
 
 fn plain(event: &str, more: &str) -> Vec<u8> {
-    let (query, body) = signed(event);
+    let (query, body) = signed(&crypt(), event);
     let length = body.len();
     format!("POST /callback?{query} HTTP/1.1\r\nHost: x\r\n{more}Content-Length: {length}\r\n\r\n{body}")
         .into_bytes()
 }
 
 const CLOSE: &str = "Connection: close\r\n";
-
-/// Sends all pieces on one connection, and reads until it is closed.
-fn in_pieces(lab: &Lab, pieces: &[&[u8]]) -> String {
-    let mut stream = TcpStream::connect(lab.address).unwrap();
-    stream.set_nodelay(true).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
-    for piece in pieces {
-        // One that is refused may be closed before it has said all.
-        if stream.write_all(piece).is_err() {
-            break;
-        }
-    }
-    let mut answer = Vec::new();
-    let _ = stream.read_to_end(&mut answer);
-    text(&answer)
-}
 
 fn stored(lab: &Lab, userid: &str) -> bool {
     lab.value(&format!("SELECT count(*) FROM members WHERE userid = '{userid}'")) == "1"
@@ -75,11 +50,11 @@ fn stored(lab: &Lab, userid: &str) -> bool {
 fn chunked_events_are_accepted_however_they_are_cut() {
     let lab = Lab::plain();
     let two = [chunked(&creation("first"), 100, ""), chunked(&creation("second"), 7, CLOSE)].concat();
-    let answer = in_pieces(&lab, &[&two]);
+    let answer = exchange(lab.address, &[&two]);
     assert_eq!(answer.matches("HTTP/1.1 200 ").count(), 2, "two on one connection: {answer}");
     let bytes = chunked(&creation("drip"), 64, CLOSE);
     let single: Vec<&[u8]> = bytes.chunks(1).collect();
-    assert!(in_pieces(&lab, &single).ends_with("success"));
+    assert!(exchange(lab.address, &single).ends_with("success"));
     let waits = chunked(&creation("waits"), 1000, "Connection: close\r\nExpect: 100-continue\r\n");
     let head = waits.windows(4).position(|four| four == b"\r\n\r\n").unwrap() + 4;
     let mut stream = TcpStream::connect(lab.address).unwrap();
@@ -100,7 +75,7 @@ fn chunked_events_are_accepted_however_they_are_cut() {
     let (size, rest) = rest.split_once("\r\n<").unwrap();
     let size = usize::from_str_radix(size, 16).unwrap() - 1;
     let dressed = format!("{head}<\r\n{size:x}\r\n{rest}");
-    assert!(in_pieces(&lab, &[dressed.as_bytes()]).ends_with("success"));
+    assert!(exchange(lab.address, &[dressed.as_bytes()]).ends_with("success"));
     for userid in ["first", "second", "drip", "waits", "dressed"] {
         assert!(stored(&lab, userid), "{userid}");
     }
@@ -110,14 +85,14 @@ fn chunked_events_are_accepted_however_they_are_cut() {
 fn a_chunked_body_may_be_as_long_as_max_body_and_no_longer() {
     let lab = Lab::new(Settings { callback: "max_body = 8KiB", ..Settings::default() });
     let pad = |n: usize| creation("fits").replace("</xml>", &format!("<Pad>{}</Pad></xml>", "p".repeat(n)));
-    let length = |n: usize| signed(&pad(n)).1.len();
+    let length = |n: usize| signed(&crypt(), &pad(n)).1.len();
     // The longest that fits; base64 and padding make it grow in steps.
     let most = (0..8192).rev().find(|n| length(*n) <= 8192).unwrap();
-    assert!(in_pieces(&lab, &[&chunked(&pad(most), 900, CLOSE)]).ends_with("success"));
-    let answer = in_pieces(&lab, &[&chunked(&pad(most + 64), 900, CLOSE)]);
+    assert!(exchange(lab.address, &[&chunked(&pad(most), 900, CLOSE)]).ends_with("success"));
+    let answer = exchange(lab.address, &[&chunked(&pad(most + 64), 900, CLOSE)]);
     assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
     let announced = b"POST /callback HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2001\r\n";
-    assert!(in_pieces(&lab, &[announced]).starts_with("HTTP/1.1 413 "), "before the data has come");
+    assert!(exchange(lab.address, &[announced]).starts_with("HTTP/1.1 413 "), "before the data has come");
     lab.wait_for("SELECT count FROM refusals WHERE cause = 'too_large'", "2");
 }
 
@@ -142,7 +117,7 @@ fn a_request_whose_end_is_ambiguous_is_refused_and_nothing_behind_it_is_read() {
         ("Transfer-Encoding: chunked", "ffffffffffffffffffff\r\n<xml>", "413"),
     ] {
         let request = format!("POST /callback HTTP/1.1\r\nHost: x\r\n{lines}\r\n\r\n{body}{smuggled}");
-        let answer = in_pieces(&lab, &[request.as_bytes()]);
+        let answer = exchange(lab.address, &[request.as_bytes()]);
         assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{lines} {body:?}: {answer}");
         assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{lines} {body:?}: {answer}");
     }
@@ -165,22 +140,21 @@ fn a_slash_at_the_end_of_the_path_makes_no_difference() {
 #[test]
 fn a_probe_is_answered_and_tells_nothing_even_while_the_database_is_locked() {
     let lab = Lab::new(Settings { callback: "probe_path = /ping", ..Settings::default() });
-    let shell = rusqlite::Connection::open(lab.database()).unwrap();
-    shell.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let _shell = lab.locked();
     for (request, body) in [
         ("GET /ping HTTP/1.1\r\nHost: x\r\n\r\n", "\r\n\r\nok\n"),
         ("GET /ping/?a=b HTTP/1.0\r\n\r\n", "\r\n\r\nok\n"),
         ("HEAD /ping HTTP/1.1\r\nHost: x\r\n\r\n", "\r\n\r\n"),
     ] {
-        let answer = in_pieces(&lab, &[request.as_bytes()]);
+        let answer = exchange(lab.address, &[request.as_bytes()]);
         assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with(body), "{request}: {answer}");
         assert!(!answer.to_lowercase().contains("wecom") && !answer.contains("Server:"), "{answer}");
     }
-    let answer = in_pieces(&lab, &[b"POST /ping HTTP/1.1\r\nContent-Length: 0\r\n\r\n"]);
+    let answer = exchange(lab.address, &[b"POST /ping HTTP/1.1\r\nContent-Length: 0\r\n\r\n"]);
     assert!(answer.starts_with("HTTP/1.1 405 ") && answer.contains("Allow: GET, HEAD\r\n"), "{answer}");
     assert!(!lab.log().contains("cause=not_found"), "{}", lab.log());
     assert!(
-        in_pieces(&Lab::plain(), &[b"GET /ping HTTP/1.0\r\n\r\n"]).starts_with("HTTP/1.1 404 "),
+        exchange(Lab::plain().address, &[b"GET /ping HTTP/1.0\r\n\r\n"]).starts_with("HTTP/1.1 404 "),
         "none by default"
     );
 }
@@ -225,10 +199,10 @@ fn a_proxy_header_names_the_client_in_either_version_and_in_pieces() {
         let whole = [&header[..], &event].concat();
         let single: Vec<&[u8]> = whole.chunks(3).collect();
         for pieces in [vec![&whole[..]], single] {
-            assert!(in_pieces(&lab, &pieces).ends_with("success"), "{what}");
+            assert!(exchange(lab.address, &pieces).ends_with("success"), "{what}");
         }
         let wrong = [&header[..], b"GET /nowhere HTTP/1.0\r\n\r\n"].concat();
-        assert!(in_pieces(&lab, &[&wrong]).starts_with("HTTP/1.1 404 "), "{what}");
+        assert!(exchange(lab.address, &[&wrong]).starts_with("HTTP/1.1 404 "), "{what}");
         let last = "SELECT last_client FROM refusals WHERE cause = 'not_found'";
         eventually(what, || lab.value(last).starts_with(client));
     }
@@ -239,7 +213,7 @@ fn a_proxy_header_names_the_client_in_either_version_and_in_pieces() {
     let long = [&v2(0x21, 0x11, &[0; 60_000])[..], &never].concat();
     let short = [&v2(0x21, 0x21, &v4)[..], &never].concat();
     for request in [never, forged.into_bytes(), late, bad, long, short] {
-        let answer = in_pieces(&lab, &[&request]);
+        let answer = exchange(lab.address, &[&request]);
         assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
     }
     lab.wait_for("SELECT sum(count) FROM refusals WHERE cause = 'no_proxy_header'", "6");
@@ -249,7 +223,7 @@ fn a_proxy_header_names_the_client_in_either_version_and_in_pieces() {
 #[test]
 fn a_proxy_header_is_part_of_the_time_that_a_request_may_take() {
     let lab = Lab::new(Settings { callback: "proxy_protocol = yes", speed: 4, ..Settings::default() });
-    let answer = lab.nudged(|| in_pieces(&lab, &[b"PROXY TCP4 203.0."]));
+    let answer = lab.nudged(|| exchange(lab.address, &[b"PROXY TCP4 203.0."]));
     assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
     lab.event_through(b"PROXY UNKNOWN\r\n", &plain(&creation("next"), CLOSE));
 }
@@ -257,7 +231,7 @@ fn a_proxy_header_is_part_of_the_time_that_a_request_may_take() {
 impl Lab {
     /// Sends this behind that, which must be acknowledged.
     fn event_through(&self, header: &[u8], request: &[u8]) {
-        let answer = in_pieces(self, &[header, request]);
+        let answer = exchange(self.address, &[header, request]);
         assert!(answer.ends_with("success"), "{answer}");
     }
 }

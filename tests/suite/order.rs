@@ -1,24 +1,16 @@
 //! The order of arrival, and repetition, do not matter: random sets of events in random order come to the
 //! same directory as in order of time, and the change feed rebuilds it.
 //!
-//! `cargo test --test order` tries 2,000 sets; `cargo test --release --test order -- --ignored` tries
-//! 100,000. `ORDER_SEED=n` repeats a set that failed.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+//! `cargo test --test suite order::` tries 2,000 sets; `cargo order-long` tries 100,000. `ORDER_SEED=n` repeats a set that failed.
 
-#[path = "common/events.rs"]
-mod events;
-#[path = "common/replica.rs"]
-mod replica;
-
-use events::{Made, Scale, deliver, directory, make};
+use crate::common::on_all_processors;
+use crate::events::{Made, Scale, Scratch, deliver, directory, make};
+use crate::replica::Replica;
 use fastrand::Rng;
-use replica::Replica;
 use std::time::Duration;
 use wecom_dirsync::directory::openid::Backoff;
 use wecom_dirsync::directory::{UnixSeconds, UserId};
-use wecom_dirsync::store::Connection;
 use wecom_dirsync::store::ConversionOutcome;
-use wecom_dirsync::store::open::open_in_memory;
 use wecom_dirsync::store::openids::{claim, record_conversion};
 use wecom_dirsync::store::queries::table;
 
@@ -38,7 +30,7 @@ enum Fault {
 }
 
 struct Receiver {
-    db: Connection,
+    db: Scratch,
     fault: Fault,
     newest: i64,
     seconds: Vec<i64>,
@@ -46,7 +38,7 @@ struct Receiver {
 
 impl Receiver {
     fn new(fault: Fault) -> Self {
-        let db = open_in_memory().unwrap();
+        let db = Scratch::new();
         Self { db, fault, newest: 0, seconds: Vec::new() }
     }
 
@@ -190,12 +182,12 @@ fn try_sets(sets: u64) {
         Ok(seed) => seed.parse().unwrap()..seed.parse::<u64>().unwrap() + 1,
         Err(_) => 0..sets,
     };
-    for seed in seeds {
+    on_all_processors(seeds, |seed| {
         let case = Case::make(seed, SMALL);
         if let Err(what) = case.check(Fault::None) {
             panic!("ORDER_SEED={seed}: {}", case.explain(&what));
         }
-    }
+    });
 }
 
 #[test]
@@ -218,8 +210,8 @@ fn the_property_notices_what_peers_get_wrong() {
         Fault::RenameLosesTheOpenid,
         Fault::ListsAreMerged,
     ];
-    for fault in faults {
+    on_all_processors(faults, |fault| {
         let found = (0..500).find(|seed| Case::make(*seed, SMALL).check(fault).is_err());
         assert!(found.is_some(), "{fault:?} was not noticed in 500 sets");
-    }
+    });
 }

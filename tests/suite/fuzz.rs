@@ -1,15 +1,14 @@
 //! The fuzzer's targets without the fuzzer: their seeds, and the same mutations of them each time.
 //!
-//! `cargo test --test fuzz` takes seconds; `FUZZ_ROUNDS=100000 cargo test --release --test fuzz` as long as
-//! you like. An input that fails is kept in a file that the message names; once mended, it goes to
+//! `cargo fuzz-short` takes seconds; `FUZZ_ROUNDS=100000 cargo test --release --test suite fuzz::` as long as you
+//! like. An input that fails is kept in a file that the message names; once mended, it goes to
 //! `fuzz/seeds/TARGET/`.
 //!
 //! The fuzzer proper, with cargo-fuzz and a stable compiler: `mkdir -p fuzz/corpus/TARGET`, then
 //! `RUSTC_BOOTSTRAP=1 cargo fuzz run -s none --no-trace-compares TARGET fuzz/corpus/TARGET fuzz/seeds/TARGET --
 //! -runs=10000000 -max_len=128`. Comparisons are not traced because that takes more than half of the time.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-#[path = "../fuzz/src/lib.rs"]
+#[path = "../../fuzz/src/lib.rs"]
 mod bodies;
 
 use std::panic::catch_unwind;

@@ -1,10 +1,7 @@
 //! What storage may do to the daemon: never a `success` without the row, 503 in time, one message, and it goes on by
 //! itself when the trouble is over. `shim/disk.c` is the disk that fails, and that loses its power.
 //!
-//! `POWER_ROUNDS=1000 cargo test --release --test faults power` cuts the power as often as you like.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
-
-mod common;
+//! `POWER_ROUNDS=1000 cargo test --release --test suite power` cuts the power as often as you like.
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
@@ -12,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use common::load::Acknowledged;
-use common::{CORP, Lab, Settings, concurrently, eventually, now, shim, text};
+use crate::common::load::Acknowledged;
+use crate::common::{self, CORP, Lab, Settings, concurrently, eventually, now, shim, text};
 use wecom_dirsync::demo::sender::contact_event;
 
 /// A lab whose database lies on a disk of the shim's.
@@ -130,7 +127,7 @@ fn a_full_disk_refuses_and_recovers() {
 #[test]
 fn doubts_that_a_full_disk_does_not_take_are_no_reason_for_haste() {
     let disk = Disk::of(Settings { openid: "enabled = no", reconcile: true, ..Settings::default() });
-    eventually("the first comparison", || disk.lab.log().contains("compared with WeCom outcome=ok"));
+    disk.lab.wait_for_first_comparison();
     disk.is_now("full");
     assert_eq!(disk.lab.sender().send(&creation("refused")).unwrap().0, 503);
     eventually("the request for a comparison cannot be recorded", || {
@@ -210,8 +207,7 @@ fn a_database_that_is_damaged_under_the_daemon_refuses_and_says_so() {
 #[test]
 fn a_database_that_somebody_locks_is_waited_for_and_then_refused() {
     let lab = Lab::new(Settings { speed: 2, ..Settings::default() });
-    let shell = rusqlite::Connection::open(lab.database()).unwrap();
-    shell.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let shell = lab.locked();
     refused_until(&lab, "end its transaction", || shell.execute_batch("ROLLBACK").unwrap());
 }
 

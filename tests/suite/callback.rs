@@ -1,33 +1,14 @@
 //! What a client of the callback listener sees: every answer of the contract, by the real binary.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod common;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use common::{CORP, Lab, Settings, binary, crypt, eventually, now};
+use crate::common::{self, CORP, Lab, Settings, binary, crypt, eventually, now, post, signed};
 use wecom_dirsync::demo::sender::{Sender, contact_event};
 use wecom_dirsync::wecom::callback::crypt::{Crypt, EncodingAesKey};
-use wecom_dirsync::wecom::callback::envelope::callback;
 use wecom_dirsync::wecom::query::url_encode;
-
-/// The signed query and the body of an event as WeCom posts it.
-fn signed(crypt: &Crypt, message: &str) -> (String, String) {
-    let encrypted = crypt.encrypt(message.as_bytes(), [3; 16]).unwrap();
-    let signature = crypt.sign("1", "2", &encrypted);
-    (format!("msg_signature={signature}&timestamp=1&nonce=2"), callback(CORP, &encrypted, ""))
-}
-
-fn post(target: &str, body: &str) -> Vec<u8> {
-    format!(
-        "POST {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
-        body.len()
-    )
-    .into_bytes()
-}
 
 fn delete_event() -> String {
     contact_event(CORP, 1_700_000_000, "delete_user", "<UserID>nobody</UserID>")
@@ -35,8 +16,7 @@ fn delete_event() -> String {
 
 #[test]
 fn the_example_configuration_answers_the_official_sample_and_nothing_else() {
-    let folder = tempfile::tempdir().unwrap();
-    let example = include_str!("../sync.example.ini");
+    let example = include_str!("../../sync.example.ini");
     // Only the ports are others, as somebody may use these on this machine.
     let ini = ["8080", "9180"].iter().fold(example.to_owned(), |ini, port| {
         let listen = format!("# listen = 127.0.0.1:{port}");
@@ -44,10 +24,8 @@ fn the_example_configuration_answers_the_official_sample_and_nothing_else() {
         ini.replace(&listen, "listen = 127.0.0.1:0")
     });
     let mut lab = Lab::idle(Settings::default());
-    std::fs::write(folder.path().join("sync.ini"), ini).unwrap();
-    let mut command = Command::new(binary());
-    command.args(["run", "-c"]).arg(folder.path().join("sync.ini"));
-    lab.start_as(command);
+    std::fs::write(lab.ini(), ini).unwrap();
+    lab.start();
     let echostr = "P9nAzCzyDtyTWESHep1vC5X9xho/qYX3Zpb4yKa9SKld1DsH3Iyt3tP3zNdtp+4RPcs8TgAE7OaBO+FZXvnaqQ==";
     let query = "msg_signature=5c45ff5e21c57e6ad56bac8758b79b1d9ac89fd3&timestamp=1409659589&nonce=263014780";
     for echostr in [url_encode(echostr), echostr.to_owned()] {
@@ -230,8 +208,7 @@ fn with_few_descriptors_the_service_survives_being_flooded() {
 #[test]
 fn a_database_that_somebody_locks_is_waited_for_and_then_503() {
     let lab = Lab::plain();
-    let shell = rusqlite::Connection::open(lab.database()).unwrap();
-    shell.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let shell = lab.locked();
     let begun = Instant::now();
     let event = contact_event(CORP, now(), "create_user", "<UserID>a</UserID>");
     let answer = lab.raw(&{

@@ -1,18 +1,13 @@
 //! The admin listener: /healthz tells the truth, /metrics has the contract's names and the right figures, and
 //! neither waits for anybody.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
-
-mod common;
-#[path = "common/exposition.rs"]
-mod exposition;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use common::{CORP, Lab, PATIENCE, Settings, binary, eventually, now, text};
-use exposition::Exposition;
+use crate::common::{self, CORP, Lab, PATIENCE, Settings, ask, binary, eventually, now, text};
+use crate::exposition::Exposition;
 use wecom_dirsync::demo::sender::{Sender, contact_event};
 use wecom_dirsync::demo::standin::Fault;
 use wecom_dirsync::wecom::callback::crypt::{Crypt, EncodingAesKey};
@@ -25,25 +20,6 @@ fn watched() -> Settings<'static> {
 
 fn address(lab: &Lab) -> SocketAddr {
     lab.admin.expect("the admin listener is on")
-}
-
-struct Answer {
-    status: u16,
-    head: String,
-    body: String,
-    took: Duration,
-}
-
-fn ask(address: SocketAddr, method: &str, path: &str) -> Answer {
-    let begun = Instant::now();
-    let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    write!(stream, "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap_or_else(|error| panic!("{method} {path}: {error}"));
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {answer:?}"));
-    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    Answer { status, head: head.to_owned(), body: body.to_owned(), took: begun.elapsed() }
 }
 
 fn metrics(lab: &Lab) -> Exposition {
@@ -61,8 +37,7 @@ fn healthz_is_503_while_the_database_is_locked_and_says_why_and_metrics_do_not_w
     assert_eq!((well.status, well.body.as_str()), (200, "ok\n"));
     assert!(well.head.contains("\r\nCache-Control: no-store"), "{}", well.head);
 
-    let shell = rusqlite::Connection::open(lab.database()).unwrap();
-    shell.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let shell = lab.locked();
     // The report of the last second may still be given.
     let mut ill = ask(address, "GET", "/healthz");
     eventually("it is noticed", || {
@@ -239,8 +214,7 @@ fn the_metrics_tell_the_story_with_the_contracts_names() {
 #[test]
 fn a_callback_that_could_not_be_made_durable_counts_as_unavailable() {
     let lab = Lab::new(watched());
-    let shell = rusqlite::Connection::open(lab.database()).unwrap();
-    shell.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let _shell = lab.locked();
     let event = contact_event(CORP, now(), "create_user", "<UserID>a</UserID>");
     assert_eq!(lab.sender().send(&event).unwrap().0, 503);
     let told = metrics(&lab);
@@ -354,8 +328,7 @@ fn it_is_off_when_listen_is_empty_and_ends_with_the_daemon_when_it_is_on() {
     let mut lab = Lab::new(watched());
     let address = address(&lab);
     // One that is kept open, one that waits for a locked database.
-    let shell = rusqlite::Connection::open(lab.database()).unwrap();
-    shell.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let _shell = lab.locked();
     let mut open: Vec<_> = (0..2).map(|_| TcpStream::connect(address).unwrap()).collect();
     open[0].write_all(b"GET /metrics HTTP/1.1\r\n\r\n").unwrap();
     open[1].write_all(b"GET /healthz HTTP/1.1\r\n\r\n").unwrap();

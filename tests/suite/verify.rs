@@ -1,12 +1,7 @@
 //! `check --database`: every kind of disagreement is found, and repaired; events repair what they touch.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod common;
-#[path = "common/replica.rs"]
-mod replica;
-
-use common::{Lab, Settings, now, text, value};
-use replica::Replica;
+use crate::common::{Lab, Settings, now, text, value};
+use crate::replica::Replica;
 
 /// Five members in two departments, one renamed, one deleted; a tag with a member and a department.
 fn lab() -> Lab {

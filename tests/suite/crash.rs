@@ -1,15 +1,12 @@
 //! Killed at any moment, under load: what was acknowledged is there.
 //!
-//! `cargo test --test crash` kills 50 times; `CRASH_ROUNDS=1000 cargo test --release --test crash` as often
+//! `cargo test --test suite crash::` kills 50 times; `CRASH_ROUNDS=1000 cargo test --release --test suite crash::` as often
 //! as you like.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
-
-mod common;
 
 use std::time::Duration;
 
-use common::load::Acknowledged;
-use common::{Lab, Settings, value};
+use crate::common::load::Acknowledged;
+use crate::common::{Lab, Settings, value};
 
 #[test]
 fn nothing_acknowledged_is_lost_by_kill_9() {

@@ -1,12 +1,9 @@
 //! Many calls in flight: as many as the pace needs, no more than are allowed, and with them the same order, pauses and
 //! attributions as with one.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{Lab, PATIENCE, Settings, eventually, now};
+use crate::common::{Lab, PATIENCE, Settings, eventually, now};
 use wecom_dirsync::demo::standin::{Call, Fault, User};
 
 const CONVERT: &str = "user/convert_to_openid";
@@ -95,13 +92,17 @@ fn a_refusal_of_concurrent_calls_halves_them_and_counts_against_nobody() {
     let many = |calls: &[Call]| calls.iter().any(|call| call.in_flight >= 6);
     assert!(lab.stand_in.wait_for(PATIENCE, many), "{}", peak(&lab.stand_in.calls()));
     // As WeCom does: all that are in flight together are refused.
-    lab.stand_in.fail(Some(CONVERT), Fault::Errcode(45033), 4);
+    lab.stand_in.fail(Some(CONVERT), Fault::Errcode(45033), usize::MAX);
+    // From then on only the probe is sent, 2 s later.
+    eventually("the number is lowered", || lab.log().contains("in flight are limited to"));
+    lab.stand_in.mend();
     lab.wait_for("SELECT count(*) FROM members WHERE openid_state = 'converted'", "300");
     let log = lab.log();
     assert_eq!(log.matches("in flight are limited to").count(), 1, "halved once: {log}");
     let limit = log.split("in flight are limited to ").nth(1).unwrap().split(' ').next().unwrap();
     let limit: usize = limit.parse().unwrap();
     let calls = of(&lab.stand_in.calls(), CONVERT);
+    assert!(calls.iter().filter(|call| call.errcode == Some(45033)).count() > 1);
     let refused = calls.iter().rposition(|call| call.errcode == Some(45033)).unwrap();
     let after: Vec<Call> = calls[refused + 1..]
         .iter()

@@ -1,14 +1,9 @@
 //! An update_tag that names a whole company: nothing of it is lost, and other events do not wait for it.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
-
-mod common;
-#[path = "common/replica.rs"]
-mod replica;
 
 use std::time::{Duration, Instant};
 
-use common::{CORP, Lab, Settings, eventually, now, value};
-use replica::Replica;
+use crate::common::{CORP, Lab, Settings, eventually, now, value};
+use crate::replica::Replica;
 use wecom_dirsync::demo::sender::contact_event;
 
 const MEMBERS: usize = 14_000;
