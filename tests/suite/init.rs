@@ -1,13 +1,10 @@
 //! `init`: what it writes, what it refuses, and what it prints.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod common;
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use common::{binary, text};
+use crate::common::{binary, text};
 
 const CORP: &str = "ww0123456789abcdef";
 /// As the package installs it, with settings and comments of an operator.
@@ -96,7 +93,7 @@ fn the_packages_file_is_completed_and_keeps_all_else_byte_for_byte() {
 #[test]
 fn a_file_with_any_callback_key_is_refused_untouched() {
     for (ini, key) in [
-        (include_str!("../sync.example.ini"), "[callback] token"),
+        (include_str!("../../sync.example.ini"), "[callback] token"),
         ("[callback]\ntoken = T1\n", "[callback] token"),
         ("[callback]\ntoken_file = /run/token\n", "[callback] token_file"),
         ("[callback]\ntoken =\nencoding_aes_key = K\n", "[callback] encoding_aes_key"),

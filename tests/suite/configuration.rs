@@ -1,11 +1,8 @@
 //! What is said of a wrong configuration, and where `-c` may stand.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod common;
 
 use std::process::{Command, Output};
 
-use common::{KEY, TOKEN, binary, text};
+use crate::common::{KEY, TOKEN, binary, text};
 
 /// The lines of `check` about a configuration, without the file's name.
 fn errors(ini: &str) -> Vec<String> {

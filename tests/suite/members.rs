@@ -1,9 +1,6 @@
 //! `members` and `retry`: which members are listed, how, and why.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod common;
-
-use common::{Lab, now, text};
+use crate::common::{Lab, now, text};
 
 /// 总公司 with 研发部/后端 and 市场部/后端; four members, one of each state.
 fn company() -> Lab {
