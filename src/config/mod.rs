@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use log::LevelFilter;
 
+use crate::system_error::{Operation, explain};
 use crate::wecom::redact::secrets_of_url;
 
 pub(crate) use proxy::Proxy;
@@ -183,7 +184,7 @@ impl Config {
         };
         let unreadable =
             |what: String| ConfigError(vec![format!("{}: cannot be read: {what}", file.display())]);
-        let text = read_ini(&file).map_err(|error| unreadable(error.to_string()))?;
+        let text = read_ini(&file).map_err(|error| unreadable(explain(Operation::ReadConfig, &error)))?;
         Self::parse(&text, &file, &Surroundings::real())
     }
 

@@ -2,7 +2,7 @@
 
 use std::process::{Command, Output};
 
-use crate::common::{KEY, TOKEN, binary, text};
+use crate::common::{KEY, Lab, Settings, TOKEN, binary, text};
 
 /// The lines of `check` about a configuration, without the file's name.
 fn errors(ini: &str) -> Vec<String> {
@@ -118,4 +118,51 @@ fn the_configuration_may_be_named_before_or_after_the_command() {
     let made = run(&["-c", "c.ini", "init", "--corp-id", "ww1"]);
     assert_eq!(made.status.code(), Some(0), "{made:?}");
     assert!(folder.path().join("c.ini").exists());
+}
+
+#[test]
+fn an_address_that_is_not_of_this_machine_and_a_port_in_use_have_their_own_remedies() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    // 192.0.2.0/24 is for documentation (RFC 5737): no machine has it.
+    for (address, expected) in [
+        ("192.0.2.1:8080", "this machine does not have this address; choose one that `ip addr` shows"),
+        (&*taken, "another program uses this port; find it with `ss -ltnp`"),
+    ] {
+        for section in ["callback", "admin"] {
+            let lab = Lab::idle(Settings::default());
+            let ini = std::fs::read_to_string(lab.ini()).unwrap();
+            let ini = match section {
+                "callback" => ini.replace("127.0.0.1:0", address),
+                _ => ini.replace("[admin]\nlisten =", &format!("[admin]\nlisten = {address}")),
+            };
+            std::fs::write(lab.ini(), ini).unwrap();
+            let output = lab.command(&["run"]);
+            assert_eq!(output.status.code(), Some(1), "{output:?}");
+            let line = format!("cannot listen on {address} ([{section}] listen): {expected}");
+            assert!(text(&output.stderr).contains(&line), "{output:?}");
+        }
+    }
+}
+
+#[test]
+fn a_database_without_a_folder_and_a_configuration_that_cannot_be_written_name_the_folder() {
+    let lab = Lab::idle(Settings::default());
+    let ini = std::fs::read_to_string(lab.ini()).unwrap();
+    for (path, expected) in [
+        ("none/directory.db", "its folder does not exist; create the folder for the service's user"),
+        ("sync.ini/directory.db", "a part of its path is a file, not a folder; correct [database] path"),
+    ] {
+        std::fs::write(lab.ini(), format!("{ini}[database]\npath = {path}\n")).unwrap();
+        let output = lab.command(&["run"]);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        assert!(text(&output.stderr).contains(expected), "{output:?}");
+    }
+    let init =
+        Command::new(binary()).args(["init", "none/sync.ini"]).current_dir(&lab.folder).output().unwrap();
+    assert_eq!(init.status.code(), Some(1), "{init:?}");
+    let expected = "none/sync.ini: cannot be written: its folder does not exist; create the folder first";
+    assert!(text(&init.stderr).contains(expected), "{init:?}");
+    let check = lab.command(&["check", "-c", "none.ini"]);
+    assert!(text(&check.stderr).contains("none.ini: cannot be read: there is no such file"), "{check:?}");
 }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use super::{Failure, print};
 use crate::config::completion::{find, first_callback_key, set};
 use crate::config::{Config, ConfigError, PLACES, Surroundings, callback_keys, parse_corp_id, read_ini};
+use crate::system_error::{Operation, explain};
 use crate::text::printable;
 
 const EXAMPLE: &str = include_str!("../../../sync.example.ini");
@@ -28,7 +29,9 @@ pub(super) fn init(file: Option<&Path>, corp_id: Option<&str>) -> Result<(), Fai
     let existing = match read_ini(&file) {
         Ok(text) => Some(text),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-        Err(error) => return Err(failure(format!("cannot be read: {error}"))),
+        Err(error) => {
+            return Err(failure(format!("cannot be read: {}", explain(Operation::ReadConfig, &error))));
+        }
     };
     if let Some((key, line)) = existing.as_deref().and_then(first_callback_key) {
         return Err(failure(format!(
@@ -57,7 +60,9 @@ pub(super) fn init(file: Option<&Path>, corp_id: Option<&str>) -> Result<(), Fai
     let text =
         set(&set(&text, "callback", "token", token.expose()), "callback", "encoding_aes_key", key.expose());
     let config = validate(&text, &file, corp_id.is_none())?;
-    let ownership = write::replace(&file, &text, is_new).map_err(|error| failure(error.to_string()))?;
+    let ownership = write::replace(&file, &text, is_new).map_err(|error| {
+        failure(format!("cannot be written: {}", explain(Operation::WriteConfig, &error)))
+    })?;
     let done = if is_new { "made" } else { "completed" };
     let id = corp_id.as_ref().map_or_else(String::new, |id| format!("; corp_id is {id}"));
     print(&format!(
