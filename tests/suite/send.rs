@@ -1,15 +1,13 @@
 //! `send`: what reaches the daemon, and the cause and remedy that are printed for each refusal.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::process::{Output, Stdio};
-use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::common::{self, KEY, Lab, Settings, concurrently, text};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use crate::network::{authority, listen, read_head, tls_server};
 
 fn send(lab: &Lab, url: &str, arguments: &[&str]) -> Output {
     lab.command(&[&["send", "--url", url], arguments].concat())
@@ -23,31 +21,8 @@ fn refused(output: &Output) -> String {
     error
 }
 
-/// A server that reads one request of each client and answers it; `{echo}` in the answer is the echostr of the sample.
-fn server(answer: impl Fn(TcpStream) + Send + Sync + 'static) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    let answer = Arc::new(answer);
-    thread::spawn(move || {
-        for client in listener.incoming().flatten() {
-            let answer = Arc::clone(&answer);
-            thread::spawn(move || answer(client));
-        }
-    });
-    address
-}
-
-fn read_head(client: &mut impl Read) -> String {
-    let mut head = Vec::new();
-    let mut byte = [0];
-    while !head.ends_with(b"\r\n\r\n") && client.read(&mut byte).is_ok_and(|read| read > 0) {
-        head.extend(byte);
-    }
-    text(&head)
-}
-
 fn fixed(answer: &'static str) -> SocketAddr {
-    server(move |mut client| {
+    listen(move |mut client| {
         read_head(&mut client);
         let _ = client.write_all(answer.as_bytes());
     })
@@ -187,7 +162,7 @@ fn whatever_stands_in_front_is_named_with_a_remedy() {
 
 /// A proxy in front of the daemon that changes the body of its response.
 fn changing(target: SocketAddr, change: fn(&str) -> String) -> SocketAddr {
-    server(move |mut client| {
+    listen(move |mut client| {
         let head = read_head(&mut client);
         let mut upstream = TcpStream::connect(target).unwrap();
         upstream.write_all(head.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n").as_bytes()).unwrap();
@@ -219,18 +194,15 @@ fn a_text_that_arrives_with_an_addition_is_refused_and_the_addition_named() {
 #[test]
 fn a_slow_response_is_refused_after_five_seconds_and_one_of_a_second_is_told() {
     let mut lab = Lab::plain();
-    let (target, begun) = (lab.address, Instant::now());
-    let silent = format!("http://{}/", server(|mut client| drop(client.read_to_end(&mut Vec::new()))));
+    let begun = Instant::now();
+    let silent = format!("http://{}/", listen(|mut client| drop(client.read_to_end(&mut Vec::new()))));
     let error = refused(&send(&lab, &silent, &[]));
     assert!(error.contains("no complete response within 5 s"), "{error}");
     assert!((4..8).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
-    let slow = server(move |mut client| {
-        let head = read_head(&mut client);
-        // Longer than WeCom's second: what is measured is the time itself.
+    // Longer than WeCom's second: what is measured is the time itself.
+    let slow = changing(lab.address, |text| {
         thread::sleep(Duration::from_millis(1100));
-        let mut upstream = TcpStream::connect(target).unwrap();
-        upstream.write_all(head.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n").as_bytes()).unwrap();
-        let _ = std::io::copy(&mut upstream, &mut client);
+        text.to_owned()
     });
     let output = send(&lab, &format!("http://{slow}/callback"), &[]);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
@@ -238,41 +210,6 @@ fn a_slow_response_is_refused_after_five_seconds_and_one_of_a_second_is_told() {
     lab.kill();
     let error = refused(&send(&lab, &lab.url("/callback"), &[]));
     assert!(error.contains("refuses the connection") && error.contains("connects directly"), "{error}");
-}
-
-/// A TLS server with a certificate for `name`; its authority in PEM.
-fn tls_server(target: SocketAddr, name: &str, years: (i32, i32)) -> (SocketAddr, String) {
-    let mut params = CertificateParams::default();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let authority_key = KeyPair::generate().unwrap();
-    let pem = params.self_signed(&authority_key).unwrap().pem();
-    let issuer = Issuer::new(params, authority_key);
-    let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
-    params.not_before = rcgen::date_time_ymd(years.0, 1, 1);
-    params.not_after = rcgen::date_time_ymd(years.1, 1, 1);
-    let key = KeyPair::generate().unwrap();
-    let certificate = params.signed_by(&key, &issuer).unwrap();
-    let private = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let config = config.unwrap().with_no_client_auth();
-    let config = Arc::new(config.with_single_cert(vec![certificate.der().clone()], private).unwrap());
-    let address = server(move |client| {
-        let connection = rustls::ServerConnection::new(Arc::clone(&config)).unwrap();
-        let mut client = rustls::StreamOwned::new(connection, client);
-        let head = read_head(&mut client);
-        if head.is_empty() {
-            return;
-        }
-        let mut upstream = TcpStream::connect(target).unwrap();
-        upstream.write_all(head.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n").as_bytes()).unwrap();
-        let mut answer = Vec::new();
-        let _ = upstream.read_to_end(&mut answer);
-        let _ = client.write_all(&answer);
-        client.conn.send_close_notify();
-        let _ = client.flush();
-    });
-    (address, pem)
 }
 
 #[test]
@@ -290,9 +227,10 @@ fn a_certificate_that_wecom_would_refuse_is_named() {
         ("other.example", (2020, 2090), true, "TLS: the certificate is for another host name; renew"),
     ];
     for (name, years, is_trusted, expected) in cases {
-        let (address, pem) = tls_server(lab.address, name, years);
+        let authority = authority("an authority of one's own");
+        let address = tls_server(lab.address, &authority, name, years);
         let file = lab.folder.path().join("ca.pem");
-        std::fs::write(&file, pem).unwrap();
+        std::fs::write(&file, &authority.pem).unwrap();
         let url = format!("https://localhost:{}/callback", address.port());
         let mut command = lab.prepared(&["send", "--url", &url]);
         if is_trusted {
