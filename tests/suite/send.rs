@@ -160,8 +160,11 @@ fn whatever_stands_in_front_is_named_with_a_remedy() {
     });
 }
 
+/// What a proxy makes of a body.
+type Change = fn(&str) -> String;
+
 /// A proxy in front of the daemon that changes the body of its response.
-fn changing(target: SocketAddr, change: fn(&str) -> String) -> SocketAddr {
+fn changing(target: SocketAddr, change: Change) -> SocketAddr {
     listen(move |mut client| {
         let head = read_head(&mut client);
         let mut upstream = TcpStream::connect(target).unwrap();
@@ -176,7 +179,7 @@ fn changing(target: SocketAddr, change: fn(&str) -> String) -> SocketAddr {
 #[test]
 fn a_text_that_arrives_with_an_addition_is_refused_and_the_addition_named() {
     let lab = Lab::plain();
-    let cases: [(fn(&str) -> String, &str); 4] = [
+    let cases: [(Change, &str); 4] = [
         (|text| format!("\u{feff}{text}"), "a byte order mark"),
         (|text| format!("{text}\r\n"), "line ends or blanks"),
         (|text| format!("\"{text}\""), "the text is in JSON"),
