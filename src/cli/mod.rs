@@ -33,7 +33,7 @@ use crate::text::{printable, printable_json};
 
 /// Keeps an exact local copy of your WeCom (企业微信) directory in one SQLite file, and converts userids to openids.
 #[derive(Parser)]
-#[command(version, max_term_width = 100, after_help = "Try it without an account: wecom-dirsync demo")]
+#[command(version = env!("WECOM_DIRSYNC_VERSION"), max_term_width = 100, after_help = "Try it without an account: wecom-dirsync demo")]
 struct Cli {
     /// Also before the command; clap hands it down.
     #[command(flatten)]
@@ -52,19 +52,31 @@ struct ConfigFile {
 #[derive(Subcommand)]
 enum Command {
     /// Serve callbacks, convert userids and reconcile, until SIGTERM or SIGINT
+    ///
+    /// Runs in the foreground and ends within 5 seconds. Only one daemon may use a database at a time. All other commands
+    /// work while it runs.
     Run(ConfigFile),
     /// Validate the configuration and print the effective one, secrets redacted
+    ///
+    /// Prints defaults too, and URLs without passwords and values of the query. Lists all errors at once. Does not call
+    /// WeCom.
     Check {
         #[command(flatten)]
         config: ConfigFile,
         /// Verify the database as well: the file, its rows and indexes, the change feed
+        ///
+        /// Works while the service runs. The exit status is 1 if anything disagrees.
         #[arg(long)]
         database: bool,
         /// Correct what disagrees, while the service is stopped
+        ///
+        /// Changes nothing if it cannot correct everything.
         #[arg(long, requires = "database")]
         repair: bool,
     },
     /// Show counts by state, age of the backlog, last event and comparison, pauses
+    ///
+    /// Also shows the requests to the callback port that were refused within a day, each with its remedy.
     Status {
         #[command(flatten)]
         config: ConfigFile,
@@ -73,6 +85,8 @@ enum Command {
         json: bool,
     },
     /// Show one member: fields, openid state, and its history
+    ///
+    /// The history has the latest 200 events, changes and API calls each.
     Member {
         #[command(flatten)]
         config: ConfigFile,
@@ -80,8 +94,14 @@ enum Command {
         userid: String,
     },
     /// List members: all, those without an openid and why, or those that departed
+    ///
+    /// Prints a table. Departed members are listed as long as their rows are stored.
     Members(members::Arguments),
     /// Make conversions of members without an openid due now
+    ///
+    /// A running daemon attempts them at once, unless conversion is off or paused. The exit status is 1 if one of the
+    /// members is unknown, deleted or converted already; the others become due nevertheless. One line for each USERID has
+    /// the reason.
     Retry {
         #[command(flatten)]
         config: ConfigFile,
@@ -93,6 +113,9 @@ enum Command {
         all: bool,
     },
     /// Compare the directory with WeCom, merge the differences, and print them
+    ///
+    /// A running daemon does it on request; without one, the command does it itself. The exit status is 1 if deletions are
+    /// blocked.
     Reconcile {
         #[command(flatten)]
         config: ConfigFile,
@@ -111,6 +134,9 @@ enum Command {
         #[command(flatten)]
         config: ConfigFile,
         /// Start after this change; each line contains its epoch and seq
+        ///
+        /// Numbers are unique within an epoch, which changes when an older copy of the database is restored. The exit
+        /// status is 3 if the position is gone.
         #[arg(long, value_name = "[EPOCH:]SEQ", default_value = "0")]
         since: Position,
         /// Keep printing changes as they are committed
@@ -122,10 +148,17 @@ enum Command {
         #[command(flatten)]
         config: ConfigFile,
         /// Format, for a spreadsheet or for programs
+        ///
+        /// CSV is for Excel: UTF-8 with a byte order mark, and an apostrophe before text that Excel would evaluate as a
+        /// formula. NDJSON is one JSON object per line.
         #[arg(long, value_enum)]
         format: export::Format,
     },
     /// Make a configuration with new callback keys, or complete the package's, and print the steps in WeCom's console
+    ///
+    /// Generates a Token and an EncodingAESKey. An existing file keeps all else byte for byte; one that has a Token or an
+    /// EncodingAESKey, or errors, is refused. The file is replaced atomically, with mode 0640, and belongs to the group
+    /// wecom-dirsync if there is one. The steps are in the order in which the console permits them.
     Init {
         #[command(flatten)]
         config: ConfigFile,
@@ -137,8 +170,16 @@ enum Command {
         corp_id: Option<String>,
     },
     /// Send a signed, encrypted verification or event to a URL, and judge the response as WeCom does
+    ///
+    /// The exit status is 1, with the cause and the remedy, unless WeCom would accept the response: status 200 within 5
+    /// seconds and exactly the decrypted text, or for an event "success" or nothing, from a server with a certificate of a
+    /// known authority. The keys are those of [callback.app] if the URL has its path, else of [callback]. The connection is
+    /// direct, because WeCom comes from outside: neither proxy nor ca_file of the configuration is used. An event takes
+    /// effect where it arrives; the next comparison corrects what WeCom does not confirm.
     Send(Box<send::Arguments>),
     /// Try the daemon on this machine, against a built-in stand-in for WeCom
+    ///
+    /// Goes from the saved callback URL to the first openid. A folder whose files are not from an earlier demo is refused.
     Demo {
         /// Folder for the database and its configuration [default: ./demo-wecom-dirsync]
         #[arg(value_name = "FOLDER")]
@@ -248,6 +289,12 @@ pub fn main() -> ExitCode {
             failure.exit_code()
         }
     }
+}
+
+/// The command line's definition, for manual page and completions.
+#[must_use]
+pub fn definition() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
 }
 
 fn load(path: Option<&Path>) -> Result<Config, Failure> {

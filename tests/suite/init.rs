@@ -91,6 +91,21 @@ fn the_packages_file_is_completed_and_keeps_all_else_byte_for_byte() {
 }
 
 #[test]
+fn the_packages_own_file_becomes_valid_and_keeps_its_database() {
+    let package = include_str!("../../packaging/sync.ini");
+    let (folder, file) = with_ini(package);
+    let output = init(folder.path(), &["--corp-id", CORP]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let ini = std::fs::read_to_string(&file).unwrap();
+    let changed = package.lines().zip(ini.lines()).filter(|(before, after)| before != after);
+    let changed: Vec<_> = changed.map(|(before, _)| before).collect();
+    assert_eq!(changed, ["# corp_id =", "# token =", "# encoding_aes_key ="]);
+    assert_eq!(package.lines().count(), ini.lines().count());
+    let check = Command::new(binary()).arg("check").current_dir(&folder).output().unwrap();
+    assert!(text(&check.stdout).contains("path = /var/lib/wecom-dirsync/directory.db"), "{check:?}");
+}
+
+#[test]
 fn a_file_with_any_callback_key_is_refused_untouched() {
     for (ini, key) in [
         (include_str!("../../sync.example.ini"), "[callback] token"),
