@@ -80,15 +80,15 @@ complete -c wecom-dirsync -n "__fish_wecom_dirsync_using_subcommand send" -s c -
 complete -c wecom-dirsync -n "__fish_wecom_dirsync_using_subcommand send" -l url -d 'The callback URL, such as https://your.domain/callback' -r
 complete -c wecom-dirsync -n "__fish_wecom_dirsync_using_subcommand send" -l userid -d 'Member of create_user, update_user, delete_user' -r
 complete -c wecom-dirsync -n "__fish_wecom_dirsync_using_subcommand send" -l new-userid -d 'Its new userid (update_user)' -r
-complete -c wecom-dirsync -n "__fish_wecom_dirsync_using_subcommand send" -l name -d 'Name of the member or department' -r
-complete -c wecom-dirsync -n "__fish_wecom_dirsync_using_subcommand send" -l department -d 'Ids of the member\'s departments' -r
-complete -c wecom-dirsync -n "__fish_wecom_dirsync_using_subcommand send" -l id -d 'Department or tag' -r
-complete -c wecom-dirsync -n "__fish_wecom_dirsync_using_subcommand send" -l parent-id -d 'Parent of the department' -r
-complete -c wecom-dirsync -n "__fish_wecom_dirsync_using_subcommand send" -l add-users -d 'Members that the tag gains' -r
-complete -c wecom-dirsync -n "__fish_wecom_dirsync_using_subcommand send" -l del-users -d 'Members that the tag loses' -r
-complete -c wecom-dirsync -n "__fish_wecom_dirsync_using_subcommand send" -l add-parties -d 'Departments that the tag gains' -r
-complete -c wecom-dirsync -n "__fish_wecom_dirsync_using_subcommand send" -l del-parties -d 'Departments that the tag loses' -r
-complete -c wecom-dirsync -n "__fish_wecom_dirsync_using_subcommand send" -l field -d 'Any other element, such as Mobile=13800000000' -r
+complete -c wecom-dirsync -n "__fish_wecom_dirsync_using_subcommand send" -l name -d 'Name of the member or department of an event' -r
+complete -c wecom-dirsync -n "__fish_wecom_dirsync_using_subcommand send" -l department -d 'Departments of the event\'s member, separated by commas' -r
+complete -c wecom-dirsync -n "__fish_wecom_dirsync_using_subcommand send" -l id -d 'Department or tag of an event' -r
+complete -c wecom-dirsync -n "__fish_wecom_dirsync_using_subcommand send" -l parent-id -d 'Parent of the event\'s department' -r
+complete -c wecom-dirsync -n "__fish_wecom_dirsync_using_subcommand send" -l add-users -d 'Members that the event\'s tag gains, separated by commas' -r
+complete -c wecom-dirsync -n "__fish_wecom_dirsync_using_subcommand send" -l del-users -d 'Members that the event\'s tag loses' -r
+complete -c wecom-dirsync -n "__fish_wecom_dirsync_using_subcommand send" -l add-parties -d 'Departments that the event\'s tag gains' -r
+complete -c wecom-dirsync -n "__fish_wecom_dirsync_using_subcommand send" -l del-parties -d 'Departments that the event\'s tag loses' -r
+complete -c wecom-dirsync -n "__fish_wecom_dirsync_using_subcommand send" -l field -d 'Any other element of an event, such as Mobile=13800000000' -r
 complete -c wecom-dirsync -n "__fish_wecom_dirsync_using_subcommand send" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c wecom-dirsync -n "__fish_wecom_dirsync_using_subcommand demo" -s c -l config -d 'Refused: a demo makes its own configuration' -r -F
 complete -c wecom-dirsync -n "__fish_wecom_dirsync_using_subcommand demo" -s h -l help -d 'Print help (see more with \'--help\')'

@@ -24,9 +24,8 @@ pub(super) enum Message {
     Stdin,
 }
 
-/// Fields of an event. Lists are separated by commas.
+/// The fields of an event.
 #[derive(Debug, Default, Args)]
-#[command(next_help_heading = "Fields of an event")]
 pub(super) struct Fields {
     /// Member of create_user, update_user, delete_user
     #[arg(long)]
@@ -34,31 +33,31 @@ pub(super) struct Fields {
     /// Its new userid (update_user)
     #[arg(long, value_name = "USERID")]
     new_userid: Option<String>,
-    /// Name of the member or department
+    /// Name of the member or department of an event
     #[arg(long)]
     name: Option<String>,
-    /// Ids of the member's departments
+    /// Departments of the event's member, separated by commas
     #[arg(long, value_name = "IDS")]
     department: Option<String>,
-    /// Department or tag
+    /// Department or tag of an event
     #[arg(long)]
     id: Option<String>,
-    /// Parent of the department
+    /// Parent of the event's department
     #[arg(long, value_name = "ID")]
     parent_id: Option<String>,
-    /// Members that the tag gains
+    /// Members that the event's tag gains, separated by commas
     #[arg(long, value_name = "USERIDS")]
     add_users: Option<String>,
-    /// Members that the tag loses
+    /// Members that the event's tag loses
     #[arg(long, value_name = "USERIDS")]
     del_users: Option<String>,
-    /// Departments that the tag gains
+    /// Departments that the event's tag gains
     #[arg(long, value_name = "IDS")]
     add_parties: Option<String>,
-    /// Departments that the tag loses
+    /// Departments that the event's tag loses
     #[arg(long, value_name = "IDS")]
     del_parties: Option<String>,
-    /// Any other element, such as Mobile=13800000000
+    /// Any other element of an event, such as Mobile=13800000000
     #[arg(long = "field", value_name = "ELEMENT=VALUE", value_parser = element)]
     others: Vec<(String, String)>,
 }
