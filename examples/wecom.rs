@@ -25,6 +25,9 @@ use wecom_dirsync::wecom::callback::crypt::{Crypt, EncodingAesKey};
 
 const TOKEN: &str = "QDG6eK";
 const KEY: &str = "jWmYm7qr5nMoAUwZRjGtBxmz3KA1tkAj3ykkR6q2B2C";
+/// What events were answered with, and how often.
+type Outcomes = BTreeMap<String, usize>;
+
 /// The sender of `start` ends by itself after so many events.
 const MOST: usize = 30_000;
 
@@ -59,9 +62,9 @@ impl Wecom {
         )
     }
 
-    /// Sends until `ended`; what happened, and how often.
-    fn load(&self, ended: &AtomicBool) -> BTreeMap<String, usize> {
-        let mut outcomes = BTreeMap::new();
+    /// Sends until `ended`.
+    fn load(&self, ended: &AtomicBool) -> Outcomes {
+        let mut outcomes = Outcomes::new();
         for n in 1..=MOST {
             if ended.load(Ordering::Relaxed) {
                 break;
@@ -81,7 +84,7 @@ fn main() {
     println!("app_secret = {app_secret}");
     println!("api_base = {}", stand_in.base_url());
     let wecom = Wecom { url, corp_id };
-    let mut load: Option<(Arc<AtomicBool>, JoinHandle<BTreeMap<String, usize>>)> = None;
+    let mut load: Option<(Arc<AtomicBool>, JoinHandle<Outcomes>)> = None;
     for line in std::io::stdin().lock().lines() {
         let line = line.expect("UTF-8");
         let answer = match line.split_whitespace().collect::<Vec<_>>().as_slice() {
