@@ -38,18 +38,7 @@ impl Transport {
             .max_idle_connections_per_host(MAX_CONCURRENT_CALLS)
             .user_agent(concat!("wecom-dirsync/", env!("CARGO_PKG_VERSION")))
             .build();
-        let tls = network.uses_tls().then(|| client_config(&network.authorities));
-        let tls = tls.and_then(|config| {
-            config
-                .inspect_err(|error| log::error!("TLS cannot be set up, so calls to https:// fail: {error}"))
-                .ok()
-        });
-        let connector =
-            ().chain(SocksConnector::default())
-                .chain(ConnectProxyConnector::default())
-                .chain(TcpConnector::default())
-                .chain(Tls(tls));
-        let agent = ureq::Agent::with_parts(config, connector, NamedResolver::default());
+        let agent = agent(config, &network);
         Self { agent, network, clock }
     }
 
@@ -80,6 +69,22 @@ impl Transport {
         let asked_at = self.clock.stamp_answer(date, took);
         Ok(Answer { asked_at, ..answer })
     }
+}
+
+/// An HTTP client with this program's certificates, and with errors that name the host.
+pub(super) fn agent(config: ureq::config::Config, network: &Network) -> ureq::Agent {
+    let tls = network.uses_tls().then(|| client_config(&network.authorities));
+    let tls = tls.and_then(|config| {
+        config
+            .inspect_err(|error| log::error!("TLS cannot be set up, so calls to https:// fail: {error}"))
+            .ok()
+    });
+    let connector =
+        ().chain(SocksConnector::default())
+            .chain(ConnectProxyConnector::default())
+            .chain(TcpConnector::default())
+            .chain(Tls(tls));
+    ureq::Agent::with_parts(config, connector, NamedResolver::default())
 }
 
 fn parse_date(text: &str) -> Option<UnixSeconds> {
