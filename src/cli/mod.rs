@@ -6,6 +6,7 @@
 mod changes;
 mod check;
 mod demo;
+mod doctor;
 mod export;
 mod logging;
 mod member;
@@ -56,6 +57,17 @@ enum Command {
         /// Correct what disagrees, while the service is stopped
         #[arg(long, requires = "database")]
         repair: bool,
+    },
+    /// Try database, clock, tokens, API permissions and the public callback URL, with a remedy for each failure
+    Doctor {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// The callback URL as WeCom's console has it
+        #[arg(long, value_name = "URL")]
+        url: Option<String>,
+        /// Print the result as one JSON object
+        #[arg(long)]
+        json: bool,
     },
     /// Show counts by state, age of the backlog, last event and comparison, pauses
     Status {
@@ -187,6 +199,9 @@ pub fn main() -> ExitCode {
         Command::Run(file) => run::run(file.config.as_deref()),
         Command::Check { config, database, repair } => {
             check::check(config.config.as_deref(), database, repair)
+        }
+        Command::Doctor { config, url, json } => {
+            doctor::doctor(config.config.as_deref(), url.as_deref(), json)
         }
         Command::Status { config, json } => status::status(config.config.as_deref(), json),
         Command::Member { config, userid } => member::member(config.config.as_deref(), &userid),

@@ -127,13 +127,22 @@ pub(crate) fn client(
     metrics: &Arc<Metrics>,
     shutdown: &Shutdown,
 ) -> Result<Client<ApiRecorder>, StartError> {
+    let reporter = ClockReporter::new(writer.clone());
+    let settings = settings(config, SharedClock::new(move |estimate| reporter.report(estimate)))?;
+    let recorder = ApiRecorder { writer: writer.clone(), metrics: Arc::clone(metrics) };
+    let client = Client::new(settings, recorder, shutdown.clone());
+    client.called_before(last_minute(writer));
+    Ok(client)
+}
+
+/// The settings of calls to WeCom's API. [`StartError::Config`]: the proxy is not usable.
+pub(crate) fn settings(config: &Config, clock: SharedClock) -> Result<Settings, StartError> {
     let proxy = config.wecom.chosen_proxy(|name| std::env::var(name).ok()).map_err(StartError::Config)?;
     let proxy = proxy.as_ref().map(|proxy| proxy.url.expose());
     let network = Network::new(&config.wecom.api_base, proxy, config.wecom.authorities.clone());
     let secrets = config.secrets().into_iter().chain(proxy.iter().flat_map(|url| secrets_of_url(url)));
     let text = |secret: &Option<Secret>| secret.as_ref().map(|secret| secret.expose().to_owned());
-    let reporter = ClockReporter::new(writer.clone());
-    let settings = Settings {
+    Ok(Settings {
         api_base: config.wecom.api_base.clone(),
         network: network.map_err(|what| StartError::Config(format!("the proxy {what}")))?,
         corp_id: config.wecom.corp_id.clone(),
@@ -143,12 +152,8 @@ pub(crate) fn client(
         timeout: config.wecom.timeout,
         calls_per_minute: config.wecom.calls_per_minute,
         max_concurrent_calls: config.openid.max_concurrent_calls,
-        clock: SharedClock::new(move |estimate| reporter.report(estimate)),
-    };
-    let recorder = ApiRecorder { writer: writer.clone(), metrics: Arc::clone(metrics) };
-    let client = Client::new(settings, recorder, shutdown.clone());
-    client.called_before(last_minute(writer));
-    Ok(client)
+        clock,
+    })
 }
 
 /// Calls of the last minute and their age. They count for WeCom's limit, whichever process made them.

@@ -12,8 +12,10 @@ mod failure_tracker;
 pub mod json;
 mod methods;
 pub mod network;
+pub(crate) mod probe;
 pub mod rate_limiter;
 pub mod tls;
+pub(crate) mod tls_inspection;
 mod token;
 mod transport;
 
