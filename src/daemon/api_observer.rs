@@ -139,12 +139,11 @@ pub(crate) fn client(
 pub(crate) fn settings(config: &Config, clock: SharedClock) -> Result<Settings, StartError> {
     let proxy = config.wecom.chosen_proxy(|name| std::env::var(name).ok()).map_err(StartError::Config)?;
     let proxy = proxy.as_ref().map(|proxy| proxy.url.expose());
-    let network = Network::new(&config.wecom.api_base, proxy, config.wecom.authorities.clone());
     let secrets = config.secrets().into_iter().chain(proxy.iter().flat_map(|url| secrets_of_url(url)));
     let text = |secret: &Option<Secret>| secret.as_ref().map(|secret| secret.expose().to_owned());
     Ok(Settings {
         api_base: config.wecom.api_base.clone(),
-        network: network.map_err(|what| StartError::Config(format!("the proxy {what}")))?,
+        network: network(config, &config.wecom.api_base)?,
         corp_id: config.wecom.corp_id.clone(),
         app_secret: text(&config.wecom.app_secret),
         contacts_secret: text(&config.wecom.contacts_secret),
@@ -154,6 +153,16 @@ pub(crate) fn settings(config: &Config, clock: SharedClock) -> Result<Settings, 
         max_concurrent_calls: config.openid.max_concurrent_calls,
         clock,
     })
+}
+
+/// The way to a URL: by the proxy for WeCom's API, unless `NO_PROXY` exempts its host. [`StartError::Config`]: the proxy is
+/// not usable.
+pub(crate) fn network(config: &Config, url: &str) -> Result<Network, StartError> {
+    let variable = |name: &str| std::env::var(name).ok();
+    let proxy = config.wecom.proxy_for(url, variable).map_err(StartError::Config)?;
+    let proxy = proxy.as_ref().map(|proxy| proxy.url.expose());
+    let network = Network::new(url, proxy, config.wecom.authorities.clone());
+    network.map_err(|what| StartError::Config(format!("the proxy {what}")))
 }
 
 /// Calls of the last minute and their age. They count for WeCom's limit, whichever process made them.

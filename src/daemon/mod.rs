@@ -16,6 +16,7 @@ pub(crate) mod hour;
 mod lockfile;
 pub(crate) mod log_limiter;
 pub(crate) mod metrics;
+mod notify;
 pub(crate) mod reconciler;
 pub(crate) mod refusals;
 pub(crate) mod threads;
@@ -45,6 +46,7 @@ pub(crate) use calls::MemberCalls;
 use control::{Control, ControlEndpoint};
 pub(crate) use lockfile::{is_running, lock};
 use metrics::Metrics;
+use notify::Notifier;
 use reconciler::Reconciler;
 use reconciler::triggers::ReconcileTriggers;
 use threads::Threads;
@@ -154,6 +156,7 @@ pub struct Daemon {
     threads: Threads,
     control: Option<Control>,
     admin: Option<Admin>,
+    notifier: Option<Notifier>,
     writer_thread: WriterThread,
     _lock: File,
 }
@@ -181,10 +184,11 @@ impl Daemon {
         let control = control.map(|control| control.start(&shared, &calls, can_compare)).transpose()?;
         let reserved = admin.as_ref().map_or(0, |_| admin::DESCRIPTORS);
         let callbacks = Callbacks::start(config, endpoints, (&shared, &calls), reserved, &mut threads)?;
+        let notifier = Notifier::start(config, &shared, &mut threads)?;
         let compares = can_compare && config.reconcile.enabled;
         let admin =
             admin.map(|listener| Admin::start(listener, &shared, &callbacks, compares)).transpose()?;
-        Ok(Self { shared, callbacks, calls, threads, control, admin, writer_thread, _lock: lock })
+        Ok(Self { shared, callbacks, calls, threads, control, admin, notifier, writer_thread, _lock: lock })
     }
 
     /// The address of the callback listener.
@@ -215,6 +219,9 @@ impl Daemon {
         }
         self.calls.wake();
         self.shared.triggers.wakeup.notify();
+        if let Some(notifier) = &self.notifier {
+            notifier.stop();
+        }
         self.callbacks.stop(deadline);
         // A call that waits for WeCom is left behind.
         self.threads.join_until(deadline.checked_sub(Duration::from_secs(1)).unwrap_or(deadline));

@@ -18,6 +18,7 @@ pub mod tls;
 pub(crate) mod tls_inspection;
 mod token;
 mod transport;
+pub(crate) mod webhook;
 
 pub(crate) use admission::{Admission, Entry};
 pub use answer::{Answer, ApiObserver, CallRecord};
