@@ -61,9 +61,12 @@ fn response(status: u16, body: &str) -> String {
     format!("HTTP/1.1 {status} X\r\nContent-Length: {}\r\n\r\n{body}", body.len())
 }
 
-/// A WeCom group robot, as documented. The texts of the messages that it took, with their times.
-fn robot() -> (SocketAddr, Arc<Mutex<Vec<(String, Instant)>>>) {
-    let taken = Arc::new(Mutex::new(Vec::new()));
+/// The texts of the messages that a robot took, with their times.
+type Messages = Arc<Mutex<Vec<(String, Instant)>>>;
+
+/// A WeCom group robot, as documented.
+fn robot() -> (SocketAddr, Messages) {
+    let taken = Messages::default();
     let messages = Arc::clone(&taken);
     let (address, _) = server(move |target, body| {
         let refuse = |errcode: i64, errmsg: &str| {
@@ -82,7 +85,7 @@ fn robot() -> (SocketAddr, Arc<Mutex<Vec<(String, Instant)>>>) {
         }
         let mut taken = messages.lock().unwrap();
         let minute = Duration::from_secs(60);
-        if taken.iter().filter(|(_, at): &&(String, Instant)| at.elapsed() < minute).count() >= 20 {
+        if taken.iter().filter(|(_, at)| at.elapsed() < minute).count() >= 20 {
             return refuse(45009, "api freq out of limit");
         }
         taken.push((content, Instant::now()));

@@ -37,7 +37,8 @@ fn cut(text: &str) -> String {
     if text.len() <= MAX_CONTENT {
         return text.to_owned();
     }
-    let end = text.floor_char_boundary(MAX_CONTENT - CUT.len());
+    let ends = text.char_indices().map(|(at, c)| at + c.len_utf8());
+    let end = ends.take_while(|end| *end <= MAX_CONTENT - CUT.len()).last().unwrap_or(0);
     format!("{}{CUT}", text.get(..end).unwrap_or_default())
 }
 

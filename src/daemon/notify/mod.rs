@@ -8,9 +8,8 @@ mod messages;
 mod outbox;
 mod sender;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -41,6 +40,8 @@ const INTERVAL: Duration = Duration::from_secs(15);
 const PENDING_LIFETIME: u32 = 1000;
 /// Time for the commit that shows whether events can be made durable: as long as a callback has.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(4);
+/// The heartbeat stops if the last commit that succeeded is older.
+const FRESH: Duration = Duration::from_secs(60);
 /// Time for a request to a robot, a webhook or a heartbeat URL.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// After a start, pauses and clock are not known again at once, so their ends count only then.
@@ -85,7 +86,7 @@ impl Notifier {
         }
         let (to_observer, messages) = channel();
         let (jobs, to_do) = sync_channel(channels.len());
-        let is_durable = Arc::new(AtomicBool::new(false));
+        let committed = Arc::<LastCommit>::default();
         let observer = Observer {
             writer: shared.writer.clone(),
             reader: shared.reader()?,
@@ -98,7 +99,7 @@ impl Notifier {
             not_durable: None,
             pending: None,
             in_flight: Vec::new(),
-            is_durable: Arc::clone(&is_durable),
+            committed: Arc::clone(&committed),
             shared: shared.clone(),
         };
         let results = to_observer.clone();
@@ -106,7 +107,7 @@ impl Notifier {
         threads.spawn("notify", move || observer.run(&messages, &jobs))?;
         if let Some(webhook) = heartbeat {
             let (every, shutdown) = (notify.heartbeat_every, shared.shutdown.clone());
-            threads.spawn("heartbeat", move || beat(&webhook, every, &is_durable, &shutdown))?;
+            threads.spawn("heartbeat", move || beat(&webhook, every, &committed, &shutdown))?;
         }
         Ok(Some(Self(to_observer)))
     }
@@ -117,6 +118,9 @@ impl Notifier {
         let _ = self.0.send(Message::Stop);
     }
 }
+
+/// When a commit succeeded last, for the heartbeat.
+type LastCommit = Mutex<Option<Instant>>;
 
 /// The value of [`NOTICES`].
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -140,7 +144,7 @@ struct Observer {
     pending: Option<(Instant, Duration, Option<UnixSeconds>)>,
     /// Channels whose job has no result yet.
     in_flight: Vec<Channel>,
-    is_durable: Arc<AtomicBool>,
+    committed: Arc<LastCommit>,
     shared: Shared,
 }
 
@@ -207,7 +211,7 @@ impl Observer {
         let random = fastrand::u64(..);
         let committed =
             self.writer.run(COMMIT_TIMEOUT, move |connection| PROBE.set(connection, unix_now(), &random));
-        self.is_durable.store(committed.is_ok(), Ordering::Relaxed);
+        *self.committed.lock().unwrap_or_else(PoisonError::into_inner) = committed.is_ok().then(Instant::now);
         self.not_durable = match committed {
             // The daemon ends.
             Ok(()) | Err(StoreError::Closed) => None,
@@ -335,13 +339,14 @@ impl Observer {
 }
 
 /// Calls the heartbeat URL while events can be made durable.
-fn beat(webhook: &Webhook, every: Duration, is_durable: &AtomicBool, shutdown: &Shutdown) {
+fn beat(webhook: &Webhook, every: Duration, committed: &LastCommit, shutdown: &Shutdown) {
     let mut fails = false;
     loop {
         if shutdown.sleep(every) {
             return;
         }
-        if !is_durable.load(Ordering::Relaxed) {
+        let last = *committed.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.is_none_or(|at| at.elapsed() > FRESH) {
             continue;
         }
         let called = webhook.request(None);
