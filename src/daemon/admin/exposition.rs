@@ -229,7 +229,7 @@ mod tests {
         assert!(text.contains("\nwecom_dirsync_oldest_pending_seconds 0\n"), "{text}");
         assert!(text.contains("\nwecom_dirsync_callbacks_total{result=\"unavailable\"} 0\n"), "{text}");
         assert!(!text.contains("last_event") && !text.contains("last_reconcile"), "{text}");
-        assert!(!text.contains("drift") && !text.contains("_bytes "), "{text}");
+        assert!(!text.contains("drift") && !text.contains("database_bytes") && !text.contains("wal_bytes"));
         assert!(!text.contains("events_total") && !text.contains("api_calls_total"), "{text}");
     }
 

@@ -94,6 +94,7 @@ impl Notifier {
             clock: shared.client.clock().clone(),
             settings: notify.clone(),
             channels,
+            current: Stored::default(),
             stored: Stored::default(),
             started: Instant::now(),
             not_durable: None,
@@ -136,6 +137,9 @@ struct Observer {
     clock: SharedClock,
     settings: Notify,
     channels: Vec<Channel>,
+    /// What is announced and to be sent.
+    current: Stored,
+    /// The last value of `current` that was committed.
     stored: Stored,
     started: Instant,
     /// Since when, and why events cannot be made durable.
@@ -157,19 +161,19 @@ impl Observer {
                 Stored::default()
             }
         };
-        self.stored.outbox.restart(&self.channels);
+        self.current = self.stored.clone();
+        self.current.outbox.restart(&self.channels);
         let mut next = Instant::now();
         loop {
-            let before = self.stored.clone();
             if Instant::now() >= next {
                 self.observe(unix_now());
                 next = Instant::now() + INTERVAL;
             }
-            if self.stored != before {
+            if self.stored != self.current {
                 self.store();
             }
             self.send(jobs, unix_now());
-            let due = self.stored.outbox.next_in(unix_now()).filter(|_| self.in_flight.is_empty());
+            let due = self.current.outbox.next_in(unix_now()).filter(|_| self.in_flight.is_empty());
             let due = due.map_or(INTERVAL, |seconds| Duration::from_secs(seconds.unsigned_abs().max(1)));
             let wait = due.min(next.saturating_duration_since(Instant::now()));
             match messages.recv_timeout(wait) {
@@ -193,14 +197,14 @@ impl Observer {
         if let Err(error) = self.read(&mut observed, now) {
             log::debug!("conditions in the database are not known: {error}");
         }
-        for notice in self.stored.announcements.observe(&observed, now) {
+        for notice in self.current.announcements.observe(&observed, now) {
             log::info!(
                 "notice condition={} change={} text={:?}",
                 notice.condition,
                 if notice.begins { "begins" } else { "ends" },
                 notice.text.en
             );
-            let dropped = self.stored.outbox.push(&self.channels, &notice);
+            let dropped = self.current.outbox.push(&self.channels, &notice);
             if dropped > 0 {
                 log::warn!("{dropped} old notices are dropped: too many could not be delivered");
             }
@@ -297,15 +301,16 @@ impl Observer {
     }
 
     /// Stores what is announced and to be sent. Until it succeeds, a restart would repeat it.
-    fn store(&self) {
-        let value = match serde_json::to_value(&self.stored) {
+    fn store(&mut self) {
+        let value = match serde_json::to_value(&self.current) {
             Ok(value) => value,
             Err(error) => return log::error!("notices cannot be stored: {error}; please report this"),
         };
         let written =
             self.writer.run(COMMIT_TIMEOUT, move |connection| NOTICES.set(connection, unix_now(), &value));
-        if let Err(error) = written {
-            log::debug!("notices could not be stored: {error}");
+        match written {
+            Ok(()) => self.stored = self.current.clone(),
+            Err(error) => log::debug!("notices could not be stored: {error}"),
         }
     }
 
@@ -315,7 +320,7 @@ impl Observer {
             if self.in_flight.contains(channel) {
                 continue;
             }
-            let Some(notices) = self.stored.outbox.due(*channel, now) else { continue };
+            let Some(notices) = self.current.outbox.due(*channel, now) else { continue };
             if jobs.try_send(Job { channel: *channel, notices }).is_ok() {
                 self.in_flight.push(*channel);
             }
@@ -326,15 +331,14 @@ impl Observer {
         let Delivery { channel, notices, failure } = delivery;
         self.in_flight.retain(|busy| busy != channel);
         match failure {
-            None => self.stored.outbox.delivered(*channel, notices, now),
+            None => self.current.outbox.delivered(*channel, notices, now),
             Some(why) => {
-                if self.stored.outbox.failed(*channel, now) {
+                if self.current.outbox.failed(*channel, now) {
                     let why = self.shared.client.clean(why);
                     log::warn!("[notify] {}: a notice is not delivered, tried again: {why}", channel.key());
                 }
             }
         }
-        self.store();
     }
 }
 
