@@ -28,7 +28,7 @@ fn lab() -> Lab {
 }
 
 fn wait_for_the_fill(lab: &Lab) {
-    eventually("the first comparison", || lab.log().contains("compared with WeCom outcome=ok"));
+    lab.wait_for_first_comparison();
     lab.wait_for("SELECT openid_attempts FROM members WHERE userid = 'zhangsan'", "1");
 }
 

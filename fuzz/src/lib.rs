@@ -1,5 +1,5 @@
 //! Properties that must hold for any input: one file per fuzz target, each with a `check` that panics on a violation.
-//! cargo-fuzz and `tests/fuzz.rs` call the same functions.
+//! cargo-fuzz and `tests/suite/fuzz.rs` call the same functions.
 #![allow(
     unreachable_pub,
     clippy::unwrap_used,

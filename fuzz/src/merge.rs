@@ -1,5 +1,5 @@
 //! The merge: in every order of arrival, and with every repetition, the directory is the same, also within one second.
-//! `tests/order.rs` tries the same through the database.
+//! `tests/suite/order.rs` tries the same through the database.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -46,30 +46,26 @@ fn check_database(path: &Path, mode: u32, repair: bool) -> Result<(), Failure> {
 }
 
 fn verified(path: &Path) -> Result<Verification, Failure> {
-    let connection = open_reader(path)?;
-    // One transaction sees one state while the daemon goes on.
-    let transaction = connection.unchecked_transaction()?;
-    Ok(verify(&transaction, None)?)
+    Ok(open_reader(path)?.snapshot(|connection| verify(connection, None))?)
 }
 
 /// Repairs, and verifies the result before it is committed.
 fn repaired(path: &Path, mode: u32) -> Result<Verification, Failure> {
     let _lock = lock(path)?;
-    let connection = open_writer(path, mode)?;
-    let transaction = connection.unchecked_transaction()?;
-    let found = verify(&transaction, Some(unix_now()))?;
-    let left = verify(&transaction, None)?;
-    if let Some(first) = left.findings.first() {
-        return Err(Failure::Other(format!(
-            "nothing was changed, because {} of {} disagreements cannot be repaired, the first: {}; put a copy of the \
-             database in its place, or start without one: the service fills it from WeCom",
-            left.findings.len(),
-            found.findings.len(),
-            printable(first)
-        )));
-    }
-    transaction.commit()?;
-    Ok(found)
+    open_writer(path, mode)?.transaction(|connection| {
+        let found = verify(connection, Some(unix_now()))?;
+        let left = verify(connection, None)?;
+        match left.findings.first() {
+            None => Ok(found),
+            Some(first) => Err(Failure::Other(format!(
+                "nothing was changed, because {} of {} disagreements cannot be repaired, the first: {}; put a copy of \
+                 the database in its place, or start without one: the service fills it from WeCom",
+                left.findings.len(),
+                found.findings.len(),
+                printable(first)
+            ))),
+        }
+    })
 }
 
 fn summary(found: &Verification) -> String {

@@ -146,7 +146,7 @@ impl Demo {
     fn wait_until(&self, sql: &str) -> Result<(), Failure> {
         let until = Instant::now() + TIMEOUT;
         loop {
-            if self.reader.query_row(sql, [], |row| row.get(0))? {
+            if table(&self.reader, sql)?.last().is_some_and(|row| row == &["1"]) {
                 return Ok(());
             }
             if Instant::now() >= until {

@@ -22,7 +22,7 @@ pub(super) enum Format {
 pub(super) fn export(path: Option<&Path>, format: Format) -> Result<(), Failure> {
     let config = load(path)?;
     let connection = open_reader(&config.database.path)?;
-    let connection = connection.unchecked_transaction()?;
+    connection.hold_snapshot()?;
     let mut out = BufWriter::new(std::io::stdout().lock());
     let mut written = match format {
         Format::Csv => write!(out, "\u{feff}{}\r\n", EXPORTED.join(",")),

@@ -20,7 +20,7 @@ pub(super) fn member(path: Option<&Path>, userid: &str) -> Result<(), Failure> {
     let config = load(path)?;
     let userid = UserId::parse(userid).map_err(|bad| Failure::Other(bad.to_string()))?;
     let connection = open_reader(&config.database.path)?;
-    let connection = connection.unchecked_transaction()?;
+    connection.hold_snapshot()?;
     let found = find(&connection, &userid)?.map(|member| printable_map(&member));
     let mut history = history(&connection, &userid, HISTORY_LIMIT)?;
     for entry in &mut history {

@@ -8,7 +8,7 @@ use super::{Failure, load, print};
 use crate::daemon::control::{ControlClient, Request, Response};
 use crate::daemon::is_running;
 use crate::directory::UserId;
-use crate::store::open::{begin, open_beside};
+use crate::store::open::open_beside;
 use crate::store::openids::{make_all_due, make_due};
 use crate::unix_time::unix_now;
 
@@ -19,21 +19,20 @@ pub(super) fn retry(path: Option<&Path>, userids: &[String], all: bool) -> Resul
     let config = load(path)?;
     let userids: Result<Vec<UserId>, _> = userids.iter().map(|text| UserId::parse(text)).collect();
     let userids = userids.map_err(|bad| Failure::Other(bad.to_string()))?;
-    let mut connection = open_beside(&config.database.path)?;
-    let transaction = begin(&mut connection)?;
+    let connection = open_beside(&config.database.path)?;
     let now = unix_now();
     let mut refused = Vec::new();
-    let due = if all {
-        make_all_due(&transaction, now)?
-    } else {
+    let due = connection.transaction(|connection| -> crate::store::Result<usize> {
+        if all {
+            return make_all_due(connection, now);
+        }
         for userid in &userids {
-            if !make_due(&transaction, userid, now)? {
+            if !make_due(connection, userid, now)? {
                 refused.push(userid.as_str());
             }
         }
-        userids.len() - refused.len()
-    };
-    transaction.commit()?;
+        Ok(userids.len() - refused.len())
+    })?;
     let response = ControlClient::request(&connection, &Request::Retry)
         .and_then(|mut client| client.receive(RESPONSE_TIMEOUT));
     let is_awake = matches!(response, Ok(Some(Response::Done)));

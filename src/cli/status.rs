@@ -31,7 +31,7 @@ pub(super) fn status(path: Option<&Path>, as_json: bool) -> Result<(), Failure> 
     let connection = open_reader(&config.database.path)?;
     let now = unix_now();
     // One transaction: all figures belong to one snapshot.
-    let connection = connection.unchecked_transaction()?;
+    connection.hold_snapshot()?;
     let counts = counts(&connection, now)?;
     let running = is_running(&config.database.path);
     // The state that an ended daemon left behind is obsolete.

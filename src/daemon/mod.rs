@@ -175,7 +175,14 @@ impl Daemon {
         let control = ControlEndpoint::bind(&database.path)?;
         let committed = control.as_ref().map(ControlEndpoint::commit_observer);
         let (writer, writer_thread) = Writer::start_notifying(connection, Some(mark), committed)?;
-        record_start(&writer, control.as_ref().map(|control| control.path().to_owned()))?;
+        let mut running = RunningDaemon {
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            control: control.as_ref().map(|control| control.path().to_owned()),
+            callbacks: None,
+            admin: None,
+        };
+        record_start(&writer, running.clone())?;
 
         let shared = Shared::new(config, writer)?;
         let mut threads = Threads::default();
@@ -188,6 +195,10 @@ impl Daemon {
         let compares = can_compare && config.reconcile.enabled;
         let admin =
             admin.map(|listener| Admin::start(listener, &shared, &callbacks, compares)).transpose()?;
+        (running.callbacks, running.admin) = (Some(callbacks.address()), admin.as_ref().map(Admin::address));
+        if let Err(error) = record_listeners(&shared.writer, running) {
+            log::warn!("the addresses of the listeners could not be recorded: {error}");
+        }
         Ok(Self { shared, callbacks, calls, threads, control, admin, notifier, writer_thread, _lock: lock })
     }
 
@@ -241,9 +252,7 @@ impl Daemon {
 
 /// Shows the commands that the daemon runs and nothing is paused, and requests a comparison if callbacks may have been
 /// missed before.
-fn record_start(writer: &Writer, control: Option<String>) -> Result<(), StoreError> {
-    let daemon =
-        RunningDaemon { pid: std::process::id(), version: env!("CARGO_PKG_VERSION").to_owned(), control };
+fn record_start(writer: &Writer, daemon: RunningDaemon) -> Result<(), StoreError> {
     writer.run(COMMIT_TIMEOUT, move |connection| {
         let now = unix_now();
         if let Some(reason) = reconciler::triggers::before_start(connection, now)? {
@@ -253,6 +262,11 @@ fn record_start(writer: &Writer, control: Option<String>) -> Result<(), StoreErr
         RECONCILE_PROGRESS.remove(connection)?;
         PAUSES.remove(connection)
     })
+}
+
+/// Programs that let the system choose a port find it in this row.
+fn record_listeners(writer: &Writer, daemon: RunningDaemon) -> Result<(), StoreError> {
+    writer.run(COMMIT_TIMEOUT, move |connection| DAEMON.set(connection, unix_now(), &daemon))
 }
 
 fn record_stop(writer: &Writer, timeout: Duration) -> Result<(), StoreError> {

@@ -73,6 +73,12 @@ pub enum StoreError {
     /// The writer has stopped, because the daemon shuts down.
     #[error("the database is being closed")]
     Closed,
+    /// The program panicked on the data to write.
+    #[error("the program failed on this data; please report it")]
+    Panicked,
+    /// A column contains what no table has.
+    #[error("the database has an unreadable value in column {0}; run `wecom-dirsync check --database`")]
+    Unreadable(String),
     /// Any other error of SQLite.
     #[error("the database failed: {0}")]
     Sqlite(#[source] rusqlite::Error),
@@ -96,6 +102,7 @@ impl StoreError {
     #[must_use]
     pub fn is_of_the_data(&self) -> bool {
         match self {
+            Self::Panicked => true,
             Self::Sqlite(error) => matches!(
                 error.sqlite_error_code(),
                 Some(ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch | ErrorCode::TooBig)
@@ -131,6 +138,8 @@ impl StoreError {
             Self::Full => Self::Full,
             Self::NoWriteAccess => Self::NoWriteAccess,
             Self::Closed => Self::Closed,
+            Self::Panicked => Self::Panicked,
+            Self::Unreadable(column) => Self::Unreadable(column.clone()),
             Self::Vanished(path) => Self::Vanished(path.clone()),
             Self::Damaged(what) => Self::Damaged(what.clone()),
             Self::Disk(what) => Self::Disk(what.clone()),

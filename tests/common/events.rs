@@ -1,13 +1,16 @@
 //! Random sets of events about a small company, and the directory that they come to.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::panic, missing_docs)]
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::ops::Deref;
 
 use fastrand::Rng;
-use rusqlite::Connection;
 use wecom_dirsync::demo::sender::contact_event;
 use wecom_dirsync::directory::UnixSeconds;
+use wecom_dirsync::store::Connection;
+use wecom_dirsync::store::open::open_in_memory;
 use wecom_dirsync::store::{Applied, NewEvent, apply_event};
 use wecom_dirsync::wecom::callback::message;
 
@@ -189,6 +192,37 @@ fn tag(rng: &mut Rng, scale: Scale, at: i64) -> Made {
     let id = rng.u32(1..=scale.departments).to_string();
     elements.push((["AddPartyItems", "DelPartyItems"][rng.usize(0..2)], id));
     Made { at, change_type: "update_tag", elements }
+}
+
+/// An empty directory in memory. Each thread creates the schema once: what was written is rolled back on drop.
+pub struct Scratch(Option<Connection>);
+
+thread_local! {
+    static EMPTY: RefCell<Vec<Connection>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Scratch {
+    pub fn new() -> Self {
+        let connection = EMPTY.with_borrow_mut(Vec::pop).unwrap_or_else(|| open_in_memory().unwrap());
+        connection.begin().unwrap();
+        Self(Some(connection))
+    }
+}
+
+impl Deref for Scratch {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        self.0.as_ref().unwrap()
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let connection = self.0.take().unwrap();
+        connection.roll_back();
+        EMPTY.with_borrow_mut(|empty| empty.push(connection));
+    }
 }
 
 /// Applies one message as the daemon does.

@@ -23,18 +23,22 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
+use serde_json::Value as Json;
 use tempfile::TempDir;
 use wecom_dirsync::demo::sender::{Sender, contact_event};
 use wecom_dirsync::demo::standin::StandIn;
 use wecom_dirsync::wecom::callback::crypt::{Crypt, EncodingAesKey};
+use wecom_dirsync::wecom::callback::envelope::callback;
 
 pub const CORP: &str = "wx5823bf96d3bd56c7";
 pub const TOKEN: &str = "QDG6eK";
 pub const KEY: &str = "jWmYm7qr5nMoAUwZRjGtBxmz3KA1tkAj3ykkR6q2B2C";
-pub const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a condition is waited for: long, because the machine may be busy.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 pub struct Lab {
     pub folder: TempDir,
+    database: PathBuf,
     pub stand_in: StandIn,
     child: Option<Child>,
     pub address: SocketAddr,
@@ -71,13 +75,69 @@ pub fn now() -> i64 {
     wecom_dirsync::unix_time::unix_now().0
 }
 
-/// Waits for a condition.
-pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+/// Tries again until it succeeds; its last error after [`PATIENCE`].
+fn retry<E>(mut attempt: impl FnMut() -> Result<(), E>) -> Result<(), E> {
     let until = Instant::now() + PATIENCE;
-    while !condition() {
-        assert!(Instant::now() < until, "waited in vain: {what}");
-        std::thread::sleep(Duration::from_millis(5));
+    loop {
+        match attempt() {
+            Err(_) if Instant::now() < until => std::thread::sleep(Duration::from_millis(5)),
+            result => return result,
+        }
     }
+}
+
+/// Waits for a condition.
+#[track_caller]
+pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let result = retry(|| if condition() { Ok(()) } else { Err(()) });
+    assert!(result.is_ok(), "waited in vain: {what}");
+}
+
+/// The signed query and the body of an event as WeCom posts it.
+pub fn signed(crypt: &Crypt, message: &str) -> (String, String) {
+    let encrypted = crypt.encrypt(message.as_bytes(), [3; 16]).unwrap();
+    let signature = crypt.sign("1", "2", &encrypted);
+    (format!("msg_signature={signature}&timestamp=1&nonce=2"), callback(CORP, &encrypted, ""))
+}
+
+pub fn post(target: &str, body: &str) -> Vec<u8> {
+    let head =
+        format!("POST {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}", body.len());
+    format!("{head}\r\n\r\n{body}").into_bytes()
+}
+
+/// An answer of the admin listener.
+pub struct Answer {
+    pub status: u16,
+    pub head: String,
+    pub body: String,
+    pub took: Duration,
+}
+
+pub fn ask(address: SocketAddr, method: &str, path: &str) -> Answer {
+    let begun = Instant::now();
+    let request = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    let answer = exchange(address, &[request.as_bytes()]);
+    let (head, body) =
+        answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{method} {path}: no answer: {answer:?}"));
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    Answer { status, head: head.to_owned(), body: body.to_owned(), took: begun.elapsed() }
+}
+
+/// Sends all pieces on one connection; what comes until the server closes it.
+pub fn exchange(address: SocketAddr, pieces: &[&[u8]]) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    for piece in pieces {
+        // A request that is refused may be closed before all of it is sent.
+        if stream.write_all(piece).is_err() {
+            break;
+        }
+    }
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    text(&answer)
 }
 
 /// Cases of one test that are checked at the same time. They mostly sleep.
@@ -85,15 +145,35 @@ const CONCURRENT: usize = 20;
 
 /// Checks all cases, several at a time.
 pub fn concurrently<T: Send>(cases: impl IntoIterator<Item = T>, check: impl Fn(T) + Sync) {
+    on_threads(CONCURRENT, || {}, cases, check);
+}
+
+/// Checks all cases on all processors, at the lowest priority: tests that wait for a daemon run beside this one.
+pub fn on_all_processors<T: Send>(cases: impl IntoIterator<Item = T>, check: impl Fn(T) + Sync) {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    // On Linux the priority is that of the calling thread.
+    let yield_to_others = || {
+        rustix::process::nice(19).unwrap();
+    };
+    on_threads(processors, yield_to_others, cases, check);
+}
+
+fn on_threads<T: Send>(
+    threads: usize,
+    prepare: impl Fn() + Sync,
+    cases: impl IntoIterator<Item = T>,
+    check: impl Fn(T) + Sync,
+) {
     let cases = Mutex::new(cases.into_iter().collect::<Vec<_>>().into_iter());
     let next = || cases.lock().unwrap_or_else(PoisonError::into_inner).next();
     let work = || {
+        prepare();
         while let Some(case) = next() {
             check(case);
         }
     };
     std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..CONCURRENT).map(|_| scope.spawn(work)).collect();
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
         for thread in threads {
             // The panic of the case itself, not "a scoped thread panicked".
             thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
@@ -148,6 +228,7 @@ impl Lab {
         );
         std::fs::write(folder.path().join("sync.ini"), text).unwrap();
         Self {
+            database: folder.path().join("directory.db"),
             folder,
             stand_in,
             child: None,
@@ -178,17 +259,14 @@ impl Lab {
         let log = File::create(self.log_path()).unwrap();
         let child = command.stderr(log).stdout(Stdio::null()).stdin(Stdio::null()).spawn().unwrap();
         self.child = Some(child);
-        let mut ready = String::new();
         eventually("the daemon is ready", || {
             let log = self.log();
             assert!(self.child.as_mut().unwrap().try_wait().unwrap().is_none(), "the daemon ended: {log}");
-            let lines = log.split_inclusive('\n').filter(|line| line.ends_with('\n'));
-            ready = lines.filter(|line| line.contains("ready:")).collect();
-            !ready.is_empty()
+            log.contains("ready:")
         });
-        let address = |key: &str| {
-            let found = ready.split(&format!(" {key}=http://")).nth(1)?;
-            found.split(['/', ' ']).next()?.parse().ok()
+        let address = |listener: &str| {
+            let sql = format!("SELECT value ->> '{listener}' FROM daemon_state WHERE name = 'daemon'");
+            self.value(&sql).parse().ok()
         };
         (self.address, self.admin) = (address("callbacks").unwrap(), address("admin"));
     }
@@ -242,7 +320,14 @@ impl Lab {
     }
 
     pub fn database(&self) -> PathBuf {
-        self.folder.path().join("directory.db")
+        self.database.clone()
+    }
+
+    /// Puts the database elsewhere, before the first start.
+    pub fn set_database(&mut self, path: PathBuf) {
+        let ini = std::fs::read_to_string(self.ini()).unwrap();
+        std::fs::write(self.ini(), format!("{ini}\n[database]\npath = {}\n", path.display())).unwrap();
+        self.database = path;
     }
 
     pub fn db(&self) -> Connection {
@@ -254,17 +339,41 @@ impl Lab {
         value(&self.db(), sql)
     }
 
+    #[track_caller]
     pub fn wait_for(&self, sql: &str, expected: &str) {
         let db = self.db();
-        let until = Instant::now() + PATIENCE;
-        loop {
-            let found = value(&db, sql);
-            if found == expected {
-                return;
-            }
-            assert!(Instant::now() < until, "{sql}: {found}, not {expected}\n{}", self.log());
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        let attempt = || Some(value(&db, sql)).filter(|found| found != expected).map_or(Ok(()), Err);
+        let result = retry(attempt);
+        assert!(result.is_ok(), "{sql}: {result:?}, not {expected}\n{}", self.log());
+    }
+
+    pub fn wait_for_first_comparison(&self) {
+        eventually("the first comparison", || self.log().contains("compared with WeCom outcome=ok"));
+    }
+
+    /// Another program's connection, which locks the database until it rolls back.
+    pub fn locked(&self) -> Connection {
+        let shell = Connection::open(self.database()).unwrap();
+        shell.execute_batch("BEGIN IMMEDIATE").unwrap();
+        shell
+    }
+
+    /// What `status --json` prints.
+    pub fn status(&self) -> Json {
+        serde_json::from_slice(&self.command(&["status", "--json"]).stdout).unwrap()
+    }
+
+    /// Runs `reconcile` and reads its report.
+    pub fn reconcile(&self, arguments: &[&str]) -> Json {
+        let output = self.command(&[&["reconcile", "--json"], arguments].concat());
+        serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|_| panic!("{}\n{}", text(&output.stdout), text(&output.stderr)))
+    }
+
+    /// Number of calls of this API about this member.
+    pub fn asked(&self, api: &str, userid: &str) -> usize {
+        let calls = self.stand_in.calls();
+        calls.iter().filter(|call| call.api == api && call.userid.as_deref() == Some(userid)).count()
     }
 
     /// Dates all comparisons ten minutes back, so that a trigger may bring the next one.
@@ -315,14 +424,9 @@ impl Lab {
         })
     }
 
-    /// Sends bytes and reads until the server closes or is silent for a while; what came.
+    /// Sends bytes to the callback listener; what comes until it closes the connection.
     pub fn raw(&self, bytes: &[u8]) -> String {
-        let mut stream = TcpStream::connect(self.address).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(6))).unwrap();
-        stream.write_all(bytes).unwrap();
-        let mut answer = Vec::new();
-        let _ = stream.read_to_end(&mut answer);
-        String::from_utf8_lossy(&answer).into_owned()
+        exchange(self.address, &[bytes])
     }
 }
 

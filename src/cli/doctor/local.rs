@@ -179,11 +179,10 @@ fn denial(user: &str, path: &Path, access: Access) -> Finding {
 
 /// File, rows, facts and change feed.
 pub(super) fn database(connection: &Connection, path: &Path) -> Finding {
-    // One transaction sees one state while the daemon goes on.
-    let verified = connection.unchecked_transaction().and_then(|transaction| verify(&transaction, None));
-    match verified {
+    // A snapshot is one state while the daemon goes on.
+    match connection.snapshot(|connection| verify(connection, None)) {
         Ok(found) => judge_database(&found, path),
-        Err(error) => unusable_database(&StoreError::from(error)),
+        Err(error) => unusable_database(&error),
     }
 }
 

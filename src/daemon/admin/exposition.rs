@@ -215,6 +215,7 @@ fn histogram(name: &str, help: &str, latencies: &LatencySnapshot) -> MetricFamil
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::connection::values;
     use crate::store::open::open_in_memory;
 
     fn exposition(reader: Connection) -> Exposition {
@@ -236,7 +237,7 @@ mod tests {
     #[test]
     fn a_finished_reconcile_has_its_time() {
         let db = open_in_memory().unwrap();
-        db.execute_batch(
+        db.script(
             "INSERT INTO reconciles (started_at, finished_at, reason, outcome) VALUES (1, 1700000000, 'test', 'ok')",
         )
         .unwrap();
@@ -256,7 +257,7 @@ mod tests {
         {
             let sql =
                 "INSERT INTO reconciles (started_at, finished_at, reason, outcome) VALUES (1, 2, 'test', ?1)";
-            db.execute(sql, [outcome]).unwrap();
+            db.execute(sql, values![outcome]).unwrap();
             assert_eq!(blocked(&db), expected, "{outcome}");
         }
         let text = exposition(db).text().unwrap();
@@ -265,7 +266,7 @@ mod tests {
 
     #[test]
     fn a_database_that_cannot_be_read_costs_only_its_own_figures() {
-        let text = exposition(Connection::open_in_memory().unwrap()).text().unwrap();
+        let text = exposition(rusqlite::Connection::open_in_memory().unwrap().into()).text().unwrap();
         assert!(text.contains("wecom_dirsync_callbacks_total{"), "{text}");
         assert!(!text.contains("wecom_dirsync_members"), "{text}");
     }

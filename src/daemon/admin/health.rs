@@ -213,7 +213,7 @@ mod tests {
         let path = folder.path().join("directory.db");
         let (writer, _thread) = Writer::start(crate::store::open_writer(&path, 0o600).unwrap()).unwrap();
         let looker = crate::store::open_reader(&path).unwrap();
-        let version = || looker.query_row("PRAGMA data_version", [], |row| row.get::<_, i64>(0)).unwrap();
+        let version = || looker.data_version().unwrap();
         let mut health = Health::new(
             writer,
             Arc::default(),

@@ -124,8 +124,7 @@ fn limits(max_connections: usize) -> Limits {
 /// A connection with a short lock timeout and a small cache.
 fn reader(database: &Path) -> Result<Connection, StoreError> {
     let connection = open_reader(database)?;
-    connection.busy_timeout(READ_TIMEOUT)?;
-    connection.pragma_update(None, "cache_size", -256)?;
+    connection.limit(READ_TIMEOUT, 256)?;
     Ok(connection)
 }
 
