@@ -172,6 +172,8 @@ fn every_trouble_of_the_api_has_its_level_and_remedy() {
             "must_fix",
             "portal.example",
         ),
+        ("gettoken", Fault::TooLong, "token.app", "must_fix", "too long"),
+        ("gettoken", Fault::HangInBody, "token.app", "must_fix", "not complete within the timeout"),
         ("gettoken", Fault::NotHttp, "token.app", "must_fix", "not HTTP"),
         ("gettoken", Fault::Body(b"{\"errcode\":0}".to_vec()), "token.app", "must_fix", "no access_token"),
         ("gettoken", Fault::Errcode(45009), "token.app", "warning", "errcode 45009"),

@@ -1,9 +1,10 @@
 //! `doctor`: live checks of this machine, WeCom's API and the public callback URL, with one remedy for each failure.
 //!
-//! [`finding`], [`wecom`], [`url`] and most of [`local`] judge, and know no network; this file and [`url_probe`] ask.
+//! [`finding`], [`wecom`], [`url`], [`reply`] and most of [`local`] judge, and know no network; this file and [`url_probe`] ask.
 
 mod finding;
 mod local;
+mod reply;
 mod url;
 mod url_probe;
 mod wecom;
@@ -30,7 +31,8 @@ use crate::wecom::api::{Api, SecretKind};
 use crate::wecom::callback::crypt::{Crypt, EncodingAesKey};
 use crate::wecom::clock::SharedClock;
 use finding::{Finding, Level, count, in_words};
-use url::{CallbackUrl, Verdict};
+use reply::{Verdict, judge_reply, plus_lost, refused_by_daemon};
+use url::CallbackUrl;
 use url_probe::{Characters, Reply, UrlProber, Verification};
 
 /// Age of the refusals that are shown, in seconds.
@@ -193,8 +195,7 @@ fn public_url(
         }
     };
     let listen = callback.listen.to_string();
-    let judge =
-        |sent: &Verification, reply: &Reply| url::judge_reply(reply, &sent.text, &sent.echostr, &listen);
+    let judge = |sent: &Verification, reply: &Reply| judge_reply(reply, &sent.text, &sent.echostr, &listen);
     let Some(verdict) = judge(&first, reply) else {
         findings.push(Finding::ok(
             "url.response",
@@ -209,7 +210,7 @@ fn public_url(
         "forbidden" | "bad_request" => {
             let plain = verify(Characters::Plain)?;
             if plain.outcome.as_ref().is_ok_and(|reply| judge(&plain, reply).is_none()) {
-                url::plus_lost()
+                plus_lost()
             } else {
                 with_the_daemons_record(verdict, reader, since)
             }
@@ -233,7 +234,7 @@ fn with_the_daemons_record(verdict: Verdict, reader: Option<&Connection>, since:
     let until = Instant::now() + REFUSAL_TIMEOUT;
     loop {
         if let Some(row) = refusals_since(reader, since).unwrap_or_default().first() {
-            return url::refused_by_daemon(&row.cause, verdict);
+            return refused_by_daemon(&row.cause, verdict);
         }
         if Instant::now() >= until {
             return verdict;

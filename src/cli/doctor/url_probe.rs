@@ -1,4 +1,4 @@
-//! Sends signed verifications to a callback URL and keeps what came back, as it is. [`super::url`] judges it.
+//! Sends signed verifications to a callback URL and keeps what came back, as it is. [`super::reply`] and [`super::url`] judge it.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
