@@ -30,7 +30,7 @@ use crate::text::{printable, printable_json};
 
 /// Keeps an exact local copy of your WeCom (企业微信) directory in one SQLite file, and converts userids to openids.
 #[derive(Parser)]
-#[command(version, max_term_width = 100, after_help = "Try it without an account: wecom-dirsync demo")]
+#[command(version = env!("WECOM_DIRSYNC_VERSION"), max_term_width = 100, after_help = "Try it without an account: wecom-dirsync demo")]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -46,30 +46,50 @@ struct ConfigFile {
 #[derive(Subcommand)]
 enum Command {
     /// Serve callbacks, convert userids and reconcile, until SIGTERM or SIGINT
+    ///
+    /// Runs in the foreground and ends within 5 seconds. Only one daemon may use a database at a time. All other commands
+    /// work while it runs.
     Run(ConfigFile),
     /// Validate the configuration and print the effective one, secrets redacted
+    ///
+    /// Prints defaults too, and URLs without passwords and values of the query. Lists all errors at once. Does not call
+    /// WeCom.
     Check {
         #[command(flatten)]
         config: ConfigFile,
         /// Verify the database as well: the file, its rows and indexes, the change feed
+        ///
+        /// Works while the service runs. The exit status is 1 if anything disagrees.
         #[arg(long)]
         database: bool,
         /// Correct what disagrees, while the service is stopped
+        ///
+        /// Changes nothing if it cannot correct everything.
         #[arg(long, requires = "database")]
         repair: bool,
     },
     /// Try database, clock, tokens, API permissions and the public callback URL, with a remedy for each failure
+    ///
+    /// Also checks the files as the service's user, the disk, the address that WeCom sees, and the requests that were refused
+    /// within a day. Each check is ok, warning or MUST FIX; the exit status is 1 if anything must be fixed. Sends no event and
+    /// changes nothing in WeCom.
     Doctor {
         #[command(flatten)]
         config: ConfigFile,
         /// The callback URL as WeCom's console has it
+        ///
+        /// Tries name, certificate, redirects, and the response to a signed verification, directly and without a proxy.
         #[arg(long, value_name = "URL")]
         url: Option<String>,
         /// Print the result as one JSON object
+        ///
+        /// Its findings have check, level (ok, warning, must_fix), what and remedy.
         #[arg(long)]
         json: bool,
     },
     /// Show counts by state, age of the backlog, last event and comparison, pauses
+    ///
+    /// Also shows the requests to the callback port that were refused within a day, each with its remedy.
     Status {
         #[command(flatten)]
         config: ConfigFile,
@@ -78,6 +98,8 @@ enum Command {
         json: bool,
     },
     /// Show one member: fields, openid state, and its history
+    ///
+    /// The history has the latest 200 events, changes and API calls each.
     Member {
         #[command(flatten)]
         config: ConfigFile,
@@ -85,6 +107,9 @@ enum Command {
         userid: String,
     },
     /// Make conversions of members without an openid due now
+    ///
+    /// A running daemon attempts them at once, unless conversion is off or paused. The exit status is 1 if one of the
+    /// members is unknown, deleted or converted already; the others become due nevertheless.
     Retry {
         #[command(flatten)]
         config: ConfigFile,
@@ -96,6 +121,9 @@ enum Command {
         all: bool,
     },
     /// Compare the directory with WeCom, merge the differences, and print them
+    ///
+    /// A running daemon does it on request; without one, the command does it itself. The exit status is 1 if deletions are
+    /// blocked.
     Reconcile {
         #[command(flatten)]
         config: ConfigFile,
@@ -114,6 +142,9 @@ enum Command {
         #[command(flatten)]
         config: ConfigFile,
         /// Start after this change; each line contains its epoch and seq
+        ///
+        /// Numbers are unique within an epoch, which changes when an older copy of the database is restored. The exit
+        /// status is 3 if the position is gone.
         #[arg(long, value_name = "[EPOCH:]SEQ", default_value = "0")]
         since: Position,
         /// Keep printing changes as they are committed
@@ -125,10 +156,15 @@ enum Command {
         #[command(flatten)]
         config: ConfigFile,
         /// Format, for a spreadsheet or for programs
+        ///
+        /// CSV is for Excel: UTF-8 with a byte order mark, and an apostrophe before text that Excel would evaluate as a
+        /// formula. NDJSON is one JSON object per line.
         #[arg(long, value_enum)]
         format: export::Format,
     },
     /// Try the daemon on this machine, against a built-in stand-in for WeCom
+    ///
+    /// Goes from the saved callback URL to the first openid. A folder whose files are not from an earlier demo is refused.
     Demo {
         /// Folder for the database and its configuration [default: ./demo-wecom-dirsync]
         #[arg(value_name = "FOLDER")]
@@ -219,6 +255,12 @@ pub fn main() -> ExitCode {
             failure.exit_code()
         }
     }
+}
+
+/// The command line's definition, for manual page and completions.
+#[must_use]
+pub fn definition() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
 }
 
 fn load(path: Option<&Path>) -> Result<Config, Failure> {

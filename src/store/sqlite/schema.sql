@@ -286,6 +286,7 @@ CREATE TABLE deferred_facts (
 );
 -- One row: the last numbers of events and changes. A number is never given again, also after its row was deleted.
 CREATE TABLE ledger (
+    -- always 1
     company                INTEGER NOT NULL PRIMARY KEY CHECK (company = 1),
     last_event             INTEGER NOT NULL CHECK (typeof(last_event) = 'integer'),
     last_change            INTEGER NOT NULL CHECK (typeof(last_change) = 'integer')
