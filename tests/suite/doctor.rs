@@ -149,7 +149,7 @@ fn a_working_installation_has_nothing_to_fix_and_each_token_is_fetched_once() {
 
 #[test]
 fn every_trouble_of_the_api_has_its_level_and_remedy() {
-    let lab = Lab::idle(Settings { reconcile: true, wecom: "timeout = 1s", ..Settings::default() });
+    let lab = Lab::idle(Settings { reconcile: true, ..Settings::default() });
     let address = "not allow to access from your ip, hint: [1], from ip: 203.0.113.9, more info at https://x";
     let refusal = |code| Fault::Refusal(code, address.into());
     let convert = "api.app.user/convert_to_openid";
@@ -160,7 +160,6 @@ fn every_trouble_of_the_api_has_its_level_and_remedy() {
         ("gettoken", Fault::HttpStatus(502), "token.app", "must_fix", "HTTP status 502"),
         ("gettoken", Fault::HttpStatus(404), "token.app", "must_fix", "api_base"),
         ("gettoken", Fault::HttpStatus(407), "token.app", "must_fix", "[wecom] proxy"),
-        ("gettoken", Fault::Hang, "token.app", "must_fix", "no answer in time"),
         ("gettoken", Fault::Reset, "token.app", "must_fix", "closed the connection"),
         ("gettoken", Fault::Garbage, "token.app", "must_fix", "HTML"),
         ("gettoken", Fault::Empty, "token.app", "must_fix", "empty"),
@@ -172,8 +171,6 @@ fn every_trouble_of_the_api_has_its_level_and_remedy() {
             "must_fix",
             "portal.example",
         ),
-        ("gettoken", Fault::TooLong, "token.app", "must_fix", "too long"),
-        ("gettoken", Fault::HangInBody, "token.app", "must_fix", "not complete within the timeout"),
         ("gettoken", Fault::NotHttp, "token.app", "must_fix", "not HTTP"),
         ("gettoken", Fault::Body(b"{\"errcode\":0}".to_vec()), "token.app", "must_fix", "no access_token"),
         ("gettoken", Fault::Errcode(45009), "token.app", "warning", "errcode 45009"),
@@ -209,6 +206,18 @@ fn every_trouble_of_the_api_has_its_level_and_remedy() {
     let (findings, _) = doctor(&lab, &[]);
     assert_eq!(found(&findings, "database").0, "warning");
     assert_eq!(found(&findings, "daemon").0, "warning");
+}
+
+#[test]
+fn an_answer_that_does_not_come_or_does_not_end_is_told_after_the_configured_time() {
+    let lab = Lab::idle(Settings { wecom: "timeout = 1s", ..Settings::default() });
+    for (fault, part) in
+        [(Fault::Hang, "no answer in time"), (Fault::HangInBody, "not complete within the timeout")]
+    {
+        lab.stand_in.fail(Some("gettoken"), fault, 1);
+        let (level, what) = found(&doctor(&lab, &[]).0, "token.app");
+        assert!(level == "must_fix" && what.contains(part), "{what}");
+    }
 }
 
 #[test]
