@@ -27,6 +27,7 @@ use crate::daemon::reconciler::ReconcileRequest;
 use crate::store::StoreError;
 use crate::store::epoch::Position;
 use crate::text::{printable, printable_json};
+use doctor::CallbackUrl;
 
 /// Keeps an exact local copy of your WeCom (企业微信) directory in one SQLite file, and converts userids to openids.
 #[derive(Parser)]
@@ -79,8 +80,8 @@ enum Command {
         /// The callback URL as WeCom's console has it
         ///
         /// Tries name, certificate, redirects, and the response to a signed verification, directly and without a proxy.
-        #[arg(long, value_name = "URL")]
-        url: Option<String>,
+        #[arg(long, value_name = "URL", value_parser = CallbackUrl::parse)]
+        url: Option<CallbackUrl>,
         /// Print the result as one JSON object
         ///
         /// Its findings have check, level (ok, warning, must_fix), what and remedy.
@@ -230,9 +231,7 @@ pub fn main() -> ExitCode {
         Command::Check { config, database, repair } => {
             check::check(config.config.as_deref(), database, repair)
         }
-        Command::Doctor { config, url, json } => {
-            doctor::doctor(config.config.as_deref(), url.as_deref(), json)
-        }
+        Command::Doctor { config, url, json } => doctor::doctor(config.config.as_deref(), url.as_ref(), json),
         Command::Status { config, json } => status::status(config.config.as_deref(), json),
         Command::Member { config, userid } => member::member(config.config.as_deref(), &userid),
         Command::Retry { config, userids, all } => retry::retry(config.config.as_deref(), &userids, all),

@@ -32,7 +32,7 @@ use crate::wecom::callback::crypt::{Crypt, EncodingAesKey};
 use crate::wecom::clock::SharedClock;
 use finding::{Finding, Level, count, in_words};
 use reply::{Verdict, judge_reply, plus_lost, refused_by_daemon};
-use url::CallbackUrl;
+pub(super) use url::CallbackUrl;
 use url_probe::{Characters, Reply, UrlProber, Verification};
 
 /// Age of the refusals that are shown, in seconds.
@@ -46,10 +46,8 @@ const NOBODY: &str = "wecom-dirsync-doctor";
 /// Time for the daemon to write a refusal, which it does once a second.
 const REFUSAL_TIMEOUT: Duration = Duration::from_millis(2500);
 
-pub(super) fn doctor(path: Option<&Path>, url: Option<&str>, as_json: bool) -> Result<(), Failure> {
+pub(super) fn doctor(path: Option<&Path>, url: Option<&CallbackUrl>, as_json: bool) -> Result<(), Failure> {
     let config = load(path)?;
-    let url =
-        url.map(CallbackUrl::parse).transpose().map_err(|what| Failure::Other(format!("--url {what}")))?;
     let mut findings = configuration(&config);
     let reader = open_reader(&config.database.path);
     let running = is_running(&config.database.path);
@@ -66,7 +64,7 @@ pub(super) fn doctor(path: Option<&Path>, url: Option<&str>, as_json: bool) -> R
     findings.extend(local::disk(&config.database.path));
     let reader = reader.ok();
     findings.extend(api(&config, reader.as_ref())?);
-    match &url {
+    match url {
         Some(url) => findings.extend(public_url(&config, url, reader.as_ref())?),
         None => {
             findings.push(Finding::ok("url", "not tried; name the callback URL: doctor --url https://.."))

@@ -14,7 +14,7 @@ const ENDS_SOON: i64 = 14 * 86_400;
 
 /// The parts of a callback URL.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct CallbackUrl {
+pub(crate) struct CallbackUrl {
     /// Without query, as it is requested.
     pub(super) url: String,
     pub(super) is_https: bool,
@@ -25,8 +25,12 @@ pub(super) struct CallbackUrl {
 }
 
 impl CallbackUrl {
-    /// The error completes "the URL ..".
-    pub(super) fn parse(text: &str) -> Result<Self, &'static str> {
+    /// The error states what is wrong with it.
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        Self::split(text).map_err(str::to_owned)
+    }
+
+    fn split(text: &str) -> Result<Self, &'static str> {
         let (scheme, rest) = text.split_once("://").ok_or("has no scheme; write https://HOST/PATH")?;
         let is_https = match scheme.to_ascii_lowercase().as_str() {
             "https" => true,
