@@ -51,7 +51,8 @@ const KEYS: [(&str, &[&str]); 11] = [
     ("retention", &["events", "changes", "deleted_members"]),
     ("admin", &["listen"]),
     ("notify", &[
-        "on_change_command", "robot_webhook", "robot_webhook_file", "heartbeat_url", "heartbeat_every",
+        "on_change_command", "robot_webhook", "robot_webhook_file", "webhook_url", "webhook_url_file", "heartbeat_url",
+        "heartbeat_every", "oldest_pending_over", "no_event_for",
     ]),
     ("log", &["level", "file"]),
 ];

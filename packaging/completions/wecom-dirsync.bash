@@ -25,6 +25,9 @@ _wecom__dirsync() {
             wecom__dirsync,demo)
                 cmd="wecom__dirsync__subcmd__demo"
                 ;;
+            wecom__dirsync,doctor)
+                cmd="wecom__dirsync__subcmd__doctor"
+                ;;
             wecom__dirsync,export)
                 cmd="wecom__dirsync__subcmd__export"
                 ;;
@@ -64,6 +67,9 @@ _wecom__dirsync() {
             wecom__dirsync__subcmd__help,demo)
                 cmd="wecom__dirsync__subcmd__help__subcmd__demo"
                 ;;
+            wecom__dirsync__subcmd__help,doctor)
+                cmd="wecom__dirsync__subcmd__help__subcmd__doctor"
+                ;;
             wecom__dirsync__subcmd__help,export)
                 cmd="wecom__dirsync__subcmd__help__subcmd__export"
                 ;;
@@ -101,7 +107,7 @@ _wecom__dirsync() {
 
     case "${cmd}" in
         wecom__dirsync)
-            opts="-c -h -V --config --help --version run check status member members retry reconcile changes export init send demo help"
+            opts="-c -h -V --config --help --version run check doctor status member members retry reconcile changes export init send demo help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -192,6 +198,32 @@ _wecom__dirsync() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        wecom__subcmd__dirsync__subcmd__doctor)
+            opts="-c -h --config --url --json --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -c)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --url)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         wecom__subcmd__dirsync__subcmd__export)
             opts="-c -h --config --format --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
@@ -219,7 +251,7 @@ _wecom__dirsync() {
             return 0
             ;;
         wecom__subcmd__dirsync__subcmd__help)
-            opts="run check status member members retry reconcile changes export init send demo help"
+            opts="run check doctor status member members retry reconcile changes export init send demo help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -261,6 +293,20 @@ _wecom__dirsync() {
             return 0
             ;;
         wecom__subcmd__dirsync__subcmd__help__subcmd__demo)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        wecom__subcmd__dirsync__subcmd__help__subcmd__doctor)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )

@@ -6,6 +6,7 @@
 mod changes;
 mod check;
 mod demo;
+mod doctor;
 mod export;
 mod failure;
 mod init;
@@ -32,6 +33,7 @@ use crate::config::Config;
 use crate::daemon::reconciler::ReconcileRequest;
 use crate::store::epoch::Position;
 use crate::text::{printable, printable_json};
+use doctor::CallbackUrl;
 
 /// Keeps an exact local copy of your WeCom (企业微信) directory in one SQLite file, and converts userids to openids.
 #[derive(Parser)]
@@ -75,6 +77,25 @@ enum Command {
         /// Changes nothing if it cannot correct everything.
         #[arg(long, requires = "database")]
         repair: bool,
+    },
+    /// Try database, clock, tokens, API permissions and the public callback URL, with a remedy for each failure
+    ///
+    /// Also checks the files as the service's user, the disk, the address that WeCom sees, and the requests that were refused
+    /// within a day. Each check is ok, warning or MUST FIX; the exit status is 1 if anything must be fixed. Sends no event and
+    /// changes nothing in WeCom.
+    Doctor {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// The callback URL as WeCom's console has it
+        ///
+        /// Tries name, certificate, redirects, and the response to a signed verification, directly and without a proxy.
+        #[arg(long, value_name = "URL", value_parser = CallbackUrl::parse)]
+        url: Option<CallbackUrl>,
+        /// Print the result as one JSON object
+        ///
+        /// Its findings have check, level (ok, warning, must_fix), what and remedy.
+        #[arg(long)]
+        json: bool,
     },
     /// Show counts by state, age of the backlog, last event and comparison, pauses
     ///
@@ -216,6 +237,7 @@ pub fn main() -> ExitCode {
         Command::Check { config, database, repair } => {
             check::check(config.config.as_deref(), database, repair)
         }
+        Command::Doctor { config, url, json } => doctor::doctor(config.config.as_deref(), url.as_ref(), json),
         Command::Status { config, json } => status::status(config.config.as_deref(), json),
         Command::Member { config, userid } => member::member(config.config.as_deref(), &userid),
         Command::Members(arguments) => members::members(&arguments),

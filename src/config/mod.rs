@@ -23,6 +23,7 @@ use std::time::Duration;
 use log::LevelFilter;
 
 use crate::system_error::{Operation, explain};
+use crate::wecom::query::url_encode;
 use crate::wecom::redact::secrets_of_url;
 
 pub(crate) use proxy::Proxy;
@@ -50,6 +51,7 @@ pub struct Config {
     pub(crate) reconcile: Reconcile,
     /// `None`: the admin listener is off.
     pub(crate) admin_listen: Option<SocketAddr>,
+    pub(crate) notify: Notify,
     pub(crate) log: Log,
     /// Section, key and printed value of every setting; `None`: a secret that is not set.
     effective: Vec<(&'static str, &'static str, Option<String>)>,
@@ -151,6 +153,31 @@ pub struct Reconcile {
     pub(crate) max_delete_percent: u32,
 }
 
+/// Whom to tell of what. URLs are secrets: they contain keys.
+#[derive(Debug, Clone)]
+pub(crate) struct Notify {
+    /// Run by `/bin/sh -c` for each notice.
+    pub(crate) on_change_command: Option<String>,
+    /// A group robot's URL, or only its key.
+    pub(crate) robot_webhook: Option<Secret>,
+    pub(crate) webhook_url: Option<Secret>,
+    pub(crate) heartbeat_url: Option<Secret>,
+    pub(crate) heartbeat_every: Duration,
+    /// Zero: never.
+    pub(crate) oldest_pending_over: Duration,
+    /// Zero: never.
+    pub(crate) no_event_for: Duration,
+}
+
+impl Notify {
+    /// The URL of the group robot. A bare key belongs to the robots of `api_base`.
+    pub(crate) fn robot_url(&self, api_base: &str) -> Option<String> {
+        let robot = self.robot_webhook.as_ref()?.expose();
+        let url = || format!("{api_base}/cgi-bin/webhook/send?key={}", url_encode(robot));
+        Some(if robot.contains("://") { robot.to_owned() } else { url() })
+    }
+}
+
 #[derive(Debug, Clone)]
 pub(crate) struct Log {
     pub(crate) level: LevelFilter,
@@ -248,8 +275,12 @@ impl Config {
     #[must_use]
     pub fn secrets(&self) -> Vec<String> {
         let texts = self.secrets.iter().flat_map(|StoredSecret { key, value, .. }| match *key {
-            "proxy" | "heartbeat_url" => secrets_of_url(value.expose()),
-            "robot_webhook" if value.expose().contains("://") => secrets_of_url(value.expose()),
+            "proxy" => secrets_of_url(value.expose()),
+            "robot_webhook" | "webhook_url" | "heartbeat_url" if value.expose().contains("://") => {
+                let mut secrets = secrets_of_url(value.expose());
+                secrets.extend(long_segments(value.expose()));
+                secrets
+            }
             _ => vec![value.expose().to_owned()],
         });
         texts.collect()
@@ -276,6 +307,14 @@ pub(crate) fn read_ini(file: &Path) -> std::io::Result<String> {
 /// A new Token and EncodingAESKey, of the form that WeCom's console generates.
 pub(crate) fn callback_keys() -> Result<(Secret, Secret), getrandom::Error> {
     Ok((credential::random(32)?, credential::random(43)?))
+}
+
+/// The parts of a URL's path that may be keys, as those of many chat and monitoring services are.
+fn long_segments(url: &str) -> impl Iterator<Item = String> {
+    const SHORTEST_KEY: usize = 16;
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let path = rest.split(['?', '#']).next().unwrap_or_default();
+    path.split('/').skip(1).filter(|segment| segment.len() >= SHORTEST_KEY).map(str::to_owned)
 }
 
 /// The effective configuration as INI text, defaults included. It parses to the same settings once the redacted secrets

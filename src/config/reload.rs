@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use super::{Config, StoredSecret};
 
-/// Settings that a reload applies. `[notify]` and `[retention]` have no effect yet.
-const LIVE: [(&str, &[&str]); 8] = [
+/// Settings that a reload applies.
+const LIVE: [(&str, &[&str]); 6] = [
     ("wecom", &["contacts_secret", "app_secret", "calls_per_minute"]),
     (
         "callback",
@@ -25,8 +25,6 @@ const LIVE: [(&str, &[&str]); 8] = [
     ),
     ("openid", &["max_concurrent_calls", "retry_first", "retry_max", "recheck_after"]),
     ("reconcile", &["every", "max_delete_percent"]),
-    ("retention", &["events", "changes", "deleted_members"]),
-    ("notify", &["on_change_command", "robot_webhook", "heartbeat_url", "heartbeat_every"]),
     ("log", &["level", "format", "file"]),
 ];
 

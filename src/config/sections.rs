@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use log::LevelFilter;
 
+use super::Notify;
 use super::reader::Reader;
 use super::secret::{redact_url, redact_urls};
 use super::values;
@@ -51,7 +52,7 @@ impl Reader<'_> {
         }
         self.section = "admin";
         let admin_listen = self.optional("listen", Some(([127, 0, 0, 1], 9180).into()), values::address);
-        self.notify();
+        let notify = self.notify();
         self.section = "log";
         let none_of = |_| "is none of off, error, warn, info, debug, trace".to_owned();
         let level = |text: &str| text.parse().map_err(none_of);
@@ -74,6 +75,7 @@ impl Reader<'_> {
             fetch_details: fetch == "auto",
             reconcile,
             admin_listen,
+            notify,
             log,
             effective: std::mem::take(&mut self.effective),
             secrets: std::mem::take(&mut self.secrets),
@@ -244,17 +246,19 @@ impl Reader<'_> {
         openid
     }
 
-    /// Only checks `[notify]`: its settings have no effect in this version.
-    fn notify(&mut self) {
+    fn notify(&mut self) -> Notify {
         self.section = "notify";
         let any = |text: &str| Ok(text.to_owned());
-        self.value("on_change_command", String::new(), any, |text| redact_urls(text));
-        self.secret("robot_webhook", |_| Ok(()));
-        let url = self.value("heartbeat_url", String::new(), any, |text| redact_url(text));
-        if !url.is_empty() {
-            self.keep("heartbeat_url", self.file.to_owned(), url);
+        let command = self.value("on_change_command", String::new(), any, |text| redact_urls(text));
+        Notify {
+            on_change_command: Some(command).filter(|command| !command.is_empty()),
+            robot_webhook: self.secret("robot_webhook", is_robot),
+            webhook_url: self.secret("webhook_url", is_url),
+            heartbeat_url: self.secret("heartbeat_url", is_url),
+            heartbeat_every: self.duration("heartbeat_every", MINUTE, SECOND..=DAY),
+            oldest_pending_over: self.duration("oldest_pending_over", Duration::ZERO, Duration::ZERO..=YEAR),
+            no_event_for: self.duration("no_event_for", Duration::ZERO, Duration::ZERO..=YEAR),
         }
-        self.duration("heartbeat_every", MINUTE, SECOND..=DAY);
     }
 }
 
@@ -271,6 +275,17 @@ pub(crate) fn corp_id(text: &str) -> Result<String, String> {
         return Err("is a placeholder; copy 企业ID from 我的企业 in the admin console".into());
     }
     Ok(text.to_owned())
+}
+
+fn is_url(text: &str) -> Result<(), String> {
+    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    let has_host = rest.is_some_and(|rest| !rest.is_empty() && !rest.starts_with(['/', '?', '#', ':']));
+    has_host.then_some(()).ok_or("is not a URL such as https://example.com/path".into())
+}
+
+/// A robot's URL, or only the key in it.
+fn is_robot(text: &str) -> Result<(), String> {
+    if text.contains("://") { is_url(text) } else { Ok(()) }
 }
 
 fn is_token(text: &str) -> Result<(), String> {

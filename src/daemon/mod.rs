@@ -17,6 +17,7 @@ pub(crate) mod hour;
 mod lockfile;
 pub(crate) mod log_limiter;
 pub(crate) mod metrics;
+mod notify;
 pub(crate) mod reconciler;
 pub(crate) mod refusals;
 pub(crate) mod service_manager;
@@ -48,6 +49,7 @@ pub(crate) use calls::MemberCalls;
 use control::{Control, ControlEndpoint};
 pub(crate) use lockfile::{is_running, lock};
 use metrics::Metrics;
+use notify::Notifier;
 use reconciler::triggers::ReconcileTriggers;
 use reconciler::{ReconcileSettings, Reconciler};
 use service_manager::Supervision;
@@ -160,6 +162,7 @@ pub struct Daemon {
     control: Option<Control>,
     admin: Option<Admin>,
     supervision: Supervision,
+    notifier: Option<Notifier>,
     writer_thread: WriterThread,
     _lock: File,
 }
@@ -197,6 +200,7 @@ impl Daemon {
         let reserved = admin.as_ref().map_or(0, |_| admin::DESCRIPTORS);
         let mut callbacks =
             Callbacks::start(config, (endpoints, socket), (&shared, &calls), reserved, &mut threads)?;
+        let notifier = Notifier::start(config, &shared, &mut threads)?;
         let compares = can_compare && config.reconcile.enabled;
         let admin =
             admin.map(|listener| Admin::start(listener, &shared, &callbacks, compares)).transpose()?;
@@ -215,6 +219,7 @@ impl Daemon {
             control,
             admin,
             supervision,
+            notifier,
             writer_thread,
             _lock: lock,
         })
@@ -273,6 +278,9 @@ impl Daemon {
         self.calls.wake();
         self.supervision.wake();
         self.shared.triggers.wakeup.notify();
+        if let Some(notifier) = &self.notifier {
+            notifier.stop();
+        }
         self.callbacks.stop(deadline);
         // A call that waits for WeCom is left behind.
         self.threads.join_until(deadline.checked_sub(Duration::from_secs(1)).unwrap_or(deadline));

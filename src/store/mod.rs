@@ -30,6 +30,7 @@ pub mod openids;
 pub mod queries;
 pub mod reconciles;
 pub(crate) mod refusals;
+pub(crate) mod sample;
 mod sqlite;
 pub(crate) mod state;
 pub mod verify;

@@ -59,6 +59,9 @@ pub(crate) const DRIFT: Entry<Drift> = Entry::new("drift");
 /// A random number, written by each health check.
 pub(crate) const PROBE: Entry<u64> = Entry::new("probe");
 
+/// Which notices were announced, and those that are not delivered yet; [`crate::daemon`] knows the form.
+pub(crate) const NOTICES: Entry<Json> = Entry::new("notices");
+
 const COMPARISON_DUE: Entry<ComparisonDue> = Entry::new("comparison_due");
 
 /// How a command reaches the daemon.

@@ -196,16 +196,27 @@ fn the_metrics_tell_the_story_with_the_contracts_names() {
     // Nothing that the contract does not name, and all of it but what is not there without a comparison.
     let types: Vec<_> = told.types.iter().map(|(name, kind)| (name.as_str(), kind.as_str())).collect();
     let expected = [
+        ("process_cpu_seconds_total", "counter"),
+        ("process_max_fds", "gauge"),
+        ("process_open_fds", "gauge"),
+        ("process_resident_memory_bytes", "gauge"),
+        ("process_start_time_seconds", "gauge"),
+        ("process_threads", "gauge"),
+        ("process_virtual_memory_bytes", "gauge"),
         ("wecom_dirsync_api_calls_total", "counter"),
         ("wecom_dirsync_api_paused", "gauge"),
         ("wecom_dirsync_build_info", "gauge"),
         ("wecom_dirsync_callback_duration_seconds", "histogram"),
         ("wecom_dirsync_callbacks_total", "counter"),
         ("wecom_dirsync_clock_offset_seconds", "gauge"),
+        ("wecom_dirsync_comparison_blocked", "gauge"),
+        ("wecom_dirsync_database_bytes", "gauge"),
         ("wecom_dirsync_events_total", "counter"),
         ("wecom_dirsync_last_event_timestamp_seconds", "gauge"),
         ("wecom_dirsync_members", "gauge"),
         ("wecom_dirsync_oldest_pending_seconds", "gauge"),
+        ("wecom_dirsync_refusals_total", "counter"),
+        ("wecom_dirsync_wal_bytes", "gauge"),
     ];
     let types: Vec<_> = types.into_iter().filter(|(name, _)| !name.contains("last_reconcile")).collect();
     assert_eq!(types, expected);

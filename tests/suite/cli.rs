@@ -86,16 +86,13 @@ fn check_prints_no_password_of_a_url() {
         output.status.success() && shown.contains("proxy = http://user:***@proxy.example:3128"),
         "{shown}"
     );
-    assert!(
-        shown.contains("heartbeat_url = https://user:***@h/x?key=***") && !shown.contains("hush"),
-        "{shown}"
-    );
+    assert!(shown.contains("heartbeat_url = [redacted]") && !shown.contains("hush"), "{shown}");
 }
 
 #[test]
 fn commands_that_do_not_work_yet_are_not_in_the_help() {
     let help = run(&["--help"]).1;
-    for command in ["doctor", "backup", "import-openids", "forget"] {
+    for command in ["backup", "import-openids", "forget"] {
         assert!(!help.contains(command), "{help}");
     }
 }

@@ -155,7 +155,7 @@ fn a_database_without_a_folder_and_a_configuration_that_cannot_be_written_name_t
     ] {
         std::fs::write(lab.ini(), format!("{ini}[database]\npath = {path}\n")).unwrap();
         let output = lab.command(&["run"]);
-        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        assert_eq!(output.status.code(), Some(78), "{output:?}");
         assert!(text(&output.stderr).contains(expected), "{output:?}");
     }
     let init =

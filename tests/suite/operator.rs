@@ -220,9 +220,7 @@ fn secrets_in_urls_are_neither_in_errors_nor_in_what_check_prints() {
     let text = good(notify).replace("ww1\n", "ww1\nproxy = http://user:hush@proxy.example:3128\n");
     let config = parse(&text).unwrap();
     let shown = render(&config);
-    for line in
-        ["proxy = http://user:***@proxy.example:3128", "heartbeat_url = https://user:***@h.example/x?key=***"]
-    {
+    for line in ["proxy = http://user:***@proxy.example:3128", "heartbeat_url = [redacted]"] {
         assert!(shown.lines().any(|shown| shown == line), "{line}: {shown}");
     }
     assert!(!format!("{config:?}{shown}{:?}", config.warnings()).contains("hush"), "{shown}");

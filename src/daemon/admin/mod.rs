@@ -68,7 +68,7 @@ impl Admin {
             Arc::clone(&shared.metrics),
             callbacks.gate_stats(),
             shared.client.clock().clone(),
-            reader(database)?,
+            (reader(database)?, database.clone()),
         );
         let (in_flight, max_connections) =
             if callbacks.has_few_descriptors() { FEW } else { (IN_FLIGHT, CONNECTIONS) };

@@ -82,7 +82,8 @@ impl Callbacks {
             Some(path) => routes.with_probe(path),
             None => routes,
         };
-        let refusals = Refusals::start(&endpoints, shared.writer.clone(), threads)?;
+        let refusals =
+            Refusals::start(&endpoints, Arc::clone(&shared.metrics), shared.writer.clone(), threads)?;
         let server = Arc::new(Server {
             http,
             endpoints: RwLock::new(endpoints.into()),

@@ -13,11 +13,14 @@ mod failure_tracker;
 pub mod json;
 mod methods;
 pub mod network;
+pub(crate) mod probe;
 pub mod rate_limiter;
 mod reload;
 pub mod tls;
+pub(crate) mod tls_inspection;
 mod token;
 mod transport;
+pub(crate) mod webhook;
 
 pub(crate) use admission::{Admission, Entry};
 pub use answer::{Answer, ApiObserver, CallRecord};

@@ -31,7 +31,7 @@ struct Token {
 }
 
 /// Reads the answer of gettoken: the token, and its lifetime in seconds.
-fn read(answer: &Answer) -> Result<(String, u64), String> {
+pub(super) fn read(answer: &Answer) -> Result<(String, u64), String> {
     let token = answer.json.get("access_token");
     let text = token.and_then(Json::as_str).unwrap_or_default();
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
