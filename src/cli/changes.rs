@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::store::Connection;
 
-use super::{Failure, load};
+use super::{Failure, load_without_secrets};
 use crate::daemon::control::{ControlClient, Request, Response};
 use crate::store::epoch::{self, Position};
 use crate::store::file::beside;
@@ -26,7 +26,7 @@ const FAILURES: u32 = 12;
 const BATCH: u32 = 1000;
 
 pub(super) fn changes(path: Option<&Path>, since: &Position, follow: bool) -> Result<(), Failure> {
-    let config = load(path)?;
+    let config = load_without_secrets(path)?;
     let database = &config.database.path;
     let connection = match open_reader(database) {
         // A follower may start before the daemon.

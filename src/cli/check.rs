@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::prerequisites::examine;
 use super::{Failure, load, print};
 use crate::config::render;
 use crate::daemon::lock;
@@ -16,8 +17,9 @@ const SHOWN: usize = 1000;
 pub(super) fn check(path: Option<&Path>, database: bool, repair: bool) -> Result<(), Failure> {
     let config = load(path)?;
     let file = config.file.display().to_string();
+    let findings = examine(&config);
     let mut text = format!("# {}: the configuration is valid; in effect are:\n", printable(&file));
-    for warning in config.warnings() {
+    for warning in findings.notes.iter().cloned().chain(config.warnings()) {
         text.push_str(&format!("# note: {}\n", printable(&warning)));
     }
     text.push('\n');
@@ -26,7 +28,10 @@ pub(super) fn check(path: Option<&Path>, database: bool, repair: bool) -> Result
         text.push('\n');
     }
     print(&text)?;
-    if database { check_database(&config.database.path, config.database.mode, repair) } else { Ok(()) }
+    if database {
+        check_database(&config.database.path, config.database.mode, repair)?;
+    }
+    findings.failure().map_or(Ok(()), Err)
 }
 
 fn check_database(path: &Path, mode: u32, repair: bool) -> Result<(), Failure> {

@@ -87,7 +87,7 @@ impl Demo {
         );
         std::fs::write(&ini, text).map_err(cannot)?;
         let config = load(Some(&ini))?;
-        let daemon = Daemon::start(&config)?;
+        let daemon = Daemon::start(&config, None)?;
         let key = EncodingAesKey::parse(KEY).map_err(|error| Failure::Other(error.to_string()))?;
         let url = format!("http://{}/callback", daemon.address());
         let sender = Sender::new(&url, Crypt::new(TOKEN, key, &corp_id), &corp_id);

@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::store::Connection;
 use serde_json::{Map, Value as Json};
 
-use super::{Failure, load, print, shown};
+use super::{Failure, load_without_secrets, print, shown};
 use crate::directory::{UnixSeconds, UserId};
 use crate::store::clashes::members_with;
 use crate::store::open_reader;
@@ -17,7 +17,7 @@ use crate::text::printable_json;
 const HISTORY_LIMIT: u32 = 200;
 
 pub(super) fn member(path: Option<&Path>, userid: &str) -> Result<(), Failure> {
-    let config = load(path)?;
+    let config = load_without_secrets(path)?;
     let userid = UserId::parse(userid).map_err(|bad| Failure::Other(bad.to_string()))?;
     let connection = open_reader(&config.database.path)?;
     connection.hold_snapshot()?;

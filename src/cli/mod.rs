@@ -8,23 +8,25 @@ mod check;
 mod demo;
 mod doctor;
 mod export;
+mod failure;
 mod logging;
 mod member;
+mod prerequisites;
 mod reconcile;
 mod retry;
 mod run;
+mod start_failures;
 mod status;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use failure::Failure;
 use serde_json::Value as Json;
 
-use crate::config::{Config, ConfigError};
-use crate::daemon::StartError;
+use crate::config::Config;
 use crate::daemon::reconciler::ReconcileRequest;
-use crate::store::StoreError;
 use crate::store::epoch::Position;
 use crate::text::{printable, printable_json};
 use doctor::CallbackUrl;
@@ -173,46 +175,6 @@ enum Command {
     },
 }
 
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Failure {
-    #[error("{0}")]
-    Config(#[from] ConfigError),
-    #[error("{0}")]
-    Store(#[from] StoreError),
-    #[error("{0}")]
-    Start(#[from] StartError),
-    /// The change feed cannot continue at the consumer's position: pruned, or of another epoch.
-    #[error("{0}")]
-    PositionGone(String),
-    #[error("{0}")]
-    Other(String),
-}
-
-impl From<std::io::Error> for Failure {
-    fn from(error: std::io::Error) -> Self {
-        Self::Other(error.to_string())
-    }
-}
-
-impl Failure {
-    /// One line for each error of the configuration; else a single line.
-    fn lines(&self) -> Vec<String> {
-        match self {
-            Self::Config(ConfigError(lines)) => lines.clone(),
-            other => vec![other.to_string()],
-        }
-    }
-
-    /// 78 is EX_CONFIG of sysexits: the unit does not restart the daemon after it.
-    fn exit_code(&self) -> ExitCode {
-        match self {
-            Self::Config(_) | Self::Start(StartError::Config(_)) => ExitCode::from(78),
-            Self::PositionGone(_) => ExitCode::from(3),
-            _ => ExitCode::from(1),
-        }
-    }
-}
-
 /// The arguments, parsed. Help and usage errors end the process with 0 and 2.
 fn arguments() -> Cli {
     Cli::try_parse().unwrap_or_else(|error| {
@@ -227,7 +189,7 @@ fn arguments() -> Cli {
 #[must_use]
 pub fn main() -> ExitCode {
     let done = match arguments().command {
-        Command::Run(file) => run::run(file.config.as_deref()),
+        Command::Run(file) => return run::run(file.config.as_deref()),
         Command::Check { config, database, repair } => {
             check::check(config.config.as_deref(), database, repair)
         }
@@ -251,7 +213,7 @@ pub fn main() -> ExitCode {
             for line in failure.lines() {
                 eprintln!("wecom-dirsync: {}", printable(&line));
             }
-            failure.exit_code()
+            ExitCode::from(failure.exit_code())
         }
     }
 }
@@ -264,6 +226,11 @@ pub fn definition() -> clap::Command {
 
 fn load(path: Option<&Path>) -> Result<Config, Failure> {
     Ok(Config::load(path)?)
+}
+
+/// For a command that needs no secret, so that every reader of the INI and the database can run it.
+fn load_without_secrets(path: Option<&Path>) -> Result<Config, Failure> {
+    Ok(Config::load_without_secrets(path)?)
 }
 
 /// Prints indented JSON with control characters escaped.

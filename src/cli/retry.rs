@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::status::why_not_converting;
-use super::{Failure, load, print};
+use super::{Failure, load_without_secrets, print};
 use crate::daemon::control::{ControlClient, Request, Response};
 use crate::daemon::is_running;
 use crate::directory::UserId;
@@ -16,7 +16,7 @@ use crate::unix_time::unix_now;
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(super) fn retry(path: Option<&Path>, userids: &[String], all: bool) -> Result<(), Failure> {
-    let config = load(path)?;
+    let config = load_without_secrets(path)?;
     let userids: Result<Vec<UserId>, _> = userids.iter().map(|text| UserId::parse(text)).collect();
     let userids = userids.map_err(|bad| Failure::Other(bad.to_string()))?;
     let connection = open_beside(&config.database.path)?;

@@ -7,11 +7,13 @@ mod credential;
 mod ini;
 mod proxy;
 mod reader;
+pub mod reload;
 mod secret;
 mod sections;
 mod values;
 mod warnings;
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -60,6 +62,7 @@ pub(crate) struct Wecom {
     pub(crate) app_secret: Option<Secret>,
     /// Without a slash at the end.
     pub(crate) api_base: String,
+    pub(crate) ca_file: Option<PathBuf>,
     /// Certificate authorities of `ca_file`, in DER.
     pub(crate) authorities: Vec<Vec<u8>>,
     pub(crate) proxy: Proxy,
@@ -78,6 +81,8 @@ pub(crate) struct Keys {
 #[derive(Debug, Clone)]
 pub(crate) struct Callback {
     pub(crate) listen: SocketAddr,
+    /// Whether the INI sets `listen`.
+    pub(crate) is_listen_set: bool,
     pub(crate) path: String,
     pub(crate) keys: Keys,
     pub(crate) previous: Previous,
@@ -173,6 +178,7 @@ impl Notify {
 #[derive(Debug, Clone)]
 pub(crate) struct Log {
     pub(crate) level: LevelFilter,
+    pub(crate) is_json: bool,
     /// `None`: the log goes to standard error.
     pub(crate) file: Option<PathBuf>,
 }
@@ -186,10 +192,21 @@ struct StoredSecret {
     value: Secret,
 }
 
-/// One line for each error of the configuration, in the order of the file.
+/// What is wrong with a configuration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{}", .0.join("\n"))]
-pub struct ConfigError(pub Vec<String>);
+#[error("{}", .lines.join("\n"))]
+pub struct ConfigError {
+    /// One line for each error, in the order of the file.
+    pub lines: Vec<String>,
+    /// Whether this process lacks the right to read a file, and nothing else is wrong.
+    pub is_denied: bool,
+}
+
+impl From<String> for ConfigError {
+    fn from(line: String) -> Self {
+        Self { lines: vec![line], is_denied: false }
+    }
+}
 
 impl Config {
     /// Reads and parses `path`, else `./sync.ini`, else `/etc/wecom-dirsync/sync.ini`.
@@ -197,19 +214,54 @@ impl Config {
     /// # Errors
     /// [`ConfigError`], also if no file is found or it cannot be read.
     pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
+        Self::load_in(path, &Surroundings::real())
+    }
+
+    /// As [`Config::load`], for a command that needs no secret: a secret that is missing or cannot be read is no error.
+    ///
+    /// # Errors
+    /// [`ConfigError`], also if no file is found or it cannot be read.
+    pub fn load_without_secrets(path: Option<&Path>) -> Result<Self, ConfigError> {
+        Self::load_in(path, &Surroundings { needs_secrets: false, ..Surroundings::real() })
+    }
+
+    fn load_in(path: Option<&Path>, surroundings: &Surroundings<'_>) -> Result<Self, ConfigError> {
         let file = match path {
             Some(path) => path.to_owned(),
             None => PLACES.iter().map(PathBuf::from).find(|place| place.exists()).ok_or_else(|| {
-                ConfigError(vec![format!(
+                format!(
                     "no configuration: found neither ./{} nor {}; name one with -c FILE, or copy sync.example.ini to ./{}",
                     PLACES[0], PLACES[1], PLACES[0]
-                )])
+                )
             })?,
         };
-        let unreadable =
-            |what: String| ConfigError(vec![format!("{}: cannot be read: {what}", file.display())]);
-        let text = reader::read_text(&file, MAX_INI).map_err(|error| unreadable(error.to_string()))?;
-        Self::parse(&text, &file, &Surroundings::real())
+        let text = reader::read_text(&file, MAX_INI).map_err(|error| ConfigError {
+            lines: vec![format!("{}: cannot be read: {error}", file.display())],
+            is_denied: error.kind() == std::io::ErrorKind::PermissionDenied,
+        })?;
+        Self::parse(&text, &file, surroundings)
+    }
+
+    /// The warning that systemd's socket has another address than `[callback] listen`, with the remedy.
+    pub(crate) fn ignored_listen(&self, passed: &str) -> String {
+        let unit = self.unit().unwrap_or_else(|| "UNIT".to_owned());
+        let listen = self.callback.listen;
+        format!(
+            "[callback] listen {listen} has no effect, because systemd listens on {passed}; to listen on {listen}, write the \
+             three lines [Socket], ListenStream= and ListenStream={listen} into \
+             /etc/systemd/system/{unit}.socket.d/listen.conf, then systemctl daemon-reload && systemctl stop {unit}.service \
+             {unit}.socket && systemctl start {unit}.service; or delete the line from the INI"
+        )
+    }
+
+    /// The unit of the packages that runs this configuration, such as `wecom-dirsync` or `wecom-dirsync@NAME`; `None` for a
+    /// file in another folder.
+    #[must_use]
+    pub fn unit(&self) -> Option<String> {
+        let file = self.file.canonicalize().unwrap_or_else(|_| self.file.clone());
+        let is_packaged = file.parent() == Path::new(PLACES[1]).parent();
+        let name = file.file_name()?.to_str()?.strip_suffix(".ini").filter(|_| is_packaged)?;
+        Some(if name == "sync" { "wecom-dirsync".to_owned() } else { format!("wecom-dirsync@{name}") })
     }
 
     /// The texts that a log or an error must not contain. Of a URL, only its secret parts.
@@ -225,6 +277,12 @@ impl Config {
             _ => vec![value.expose().to_owned()],
         });
         texts.collect()
+    }
+
+    /// The INI and the files that it names, without those that the daemon writes.
+    pub(crate) fn files(&self) -> BTreeSet<&Path> {
+        let secrets = self.secrets.iter().map(|secret| secret.file.as_path());
+        secrets.chain([self.file.as_path()]).chain(self.wecom.ca_file.as_deref()).collect()
     }
 
     /// A secret that is set, by its section and key (without `_file`).

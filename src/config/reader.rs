@@ -20,6 +20,8 @@ use super::{Config, ConfigError, Secret, StoredSecret};
 pub struct Surroundings<'a> {
     /// `$CREDENTIALS_DIRECTORY` (systemd's LoadCredential).
     pub credentials_directory: Option<PathBuf>,
+    /// Whether a secret that is missing or cannot be read is an error.
+    pub needs_secrets: bool,
     /// Reads a secret's file. An error must not contain what is in the file, because it is printed.
     #[allow(clippy::type_complexity)]
     pub read_file: Box<dyn Fn(&Path) -> std::io::Result<String> + 'a>,
@@ -29,6 +31,7 @@ impl Surroundings<'_> {
     pub(super) fn real() -> Self {
         Self {
             credentials_directory: std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from),
+            needs_secrets: true,
             read_file: Box::new(|path| read_text(path, MAX_FILE)),
         }
     }
@@ -65,7 +68,8 @@ impl Config {
             return Ok(config);
         }
         reader.errors.sort();
-        Err(ConfigError(reader.errors.into_iter().map(|(_, text)| text).collect()))
+        let is_denied = reader.denied == reader.errors.len();
+        Err(ConfigError { lines: reader.errors.into_iter().map(|(_, text)| text).collect(), is_denied })
     }
 }
 
@@ -85,6 +89,8 @@ pub(super) struct Reader<'a> {
     /// Section, key and line of every key that was taken; line 0: not set.
     known: Vec<(Key, String, usize)>,
     pub(super) errors: Vec<(usize, String)>,
+    /// How many of them are files that this process may not read.
+    denied: usize,
     /// Section, key and printed value of every setting; `None`: a secret that is not set.
     pub(super) effective: Vec<(Key, Key, Option<String>)>,
     pub(super) secrets: Vec<StoredSecret>,
@@ -102,6 +108,7 @@ impl<'a> Reader<'a> {
             sections: ini.sections,
             known: Vec::new(),
             errors: Vec::new(),
+            denied: 0,
             effective: Vec::new(),
             secrets: Vec::new(),
         };
@@ -241,6 +248,10 @@ impl<'a> Reader<'a> {
     /// As [`Self::secret`], but `check` prints nothing where it is not set.
     pub(super) fn optional_secret(&mut self, key: Key, check: fn(&str) -> Parsed<()>) -> Option<Secret> {
         let (text, line, file) = self.secret_text(key)?;
+        if text.is_empty() && !self.surroundings.needs_secrets {
+            self.show(key, "[redacted]".to_owned());
+            return Some(Secret::default());
+        }
         if let Err(what) = credential::validate(&text).map_err(str::to_owned).and_then(|()| check(&text)) {
             self.error_of(line, key, &what);
             return None;
@@ -271,10 +282,12 @@ impl<'a> Reader<'a> {
         let path = self.secret_path(&value);
         match (self.surroundings.read_file)(&path) {
             Ok(text) => Some((credential::of_file(&text).to_owned(), line, path)),
+            Err(_) if !self.surroundings.needs_secrets => Some((String::new(), line, path)),
             Err(error) => {
                 // A secret in place of its path must not be printed.
                 let is_path = value.len() < 32 || value.contains(['/', '.']);
                 let path = if is_path { path.display().to_string() } else { "the file".into() };
+                self.denied += usize::from(error.kind() == std::io::ErrorKind::PermissionDenied);
                 self.error_of(line, &key_file, &format!("{path} cannot be read: {error}"));
                 None
             }

@@ -1,5 +1,6 @@
 //! Every section and key of the contract, with its default and range. The order is that in which `check` prints them.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use log::LevelFilter;
@@ -55,8 +56,13 @@ impl Reader<'_> {
         self.section = "log";
         let none_of = |_| "is none of off, error, warn, info, debug, trace".to_owned();
         let level = |text: &str| text.parse().map_err(none_of);
+        let format = |text: &str| match text {
+            "text" | "json" => Ok(text.to_owned()),
+            _ => Err("is neither text nor json".into()),
+        };
         let log = Log {
             level: self.value("level", LevelFilter::Info, level, |level| level.as_str().to_ascii_lowercase()),
+            is_json: self.plain("format", "text".to_owned(), format) == "json",
             file: Some(self.path("file", "")).filter(|path| !path.as_os_str().is_empty()),
         };
         Config {
@@ -95,39 +101,45 @@ impl Reader<'_> {
         let app_secret = self.secret("app_secret", |_| Ok(()));
         if let (Some(contacts), Some(app)) = (&contacts_secret, &app_secret)
             && contacts.expose() == app.expose()
+            && !app.expose().is_empty()
         {
             let what = "[wecom] app_secret and contacts_secret are the same; one is of the app, the other of 通讯录同步";
             self.error(0, what);
         }
+        let api_base = self.plain("api_base", "https://qyapi.weixin.qq.com".into(), values::base_url);
+        let (ca_file, authorities) = self.ca_file();
         Wecom {
             corp_id,
             contacts_secret,
             app_secret,
-            api_base: self.plain("api_base", "https://qyapi.weixin.qq.com".into(), values::base_url),
-            authorities: self.ca_file(),
+            api_base,
+            ca_file,
+            authorities,
             proxy: self.proxy(),
             timeout: self.duration("timeout", SECOND * 10, SECOND..=MINUTE),
             calls_per_minute: self.number("calls_per_minute", 5000, 1..=1_000_000),
         }
     }
 
-    fn ca_file(&mut self) -> Vec<Vec<u8>> {
+    fn ca_file(&mut self) -> (Option<PathBuf>, Vec<Vec<u8>>) {
         let path = self.path("ca_file", "");
         if path.as_os_str().is_empty() {
-            return Vec::new();
+            return (None, Vec::new());
         }
         let certificates = match (self.surroundings.read_file)(&path) {
             Ok(pem) => certificates(&pem),
+            Err(_) if !self.surroundings.needs_secrets => Ok(Vec::new()),
             Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
                 Err("is not PEM (openssl x509 -inform der -in FILE makes it so)".into())
             }
             Err(error) => Err(format!("cannot be read: {error}")),
         };
-        certificates.unwrap_or_else(|what| {
+        let certificates = certificates.unwrap_or_else(|what| {
             let line = self.line_of("wecom", "ca_file");
             self.error_of(line, "ca_file", &format!("{} {what}", path.display()));
             Vec::new()
-        })
+        });
+        (Some(path), certificates)
     }
 
     fn proxy(&mut self) -> Proxy {
@@ -151,8 +163,10 @@ impl Reader<'_> {
             size @ 0x400..=0x0100_0000 => Ok(size),
             _ => Err("is not from 1KiB to 16MiB".into()),
         };
+        let listen = self.plain("listen", ([127, 0, 0, 1], 8080).into(), values::address);
         Callback {
-            listen: self.plain("listen", ([127, 0, 0, 1], 8080).into(), values::address),
+            listen,
+            is_listen_set: self.line_of("callback", "listen") != 0,
             path: self.plain("path", "/callback".into(), values::url_path),
             keys: self.keys(),
             previous: self.previous(),
@@ -197,7 +211,8 @@ impl Reader<'_> {
         let errors = self.errors.len();
         let token = self.secret("token", is_token);
         let encoding_aes_key = self.secret("encoding_aes_key", is_aes_key);
-        if self.errors.len() == errors && (token.is_none() || encoding_aes_key.is_none()) {
+        let is_complete = token.is_some() && encoding_aes_key.is_some();
+        if self.errors.len() == errors && !is_complete && self.surroundings.needs_secrets {
             let key = if token.is_none() { "token" } else { "encoding_aes_key" };
             self.missing(key, "copy it from where the callback URL is set in the admin console");
         }

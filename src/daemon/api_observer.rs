@@ -15,7 +15,7 @@ use crate::store::{Connection, StoreError, Writer};
 use crate::unix_time::unix_now;
 use crate::wecom::api::circuit_breaker::{Pause, Scope};
 use crate::wecom::api::network::Network;
-use crate::wecom::api::{Api, ApiObserver, CallRecord, Client, Settings};
+use crate::wecom::api::{Api, ApiObserver, CallRecord, Client, Reloadable, Settings};
 use crate::wecom::clock::SharedClock;
 use crate::wecom::redact::{Redactor, secrets_of_url};
 
@@ -163,6 +163,18 @@ pub(crate) fn network(config: &Config, url: &str) -> Result<Network, StartError>
     let proxy = proxy.as_ref().map(|proxy| proxy.url.expose());
     let network = Network::new(url, proxy, config.wecom.authorities.clone());
     network.map_err(|what| StartError::Config(format!("the proxy {what}")))
+}
+
+/// The settings of the client that a reload replaces.
+pub(crate) fn reloadable(config: &Config) -> Reloadable {
+    let text = |secret: &Option<Secret>| secret.as_ref().map(|secret| secret.expose().to_owned());
+    Reloadable {
+        app_secret: text(&config.wecom.app_secret),
+        contacts_secret: text(&config.wecom.contacts_secret),
+        redacted: config.secrets(),
+        calls_per_minute: config.wecom.calls_per_minute,
+        max_concurrent_calls: config.openid.max_concurrent_calls,
+    }
 }
 
 /// Calls of the last minute and their age. They count for WeCom's limit, whichever process made them.

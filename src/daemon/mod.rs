@@ -8,6 +8,7 @@ pub(crate) mod api_observer;
 pub mod callbacks;
 mod calls;
 pub(crate) mod clock_reporter;
+mod commit_probe;
 pub(crate) mod control;
 pub(crate) mod converter;
 pub(crate) mod details;
@@ -19,11 +20,12 @@ pub(crate) mod metrics;
 mod notify;
 pub(crate) mod reconciler;
 pub(crate) mod refusals;
+pub(crate) mod service_manager;
 pub(crate) mod threads;
 pub(crate) mod wakeup;
 
 use std::fs::File;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -47,8 +49,9 @@ use control::{Control, ControlEndpoint};
 pub(crate) use lockfile::{is_running, lock};
 use metrics::Metrics;
 use notify::Notifier;
-use reconciler::Reconciler;
 use reconciler::triggers::ReconcileTriggers;
+use reconciler::{ReconcileSettings, Reconciler};
+use service_manager::Supervision;
 use threads::Threads;
 
 /// Longest interval between checks of the database for due work: the clock may be set.
@@ -152,18 +155,21 @@ pub struct Daemon {
     shared: Shared,
     callbacks: Callbacks,
     calls: MemberCalls,
+    reconcile: ReconcileSettings,
     /// Of the parts that call WeCom, and of the refusals.
     threads: Threads,
     control: Option<Control>,
     admin: Option<Admin>,
     notifier: Option<Notifier>,
+    supervision: Supervision,
     writer_thread: WriterThread,
     _lock: File,
 }
 
 impl Daemon {
     /// Starts all parts; callbacks are answered when it returns.
-    pub fn start(config: &Config) -> Result<Self, StartError> {
+    /// `socket`: the callback listener that was handed over, instead of `[callback] listen`.
+    pub fn start(config: &Config, socket: Option<TcpListener>) -> Result<Self, StartError> {
         let endpoints = callbacks::endpoints(config)?;
         let database = &config.database;
         recognise(&database.path)?;
@@ -187,10 +193,12 @@ impl Daemon {
         let shared = Shared::new(config, writer)?;
         let mut threads = Threads::default();
         let calls = MemberCalls::start(config, &shared, &mut threads)?;
-        let can_compare = Reconciler::start(&config.reconcile, &shared, &calls, &mut threads)?;
+        let reconcile = ReconcileSettings::new(&config.reconcile);
+        let can_compare = Reconciler::start(&reconcile, &shared, &calls, &mut threads)?;
         let control = control.map(|control| control.start(&shared, &calls, can_compare)).transpose()?;
         let reserved = admin.as_ref().map_or(0, |_| admin::DESCRIPTORS);
-        let callbacks = Callbacks::start(config, endpoints, (&shared, &calls), reserved, &mut threads)?;
+        let mut callbacks =
+            Callbacks::start(config, (endpoints, socket), (&shared, &calls), reserved, &mut threads)?;
         let notifier = Notifier::start(config, &shared, &mut threads)?;
         let compares = can_compare && config.reconcile.enabled;
         let admin =
@@ -199,7 +207,45 @@ impl Daemon {
         if let Err(error) = record_listeners(&shared.writer, running) {
             log::warn!("the addresses of the listeners could not be recorded: {error}");
         }
-        Ok(Self { shared, callbacks, calls, threads, control, admin, notifier, writer_thread, _lock: lock })
+        let supervision = Supervision::default();
+        supervision.start(&shared, callbacks.probes(), &mut threads)?;
+        Ok(Self {
+            shared,
+            callbacks,
+            calls,
+            reconcile,
+            threads,
+            control,
+            admin,
+            notifier,
+            supervision,
+            writer_thread,
+            _lock: lock,
+        })
+    }
+
+    /// Uses the settings of `config` that take effect without a restart, those of [`crate::config::reload`]. No request is
+    /// lost.
+    ///
+    /// # Errors
+    /// A key is not usable; nothing was changed.
+    pub fn reload(&self, config: &Config) -> Result<(), StartError> {
+        let endpoints = callbacks::endpoints(config)?;
+        self.shared.client.reload(api_observer::reloadable(config));
+        self.callbacks.reload(endpoints, config.callback.max_body);
+        if let Some(converter) = &self.calls.converter {
+            converter.reload(&config.openid);
+        }
+        self.reconcile.replace(&config.reconcile);
+        // Pauses may have ended.
+        self.calls.wake();
+        self.shared.triggers.wakeup.notify();
+        Ok(())
+    }
+
+    /// Shows this notice in the status line of the service manager, until the next call.
+    pub fn set_notice(&self, notice: Option<String>) {
+        self.supervision.set_notice(notice);
     }
 
     /// The address of the callback listener.
@@ -212,9 +258,9 @@ impl Daemon {
         self.admin.as_ref().map(Admin::address)
     }
 
-    /// Whether the gate or the writer has ended by itself.
+    /// Whether a thread that lives as long as the daemon has ended by itself.
     pub fn is_broken(&self) -> bool {
-        self.callbacks.is_broken() || self.writer_thread.is_finished()
+        self.callbacks.is_broken() || self.threads.has_ended() || self.writer_thread.is_finished()
     }
 
     /// Ends all parts within 5 s: accepted requests are answered, and calls of WeCom's API without an answer are due
@@ -229,6 +275,7 @@ impl Daemon {
             control.stop(deadline);
         }
         self.calls.wake();
+        self.supervision.wake();
         self.shared.triggers.wakeup.notify();
         if let Some(notifier) = &self.notifier {
             notifier.stop();

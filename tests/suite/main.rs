@@ -51,5 +51,6 @@ mod packaging;
 mod reconcile;
 mod refusals;
 mod schema;
+mod service;
 mod vectors;
 mod verify;

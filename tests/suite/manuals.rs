@@ -185,6 +185,7 @@ fn the_manual_page_of_the_settings_has_every_key_with_its_default() {
     let ini = format!("[wecom]\ncorp_id = corp_id\n[callback]\n{KEYS}[callback.app]\npath = /app\n{KEYS}");
     let surroundings = Surroundings {
         credentials_directory: None,
+        needs_secrets: true,
         read_file: Box::new(|_| Err(std::io::ErrorKind::NotFound.into())),
     };
     let config = Config::parse(&ini, Path::new("sync.ini"), &surroundings).unwrap();

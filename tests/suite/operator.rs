@@ -64,7 +64,8 @@ fn secrets_that_wecom_never_issues_are_refused_without_showing_them() {
     let folder = tempfile::tempdir().unwrap();
     let (ini, file) = (folder.path().join("sync.ini"), folder.path().join("app"));
     let check = |wecom: &str, content: &[u8]| {
-        let keys = format!("[callback]\ntoken = {}\nencoding_aes_key = {}\n", common::TOKEN, common::KEY);
+        let keys = format!("[callback]\ntoken = {}\nencoding_aes_key = {}\n", common::TOKEN, common::KEY)
+            + "listen = 127.0.0.1:0\n[admin]\nlisten =\n";
         std::fs::write(&ini, format!("[wecom]\ncorp_id = ww1\n{wecom}\n{keys}")).unwrap();
         std::fs::write(&file, content).unwrap();
         let output =
@@ -103,9 +104,10 @@ fn good(more: &str) -> String {
 fn parse(text: &str) -> Result<Config, Vec<String>> {
     let surroundings = Surroundings {
         credentials_directory: None,
+        needs_secrets: true,
         read_file: Box::new(|_| Err(std::io::ErrorKind::NotFound.into())),
     };
-    Config::parse(text, Path::new("/etc/w/sync.ini"), &surroundings).map_err(|error| error.0)
+    Config::parse(text, Path::new("/etc/w/sync.ini"), &surroundings).map_err(|error| error.lines)
 }
 
 #[test]
@@ -267,6 +269,7 @@ fn quotes_around_a_value_follow_one_rule_in_the_ini_and_in_a_file() {
     ] {
         let surroundings = Surroundings {
             credentials_directory: None,
+            needs_secrets: true,
             read_file: Box::new(move |_| Ok(format!("\u{feff}{value}\r\n"))),
         };
         for line in [format!("app_secret = {value}"), "app_secret_file = s".into()] {

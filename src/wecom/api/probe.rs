@@ -38,8 +38,8 @@ pub(crate) struct Prober {
 
 impl Prober {
     /// Makes no call yet.
-    pub(crate) fn new(mut settings: Settings) -> Self {
-        settings.redactor = settings.redactor.with(secrets_of_url(&settings.api_base));
+    pub(crate) fn new(settings: Settings) -> Self {
+        settings.redactor.add_secrets(secrets_of_url(&settings.api_base));
         let transport = Transport::new(settings.timeout, settings.network.clone(), settings.clock.clone());
         Self { settings, transport }
     }

@@ -110,7 +110,7 @@ impl<L: ApiObserver> Client<L> {
             return Err(ApiError::NoAnswer(NoAnswer::NoSecret));
         };
         let corp_id = url_encode(&self.settings.corp_id);
-        let parameters = format!("corpid={corp_id}&corpsecret={}", url_encode(corp_secret));
+        let parameters = format!("corpid={corp_id}&corpsecret={}", url_encode(&corp_secret));
         let (answer, parsed) = self
             .exchange(api, None, &parameters, None, read)
             .map_err(|error| failed(&error.into_failure()))?;
