@@ -34,8 +34,14 @@ _wecom__dirsync() {
             wecom__dirsync,help)
                 cmd="wecom__dirsync__subcmd__help"
                 ;;
+            wecom__dirsync,init)
+                cmd="wecom__dirsync__subcmd__init"
+                ;;
             wecom__dirsync,member)
                 cmd="wecom__dirsync__subcmd__member"
+                ;;
+            wecom__dirsync,members)
+                cmd="wecom__dirsync__subcmd__members"
                 ;;
             wecom__dirsync,reconcile)
                 cmd="wecom__dirsync__subcmd__reconcile"
@@ -45,6 +51,9 @@ _wecom__dirsync() {
                 ;;
             wecom__dirsync,run)
                 cmd="wecom__dirsync__subcmd__run"
+                ;;
+            wecom__dirsync,send)
+                cmd="wecom__dirsync__subcmd__send"
                 ;;
             wecom__dirsync,status)
                 cmd="wecom__dirsync__subcmd__status"
@@ -67,8 +76,14 @@ _wecom__dirsync() {
             wecom__dirsync__subcmd__help,help)
                 cmd="wecom__dirsync__subcmd__help__subcmd__help"
                 ;;
+            wecom__dirsync__subcmd__help,init)
+                cmd="wecom__dirsync__subcmd__help__subcmd__init"
+                ;;
             wecom__dirsync__subcmd__help,member)
                 cmd="wecom__dirsync__subcmd__help__subcmd__member"
+                ;;
+            wecom__dirsync__subcmd__help,members)
+                cmd="wecom__dirsync__subcmd__help__subcmd__members"
                 ;;
             wecom__dirsync__subcmd__help,reconcile)
                 cmd="wecom__dirsync__subcmd__help__subcmd__reconcile"
@@ -78,6 +93,9 @@ _wecom__dirsync() {
                 ;;
             wecom__dirsync__subcmd__help,run)
                 cmd="wecom__dirsync__subcmd__help__subcmd__run"
+                ;;
+            wecom__dirsync__subcmd__help,send)
+                cmd="wecom__dirsync__subcmd__help__subcmd__send"
                 ;;
             wecom__dirsync__subcmd__help,status)
                 cmd="wecom__dirsync__subcmd__help__subcmd__status"
@@ -89,12 +107,20 @@ _wecom__dirsync() {
 
     case "${cmd}" in
         wecom__dirsync)
-            opts="-h -V --help --version run check doctor status member retry reconcile changes export demo help"
+            opts="-c -h -V --config --help --version run check doctor status member members retry reconcile changes export init send demo help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -c)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;
@@ -151,12 +177,20 @@ _wecom__dirsync() {
             return 0
             ;;
         wecom__subcmd__dirsync__subcmd__demo)
-            opts="-h --help"
+            opts="-c -h --config --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -c)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;
@@ -217,7 +251,7 @@ _wecom__dirsync() {
             return 0
             ;;
         wecom__subcmd__dirsync__subcmd__help)
-            opts="run check doctor status member retry reconcile changes export demo help"
+            opts="run check doctor status member members retry reconcile changes export init send demo help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -314,7 +348,35 @@ _wecom__dirsync() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        wecom__subcmd__dirsync__subcmd__help__subcmd__init)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         wecom__subcmd__dirsync__subcmd__help__subcmd__member)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        wecom__subcmd__dirsync__subcmd__help__subcmd__members)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -370,6 +432,20 @@ _wecom__dirsync() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        wecom__subcmd__dirsync__subcmd__help__subcmd__send)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         wecom__subcmd__dirsync__subcmd__help__subcmd__status)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
@@ -377,6 +453,32 @@ _wecom__dirsync() {
                 return 0
             fi
             case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        wecom__subcmd__dirsync__subcmd__init)
+            opts="-c -h --config --corp-id --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -c)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --corp-id)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;
@@ -396,6 +498,32 @@ _wecom__dirsync() {
                     return 0
                     ;;
                 -c)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        wecom__subcmd__dirsync__subcmd__members)
+            opts="-c -h --config --pending --failed --departed --department --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -c)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --department)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -466,6 +594,76 @@ _wecom__dirsync() {
                     return 0
                     ;;
                 -c)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        wecom__subcmd__dirsync__subcmd__send)
+            opts="-c -h --config --url --userid --new-userid --name --department --id --parent-id --add-users --del-users --add-parties --del-parties --field --help verify create_user update_user delete_user create_party update_party delete_party update_tag -"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -c)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --url)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --userid)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --new-userid)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --name)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --department)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --id)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --parent-id)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --add-users)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --del-users)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --add-parties)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --del-parties)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --field)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -9,14 +9,18 @@ mod demo;
 mod doctor;
 mod export;
 mod failure;
+mod init;
 mod logging;
 mod member;
+mod members;
 mod prerequisites;
 mod reconcile;
 mod retry;
 mod run;
+mod send;
 mod start_failures;
 mod status;
+mod table;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -35,6 +39,9 @@ use doctor::CallbackUrl;
 #[derive(Parser)]
 #[command(version = env!("WECOM_DIRSYNC_VERSION"), max_term_width = 100, after_help = "Try it without an account: wecom-dirsync demo")]
 struct Cli {
+    /// Also before the command; clap hands it down.
+    #[command(flatten)]
+    _config: ConfigFile,
     #[command(subcommand)]
     command: Command,
 }
@@ -42,7 +49,7 @@ struct Cli {
 #[derive(Args)]
 struct ConfigFile {
     /// The configuration [default: ./sync.ini, then /etc/wecom-dirsync/sync.ini]
-    #[arg(short, long = "config", value_name = "FILE")]
+    #[arg(short, long = "config", value_name = "FILE", global = true)]
     config: Option<PathBuf>,
 }
 
@@ -109,10 +116,15 @@ enum Command {
         /// Present or former userid of the member
         userid: String,
     },
+    /// List members: all, those without an openid and why, or those that departed
+    ///
+    /// Prints a table. Departed members are listed as long as their rows are stored.
+    Members(members::Arguments),
     /// Make conversions of members without an openid due now
     ///
     /// A running daemon attempts them at once, unless conversion is off or paused. The exit status is 1 if one of the
-    /// members is unknown, deleted or converted already; the others become due nevertheless.
+    /// members is unknown, deleted or converted already; the others become due nevertheless. One line for each USERID has
+    /// the reason.
     Retry {
         #[command(flatten)]
         config: ConfigFile,
@@ -165,6 +177,29 @@ enum Command {
         #[arg(long, value_enum)]
         format: export::Format,
     },
+    /// Make a configuration with new callback keys, or complete the package's, and print the steps in WeCom's console
+    ///
+    /// Generates a Token and an EncodingAESKey. An existing file keeps all else byte for byte; one that has a Token or an
+    /// EncodingAESKey, or errors, is refused. The file is replaced atomically, with mode 0640, and belongs to the group
+    /// wecom-dirsync if there is one. The steps are in the order in which the console permits them.
+    Init {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// The same as -c FILE [default: ./sync.ini or /etc/wecom-dirsync/sync.ini if there is one, else a new ./sync.ini]
+        #[arg(value_name = "FILE")]
+        file: Option<PathBuf>,
+        /// Corp id (企业ID); asked for if it is missing and standard input is a terminal
+        #[arg(long, value_name = "ID")]
+        corp_id: Option<String>,
+    },
+    /// Send a signed, encrypted verification or event to a URL, and judge the response as WeCom does
+    ///
+    /// The exit status is 1, with the cause and the remedy, unless WeCom would accept the response: status 200 within 5
+    /// seconds and exactly the decrypted text, or for an event "success" or nothing, from a server with a certificate of a
+    /// known authority. The keys are those of [callback.app] if the URL has its path, else of [callback]. The connection is
+    /// direct, because WeCom comes from outside: neither proxy nor ca_file of the configuration is used. An event takes
+    /// effect where it arrives; the next comparison corrects what WeCom does not confirm.
+    Send(Box<send::Arguments>),
     /// Try the daemon on this machine, against a built-in stand-in for WeCom
     ///
     /// Goes from the saved callback URL to the first openid. A folder whose files are not from an earlier demo is refused.
@@ -172,6 +207,9 @@ enum Command {
         /// Folder for the database and its configuration [default: ./demo-wecom-dirsync]
         #[arg(value_name = "FOLDER")]
         folder: Option<PathBuf>,
+        /// Refused: a demo makes its own configuration
+        #[arg(short, long = "config", value_name = "FILE", hide = true)]
+        config: Option<PathBuf>,
     },
 }
 
@@ -185,6 +223,12 @@ fn arguments() -> Cli {
     })
 }
 
+/// Ends the process as a usage error does.
+fn usage_error(what: &str) -> ! {
+    use clap::CommandFactory;
+    Cli::command().error(clap::error::ErrorKind::ValueValidation, what).exit()
+}
+
 /// Runs the command that the arguments name.
 #[must_use]
 pub fn main() -> ExitCode {
@@ -196,6 +240,7 @@ pub fn main() -> ExitCode {
         Command::Doctor { config, url, json } => doctor::doctor(config.config.as_deref(), url.as_ref(), json),
         Command::Status { config, json } => status::status(config.config.as_deref(), json),
         Command::Member { config, userid } => member::member(config.config.as_deref(), &userid),
+        Command::Members(arguments) => members::members(&arguments),
         Command::Retry { config, userids, all } => retry::retry(config.config.as_deref(), &userids, all),
         Command::Reconcile { config, dry_run, allow_deletes, json } => {
             let request = ReconcileRequest { dry_run, allow_deletes };
@@ -205,7 +250,19 @@ pub fn main() -> ExitCode {
             changes::changes(config.config.as_deref(), &since, follow)
         }
         Command::Export { config, format } => export::export(config.config.as_deref(), format),
-        Command::Demo { folder } => demo::demo(folder.as_deref().unwrap_or(Path::new("demo-wecom-dirsync"))),
+        Command::Init { config: ConfigFile { config: Some(_) }, file: Some(_), .. } => {
+            usage_error("init takes one file: -c FILE or FILE")
+        }
+        Command::Init { config, file, corp_id } => {
+            init::init(file.or(config.config).as_deref(), corp_id.as_deref())
+        }
+        Command::Send(arguments) => send::send(&arguments),
+        Command::Demo { config: Some(_), .. } => {
+            usage_error("demo makes a configuration of its own: leave out -c")
+        }
+        Command::Demo { folder, .. } => {
+            demo::demo(folder.as_deref().unwrap_or(Path::new("demo-wecom-dirsync")))
+        }
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -3,6 +3,7 @@
 //! `ini` parses lines, `reader` takes one key at a time, `sections` states all keys, `values` and `credential` their
 //! forms, and `warnings` what is valid but risky.
 
+pub(crate) mod completion;
 mod credential;
 mod ini;
 mod proxy;
@@ -21,15 +22,17 @@ use std::time::Duration;
 
 use log::LevelFilter;
 
+use crate::system_error::{Operation, explain};
 use crate::wecom::query::url_encode;
 use crate::wecom::redact::secrets_of_url;
 
 pub(crate) use proxy::Proxy;
 pub use reader::Surroundings;
 pub use secret::Secret;
+pub(crate) use sections::corp_id as parse_corp_id;
 
 /// Where the configuration is looked for, in this order, without `-c FILE`.
-const PLACES: [&str; 2] = ["sync.ini", "/etc/wecom-dirsync/sync.ini"];
+pub(crate) const PLACES: [&str; 2] = ["sync.ini", "/etc/wecom-dirsync/sync.ini"];
 
 /// Length of the longest accepted INI, in bytes.
 const MAX_INI: u64 = 1024 * 1024;
@@ -230,13 +233,17 @@ impl Config {
             Some(path) => path.to_owned(),
             None => PLACES.iter().map(PathBuf::from).find(|place| place.exists()).ok_or_else(|| {
                 format!(
-                    "no configuration: found neither ./{} nor {}; name one with -c FILE, or copy sync.example.ini to ./{}",
-                    PLACES[0], PLACES[1], PLACES[0]
+                    "no configuration: found neither ./{} nor {}; name one with -c FILE, or make one with `wecom-dirsync init`",
+                    PLACES[0], PLACES[1]
                 )
             })?,
         };
-        let text = reader::read_text(&file, MAX_INI).map_err(|error| ConfigError {
-            lines: vec![format!("{}: cannot be read: {error}", file.display())],
+        let text = read_ini(&file).map_err(|error| ConfigError {
+            lines: vec![format!(
+                "{}: cannot be read: {}",
+                file.display(),
+                explain(Operation::ReadConfig, &error)
+            )],
             is_denied: error.kind() == std::io::ErrorKind::PermissionDenied,
         })?;
         Self::parse(&text, &file, surroundings)
@@ -298,6 +305,16 @@ fn long_segments(url: &str) -> impl Iterator<Item = String> {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let path = rest.split(['?', '#']).next().unwrap_or_default();
     path.split('/').skip(1).filter(|segment| segment.len() >= SHORTEST_KEY).map(str::to_owned)
+}
+
+/// The text of an INI file.
+pub(crate) fn read_ini(file: &Path) -> std::io::Result<String> {
+    reader::read_text(file, MAX_INI)
+}
+
+/// A new Token and EncodingAESKey, of the form that WeCom's console generates.
+pub(crate) fn callback_keys() -> Result<(Secret, Secret), getrandom::Error> {
+    Ok((credential::random(32)?, credential::random(43)?))
 }
 
 /// The effective configuration as INI text, defaults included. It parses to the same settings once the redacted secrets

@@ -8,7 +8,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use strsim::levenshtein;
+use strsim::osa_distance;
 
 use super::credential::{self, MAX_FILE};
 use super::ini::{self, Entry};
@@ -28,7 +28,8 @@ pub struct Surroundings<'a> {
 }
 
 impl Surroundings<'_> {
-    pub(super) fn real() -> Self {
+    /// Those of this process.
+    pub(crate) fn real() -> Self {
         Self {
             credentials_directory: std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from),
             needs_secrets: true,
@@ -67,7 +68,8 @@ impl Config {
         if reader.errors.is_empty() {
             return Ok(config);
         }
-        reader.errors.sort();
+        // What is missing in the file as a whole may follow from an error on a line.
+        reader.errors.sort_by_key(|(line, _)| (*line == 0, *line));
         let is_denied = reader.denied == reader.errors.len();
         Err(ConfigError { lines: reader.errors.into_iter().map(|(_, text)| text).collect(), is_denied })
     }
@@ -149,6 +151,12 @@ impl<'a> Reader<'a> {
     /// The line of a key that was taken.
     pub(super) fn line_of(&self, section: &str, key: &str) -> usize {
         self.known.iter().find(|(of, name, _)| *of == section && name == key).map_or(0, |(.., line)| *line)
+    }
+
+    /// Whether a key that was taken has no error, so that its value is not a substitute.
+    pub(super) fn is_valid(&self, section: &str, key: &str) -> bool {
+        let line = self.line_of(section, key);
+        line == 0 || self.errors.iter().all(|(of, _)| *of != line)
     }
 
     pub(super) fn show(&mut self, key: Key, value: impl Into<Option<String>>) {
@@ -307,9 +315,11 @@ impl<'a> Reader<'a> {
     fn report_unknown(&mut self) {
         let known = self.known.clone();
         for (name, line) in std::mem::take(&mut self.sections) {
-            let nearest = known.iter().map(|(section, ..)| (levenshtein(section, &name), section)).min();
+            if known.iter().any(|(section, ..)| *section == name) {
+                continue;
+            }
+            let nearest = known.iter().map(|(section, ..)| (edits(section, &name), section)).min();
             let what = match nearest {
-                None | Some((0, _)) => continue,
                 Some((edits, section)) if is_typo(edits, section) => {
                     format!("there is no section [{name}]; did you mean [{section}]?")
                 }
@@ -320,12 +330,14 @@ impl<'a> Reader<'a> {
                     format!("there is no section of this name; there are {}", names.join(", "))
                 }
             };
-            self.error(line, &what);
+            // A line that is written wrongly has its error already.
+            if self.errors.iter().all(|(of, _)| *of != line) {
+                self.error(line, &what);
+            }
             self.entries.retain(|(section, _), _| *section != name);
         }
         for Entry { section, key, line, .. } in std::mem::take(&mut self.entries).into_values() {
-            let nearest =
-                known.iter().map(|(of, name, _)| (levenshtein(name, &key), *of != section, of, name));
+            let nearest = known.iter().map(|(of, name, _)| (edits(name, &key), *of != section, of, name));
             let what = match nearest.min() {
                 Some((edits, false, _, name)) if is_typo(edits, name) => {
                     format!("has no key {key}; did you mean {name}?")
@@ -354,7 +366,12 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// Edits between a known name and a given one, in any case; two neighbours that are swapped are one edit.
+fn edits(known: &str, given: &str) -> usize {
+    osa_distance(known, &given.to_lowercase())
+}
+
 /// Whether so few edits make a known name that a typing error explains them.
 fn is_typo(edits: usize, known: &str) -> bool {
-    edits <= 1 + known.len() / 3
+    edits <= (known.len() / 3).clamp(1, 3)
 }

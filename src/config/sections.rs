@@ -84,16 +84,7 @@ impl Reader<'_> {
 
     fn wecom(&mut self) -> Wecom {
         self.section = "wecom";
-        let corp_id = self.plain("corp_id", String::new(), |text| {
-            let fits = |b| u8::is_ascii_alphanumeric(&b) || b == b'_' || b == b'-';
-            if text.is_empty() || !text.bytes().all(fits) {
-                return Err("is not a corp id (企业ID)".into());
-            }
-            if credential::is_placeholder(text) {
-                return Err("is a placeholder; copy 企业ID from 我的企业 in the admin console".into());
-            }
-            Ok(text.to_owned())
-        });
+        let corp_id = self.plain("corp_id", String::new(), corp_id);
         if self.line_of("wecom", "corp_id") == 0 {
             self.missing("corp_id", "copy 企业ID from 我的企业 in the admin console");
         }
@@ -182,7 +173,7 @@ impl Reader<'_> {
         self.sections.iter().find(|(name, _)| name == "callback.app")?;
         self.section = "callback.app";
         let path = self.plain("path", String::new(), values::url_path);
-        if path.is_empty() {
+        if self.line_of("callback.app", "path") == 0 {
             self.missing("path", "the path of the app's own callback URL, such as /app");
         }
         let (keys, previous) = (self.keys(), self.previous());
@@ -195,10 +186,12 @@ impl Reader<'_> {
     }
 
     fn check_paths(&mut self, callback: &Callback, app: Option<&AppCallback>) {
-        if app.is_some_and(|app| app.path == callback.path) {
+        let are_valid = self.is_valid("callback", "path") && self.is_valid("callback.app", "path");
+        if are_valid && app.is_some_and(|app| app.path == callback.path) {
             self.error(0, "[callback.app] path: must differ from that of [callback]");
         }
         if let Some(probe) = &callback.probe_path
+            && are_valid
             && (callback.path == *probe || app.is_some_and(|app| app.path == *probe))
         {
             let what =
@@ -208,13 +201,17 @@ impl Reader<'_> {
     }
 
     fn keys(&mut self) -> Keys {
-        let errors = self.errors.len();
         let token = self.secret("token", is_token);
         let encoding_aes_key = self.secret("encoding_aes_key", is_aes_key);
-        let is_complete = token.is_some() && encoding_aes_key.is_some();
-        if self.errors.len() == errors && !is_complete && self.surroundings.needs_secrets {
-            let key = if token.is_none() { "token" } else { "encoding_aes_key" };
-            self.missing(key, "copy it from where the callback URL is set in the admin console");
+        for key in ["token", "encoding_aes_key"] {
+            let key_file = format!("{key}_file");
+            if self.surroundings.needs_secrets
+                && [key, &key_file].iter().all(|key| self.line_of(self.section, key) == 0)
+            {
+                let remedy = "copy it from where the callback URL is set in the admin console, or let \
+                              `wecom-dirsync init` generate both keys";
+                self.missing(key, remedy);
+            }
         }
         Keys { token: token.unwrap_or_default(), encoding_aes_key: encoding_aes_key.unwrap_or_default() }
     }
@@ -242,7 +239,8 @@ impl Reader<'_> {
             retry_max: self.duration("retry_max", DAY, SECOND..=DAY * 30),
             recheck_after: self.duration("recheck_after", Duration::ZERO, Duration::ZERO..=YEAR * 100),
         };
-        if openid.retry_first > openid.retry_max {
+        let are_valid = ["retry_first", "retry_max"].iter().all(|key| self.is_valid("openid", key));
+        if are_valid && openid.retry_first > openid.retry_max {
             self.error(0, "[openid] retry_first is longer than retry_max; make it shorter");
         }
         openid
@@ -273,6 +271,21 @@ fn is_url(text: &str) -> Result<(), String> {
 /// A robot's URL, or only the key in it.
 fn is_robot(text: &str) -> Result<(), String> {
     if text.contains("://") { is_url(text) } else { Ok(()) }
+}
+
+/// A corp id as WeCom issues them. An error completes "VALUE ..".
+pub(crate) fn corp_id(text: &str) -> Result<String, String> {
+    let fits = |b| u8::is_ascii_alphanumeric(&b) || b == b'_' || b == b'-';
+    if text.is_empty() {
+        return Err("is empty; copy 企业ID from 我的企业 > 企业信息 in the admin console".into());
+    }
+    if !text.bytes().all(fits) {
+        return Err("is not a corp id (企业ID), such as ww0123456789abcdef".into());
+    }
+    if credential::is_placeholder(text) {
+        return Err("is a placeholder; copy 企业ID from 我的企业 in the admin console".into());
+    }
+    Ok(text.to_owned())
 }
 
 fn is_token(text: &str) -> Result<(), String> {

@@ -38,6 +38,7 @@ use crate::store::openids::ApiCall;
 use crate::store::state::{self, DAEMON, PAUSES, RECONCILE_PROGRESS, RunningDaemon, STOPPED};
 use crate::store::writer::WriterThread;
 use crate::store::{Connection, StoreError, Writer, open_reader, open_writer};
+use crate::system_error::{Operation, explain};
 use crate::unix_time::unix_now;
 use crate::wecom::api::Client;
 use admin::Admin;
@@ -76,7 +77,7 @@ pub enum StartError {
     )]
     Taken(PathBuf),
     /// The callback listener's address is not usable.
-    #[error("cannot listen on {address}: {error}; is something else using this port? ([callback] listen)")]
+    #[error("cannot listen on {address} ([callback] listen): {}", explain(Operation::Listen, .error))]
     Listen {
         /// The address in the configuration.
         address: SocketAddr,
@@ -85,7 +86,7 @@ pub enum StartError {
     },
     /// The admin listener's address is not usable.
     #[error(
-        "cannot listen on {address}: {error}; set [admin] listen to another address, or leave it empty to do without the admin listener"
+        "cannot listen on {address} ([admin] listen): {}; or leave it empty to do without the admin listener", explain(Operation::Listen, .error)
     )]
     ListenAdmin {
         /// The address in the configuration.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::ErrorCode;
 
 use super::holders;
+use crate::system_error::{Operation, explain};
 
 /// A failed operation on the database. The text names the remedy.
 #[derive(Debug, thiserror::Error)]
@@ -13,9 +14,7 @@ pub enum StoreError {
     #[error("{0}: there is no database yet; `wecom-dirsync run` creates it")]
     Missing(PathBuf),
     /// The file cannot be created or opened.
-    #[error(
-        "{path}: cannot open the database: {reason}; check that its folder exists and belongs to the service's user"
-    )]
+    #[error("{path}: cannot open the database: {reason}")]
     CannotOpen { path: PathBuf, reason: String },
     /// Not SQLite, or a database of another program.
     #[error("{0}: this is not a database of wecom-dirsync; point [database] path to another file")]
@@ -112,8 +111,11 @@ impl StoreError {
     }
 
     /// For `map_err`: converts an error about this path.
-    pub(crate) fn cannot_open<E: ToString>(path: &Path) -> impl Fn(E) -> Self {
-        move |error| Self::CannotOpen { path: path.to_owned(), reason: error.to_string() }
+    pub(crate) fn cannot_open(path: &Path) -> impl Fn(std::io::Error) -> Self {
+        move |error| Self::CannotOpen {
+            path: path.to_owned(),
+            reason: explain(Operation::OpenDatabase, &error),
+        }
     }
 
     /// Adds the processes that hold the lock, if the database is locked and any are found.

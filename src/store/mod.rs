@@ -19,6 +19,7 @@ mod heal;
 pub(crate) mod holders;
 mod images;
 pub(crate) mod ledger;
+pub(crate) mod member_list;
 mod member_merge;
 mod members;
 pub(crate) mod monitor;

@@ -99,7 +99,10 @@ fn open_existing(path: &Path, flags: OpenFlags) -> Result<Connection> {
 
 fn connect(path: &Path, flags: OpenFlags) -> Result<Connection> {
     let connection = rusqlite::Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)
-        .map_err(StoreError::cannot_open(path))?;
+        .map_err(|error| StoreError::CannotOpen {
+            path: path.to_owned(),
+            reason: format!("{error}; check that folder and files belong to the service's user"),
+        })?;
     connection.busy_timeout(LOCK_TIMEOUT)?;
     connection.set_prepared_statement_cache_capacity(128);
     connection.pragma_update(None, "foreign_keys", true)?;

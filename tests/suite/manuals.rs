@@ -46,7 +46,8 @@ fn section(
 ) -> String {
     let mut text = Vec::new();
     render(&Man::new(command.clone()), &mut text).unwrap();
-    let text = String::from_utf8(text).unwrap();
+    // The preamble defines this string.
+    let text = String::from_utf8(text).unwrap().replace("\\*(Aq", "\\(aq");
     text.split_once(".SH ").and_then(|(_, text)| text.split_once('\n')).unwrap().1.to_owned()
 }
 

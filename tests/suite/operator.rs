@@ -141,7 +141,8 @@ fn errors_name_file_line_key_and_remedy() {
             "contains blanks, which WeCom's secrets never do; a comment needs a line of its own",
         ),
         ("[openid]\nthreds = 4", "[openid] has no key threds; did you mean [callback] threads?"),
-        ("[wecom.x]\na = 1", "there is no section [wecom.x]; did you mean [wecom]?"),
+        ("[wecon]\na = 1", "there is no section [wecon]; did you mean [wecom]?"),
+        ("[wecom.x]\na = 1", "there is no section of this name; there are [wecom], [callback]"),
         ("[database]\nmode = 644x", "is not an octal file mode"),
     ];
     for (more, expected) in cases {

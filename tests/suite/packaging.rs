@@ -36,9 +36,12 @@ fn the_packaged_settings_lack_only_what_the_console_has() {
     let packaged = read("packaging/sync.ini");
     let (_, errors) = check(&packaged);
     let errors: Vec<&str> = errors.lines().collect();
-    assert_eq!(errors.len(), 2, "{errors:?}");
-    assert!(errors[0].contains("[callback] token is missing"), "{errors:?}");
-    assert!(errors[1].contains("[wecom] corp_id is missing"), "{errors:?}");
+    assert_eq!(errors.len(), 3, "{errors:?}");
+    for (error, key) in
+        errors.iter().zip(["[wecom] corp_id", "[callback] token", "[callback] encoding_aes_key"])
+    {
+        assert!(error.contains(&format!("{key} is missing")), "{errors:?}");
+    }
     let filled = packaged
         .replace("# corp_id =", "corp_id = wx5823bf96d3bd56c7")
         .replace("# token =", "token = QDG6eK")

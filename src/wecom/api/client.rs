@@ -258,7 +258,8 @@ impl<L: ApiObserver> Client<L> {
             return error;
         }
         if error.arrived || lock(&self.failures).unanswered(&call.item) {
-            return self.unusable(call, ticket, None, error.what, error.advice);
+            let advice = error.advice();
+            return self.unusable(call, ticket, None, error.what, advice);
         }
         match self.open_breaker(ticket, (call.api, call.secret), &error.into_failure()) {
             ApiError::NoAnswer(NoAnswer::Paused(until, reason)) => {

@@ -5,6 +5,7 @@ mod answer;
 pub mod circuit_breaker;
 mod client;
 mod concurrency;
+pub(crate) mod direct;
 pub mod directory;
 pub mod endpoints;
 pub mod errcode;

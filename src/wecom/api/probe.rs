@@ -98,7 +98,7 @@ impl Prober {
             }
             Err(error) => {
                 let what = redactor.clean(&error.what);
-                (ProbeOutcome::Failed { what, advice: error.advice }, None)
+                (ProbeOutcome::Failed { what, advice: error.advice() }, None)
             }
         }
     }
