@@ -299,6 +299,14 @@ impl Config {
     }
 }
 
+/// The parts of a URL's path that may be keys, as those of many chat and monitoring services are.
+fn long_segments(url: &str) -> impl Iterator<Item = String> {
+    const SHORTEST_KEY: usize = 16;
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let path = rest.split(['?', '#']).next().unwrap_or_default();
+    path.split('/').skip(1).filter(|segment| segment.len() >= SHORTEST_KEY).map(str::to_owned)
+}
+
 /// The text of an INI file.
 pub(crate) fn read_ini(file: &Path) -> std::io::Result<String> {
     reader::read_text(file, MAX_INI)
@@ -307,14 +315,6 @@ pub(crate) fn read_ini(file: &Path) -> std::io::Result<String> {
 /// A new Token and EncodingAESKey, of the form that WeCom's console generates.
 pub(crate) fn callback_keys() -> Result<(Secret, Secret), getrandom::Error> {
     Ok((credential::random(32)?, credential::random(43)?))
-}
-
-/// The parts of a URL's path that may be keys, as those of many chat and monitoring services are.
-fn long_segments(url: &str) -> impl Iterator<Item = String> {
-    const SHORTEST_KEY: usize = 16;
-    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
-    let path = rest.split(['?', '#']).next().unwrap_or_default();
-    path.split('/').skip(1).filter(|segment| segment.len() >= SHORTEST_KEY).map(str::to_owned)
 }
 
 /// The effective configuration as INI text, defaults included. It parses to the same settings once the redacted secrets

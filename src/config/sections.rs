@@ -262,6 +262,17 @@ impl Reader<'_> {
     }
 }
 
+fn is_url(text: &str) -> Result<(), String> {
+    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    let has_host = rest.is_some_and(|rest| !rest.is_empty() && !rest.starts_with(['/', '?', '#', ':']));
+    has_host.then_some(()).ok_or("is not a URL such as https://example.com/path".into())
+}
+
+/// A robot's URL, or only the key in it.
+fn is_robot(text: &str) -> Result<(), String> {
+    if text.contains("://") { is_url(text) } else { Ok(()) }
+}
+
 /// A corp id as WeCom issues them. An error completes "VALUE ..".
 pub(crate) fn corp_id(text: &str) -> Result<String, String> {
     let fits = |b| u8::is_ascii_alphanumeric(&b) || b == b'_' || b == b'-';
@@ -275,17 +286,6 @@ pub(crate) fn corp_id(text: &str) -> Result<String, String> {
         return Err("is a placeholder; copy 企业ID from 我的企业 in the admin console".into());
     }
     Ok(text.to_owned())
-}
-
-fn is_url(text: &str) -> Result<(), String> {
-    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
-    let has_host = rest.is_some_and(|rest| !rest.is_empty() && !rest.starts_with(['/', '?', '#', ':']));
-    has_host.then_some(()).ok_or("is not a URL such as https://example.com/path".into())
-}
-
-/// A robot's URL, or only the key in it.
-fn is_robot(text: &str) -> Result<(), String> {
-    if text.contains("://") { is_url(text) } else { Ok(()) }
 }
 
 fn is_token(text: &str) -> Result<(), String> {

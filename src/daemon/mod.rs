@@ -161,8 +161,8 @@ pub struct Daemon {
     threads: Threads,
     control: Option<Control>,
     admin: Option<Admin>,
-    supervision: Supervision,
     notifier: Option<Notifier>,
+    supervision: Supervision,
     writer_thread: WriterThread,
     _lock: File,
 }
@@ -218,8 +218,8 @@ impl Daemon {
             threads,
             control,
             admin,
-            supervision,
             notifier,
+            supervision,
             writer_thread,
             _lock: lock,
         })

@@ -222,7 +222,7 @@ fn public_url(
 
 fn crypt(keys: &Keys, receive_id: &str) -> Result<Crypt, Failure> {
     let key = EncodingAesKey::parse(keys.encoding_aes_key.expose());
-    let key = key.map_err(|error| Failure::Config(ConfigError { lines: vec![error.to_string()], is_denied: false }))?;
+    let key = key.map_err(|error| Failure::Config(ConfigError::from(error.to_string())))?;
     Ok(Crypt::new(keys.token.expose(), key, receive_id))
 }
 

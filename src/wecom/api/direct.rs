@@ -4,7 +4,7 @@ use std::io::Read;
 use std::time::{Duration, Instant};
 
 use super::network::{Cause, ExchangeError, Network, explain};
-use super::transport::agent_with;
+use super::transport::agent;
 
 /// Bytes of a response's body that are read.
 const MAX_BODY: u64 = 64 * 1024;
@@ -45,7 +45,7 @@ pub(crate) fn exchange(
         .max_redirects_will_error(false)
         .user_agent(concat!("wecom-dirsync/", env!("CARGO_PKG_VERSION")))
         .build();
-    let agent = agent_with(config, &network);
+    let agent = agent(config, &network);
     let begun = Instant::now();
     let sent = match xml {
         None => agent.get(url).call(),

@@ -26,7 +26,7 @@ pub(super) struct Transport {
 impl Transport {
     /// `timeout` bounds a whole exchange, from name resolution to the last byte.
     pub(super) fn new(timeout: Duration, network: Network, clock: SharedClock) -> Self {
-        Self { agent: agent(timeout, &network), network, clock }
+        Self { agent: bounded_agent(timeout, &network), network, clock }
     }
 
     /// GET, or POST with a JSON body. The error does not contain the URL, which has secrets.
@@ -59,7 +59,7 @@ impl Transport {
 }
 
 /// An HTTP client with this machine's way to the network. A response of any status is one.
-pub(super) fn agent(timeout: Duration, network: &Network) -> ureq::Agent {
+pub(super) fn bounded_agent(timeout: Duration, network: &Network) -> ureq::Agent {
     let config = ureq::Agent::config_builder()
         .proxy(network.proxy.clone())
         .timeout_global(Some(timeout))
@@ -72,11 +72,11 @@ pub(super) fn agent(timeout: Duration, network: &Network) -> ureq::Agent {
         .max_idle_connections_per_host(MAX_CONCURRENT_CALLS)
         .user_agent(concat!("wecom-dirsync/", env!("CARGO_PKG_VERSION")))
         .build();
-    agent_with(config, network)
+    agent(config, network)
 }
 
 /// An HTTP client with this program's certificates, and with errors that name the host.
-pub(super) fn agent_with(config: ureq::config::Config, network: &Network) -> ureq::Agent {
+pub(super) fn agent(config: ureq::config::Config, network: &Network) -> ureq::Agent {
     let tls = network.uses_tls().then(|| client_config(&network.authorities));
     let tls = tls.and_then(|config| {
         config

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value as Json;
 
 use super::network::{ExchangeError, Network, explain};
-use super::transport::agent;
+use super::transport::bounded_agent;
 
 /// Longest answer that is read, in bytes.
 const MAX_ANSWER: u64 = 64 * 1024;
@@ -21,7 +21,7 @@ pub(crate) struct Webhook {
 impl Webhook {
     /// `network` is the way to this URL; `timeout` bounds a whole request.
     pub(crate) fn new(url: &str, network: Network, timeout: Duration) -> Self {
-        Self { agent: agent(timeout, &network), network, url: url.to_owned() }
+        Self { agent: bounded_agent(timeout, &network), network, url: url.to_owned() }
     }
 
     /// GET, or POST with a JSON body; returns the body of an answer with a status of 200 to 299.
