@@ -25,7 +25,7 @@ const FAILURES: u32 = 12;
 /// Most lines of one query.
 const BATCH: u32 = 1000;
 
-pub(super) fn changes(path: Option<&Path>, since: &Position, follow: bool) -> Result<(), Failure> {
+pub(super) fn changes(path: Option<&Path>, since: Option<&Position>, follow: bool) -> Result<(), Failure> {
     let config = load(path)?;
     let database = &config.database.path;
     let connection = match open_reader(database) {
@@ -34,8 +34,10 @@ pub(super) fn changes(path: Option<&Path>, since: &Position, follow: bool) -> Re
         opened => opened?,
     };
     let mut epoch = epoch::epoch(&connection)?;
-    check_position(&connection, since, epoch.as_deref())?;
-    let mut last = since.seq;
+    if let Some(since) = since {
+        check_position(&connection, since, epoch.as_deref())?;
+    }
+    let mut last = since.map(|since| since.seq);
     if !follow {
         while let Some(lines) = read(&connection, &mut last, &mut epoch)? {
             if !write_out(&lines)? {
@@ -108,7 +110,7 @@ fn wait(subscription: &mut Option<ControlClient>, connection: Option<&Connection
 /// The next lines, if the database's version differs from `seen_version`, which is cheaper than a query.
 fn next(
     connection: &Connection,
-    last: &mut i64,
+    last: &mut Option<i64>,
     epoch: &mut Option<String>,
     seen_version: &mut Option<i64>,
 ) -> Result<Option<String>, Failure> {
@@ -123,10 +125,10 @@ fn next(
     Ok(lines)
 }
 
-/// The next lines after `last`, at most [`BATCH`]; `None` at the end of the feed.
+/// The next lines after `last`, else from the oldest on, at most [`BATCH`]; `None` at the end of the feed.
 fn read(
     connection: &Connection,
-    last: &mut i64,
+    last: &mut Option<i64>,
     epoch: &mut Option<String>,
 ) -> Result<Option<String>, Failure> {
     // One transaction: the epoch is that of these lines.
@@ -137,8 +139,11 @@ fn read(
     }
     *epoch = now;
     let mut lines = String::new();
-    for (seq, line) in changes_since(&transaction, *last, BATCH)? {
-        *last = seq;
+    for (seq, line) in changes_since(&transaction, last.unwrap_or(0), BATCH)? {
+        if let Some(last) = last.filter(|last| seq > *last + 1) {
+            return Err(pruned(last, seq, epoch::last_change(&transaction)?));
+        }
+        *last = Some(seq);
         lines.push_str(&printable_json(&line));
         lines.push('\n');
     }
@@ -184,13 +189,19 @@ fn check_position(connection: &Connection, since: &Position, epoch: Option<&str>
         )));
     }
     match oldest_change(connection)? {
-        Some(oldest) if since.seq > 0 && oldest > since.seq + 1 => Err(Failure::PositionGone(format!(
-            "changes {} to {} are pruned; export the directory and continue from #{last}",
-            since.seq + 1,
-            oldest - 1
-        ))),
+        Some(oldest) if oldest > since.seq + 1 => Err(pruned(since.seq, oldest, last)),
         _ => Ok(()),
     }
+}
+
+/// The changes between position and `oldest` are gone; `last` is the newest.
+fn pruned(position: i64, oldest: i64, last: i64) -> Failure {
+    Failure::PositionGone(format!(
+        "changes #{} to #{} are older than [retention] changes and were deleted; export the directory and continue \
+         with `changes --since {last}`",
+        position + 1,
+        oldest - 1
+    ))
 }
 
 fn another_epoch(theirs: Option<&str>, ours: Option<&str>) -> Failure {

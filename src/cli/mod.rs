@@ -101,9 +101,9 @@ enum Command {
     Changes {
         #[command(flatten)]
         config: ConfigFile,
-        /// Start after this change; each line contains its epoch and seq
-        #[arg(long, value_name = "[EPOCH:]SEQ", default_value = "0")]
-        since: Position,
+        /// Start after this change; each line contains its epoch and seq [default: before the oldest kept change]
+        #[arg(long, value_name = "[EPOCH:]SEQ")]
+        since: Option<Position>,
         /// Keep printing changes as they are committed
         #[arg(long)]
         follow: bool,
@@ -196,7 +196,7 @@ pub fn main() -> ExitCode {
             reconcile::reconcile(config.config.as_deref(), request, json)
         }
         Command::Changes { config, since, follow } => {
-            changes::changes(config.config.as_deref(), &since, follow)
+            changes::changes(config.config.as_deref(), since.as_ref(), follow)
         }
         Command::Export { config, format } => export::export(config.config.as_deref(), format),
         Command::Demo { folder } => demo::demo(folder.as_deref().unwrap_or(Path::new("demo-wecom-dirsync"))),

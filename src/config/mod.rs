@@ -43,6 +43,7 @@ pub struct Config {
     /// Whether `user/get` may be called.
     pub(crate) fetch_details: bool,
     pub(crate) reconcile: Reconcile,
+    pub(crate) retention: Retention,
     /// `None`: the admin listener is off.
     pub(crate) admin_listen: Option<SocketAddr>,
     pub(crate) log: Log,
@@ -141,6 +142,15 @@ pub struct Reconcile {
     pub(crate) every: Duration,
     /// Larger shares of deletions are blocked.
     pub(crate) max_delete_percent: u32,
+}
+
+/// Ages at which rows are deleted.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Retention {
+    pub(crate) events: Duration,
+    pub(crate) changes: Duration,
+    /// Since the deletion.
+    pub(crate) deleted_members: Duration,
 }
 
 #[derive(Debug, Clone)]

@@ -18,6 +18,7 @@ pub(crate) mod log_limiter;
 pub(crate) mod metrics;
 pub(crate) mod reconciler;
 pub(crate) mod refusals;
+mod retention;
 pub(crate) mod threads;
 pub(crate) mod wakeup;
 
@@ -47,6 +48,7 @@ pub(crate) use lockfile::{is_running, lock};
 use metrics::Metrics;
 use reconciler::Reconciler;
 use reconciler::triggers::ReconcileTriggers;
+use retention::Retention;
 use threads::Threads;
 
 /// Longest interval between checks of the database for due work: the clock may be set.
@@ -178,6 +180,7 @@ impl Daemon {
         let mut threads = Threads::default();
         let calls = MemberCalls::start(config, &shared, &mut threads)?;
         let can_compare = Reconciler::start(&config.reconcile, &shared, &calls, &mut threads)?;
+        Retention::start(config.retention, &shared, &mut threads)?;
         let control = control.map(|control| control.start(&shared, &calls, can_compare)).transpose()?;
         let reserved = admin.as_ref().map_or(0, |_| admin::DESCRIPTORS);
         let callbacks = Callbacks::start(config, endpoints, (&shared, &calls), reserved, &mut threads)?;

@@ -7,6 +7,7 @@ use super::departments::{add_numbered_fact, tag_starts_at};
 use super::event_log::{EventOutcome, NewEvent, original, record_duplicate, record_event};
 use super::member_merge::add_member_fact;
 use super::openids::make_due_now;
+use super::retention::is_event_pruned;
 use super::{facts, state};
 use crate::directory::clock::Moment;
 use crate::directory::diff::DetailsAction;
@@ -116,6 +117,8 @@ fn apply(
             merged.took_effect
         }
         Subject::Tag(tag, content) => apply_tag_event(connection, *tag, event.at, content, moment, applied)?,
+        // No fact tells a replay of these from a new event.
+        Subject::Trigger(..) | Subject::BatchJob(_) if is_event_pruned(connection, event.at)? => false,
         Subject::Trigger(userid, _) => {
             let group = fold(&facts::group_facts(connection, userid)?);
             let holder = group.resolve(userid);

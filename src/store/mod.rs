@@ -5,6 +5,7 @@
 mod changes;
 pub(crate) mod clashes;
 pub(crate) mod deferred;
+mod departed;
 mod departments;
 pub(crate) mod details;
 pub(crate) mod epoch;
@@ -27,6 +28,7 @@ pub mod openids;
 pub mod queries;
 pub mod reconciles;
 pub(crate) mod refusals;
+pub(crate) mod retention;
 mod sqlite;
 pub(crate) mod state;
 pub mod verify;

@@ -139,7 +139,10 @@ fn schema_version(connection: &Connection, path: &Path) -> Result<i64, StoreErro
 }
 
 fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
-    schema_version(connection, path)?;
+    if schema_version(connection, path)? == 0 {
+        // Before the first page is written: only then can the file shrink in pieces later.
+        connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+    }
     // Before WAL mode: the id must be in the file itself, whose first bytes identify it.
     let id: i64 = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
     if id != APPLICATION_ID {

@@ -54,6 +54,10 @@ pub(crate) const RECONCILE_PROGRESS: Entry<ReconcileProgress> = Entry::new("reco
 pub(crate) const DETAILS_DENIED: Entry<bool> = Entry::new("details_denied");
 /// The result of the last daily sample.
 pub(crate) const DRIFT: Entry<Drift> = Entry::new("drift");
+/// What was deleted by age, so that replays of it take no effect.
+pub(crate) const PRUNED: Entry<Pruned> = Entry::new("pruned");
+/// The size of the database, once a day.
+pub(crate) const SIZES: Entry<Vec<DatedSize>> = Entry::new("sizes");
 /// A random number, written by each health check.
 pub(crate) const PROBE: Entry<u64> = Entry::new("probe");
 
@@ -104,6 +108,22 @@ pub(crate) struct Drift {
     pub(crate) asked: usize,
     /// Members whose fields differed from WeCom's.
     pub(crate) different: usize,
+}
+
+/// The limits of what was deleted by age, unix seconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Pruned {
+    /// Rows of `events` that are gone have an earlier CreateTime.
+    pub(crate) events_before: i64,
+    /// Facts that are gone with a departed member are earlier.
+    pub(crate) members_before: i64,
+}
+
+/// The size of the database's file at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct DatedSize {
+    pub(crate) at: i64,
+    pub(crate) bytes: i64,
 }
 
 /// Why a comparison is due.

@@ -61,6 +61,7 @@ CREATE INDEX members_by_openid ON members (openid) WHERE openid IS NOT NULL;
 CREATE INDEX members_by_openid_age ON members (openid_updated_at)
     WHERE openid_state = 'converted' AND deleted_at IS NULL;
 CREATE INDEX members_by_details_due ON members (event_time) WHERE details_state = 'due' AND deleted_at IS NULL;
+CREATE INDEX members_by_deletion ON members (deleted_at) WHERE deleted_at IS NOT NULL;
 
 -- The departments of present members.
 CREATE TABLE member_departments (
