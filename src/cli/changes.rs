@@ -11,6 +11,7 @@ use crate::daemon::control::{ControlClient, Request, Response};
 use crate::store::epoch::{self, Position};
 use crate::store::file::beside;
 use crate::store::queries::{changes_since, oldest_change};
+use crate::store::state::ERASED_CHANGES;
 use crate::store::{StoreError, open_reader};
 use crate::text::printable_json;
 
@@ -178,6 +179,7 @@ fn inode(path: &Path) -> Option<u64> {
 /// Refuses a position that is pruned, of another epoch, or beyond the end.
 fn check_position(connection: &Connection, since: &Position, epoch: Option<&str>) -> Result<(), Failure> {
     let last = epoch::last_change(connection)?;
+    check_erased(connection, since.seq)?;
     if since.epoch.is_some() && since.epoch.as_deref() != epoch {
         return Err(another_epoch(since.epoch.as_deref(), epoch));
     }
@@ -192,6 +194,20 @@ fn check_position(connection: &Connection, since: &Position, epoch: Option<&str>
         Some(oldest) if oldest > since.seq + 1 => Err(pruned(since.seq, oldest, last)),
         _ => Ok(()),
     }
+}
+
+/// Refuses a position between changes that `forget` erased, because the consumer may have a person of whose deletion it would
+/// not hear. From the beginning on, nothing is missing.
+fn check_erased(connection: &Connection, position: i64) -> Result<(), Failure> {
+    let erased = ERASED_CHANGES.get(connection)?.map_or(0, |(_, erased)| erased);
+    if position == 0 || position >= erased {
+        return Ok(());
+    }
+    let last = epoch::last_change(connection)?;
+    Err(Failure::PositionGone(format!(
+        "changes up to #{erased} were erased, because a person was forgotten; export the directory and continue with \
+         `changes --since {last}`"
+    )))
 }
 
 /// The changes between position and `oldest` are gone; `last` is the newest.

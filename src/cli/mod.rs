@@ -7,6 +7,7 @@ mod changes;
 mod check;
 mod demo;
 mod export;
+mod forget;
 mod logging;
 mod member;
 mod reconcile;
@@ -116,6 +117,13 @@ enum Command {
         #[arg(long, value_enum)]
         format: export::Format,
     },
+    /// Erase a departed member from every table; backups and log files are not touched
+    Forget {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// Last userid of the member
+        userid: String,
+    },
     /// Try the daemon on this machine, against a built-in stand-in for WeCom
     Demo {
         /// Folder for the database and its configuration [default: ./demo-wecom-dirsync]
@@ -199,6 +207,7 @@ pub fn main() -> ExitCode {
             changes::changes(config.config.as_deref(), since.as_ref(), follow)
         }
         Command::Export { config, format } => export::export(config.config.as_deref(), format),
+        Command::Forget { config, userid } => forget::forget(config.config.as_deref(), &userid),
         Command::Demo { folder } => demo::demo(folder.as_deref().unwrap_or(Path::new("demo-wecom-dirsync"))),
     };
     match done {

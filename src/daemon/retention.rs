@@ -14,13 +14,13 @@ use crate::store::{Connection, Error, StoreError};
 use crate::unix_time::unix_now;
 
 /// The first round waits for the callbacks that WeCom repeats after a start, and for the first readings of WeCom's clock.
-const FIRST_ROUND: Duration = Duration::from_secs(60);
+const FIRST_ROUND: Duration = Duration::from_secs(15);
 /// Interval of the rounds.
 const INTERVAL: Duration = Duration::from_secs(3600);
 /// Rounds from one search for facts without a row to the next: it reads all facts.
 const ROUNDS_PER_SEARCH: u32 = 24;
 /// Wait after a failure, and until two clocks agree.
-const RETRY_AFTER: Duration = Duration::from_secs(60);
+const RETRY_AFTER: Duration = Duration::from_secs(15);
 /// Pause between two pieces.
 const PAUSE: Duration = Duration::from_millis(20);
 /// A piece that other jobs have postponed for this long runs beside them, because they may never cease.
@@ -55,7 +55,8 @@ impl Retention {
                 }
                 Some(Err(StoreError::Closed)) => return,
                 Some(Err(error)) => {
-                    log::warn!("deletion by age is postponed: {error}");
+                    // The writer has logged the reason.
+                    log::debug!("deletion by age is postponed: {error}");
                     RETRY_AFTER
                 }
             };

@@ -6,6 +6,7 @@ use super::deferred::{MAX_AT_ONCE, defer};
 use super::departments::{add_numbered_fact, tag_starts_at};
 use super::event_log::{EventOutcome, NewEvent, original, record_duplicate, record_event};
 use super::member_merge::add_member_fact;
+use super::forget::screen;
 use super::openids::make_due_now;
 use super::retention::is_event_pruned;
 use super::{facts, state};
@@ -39,12 +40,15 @@ impl Applied {
 
 /// Applies an event and records it.
 pub fn apply_event(connection: &Connection, event: &NewEvent) -> rusqlite::Result<Applied> {
+    let screened = screen(connection, event)?;
+    let event = screened.as_ref().map_or(event, |screened| &screened.event);
     let mut applied = Applied::new(EventOutcome::Duplicate);
     if let Some(original) = original(connection, event)? {
         record_duplicate(connection, event, original)?;
         return Ok(applied);
     }
     applied.outcome = match &event.meaning {
+        _ if screened.as_ref().is_some_and(|screened| screened.is_void) => EventOutcome::Stale,
         None => EventOutcome::Invalid,
         Some(meaning) => {
             let moment = Moment { local: event.received_at, latest: event.latest };

@@ -5,6 +5,7 @@
 mod changes;
 pub(crate) mod clashes;
 pub(crate) mod deferred;
+pub(crate) mod deletions;
 mod departed;
 mod departments;
 pub(crate) mod details;
@@ -14,6 +15,7 @@ mod event_log;
 mod events;
 mod facts;
 mod failure_log;
+pub(crate) mod forget;
 pub(crate) mod file;
 mod heal;
 pub(crate) mod holders;

@@ -107,6 +107,8 @@ fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
     connection.busy_timeout(LOCK_TIMEOUT)?;
     connection.set_prepared_statement_cache_capacity(128);
     connection.pragma_update(None, "foreign_keys", true)?;
+    // Deleted content is overwritten, so that `forget` rarely has to rewrite the whole file.
+    connection.pragma_update(None, "secure_delete", true)?;
     // Else SQLite plans by the values of parameters, and compiles some statements anew for each event.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     Ok(connection)

@@ -58,6 +58,12 @@ pub(crate) const DRIFT: Entry<Drift> = Entry::new("drift");
 pub(crate) const PRUNED: Entry<Pruned> = Entry::new("pruned");
 /// The size of the database, once a day.
 pub(crate) const SIZES: Entry<Vec<DatedSize>> = Entry::new("sizes");
+/// The key of the digests in `forgotten`, in hexadecimal digits.
+pub(crate) const FORGET_KEY: Entry<String> = Entry::new("forget_key");
+/// The highest number of a change that `forget` erased: who has read less may still have the person.
+pub(crate) const ERASED_CHANGES: Entry<i64> = Entry::new("erased_changes");
+/// What comparisons have deleted within a day.
+pub(crate) const COMPARISON_DELETIONS: Entry<Vec<DeletedCounts>> = Entry::new("comparison_deletions");
 /// A random number, written by each health check.
 pub(crate) const PROBE: Entry<u64> = Entry::new("probe");
 
@@ -117,6 +123,13 @@ pub(crate) struct Pruned {
     pub(crate) events_before: i64,
     /// Facts that are gone with a departed member are earlier.
     pub(crate) members_before: i64,
+}
+
+/// Members, departments and tags that a comparison deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct DeletedCounts {
+    pub(crate) at: i64,
+    pub(crate) counts: [usize; 3],
 }
 
 /// The size of the database's file at a time.

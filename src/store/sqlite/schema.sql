@@ -285,6 +285,13 @@ CREATE TABLE deferred_facts (
     -- {"added_members": [userid, ..]}, or removed_members, added_departments, removed_departments
     content                TEXT NOT NULL CHECK (json_valid(content)) CHECK (typeof(content) = 'text')
 );
+-- Userids of people whom the command forget has erased. Events up to the second that name them are stored without content.
+CREATE TABLE forgotten (
+    -- HMAC-SHA256 of the userid in lower case, with the key forget_key in daemon_state
+    digest                 BLOB NOT NULL PRIMARY KEY CHECK (typeof(digest) = 'blob'),
+    -- WeCom's second
+    second                 INTEGER NOT NULL CHECK (typeof(second) = 'integer')
+) WITHOUT ROWID;
 -- State of the daemon: pauses, a requested comparison, ..
 CREATE TABLE daemon_state (
     name                   TEXT NOT NULL PRIMARY KEY CHECK (typeof(name) = 'text'),
