@@ -78,7 +78,11 @@ const DIRECTORY: &str = "SELECT group_concat(row, ' | ') FROM
 fn events_go_before_changes_and_consumers_of_deleted_changes_are_told() {
     let mut aged = Aged::start("[retention]\nevents = 30d\nchanges = 90d\n");
     for n in 0..300 {
-        aged.event(0, "create_user", &format!("<UserID>u{n}</UserID><Name>name{n}</Name><Department>1</Department>"));
+        aged.event(
+            0,
+            "create_user",
+            &format!("<UserID>u{n}</UserID><Name>name{n}</Name><Department>1</Department>"),
+        );
     }
     aged.event(1, "create_party", "<Id>1</Id><Name>d</Name>");
     aged.event(1, "update_tag", "<TagId>7</TagId><AddUserItems>u1</AddUserItems>");
@@ -93,7 +97,10 @@ fn events_go_before_changes_and_consumers_of_deleted_changes_are_told() {
     aged.restart_after(100);
     let first_kept = before.parse::<i64>().unwrap() + 1;
     aged.lab.wait_for("SELECT min(seq) FROM changes", &first_kept.to_string());
-    aged.lab.wait_for("SELECT count(*) FROM events WHERE received_at < (SELECT max(received_at) - 30 * 86400 FROM events)", "0");
+    aged.lab.wait_for(
+        "SELECT count(*) FROM events WHERE received_at < (SELECT max(received_at) - 30 * 86400 FROM events)",
+        "0",
+    );
     assert_eq!(aged.lab.value("SELECT max(seq) FROM events"), "304", "numbers continue");
     aged.assert_database_agrees();
     let (code, said) = aged.changes_since(&(first_kept - 2).to_string());
@@ -101,7 +108,11 @@ fn events_go_before_changes_and_consumers_of_deleted_changes_are_told() {
     let last = aged.lab.value("SELECT max(seq) FROM changes");
     let expected = format!("changes #{0} to #{0} are older than [retention] changes", first_kept - 1);
     assert!(said.contains(&expected) && said.contains(&format!("--since {last}")), "{said}");
-    assert_eq!(aged.changes_since("0").0, Some(3), "whoever rebuilds the directory from the feed is told, too");
+    assert_eq!(
+        aged.changes_since("0").0,
+        Some(3),
+        "whoever rebuilds the directory from the feed is told, too"
+    );
     assert_eq!(aged.changes_since(&(first_kept - 1).to_string()).0, Some(0));
     let kept = text(&aged.lab.command(&["changes"]).stdout);
     assert!(kept.starts_with(&format!("{{\"seq\":{first_kept},")), "{kept}");
@@ -113,14 +124,19 @@ fn events_go_before_changes_and_consumers_of_deleted_changes_are_told() {
     rusqlite::Connection::open(aged.lab.database()).unwrap().execute_batch(damage).unwrap();
     let output = aged.lab.command(&["check", "--database"]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(text(&output.stdout).contains("no line \"updated\" of member u1 position"), "{}", text(&output.stdout));
+    assert!(
+        text(&output.stdout).contains("no line \"updated\" of member u1 position"),
+        "{}",
+        text(&output.stdout)
+    );
 }
 
 #[test]
 fn a_replay_of_a_deleted_event_has_no_effect() {
     let mut aged = Aged::start("[retention]\nevents = 30d\n");
     let mut sent = Vec::new();
-    let mut event = |aged: &Aged, later, change_type, inner: &str| sent.push(aged.event(later, change_type, inner));
+    let mut event =
+        |aged: &Aged, later, change_type, inner: &str| sent.push(aged.event(later, change_type, inner));
     event(&aged, 0, "create_user", "<UserID>a</UserID><Name>first</Name><Mobile>1</Mobile>");
     event(&aged, 1, "update_user", "<UserID>a</UserID><Name>second</Name>");
     event(&aged, 2, "delete_user", "<UserID>a</UserID>");
@@ -144,12 +160,16 @@ fn a_replay_of_a_deleted_event_has_no_effect() {
         aged.now()
     );
     aged.send(&batch);
-    let ahead = contact_event(CORP, aged.now() + 500 * DAY, "update_user", "<UserID>b</UserID><Name>ahead</Name>");
+    let ahead =
+        contact_event(CORP, aged.now() + 500 * DAY, "update_user", "<UserID>b</UserID><Name>ahead</Name>");
     aged.send(&ahead);
     aged.restart_after(41);
     aged.event(1, "update_user", "<UserID>busy</UserID><Name>late</Name>");
     aged.event(2, "update_user", "<UserID>b</UserID><Name>b now</Name>");
-    aged.lab.wait_for("SELECT count(*) FROM events WHERE received_at < (SELECT max(received_at) - 30 * 86400 FROM events)", "1");
+    aged.lab.wait_for(
+        "SELECT count(*) FROM events WHERE received_at < (SELECT max(received_at) - 30 * 86400 FROM events)",
+        "1",
+    );
     assert_eq!(
         aged.lab.value("SELECT count(*) FROM member_facts WHERE userid = 'busy' AND arrival < 0"),
         "1",
@@ -175,9 +195,17 @@ fn a_replay_of_a_deleted_event_has_no_effect() {
 fn a_member_that_departed_long_ago_goes_completely_and_does_not_return_by_a_replay() {
     let mut aged = Aged::start("[retention]\nevents = 30d\nchanges = 90d\ndeleted_members = 100d\n");
     let mut sent = vec![
-        aged.event(0, "create_user", "<UserID>old.name</UserID><Name>Departed</Name><Department>1</Department>"),
+        aged.event(
+            0,
+            "create_user",
+            "<UserID>old.name</UserID><Name>Departed</Name><Department>1</Department>",
+        ),
         aged.event(1, "update_tag", "<TagId>7</TagId><AddUserItems>old.name,stays</AddUserItems>"),
-        aged.event(2, "update_user", "<UserID>old.name</UserID><NewUserID>gone</NewUserID><Mobile>138</Mobile>"),
+        aged.event(
+            2,
+            "update_user",
+            "<UserID>old.name</UserID><NewUserID>gone</NewUserID><Mobile>138</Mobile>",
+        ),
         aged.event(3, "delete_user", "<UserID>gone</UserID>"),
         aged.event(0, "create_user", "<UserID>first</UserID><Name>Renamed away</Name>"),
         aged.event(1, "update_user", "<UserID>first</UserID><NewUserID>leaver</NewUserID>"),
@@ -204,7 +232,8 @@ fn a_member_that_departed_long_ago_goes_completely_and_does_not_return_by_a_repl
         let left = format!("SELECT count(*) FROM {table} WHERE {column} IN {names}");
         assert_eq!(aged.lab.value(&left), "0", "{table}.{column}");
     }
-    let content = "SELECT count(*) FROM member_facts WHERE fact LIKE '%Departed%' OR fact LIKE '%Renamed away%'";
+    let content =
+        "SELECT count(*) FROM member_facts WHERE fact LIKE '%Departed%' OR fact LIKE '%Renamed away%'";
     assert_eq!(aged.lab.value(content), "0");
     assert_eq!(aged.lab.value("SELECT name FROM members WHERE userid = 'first'"), "Next holder");
     assert_eq!(aged.lab.value("SELECT group_concat(userid) FROM tag_members"), "stays");
@@ -219,7 +248,8 @@ fn a_member_that_departed_long_ago_goes_completely_and_does_not_return_by_a_repl
     assert_eq!(aged.lab.value(DIRECTORY), before);
     aged.assert_database_agrees();
     aged.event(3, "create_user", "<UserID>gone</UserID><Name>Returned</Name>");
-    let returned = "SELECT name || coalesce(mobile, '') || (deleted_at IS NULL) FROM members WHERE userid = 'gone'";
+    let returned =
+        "SELECT name || coalesce(mobile, '') || (deleted_at IS NULL) FROM members WHERE userid = 'gone'";
     assert_eq!(aged.lab.value(returned), "Returned1");
     aged.assert_database_agrees();
 }
@@ -256,7 +286,8 @@ fn the_file_shrinks_and_status_shows_its_size() {
     aged.restart_after(40);
     aged.lab.wait_for("SELECT min(seq) = max(seq) FROM events", "1");
     let free = |lab: &Lab| {
-        let status: serde_json::Value = serde_json::from_slice(&lab.command(&["status", "--json"]).stdout).unwrap();
+        let status: serde_json::Value =
+            serde_json::from_slice(&lab.command(&["status", "--json"]).stdout).unwrap();
         (status["database_bytes"].as_u64().unwrap(), status["database_free_bytes"].as_u64().unwrap())
     };
     eventually("the free pages are returned", || free(&aged.lab).1 <= 1024 * 1024);

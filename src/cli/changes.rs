@@ -34,13 +34,13 @@ pub(super) fn changes(path: Option<&Path>, since: Option<&Position>, follow: boo
         Err(StoreError::Missing(_)) if follow => wait_for(database)?,
         opened => opened?,
     };
-    let mut epoch = epoch::epoch(&connection)?;
+    let epoch = epoch::epoch(&connection)?;
     if let Some(since) = since {
         check_position(&connection, since, epoch.as_deref())?;
     }
-    let mut last = since.map(|since| since.seq);
+    let mut place = Place { last: since.map(|since| since.seq), epoch, erased: erased(&connection)? };
     if !follow {
-        while let Some(lines) = read(&connection, &mut last, &mut epoch)? {
+        while let Some(lines) = read(&connection, &mut place)? {
             if !write_out(&lines)? {
                 break;
             }
@@ -53,7 +53,7 @@ pub(super) fn changes(path: Option<&Path>, since: Option<&Position>, follow: boo
     let mut subscription = None;
     loop {
         let lines = match &connection {
-            Some(connection) => next(connection, &mut last, &mut epoch, &mut seen_version),
+            Some(connection) => next(connection, &mut place, &mut seen_version),
             None => Ok(None),
         };
         match lines {
@@ -111,44 +111,57 @@ fn wait(subscription: &mut Option<ControlClient>, connection: Option<&Connection
 /// The next lines, if the database's version differs from `seen_version`, which is cheaper than a query.
 fn next(
     connection: &Connection,
-    last: &mut Option<i64>,
-    epoch: &mut Option<String>,
+    place: &mut Place,
     seen_version: &mut Option<i64>,
 ) -> Result<Option<String>, Failure> {
     let version: i64 = connection.pragma_query_value(None, "data_version", |row| row.get(0))?;
     if *seen_version == Some(version) {
         return Ok(None);
     }
-    let lines = read(connection, last, epoch)?;
+    let lines = read(connection, place)?;
     if lines.is_none() {
         *seen_version = Some(version);
     }
     Ok(lines)
 }
 
-/// The next lines after `last`, else from the oldest on, at most [`BATCH`]; `None` at the end of the feed.
-fn read(
-    connection: &Connection,
-    last: &mut Option<i64>,
-    epoch: &mut Option<String>,
-) -> Result<Option<String>, Failure> {
+/// Where a reader of the feed is.
+struct Place {
+    /// The number of the last line; `None` before the first, if the reader named none.
+    last: Option<i64>,
+    epoch: Option<String>,
+    /// The last change that was erased when the reader checked.
+    erased: i64,
+}
+
+/// The next lines, at most [`BATCH`]; `None` at the end of the feed.
+fn read(connection: &Connection, place: &mut Place) -> Result<Option<String>, Failure> {
     // One transaction: the epoch is that of these lines.
     let transaction = connection.unchecked_transaction()?;
     let now = epoch::epoch(&transaction)?;
-    if epoch.is_some() && now != *epoch {
-        return Err(another_epoch(epoch.as_deref(), now.as_deref()));
+    if place.epoch.is_some() && now != place.epoch {
+        return Err(another_epoch(place.epoch.as_deref(), now.as_deref()));
     }
-    *epoch = now;
+    place.epoch = now;
+    let erased = erased(&transaction)?;
+    if std::mem::replace(&mut place.erased, erased) != erased {
+        check_erased(&transaction, place.last.unwrap_or(0))?;
+    }
     let mut lines = String::new();
-    for (seq, line) in changes_since(&transaction, last.unwrap_or(0), BATCH)? {
-        if let Some(last) = last.filter(|last| seq > *last + 1) {
+    for (seq, line) in changes_since(&transaction, place.last.unwrap_or(0), BATCH)? {
+        if let Some(last) = place.last.filter(|last| seq > *last + 1) {
             return Err(pruned(last, seq, epoch::last_change(&transaction)?));
         }
-        *last = Some(seq);
+        place.last = Some(seq);
         lines.push_str(&printable_json(&line));
         lines.push('\n');
     }
     Ok((!lines.is_empty()).then_some(lines))
+}
+
+/// The number of the last change that `forget` erased; 0: none.
+fn erased(connection: &Connection) -> Result<i64, Failure> {
+    Ok(ERASED_CHANGES.get(connection)?.map_or(0, |(_, erased)| erased))
 }
 
 /// The files that a connection has open: after others were put in their place it sees nothing new.
@@ -199,7 +212,7 @@ fn check_position(connection: &Connection, since: &Position, epoch: Option<&str>
 /// Refuses a position between changes that `forget` erased, because the consumer may have a person of whose deletion it would
 /// not hear. From the beginning on, nothing is missing.
 fn check_erased(connection: &Connection, position: i64) -> Result<(), Failure> {
-    let erased = ERASED_CHANGES.get(connection)?.map_or(0, |(_, erased)| erased);
+    let erased = erased(connection)?;
     if position == 0 || position >= erased {
         return Ok(());
     }

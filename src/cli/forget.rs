@@ -22,9 +22,7 @@ pub(super) fn forget(path: Option<&Path>, userid: &str) -> Result<(), Failure> {
     let erased = match find(&connection, &userid)? {
         Ok(found) => erase_found(&mut connection, found)?,
         // The files may not have been cleaned then.
-        Err(NotErased::Already) => {
-            Erased { traces: vec![userid.as_str().to_owned()], ..Erased::default() }
-        }
+        Err(NotErased::Already) => Erased { traces: vec![userid.as_str().to_owned()], ..Erased::default() },
         Err(refusal) => return Err(Failure::Other(refused(&userid, &refusal))),
     };
     let rewritten = clean_files(&connection, database, &erased.traces).map_err(|error| match error {
@@ -47,8 +45,7 @@ fn erase_found(connection: &mut Connection, mut found: Mentions) -> Result<Erase
         }
         drop(transaction);
         let userid = found.userid().clone();
-        found = find(connection, &userid)?
-            .map_err(|refusal| Failure::Other(refused(&userid, &refusal)))?;
+        found = find(connection, &userid)?.map_err(|refusal| Failure::Other(refused(&userid, &refusal)))?;
     }
     Err(Failure::Other("the member changes all the time; try again".into()))
 }
@@ -86,6 +83,8 @@ fn report(userid: &UserId, erased: &Erased, rewritten: bool) -> String {
             "consumers of the change feed that have not read change #{last_change} yet are told to export the directory again\n"
         ));
     }
-    text.push_str("not erased: backups, exports, log files, and what consumers of the change feed have stored\n");
+    text.push_str(
+        "not erased: backups, exports, log files, and what consumers of the change feed have stored\n",
+    );
     text
 }

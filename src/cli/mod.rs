@@ -3,11 +3,13 @@
 //! Results go to standard output. An error is one line on standard error: what failed, where, and the remedy.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+mod backup;
 mod changes;
 mod check;
 mod demo;
 mod export;
 mod forget;
+mod import_openids;
 mod logging;
 mod member;
 mod reconcile;
@@ -117,6 +119,27 @@ enum Command {
         #[arg(long, value_enum)]
         format: export::Format,
     },
+    /// Make a verified copy of the database while the daemon runs; never over an existing file
+    Backup {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// New file; with --keep, an existing folder
+        #[arg(value_name = "DEST")]
+        destination: PathBuf,
+        /// Make a dated file in the folder DEST, and delete all but the newest N
+        #[arg(long, value_name = "N", value_parser = parse_count)]
+        keep: Option<usize>,
+    },
+    /// Import openids that are known from elsewhere, for members without one
+    ImportOpenids {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// CSV file with the columns userid and openid
+        csv: PathBuf,
+        /// Print what would be imported; change nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Erase a departed member from every table; backups and log files are not touched
     Forget {
         #[command(flatten)]
@@ -207,6 +230,12 @@ pub fn main() -> ExitCode {
             changes::changes(config.config.as_deref(), since.as_ref(), follow)
         }
         Command::Export { config, format } => export::export(config.config.as_deref(), format),
+        Command::Backup { config, destination, keep } => {
+            backup::backup(config.config.as_deref(), &destination, keep)
+        }
+        Command::ImportOpenids { config, csv, dry_run } => {
+            import_openids::import_openids(config.config.as_deref(), &csv, dry_run)
+        }
         Command::Forget { config, userid } => forget::forget(config.config.as_deref(), &userid),
         Command::Demo { folder } => demo::demo(folder.as_deref().unwrap_or(Path::new("demo-wecom-dirsync"))),
     };
@@ -219,6 +248,11 @@ pub fn main() -> ExitCode {
             failure.exit_code()
         }
     }
+}
+
+/// A number of 1 or more.
+fn parse_count(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|count| *count > 0).ok_or_else(|| "is not a number of 1 or more".into())
 }
 
 fn load(path: Option<&Path>) -> Result<Config, Failure> {

@@ -16,8 +16,8 @@ use crate::store::clashes;
 use crate::store::open_reader;
 use crate::store::queries::{Counts, counts, local_time};
 use crate::store::reconciles::{ReconcileRecord, last_reconciles};
-use crate::store::retention::{growth, size};
 use crate::store::refusals::{RefusalRow, refusals_since};
+use crate::store::retention::{growth, size};
 use crate::store::state::{
     CLOCK, ClockState, ComparisonDue, DAEMON, DRIFT, Drift, PAUSES, PauseState, RECONCILE_PROGRESS,
     ReconcileProgress, reconcile_request,

@@ -268,6 +268,10 @@ mod tests {
         assert!(after(9, 1, 100) && after(9, 9, 200));
         assert!(!after(5, 5, 200), "5 of 205 and 5 more are less than 5 %");
         assert!(after(5, 6, 200));
-        assert!(!Guard { allowed: Some(6), ..guard }.blocks(&[Deletions { missing: 6, present: 200, recent: 5 }]));
+        assert!(!Guard { allowed: Some(6), ..guard }.blocks(&[Deletions {
+            missing: 6,
+            present: 200,
+            recent: 5
+        }]));
     }
 }

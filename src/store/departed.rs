@@ -22,8 +22,8 @@ impl Names {
     pub(super) fn of(connection: &Connection, userid: &UserId) -> rusqlite::Result<Self> {
         let mut names = Self { own: BTreeSet::from([userid.clone()]), shared: Vec::new() };
         let mut to_visit = vec![userid.clone()];
-        let mut former = connection
-            .prepare_cached("SELECT old_userid, event_time FROM renames WHERE new_userid = ?1")?;
+        let mut former =
+            connection.prepare_cached("SELECT old_userid, event_time FROM renames WHERE new_userid = ?1")?;
         while let Some(name) = to_visit.pop() {
             let mut rows = former.query([name.as_str()])?;
             while let Some(row) = rows.next()? {
@@ -100,9 +100,9 @@ pub(super) fn remove_rowless(
 ) -> rusqlite::Result<bool> {
     let records = facts::group_facts(connection, userid)?;
     let group = fold(&records);
-    let is_needed = group.members.values().any(|member| {
-        member.state.known || member.state.tags_now().next().is_some()
-    }) || records.iter().any(|record| record.stamp.second >= before);
+    let is_needed =
+        group.members.values().any(|member| member.state.known || member.state.tags_now().next().is_some())
+            || records.iter().any(|record| record.stamp.second >= before);
     if is_needed {
         return Ok(false);
     }

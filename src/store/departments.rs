@@ -50,8 +50,7 @@ pub(super) fn add_numbered_fact<F: NumberedTable>(
     let stamp = Stamp::new(source.second(), fact.rank(source));
     let is_pruned = is_replay_of_pruned(connection, &known, source, stamp)?;
     if !is_pruned
-        && let Some(listing) =
-            facts::later_listing(connection, F::ENTITY.as_str(), source.second(), moment)?
+        && let Some(listing) = facts::later_listing(connection, F::ENTITY.as_str(), source.second(), moment)?
         && let Some(implied) = implied_by_listing(&known, listing)
     {
         facts::remember_numbered(connection, id, &known, &implied)?;

@@ -25,6 +25,11 @@ pub(crate) fn epoch(connection: &Connection) -> rusqlite::Result<Option<String>>
     Ok(get_state(connection, EPOCH)?.and_then(|(_, epoch)| epoch.as_str().map(str::to_owned)))
 }
 
+/// Removes the epoch from a copy of the database.
+pub(super) fn remove(connection: &Connection) -> rusqlite::Result<()> {
+    set_state(connection, EPOCH, UnixSeconds::default(), None)
+}
+
 /// The highest change number, of stored and of pruned changes.
 pub(crate) fn last_change(connection: &Connection) -> rusqlite::Result<i64> {
     let last = connection

@@ -5,8 +5,8 @@ use rusqlite::Connection;
 use super::deferred::{MAX_AT_ONCE, defer};
 use super::departments::{add_numbered_fact, tag_starts_at};
 use super::event_log::{EventOutcome, NewEvent, original, record_duplicate, record_event};
-use super::member_merge::add_member_fact;
 use super::forget::screen;
+use super::member_merge::add_member_fact;
 use super::openids::make_due_now;
 use super::retention::is_event_pruned;
 use super::{facts, state};
@@ -64,6 +64,8 @@ pub fn apply_event(connection: &Connection, event: &NewEvent) -> rusqlite::Resul
 
 /// Records an event that could not be applied, and requests a comparison in its place.
 pub(crate) fn record_invalid(connection: &Connection, event: &NewEvent) -> rusqlite::Result<Applied> {
+    let screened = screen(connection, event)?;
+    let event = screened.as_ref().map_or(event, |screened| &screened.event);
     record_event(connection, event, EventOutcome::Invalid)?;
     state::request_reconcile(connection, "an event could not be applied", event.received_at)?;
     Ok(Applied::new(EventOutcome::Invalid))

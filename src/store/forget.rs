@@ -21,9 +21,7 @@ use super::sqlite::file_watch::truncate_wal;
 use super::state::{ERASED_CHANGES, FORGET_KEY, get_state, set_state};
 use crate::directory::clock::TOLERANCE;
 use crate::directory::members::{Conversion, MemberFact};
-use crate::directory::{
-    Event, Field, MemberEvent, MemberField, Subject, UnixSeconds, UserId, Value,
-};
+use crate::directory::{Event, MemberEvent, MemberField, Subject, UnixSeconds, UserId, Value};
 
 /// Replaces the userid in notes.
 const ERASED: &str = "(forgotten)";
@@ -92,9 +90,8 @@ impl Names {
     /// Whether the name meant this person at `at`; `None`: at any time.
     fn mean(&self, name: &str, at: Option<i64>) -> bool {
         let Ok(name) = UserId::parse(name) else { return false };
-        let is_shared = |(shared, until): &(UserId, UnixSeconds)| {
-            *shared == name && at.is_none_or(|at| at <= until.0)
-        };
+        let is_shared =
+            |(shared, until): &(UserId, UnixSeconds)| *shared == name && at.is_none_or(|at| at <= until.0);
         self.own.contains(&name) || self.shared.iter().any(is_shared)
     }
 
@@ -108,14 +105,15 @@ pub(crate) fn find(
     connection: &Connection,
     userid: &UserId,
 ) -> rusqlite::Result<Result<Mentions, NotErased>> {
-    let is_known = connection
-        .prepare_cached("SELECT 1 FROM members WHERE userid = ?1")?
-        .exists([userid.as_str()])?;
+    let is_known =
+        connection.prepare_cached("SELECT 1 FROM members WHERE userid = ?1")?.exists([userid.as_str()])?;
     if is_known && departed::deleted_at(connection, userid)?.is_none() {
         return Ok(Err(NotErased::Present));
     }
     let renamed: Option<String> = connection
-        .prepare_cached("SELECT new_userid FROM renames WHERE old_userid = ?1 ORDER BY event_time DESC LIMIT 1")?
+        .prepare_cached(
+            "SELECT new_userid FROM renames WHERE old_userid = ?1 ORDER BY event_time DESC LIMIT 1",
+        )?
         .query_row([userid.as_str()], |row| row.get(0))
         .optional()?;
     if let (false, Some(renamed)) = (is_known, renamed) {
@@ -169,7 +167,8 @@ pub(crate) fn find(
 }
 
 fn events_about(connection: &Connection, name: &UserId, after: i64) -> rusqlite::Result<Vec<i64>> {
-    let sql = "SELECT seq FROM events WHERE seq > ?2 AND (subject = ?1 OR instr(lower(payload), lower(?1)) > 0)";
+    let sql =
+        "SELECT seq FROM events WHERE seq > ?2 AND (subject = ?1 OR instr(lower(payload), lower(?1)) > 0)";
     connection.prepare_cached(sql)?.query_map(params![name.as_str(), after], |row| row.get(0))?.collect()
 }
 
@@ -212,9 +211,8 @@ pub(crate) fn erase(
             .query_row([name.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))?;
         erased.facts += usize::try_from(facts).unwrap_or(0);
         newest = newest.max(second);
-        erased.api_calls += connection
-            .prepare_cached("DELETE FROM api_calls WHERE userid = ?1")?
-            .execute([name.as_str()])?;
+        erased.api_calls +=
+            connection.prepare_cached("DELETE FROM api_calls WHERE userid = ?1")?.execute([name.as_str()])?;
     }
     for (name, until) in &names.shared {
         erased.api_calls += connection
@@ -489,8 +487,8 @@ fn erase_notes(connection: &Connection, names: &Names) -> rusqlite::Result<usize
     let rows = refusals.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
     for (cause, path, client) in rows.collect::<rusqlite::Result<Vec<(String, String, String)>>>()? {
         if mentions(&path, &means) || mentions(&client, &means) {
-            changed += connection
-                .execute("DELETE FROM refusals WHERE cause = ?1 AND path = ?2", [&cause, &path])?;
+            changed +=
+                connection.execute("DELETE FROM refusals WHERE cause = ?1 AND path = ?2", [&cause, &path])?;
         }
     }
     Ok(changed)
@@ -615,11 +613,15 @@ pub(super) fn screen(connection: &Connection, event: &NewEvent) -> rusqlite::Res
             false
         }
         Some(Subject::Member(userid, change)) => {
-            if let MemberEvent::Created(fields) | MemberEvent::Updated(fields) | MemberEvent::Renamed(_, fields) = change
+            if let MemberEvent::Created(fields)
+            | MemberEvent::Updated(fields)
+            | MemberEvent::Renamed(_, fields) = change
                 && let Some(Value::Text(leaders)) = fields.get(&MemberField::DirectLeader)
             {
-                let kept: Vec<&str> =
-                    leaders.split(',').filter(|name| !UserId::parse(name).is_ok_and(|name| is_gone(&name))).collect();
+                let kept: Vec<&str> = leaders
+                    .split(',')
+                    .filter(|name| !UserId::parse(name).is_ok_and(|name| is_gone(&name)))
+                    .collect();
                 let kept = Value::text(&kept.join(","));
                 fields.insert(MemberField::DirectLeader, kept);
             }
@@ -663,7 +665,11 @@ fn named(event: &NewEvent) -> Vec<UserId> {
 
 /// Removes what SQLite left of deleted rows: empties the WAL, searches the file for `traces`, and rewrites it if it has any.
 /// True if it was rewritten.
-pub(crate) fn clean_files(connection: &Connection, path: &Path, traces: &[String]) -> Result<bool, StoreError> {
+pub(crate) fn clean_files(
+    connection: &Connection,
+    path: &Path,
+    traces: &[String],
+) -> Result<bool, StoreError> {
     empty_wal(connection)?;
     if !contains_any(path, traces).map_err(StoreError::cannot_open(path))? {
         return Ok(false);

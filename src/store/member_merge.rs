@@ -53,8 +53,7 @@ pub(super) fn add_member_fact(
     let stamp = fact.stamp(source);
     let is_pruned = is_replay_of_pruned(connection, &known, source, stamp)?
         || is_before_removed(connection, &known, source)?;
-    if !is_pruned
-        && let Some(listing) = facts::later_listing(connection, "member", source.second(), moment)?
+    if !is_pruned && let Some(listing) = facts::later_listing(connection, "member", source.second(), moment)?
     {
         let implied = implied_by_listing(&known, userid, listing);
         if !implied.is_empty() {

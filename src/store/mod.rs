@@ -2,6 +2,7 @@
 //!
 //! All SQL of the program is here, and no HTTP or XML.
 
+pub(crate) mod backup;
 mod changes;
 pub(crate) mod clashes;
 pub(crate) mod deferred;
@@ -15,11 +16,12 @@ mod event_log;
 mod events;
 mod facts;
 mod failure_log;
-pub(crate) mod forget;
 pub(crate) mod file;
+pub(crate) mod forget;
 mod heal;
 pub(crate) mod holders;
 mod images;
+pub(crate) mod import;
 mod member_merge;
 mod members;
 pub(crate) mod monitor;

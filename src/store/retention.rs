@@ -91,10 +91,7 @@ pub(crate) fn prune_calls(connection: &Connection, before: UnixSeconds) -> rusql
 }
 
 /// Departed members to remove, for [`remove_departed`]; at most one piece, in order of their deletion.
-pub(crate) fn departed_before(
-    connection: &Connection,
-    before: UnixSeconds,
-) -> rusqlite::Result<Vec<UserId>> {
+pub(crate) fn departed_before(connection: &Connection, before: UnixSeconds) -> rusqlite::Result<Vec<UserId>> {
     let mut statement = connection
         .prepare_cached("SELECT userid FROM members WHERE deleted_at < ?1 ORDER BY deleted_at LIMIT ?2")?;
     let names = statement.query_map(params![before.0, MEMBERS], |row| row.get::<_, String>(0))?;
