@@ -40,6 +40,9 @@ pub(crate) fn copy(database: &Path, to: &Path) -> Result<Copied, StoreError> {
     RECONCILE_PROGRESS.remove(&transaction)?;
     transaction.commit()?;
     let found = verify(&copy, None)?;
+    if let Some(damage) = found.findings.iter().find(|finding| finding.starts_with("file: ")) {
+        return Err(StoreError::Damaged(damage.clone()));
+    }
     let last_change = epoch::last_change(&copy)?;
     copy.close().map_err(|(_, error)| error)?;
     Ok(Copied { last_change, members: found.members, findings: found.findings })

@@ -95,6 +95,12 @@ impl HighWaterMark {
             (known, mark) => {
                 let epoch = format!("{:012x}", random & 0xffff_ffff_ffff);
                 set_state(connection, EPOCH, now, Some(&json!(epoch)))?;
+                if known.is_none() && last > 0 {
+                    log::warn!(
+                        "the database is a restored backup: epoch {epoch} of the change feed begins, and consumers must read \
+                         the whole directory again"
+                    );
+                }
                 if let (Some(former), Some(mark)) = (known, mark) {
                     log::warn!(
                         "the database is an older copy: its last change is #{last}, that of epoch {former} was #{mark}; \

@@ -151,7 +151,10 @@ pub(crate) fn shrink(connection: &Connection) -> rusqlite::Result<bool> {
     if free <= SPARE_PAGES || free * SPARE_PART <= number("page_count")? || number("auto_vacuum")? != 2 {
         return Ok(false);
     }
-    connection.execute_batch(&format!("PRAGMA incremental_vacuum({PAGES})"))?;
+    let mut vacuum = connection.prepare(&format!("PRAGMA incremental_vacuum({PAGES})"))?;
+    let mut pages = vacuum.query([])?;
+    // Each step returns one page.
+    while pages.next()?.is_some() {}
     Ok(true)
 }
 
