@@ -309,58 +309,6 @@ fn events_per_day() -> usize {
 #[ignore = "takes minutes: cargo month"]
 fn a_month_of_events_leaves_size_and_latency_flat() {
     let mut aged = Aged::start("[retention]\nevents = 7d\nchanges = 7d\n");
-    let (events, mut sizes, mut slowest) = (events_per_day(), Vec::new(), Vec::new());
-    for day in 1..=30 {
-        aged.restart_after(day);
-        let before = aged.lab.value("SELECT min(seq) FROM events");
-        let mut took: Vec<u128> = std::thread::scope(|scope| {
-            let workers: Vec<_> = (0..8)
-                .map(|worker| {
-                    let (aged, sender) = (&aged, aged.lab.sender());
-                    scope.spawn(move || {
-                        let send = |n: usize| {
-                            let inner = format!(
-                                "<UserID>u{}</UserID><Name>n{n}</Name><Note>{}</Note>",
-                                n % 5000,
-                                "x".repeat(300)
-                            );
-                            let event = contact_event(CORP, aged.now(), "update_user", &inner);
-                            let begun = std::time::Instant::now();
-                            assert_eq!(sender.send(&event).unwrap().0, 200);
-                            begun.elapsed().as_micros()
-                        };
-                        (0..events / 8).map(|n| send(n * 8 + worker)).collect::<Vec<_>>()
-                    })
-                })
-                .collect();
-            workers.into_iter().flat_map(|worker| worker.join().unwrap()).collect()
-        });
-        if day > 8 {
-            eventually("the day before the last week is deleted", || {
-                aged.lab.value("SELECT min(seq) FROM events") != before
-            });
-        }
-        took.sort_unstable();
-        slowest.push(took[took.len() * 99 / 100] / 1000);
-        sizes.push(aged.lab.value("PRAGMA page_count").parse::<u64>().unwrap() * 4096 / 1024);
-        let pruned = aged.lab.value("SELECT max(seq) - min(seq) + 1 FROM events");
-        println!("day {day}: {} KiB, {pruned} events, p99 {} ms", sizes[sizes.len() - 1], slowest[slowest.len() - 1]);
-    }
-    let (middle, last) = (sizes[14], sizes[29]);
-    assert!(last * 10 < middle * 13, "{sizes:?}");
-    aged.assert_database_agrees();
-}
-
-/// Events of a simulated day; `MONTH_EVENTS=50000 cargo month` for a company of 100,000.
-fn events_per_day() -> usize {
-    std::env::var("MONTH_EVENTS").ok().and_then(|text| text.parse().ok()).unwrap_or(2000)
-}
-
-/// A month, each day with a round of deletion beside the events.
-#[test]
-#[ignore = "takes minutes: cargo month"]
-fn a_month_of_events_leaves_size_and_latency_flat() {
-    let mut aged = Aged::start("[retention]\nevents = 7d\nchanges = 7d\n");
     let (events, mut sizes) = (events_per_day(), Vec::new());
     for day in 1..=30 {
         aged.restart_after(day);
@@ -387,7 +335,9 @@ fn a_month_of_events_leaves_size_and_latency_flat() {
             workers.into_iter().flat_map(|worker| worker.join().unwrap()).collect()
         });
         if day > 8 {
-            eventually("the oldest day is deleted", || aged.lab.value("SELECT min(seq) FROM events") != before);
+            eventually("the oldest day is deleted", || {
+                aged.lab.value("SELECT min(seq) FROM events") != before
+            });
         }
         took.sort_unstable();
         sizes.push(aged.lab.value("PRAGMA page_count").parse::<u64>().unwrap() * 4);
