@@ -16,8 +16,9 @@ struct Aged {
 
 impl Aged {
     fn start(more: &str) -> Self {
-        let openid = "enabled = no";
-        let lab = Lab::idle(Settings { openid, more, speed: 8, ..Settings::default() });
+        // The Date of answers would be that of the real clock.
+        let more = &format!("[details]\nfetch = never\n{more}");
+        let lab = Lab::idle(Settings { openid: "enabled = no", more, speed: 8, ..Settings::default() });
         let mut aged = Self { lab, days: 0 };
         aged.run();
         aged

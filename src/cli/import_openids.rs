@@ -73,7 +73,8 @@ fn read(path: &Path) -> Result<Vec<Line>, Failure> {
     let text = std::fs::read(path).map_err(|error| at(format!("cannot be read: {error}")))?;
     let text = String::from_utf8(text)
         .map_err(|_| at("is not UTF-8; save it from Excel as \"CSV UTF-8\"".into()))?;
-    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+    // Else the numbers of lines are wrong.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text).replace("\r\n", "\n");
     let mut reader = csv::ReaderBuilder::new()
         .has_headers(false)
         .flexible(true)

@@ -238,7 +238,7 @@ pub(crate) fn erase(
 fn traces(connection: &Connection, found: &Mentions) -> rusqlite::Result<Vec<String>> {
     let mut traces: Vec<String> = found.names.own.iter().map(|name| name.as_str().to_owned()).collect();
     for record in group_facts(connection, &found.userid)? {
-        if !found.names.own.contains(record.userid()) {
+        if !found.names.mean(record.userid().as_str(), Some(record.stamp.second.0)) {
             continue;
         }
         if let MemberFact::Answered(answer) = record.member_fact()
