@@ -94,15 +94,22 @@ impl Retention {
             }
             self.piece(move |connection| remove_departed(connection, &members, before))?;
         }
-        let mut after = String::new();
-        while with_search {
-            let names = rowless_before(&self.reader, before, &after)?;
-            let Some(last) = names.last() else { break };
-            last.as_str().clone_into(&mut after);
-            self.piece(move |connection| remove_old_facts(connection, &names, before))?;
+        if with_search {
+            self.remove_rowless(before)?;
         }
         while self.piece(shrink)? {}
         self.piece(|connection| record_size(connection, unix_now()))
+    }
+
+    /// Removes old facts about names that no row has.
+    fn remove_rowless(&self, before: UnixSeconds) -> Result<(), StoreError> {
+        let mut after = String::new();
+        loop {
+            let names = rowless_before(&self.reader, before, &after)?;
+            let Some(last) = names.last() else { return Ok(()) };
+            last.as_str().clone_into(&mut after);
+            self.piece(move |connection| remove_old_facts(connection, &names, before))?;
+        }
     }
 
     /// Commits one piece as soon as nothing else waits for the writer.
