@@ -16,6 +16,9 @@ _wecom__dirsync() {
             ",$1")
                 cmd="wecom__dirsync"
                 ;;
+            wecom__dirsync,backup)
+                cmd="wecom__dirsync__subcmd__backup"
+                ;;
             wecom__dirsync,changes)
                 cmd="wecom__dirsync__subcmd__changes"
                 ;;
@@ -31,8 +34,14 @@ _wecom__dirsync() {
             wecom__dirsync,export)
                 cmd="wecom__dirsync__subcmd__export"
                 ;;
+            wecom__dirsync,forget)
+                cmd="wecom__dirsync__subcmd__forget"
+                ;;
             wecom__dirsync,help)
                 cmd="wecom__dirsync__subcmd__help"
+                ;;
+            wecom__dirsync,import-openids)
+                cmd="wecom__dirsync__subcmd__import__subcmd__openids"
                 ;;
             wecom__dirsync,init)
                 cmd="wecom__dirsync__subcmd__init"
@@ -58,6 +67,9 @@ _wecom__dirsync() {
             wecom__dirsync,status)
                 cmd="wecom__dirsync__subcmd__status"
                 ;;
+            wecom__dirsync__subcmd__help,backup)
+                cmd="wecom__dirsync__subcmd__help__subcmd__backup"
+                ;;
             wecom__dirsync__subcmd__help,changes)
                 cmd="wecom__dirsync__subcmd__help__subcmd__changes"
                 ;;
@@ -73,8 +85,14 @@ _wecom__dirsync() {
             wecom__dirsync__subcmd__help,export)
                 cmd="wecom__dirsync__subcmd__help__subcmd__export"
                 ;;
+            wecom__dirsync__subcmd__help,forget)
+                cmd="wecom__dirsync__subcmd__help__subcmd__forget"
+                ;;
             wecom__dirsync__subcmd__help,help)
                 cmd="wecom__dirsync__subcmd__help__subcmd__help"
+                ;;
+            wecom__dirsync__subcmd__help,import-openids)
+                cmd="wecom__dirsync__subcmd__help__subcmd__import__subcmd__openids"
                 ;;
             wecom__dirsync__subcmd__help,init)
                 cmd="wecom__dirsync__subcmd__help__subcmd__init"
@@ -107,7 +125,7 @@ _wecom__dirsync() {
 
     case "${cmd}" in
         wecom__dirsync)
-            opts="-c -h -V --config --help --version run check doctor status member members retry reconcile changes export init send demo help"
+            opts="-c -h -V --config --help --version run check doctor status member members retry reconcile changes export init send backup import-openids forget demo help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -118,6 +136,32 @@ _wecom__dirsync() {
                     return 0
                     ;;
                 -c)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        wecom__subcmd__dirsync__subcmd__backup)
+            opts="-c -h --config --keep --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -c)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --keep)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -250,9 +294,45 @@ _wecom__dirsync() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
-        wecom__subcmd__dirsync__subcmd__help)
-            opts="run check doctor status member members retry reconcile changes export init send demo help"
+        wecom__subcmd__dirsync__subcmd__forget)
+            opts="-c -h --config --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -c)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        wecom__subcmd__dirsync__subcmd__help)
+            opts="run check doctor status member members retry reconcile changes export init send backup import-openids forget demo help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        wecom__subcmd__dirsync__subcmd__help__subcmd__backup)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
@@ -334,7 +414,35 @@ _wecom__dirsync() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        wecom__subcmd__dirsync__subcmd__help__subcmd__forget)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         wecom__subcmd__dirsync__subcmd__help__subcmd__help)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        wecom__subcmd__dirsync__subcmd__help__subcmd__import__subcmd__openids)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -453,6 +561,28 @@ _wecom__dirsync() {
                 return 0
             fi
             case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        wecom__subcmd__dirsync__subcmd__import__subcmd__openids)
+            opts="-c -h --config --dry-run --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -c)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;

@@ -11,6 +11,7 @@ use crate::daemon::control::{ControlClient, Request, Response};
 use crate::store::epoch::{self, Position};
 use crate::store::file::beside;
 use crate::store::queries::{changes_since, oldest_change};
+use crate::store::state::ERASED_CHANGES;
 use crate::store::{StoreError, open_reader};
 use crate::text::printable_json;
 
@@ -25,7 +26,7 @@ const FAILURES: u32 = 12;
 /// Most lines of one query.
 const BATCH: u32 = 1000;
 
-pub(super) fn changes(path: Option<&Path>, since: &Position, follow: bool) -> Result<(), Failure> {
+pub(super) fn changes(path: Option<&Path>, since: Option<&Position>, follow: bool) -> Result<(), Failure> {
     let config = load_without_secrets(path)?;
     let database = &config.database.path;
     let connection = match open_reader(database) {
@@ -33,11 +34,13 @@ pub(super) fn changes(path: Option<&Path>, since: &Position, follow: bool) -> Re
         Err(StoreError::Missing(_)) if follow => wait_for(database)?,
         opened => opened?,
     };
-    let mut epoch = epoch::epoch(&connection)?;
-    check_position(&connection, since, epoch.as_deref())?;
-    let mut last = since.seq;
+    let epoch = epoch::epoch(&connection)?;
+    if let Some(since) = since {
+        check_position(&connection, since, epoch.as_deref())?;
+    }
+    let mut place = Place { last: since.map(|since| since.seq), epoch, erased: erased(&connection)? };
     if !follow {
-        while let Some(lines) = read(&connection, &mut last, &mut epoch)? {
+        while let Some(lines) = read(&connection, &mut place)? {
             if !write_out(&lines)? {
                 break;
             }
@@ -50,7 +53,7 @@ pub(super) fn changes(path: Option<&Path>, since: &Position, follow: bool) -> Re
     let mut subscription = None;
     loop {
         let lines = match &connection {
-            Some(connection) => next(connection, &mut last, &mut epoch, &mut seen_version),
+            Some(connection) => next(connection, &mut place, &mut seen_version),
             None => Ok(None),
         };
         match lines {
@@ -108,42 +111,59 @@ fn wait(subscription: &mut Option<ControlClient>, connection: Option<&Connection
 /// The next lines, if the database's version differs from `seen_version`, which is cheaper than a query.
 fn next(
     connection: &Connection,
-    last: &mut i64,
-    epoch: &mut Option<String>,
+    place: &mut Place,
     seen_version: &mut Option<i64>,
 ) -> Result<Option<String>, Failure> {
     let version: i64 = connection.data_version()?;
     if *seen_version == Some(version) {
         return Ok(None);
     }
-    let lines = read(connection, last, epoch)?;
+    let lines = read(connection, place)?;
     if lines.is_none() {
         *seen_version = Some(version);
     }
     Ok(lines)
 }
 
-/// The next lines after `last`, at most [`BATCH`]; `None` at the end of the feed.
-fn read(
-    connection: &Connection,
-    last: &mut i64,
-    epoch: &mut Option<String>,
-) -> Result<Option<String>, Failure> {
+/// Where a reader of the feed is.
+struct Place {
+    /// The number of the last line; `None` before the first, if the reader named none.
+    last: Option<i64>,
+    epoch: Option<String>,
+    /// The last change that was erased when the reader checked.
+    erased: i64,
+}
+
+/// The next lines, at most [`BATCH`]; `None` at the end of the feed.
+fn read(connection: &Connection, place: &mut Place) -> Result<Option<String>, Failure> {
     // One snapshot: the epoch is that of these lines.
-    let (now, found) = connection.snapshot(|connection| -> crate::store::Result<_> {
-        Ok((epoch::epoch(connection)?, changes_since(connection, *last, BATCH)?))
-    })?;
-    if epoch.is_some() && now != *epoch {
-        return Err(another_epoch(epoch.as_deref(), now.as_deref()));
+    let read = connection.snapshot(|connection| -> crate::store::Result<_> {
+        let lines = changes_since(connection, place.last.unwrap_or(0), BATCH)?;
+        Ok((epoch::epoch(connection)?, erased(connection)?, lines, epoch::last_change(connection)?))
+    });
+    let (now, erased, found, last_change) = read?;
+    if place.epoch.is_some() && now != place.epoch {
+        return Err(another_epoch(place.epoch.as_deref(), now.as_deref()));
     }
-    *epoch = now;
+    place.epoch = now;
+    if std::mem::replace(&mut place.erased, erased) != erased {
+        check_erased(connection, place.last.unwrap_or(0))?;
+    }
     let mut lines = String::new();
     for (seq, line) in found {
-        *last = seq;
+        if let Some(last) = place.last.filter(|last| seq > *last + 1) {
+            return Err(pruned(last, seq, last_change));
+        }
+        place.last = Some(seq);
         lines.push_str(&printable_json(&line));
         lines.push('\n');
     }
     Ok((!lines.is_empty()).then_some(lines))
+}
+
+/// The number of the last change that `forget` erased; 0: none.
+fn erased(connection: &Connection) -> crate::store::Result<i64> {
+    Ok(ERASED_CHANGES.get(connection)?.map_or(0, |(_, erased)| erased))
 }
 
 /// The files that a connection has open: after others were put in their place it sees nothing new.
@@ -174,6 +194,7 @@ fn inode(path: &Path) -> Option<u64> {
 /// Refuses a position that is pruned, of another epoch, or beyond the end.
 fn check_position(connection: &Connection, since: &Position, epoch: Option<&str>) -> Result<(), Failure> {
     let last = epoch::last_change(connection)?;
+    check_erased(connection, since.seq)?;
     if since.epoch.is_some() && since.epoch.as_deref() != epoch {
         return Err(another_epoch(since.epoch.as_deref(), epoch));
     }
@@ -185,13 +206,33 @@ fn check_position(connection: &Connection, since: &Position, epoch: Option<&str>
         )));
     }
     match oldest_change(connection)? {
-        Some(oldest) if since.seq > 0 && oldest > since.seq + 1 => Err(Failure::PositionGone(format!(
-            "changes {} to {} are pruned; export the directory and continue from #{last}",
-            since.seq + 1,
-            oldest - 1
-        ))),
+        Some(oldest) if oldest > since.seq + 1 => Err(pruned(since.seq, oldest, last)),
         _ => Ok(()),
     }
+}
+
+/// Refuses a position between changes that `forget` erased, because the consumer may have a person of whose deletion it would
+/// not hear. From the beginning on, nothing is missing.
+fn check_erased(connection: &Connection, position: i64) -> Result<(), Failure> {
+    let erased = erased(connection)?;
+    if position == 0 || position >= erased {
+        return Ok(());
+    }
+    let last = epoch::last_change(connection)?;
+    Err(Failure::PositionGone(format!(
+        "changes up to #{erased} were erased, because a person was forgotten; export the directory and continue with \
+         `changes --since {last}`"
+    )))
+}
+
+/// The changes between position and `oldest` are gone; `last` is the newest.
+fn pruned(position: i64, oldest: i64, last: i64) -> Failure {
+    Failure::PositionGone(format!(
+        "changes #{} to #{} are older than [retention] changes and were deleted; export the directory and continue \
+         with `changes --since {last}`",
+        position + 1,
+        oldest - 1
+    ))
 }
 
 fn another_epoch(theirs: Option<&str>, ours: Option<&str>) -> Failure {

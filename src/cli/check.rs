@@ -74,10 +74,8 @@ fn repaired(path: &Path, mode: u32) -> Result<Verification, Failure> {
 }
 
 fn summary(found: &Verification) -> String {
-    let changes = found.changes.map_or_else(
-        || "the change feed is pruned and was not compared".to_owned(),
-        |lines| format!("{lines} lines of the change feed"),
-    );
+    let pruned = if found.is_feed_pruned { ", of which older ones were deleted by age" } else { "" };
+    let changes = format!("{} lines of the change feed{pruned}", found.changes);
     let rows = format!("{} members, {} departments and tags, {changes}", found.members, found.numbered);
     match found.findings.len() {
         0 => format!("file, rows, facts and change feed agree ({rows})"),

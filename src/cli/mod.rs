@@ -3,12 +3,15 @@
 //! Results go to standard output. An error is one line on standard error: what failed, where, and the remedy.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+mod backup;
 mod changes;
 mod check;
 mod demo;
 mod doctor;
 mod export;
 mod failure;
+mod forget;
+mod import_openids;
 mod init;
 mod logging;
 mod member;
@@ -156,12 +159,9 @@ enum Command {
     Changes {
         #[command(flatten)]
         config: ConfigFile,
-        /// Start after this change; each line contains its epoch and seq
-        ///
-        /// Numbers are unique within an epoch, which changes when an older copy of the database is restored. The exit
-        /// status is 3 if the position is gone.
-        #[arg(long, value_name = "[EPOCH:]SEQ", default_value = "0")]
-        since: Position,
+        /// Start after this change; each line contains its epoch and seq [default: before the oldest kept change]
+        #[arg(long, value_name = "[EPOCH:]SEQ")]
+        since: Option<Position>,
         /// Keep printing changes as they are committed
         #[arg(long)]
         follow: bool,
@@ -200,6 +200,34 @@ enum Command {
     /// direct, because WeCom comes from outside: neither proxy nor ca_file of the configuration is used. An event takes
     /// effect where it arrives; the next comparison corrects what WeCom does not confirm.
     Send(Box<send::Arguments>),
+    /// Make a verified copy of the database while the daemon runs; never over an existing file
+    Backup {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// New file; with --keep, an existing folder
+        #[arg(value_name = "DEST")]
+        destination: PathBuf,
+        /// Make a dated file in the folder DEST, and delete all but the newest N
+        #[arg(long, value_name = "N", value_parser = parse_count)]
+        keep: Option<usize>,
+    },
+    /// Import openids that are known from elsewhere, for members without one
+    ImportOpenids {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// CSV file with the columns userid and openid
+        csv: PathBuf,
+        /// Print what would be imported; change nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Erase a departed member from every table; backups and log files are not touched
+    Forget {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// Last userid of the member
+        userid: String,
+    },
     /// Try the daemon on this machine, against a built-in stand-in for WeCom
     ///
     /// Goes from the saved callback URL to the first openid. A folder whose files are not from an earlier demo is refused.
@@ -247,7 +275,7 @@ pub fn main() -> ExitCode {
             reconcile::reconcile(config.config.as_deref(), request, json)
         }
         Command::Changes { config, since, follow } => {
-            changes::changes(config.config.as_deref(), &since, follow)
+            changes::changes(config.config.as_deref(), since.as_ref(), follow)
         }
         Command::Export { config, format } => export::export(config.config.as_deref(), format),
         Command::Init { config: ConfigFile { config: Some(_) }, file: Some(_), .. } => {
@@ -263,6 +291,13 @@ pub fn main() -> ExitCode {
         Command::Demo { folder, .. } => {
             demo::demo(folder.as_deref().unwrap_or(Path::new("demo-wecom-dirsync")))
         }
+        Command::Backup { config, destination, keep } => {
+            backup::backup(config.config.as_deref(), &destination, keep)
+        }
+        Command::ImportOpenids { config, csv, dry_run } => {
+            import_openids::import_openids(config.config.as_deref(), &csv, dry_run)
+        }
+        Command::Forget { config, userid } => forget::forget(config.config.as_deref(), &userid),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -279,6 +314,11 @@ pub fn main() -> ExitCode {
 #[must_use]
 pub fn definition() -> clap::Command {
     <Cli as clap::CommandFactory>::command()
+}
+
+/// A number of 1 or more.
+fn parse_count(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|count| *count > 0).ok_or_else(|| "is not a number of 1 or more".into())
 }
 
 fn load(path: Option<&Path>) -> Result<Config, Failure> {

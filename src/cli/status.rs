@@ -17,6 +17,7 @@ use crate::store::open_reader;
 use crate::store::queries::{Counts, counts, local_time};
 use crate::store::reconciles::{ReconcileRecord, last_reconciles};
 use crate::store::refusals::{RefusalRow, refusals_since};
+use crate::store::retention::{growth, size};
 use crate::store::state::{
     CLOCK, ClockState, ComparisonDue, DAEMON, DRIFT, Drift, PAUSES, PauseState, RECONCILE_PROGRESS,
     ReconcileProgress, reconcile_request,
@@ -33,6 +34,7 @@ pub(super) fn status(path: Option<&Path>, as_json: bool) -> Result<(), Failure> 
     // One transaction: all figures belong to one snapshot.
     connection.hold_snapshot()?;
     let counts = counts(&connection, now)?;
+    let ((bytes, free), growth) = (size(&connection)?, growth(&connection, now)?);
     let running = is_running(&config.database.path);
     // The state that an ended daemon left behind is obsolete.
     let daemon = DAEMON.get(&connection)?.filter(|_| running);
@@ -47,6 +49,9 @@ pub(super) fn status(path: Option<&Path>, as_json: bool) -> Result<(), Failure> 
             "pid": daemon.as_ref().map(|(_, daemon)| daemon.pid),
             "started_at": daemon.as_ref().map(|(at, _)| at.0),
             "database": config.database.path.display().to_string(),
+            "database_bytes": bytes,
+            "database_free_bytes": free,
+            "database_growth": growth.map(|(seconds, bytes)| json!({"seconds": seconds, "bytes": bytes})),
             "members": {
                 "pending": counts.pending,
                 "converted": counts.converted,
@@ -84,6 +89,7 @@ pub(super) fn status(path: Option<&Path>, as_json: bool) -> Result<(), Failure> 
     };
     let mut text = String::new();
     let _ = writeln!(text, "database       {}", printable(&config.database.path.display().to_string()));
+    let _ = writeln!(text, "  size         {}", size_line(bytes, free, growth));
     let _ = match &daemon {
         Some((at, daemon)) => {
             writeln!(text, "daemon         running since {}, pid {}", when(Some(*at))?, daemon.pid)
@@ -276,6 +282,16 @@ fn backlog(counts: &Counts, now: UnixSeconds) -> String {
         format!("next try {}", distance(now, next))
     };
     format!("  (the oldest known since {}; {next})", distance(now, oldest))
+}
+
+/// `5.2 MiB (0.3 MiB free), +1.0 MiB in 6 days`
+fn size_line(bytes: i64, free: i64, growth: Option<(i64, i64)>) -> String {
+    // Exact up to 2^53 bytes.
+    let mebibytes = |bytes: i64| bytes as f64 / (1024.0 * 1024.0);
+    let growth = growth.map_or_else(String::new, |(seconds, bytes)| {
+        format!(", {:+.1} MiB in {} days", mebibytes(bytes), seconds / DAY)
+    });
+    format!("{:.1} MiB ({:.1} MiB free){growth}", mebibytes(bytes), mebibytes(free))
 }
 
 /// `3 min ago`, `in 2 h`.

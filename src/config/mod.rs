@@ -49,6 +49,7 @@ pub struct Config {
     /// Whether `user/get` may be called.
     pub(crate) fetch_details: bool,
     pub(crate) reconcile: Reconcile,
+    pub(crate) retention: Retention,
     /// `None`: the admin listener is off.
     pub(crate) admin_listen: Option<SocketAddr>,
     pub(crate) notify: Notify,
@@ -176,6 +177,15 @@ impl Notify {
         let url = || format!("{api_base}/cgi-bin/webhook/send?key={}", url_encode(robot));
         Some(if robot.contains("://") { robot.to_owned() } else { url() })
     }
+}
+
+/// Ages at which rows are deleted.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Retention {
+    pub(crate) events: Duration,
+    pub(crate) changes: Duration,
+    /// Since the deletion.
+    pub(crate) deleted_members: Duration,
 }
 
 #[derive(Debug, Clone)]

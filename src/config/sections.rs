@@ -10,7 +10,8 @@ use super::reader::Reader;
 use super::secret::{redact_url, redact_urls};
 use super::values;
 use super::{
-    AppCallback, Callback, Config, Database, Keys, Log, Openid, Previous, Proxy, Reconcile, Wecom, credential,
+    AppCallback, Callback, Config, Database, Keys, Log, Openid, Previous, Proxy, Reconcile, Retention, Wecom,
+    credential,
 };
 use crate::wecom::api::MAX_CONCURRENT_CALLS;
 use crate::wecom::api::network::parse_proxy;
@@ -47,9 +48,11 @@ impl Reader<'_> {
             max_delete_percent: self.number("max_delete_percent", 5, 0..=100),
         };
         self.section = "retention";
-        for (key, days) in [("events", 30), ("changes", 90), ("deleted_members", 365)] {
-            self.duration(key, DAY * days, DAY..=YEAR * 100);
-        }
+        let retention = Retention {
+            events: self.duration("events", DAY * 30, DAY..=YEAR * 100),
+            changes: self.duration("changes", DAY * 90, DAY..=YEAR * 100),
+            deleted_members: self.duration("deleted_members", DAY * 365, DAY..=YEAR * 100),
+        };
         self.section = "admin";
         let admin_listen = self.optional("listen", Some(([127, 0, 0, 1], 9180).into()), values::address);
         let notify = self.notify();
@@ -74,6 +77,7 @@ impl Reader<'_> {
             openid,
             fetch_details: fetch == "auto",
             reconcile,
+            retention,
             admin_listen,
             notify,
             log,

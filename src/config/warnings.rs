@@ -80,7 +80,6 @@ impl Config {
                 ),
             );
         }
-        warn(true, "without effect in this version: [retention]");
         warnings
     }
 

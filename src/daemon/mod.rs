@@ -20,6 +20,7 @@ pub(crate) mod metrics;
 mod notify;
 pub(crate) mod reconciler;
 pub(crate) mod refusals;
+mod retention;
 pub(crate) mod service_manager;
 pub(crate) mod threads;
 pub(crate) mod wakeup;
@@ -52,6 +53,7 @@ use metrics::Metrics;
 use notify::Notifier;
 use reconciler::triggers::ReconcileTriggers;
 use reconciler::{ReconcileSettings, Reconciler};
+use retention::Retention;
 use service_manager::Supervision;
 use threads::Threads;
 
@@ -177,8 +179,7 @@ impl Daemon {
         let lock = lock(&database.path)?;
         let admin = config.admin_listen.map(Admin::listen).transpose()?;
         let connection = open_writer(&database.path, database.mode)?;
-        let mark = HighWaterMark::open(&connection, lock.try_clone()?, unix_now(), fastrand::u64(..))
-            .map_err(StoreError::from)?;
+        let mark = HighWaterMark::open(&connection, lock.try_clone()?, unix_now(), fastrand::u64(..))?;
         let control = ControlEndpoint::bind(&database.path)?;
         let committed = control.as_ref().map(ControlEndpoint::commit_observer);
         let (writer, writer_thread) = Writer::start_notifying(connection, Some(mark), committed)?;
@@ -196,6 +197,7 @@ impl Daemon {
         let calls = MemberCalls::start(config, &shared, &mut threads)?;
         let reconcile = ReconcileSettings::new(&config.reconcile);
         let can_compare = Reconciler::start(&reconcile, &shared, &calls, &mut threads)?;
+        Retention::start(config.retention, &shared, &mut threads)?;
         let control = control.map(|control| control.start(&shared, &calls, can_compare)).transpose()?;
         let reserved = admin.as_ref().map_or(0, |_| admin::DESCRIPTORS);
         let mut callbacks =

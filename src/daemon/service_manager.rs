@@ -170,8 +170,8 @@ impl Supervisor {
 
     fn status(&self, answers: &Answers) -> String {
         let notice = self.supervision.notice.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let facts = facts(&self.reader)
-            .unwrap_or_else(|error| format!("the database cannot be read: {}", StoreError::from(error)));
+        let facts =
+            facts(&self.reader).unwrap_or_else(|error| format!("the database cannot be read: {}", error));
         status_line(notice, answers, &self.shared.metrics.pauses(), &facts)
     }
 }

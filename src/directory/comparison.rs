@@ -132,6 +132,8 @@ const ALWAYS_ALLOWED: usize = 10;
 pub(crate) struct Deletions {
     pub missing: usize,
     pub present: usize,
+    /// Those of earlier comparisons within a day, which the operator did not allow by number.
+    pub recent: usize,
 }
 
 impl Guard {
@@ -144,9 +146,11 @@ impl Guard {
         kinds.iter().any(|kind| self.too_many(*kind))
     }
 
-    fn too_many(&self, Deletions { missing, present }: Deletions) -> bool {
+    /// Counts what was deleted within a day, so that many comparisons delete no more than one may.
+    fn too_many(&self, Deletions { missing, present, recent }: Deletions) -> bool {
         let percent = usize::try_from(self.percent).unwrap_or(usize::MAX);
-        missing >= ALWAYS_ALLOWED && missing.saturating_mul(100) > percent.saturating_mul(present)
+        let (sum, before) = (missing.saturating_add(recent), present.saturating_add(recent));
+        missing > 0 && sum >= ALWAYS_ALLOWED && sum.saturating_mul(100) > percent.saturating_mul(before)
     }
 }
 
@@ -245,7 +249,7 @@ mod tests {
     #[test]
     fn a_handful_is_never_too_many_and_the_operators_number_is_a_bound() {
         let guard = Guard { percent: 5, allowed: None };
-        let deletions = |missing, present| Deletions { missing, present };
+        let deletions = |missing, present| Deletions { missing, present, recent: 0 };
         assert!(!guard.blocks(&[deletions(9, 9)]));
         assert!(guard.blocks(&[deletions(10, 199)]));
         assert!(!guard.blocks(&[deletions(10, 200)]));
@@ -254,5 +258,20 @@ mod tests {
         assert!(!allowed(15).blocks(&[deletions(10, 10), deletions(5, 5)]));
         assert!(allowed(14).blocks(&[deletions(10, 10), deletions(5, 5)]));
         assert!(!allowed(0).blocks(&[deletions(9, 200)]), "it never forbids what would be done without it");
+    }
+
+    #[test]
+    fn deletions_of_a_day_add_up() {
+        let guard = Guard { percent: 5, allowed: None };
+        let after = |recent, missing, present| guard.blocks(&[Deletions { missing, present, recent }]);
+        assert!(!after(9, 0, 100), "nothing is deleted");
+        assert!(after(9, 1, 100) && after(9, 9, 200));
+        assert!(!after(5, 5, 200), "5 of 205 and 5 more are less than 5 %");
+        assert!(after(5, 6, 200));
+        assert!(!Guard { allowed: Some(6), ..guard }.blocks(&[Deletions {
+            missing: 6,
+            present: 200,
+            recent: 5
+        }]));
     }
 }

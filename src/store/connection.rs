@@ -30,6 +30,7 @@ pub enum Value<'a> {
     Null,
     Int(i64),
     Text(Cow<'a, str>),
+    Bytes(&'a [u8]),
 }
 
 macro_rules! value_from {
@@ -56,6 +57,7 @@ value_from! {
     &'a str => |text| Value::Text(text.into()),
     &'a String => |text| Value::Text(text.into()),
     String => |text| Value::Text(text.into()),
+    &'a [u8] => Value::Bytes,
 }
 
 impl<'a, T: Into<Value<'a>>> From<Option<T>> for Value<'a> {
@@ -70,6 +72,7 @@ impl rusqlite::ToSql for Value<'_> {
             Self::Null => ValueRef::Null,
             Self::Int(number) => ValueRef::Integer(*number),
             Self::Text(text) => ValueRef::Text(text.as_bytes()),
+            Self::Bytes(bytes) => ValueRef::Blob(bytes),
         }))
     }
 }
@@ -91,7 +94,7 @@ pub enum Column<'a> {
     Real(f64),
     /// Invalid UTF-8 is replaced.
     Text(Cow<'a, str>),
-    /// No table has such a column.
+    /// No column that is read has such a value.
     Bytes,
 }
 
@@ -187,6 +190,17 @@ impl<'a> Row<'a> {
 pub enum Connection {
     /// A SQLite file, or a database in memory.
     Sqlite(Sqlite),
+}
+
+/// The pages of SQLite's file.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct FilePages {
+    pub(super) total: i64,
+    pub(super) free: i64,
+    /// Bytes of a page.
+    pub(super) size: i64,
+    /// Whether free pages can be returned to the file system.
+    pub(super) shrinks: bool,
 }
 
 /// A connection to SQLite.
@@ -317,7 +331,7 @@ impl Connection {
         mut each: impl FnMut(&Row<'_>) -> Result<()>,
     ) -> Result<Vec<String>> {
         let mut statement = self.sqlite().prepare(text)?;
-        let names = statement.column_names().into_iter().map(str::to_owned).collect();
+        let names = statement.column_names().map(str::to_owned).collect();
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
             each(&Row(row))?;
@@ -356,10 +370,35 @@ impl Connection {
         Ok(self.sqlite().pragma_query_value(None, "data_version", |row| row.get(0))?)
     }
 
+    /// The pages of the file.
+    pub(super) fn file_pages(&self) -> Result<FilePages> {
+        let number =
+            |pragma: &str| self.sqlite().pragma_query_value(None, pragma, |row| row.get::<_, i64>(0));
+        Ok(FilePages {
+            total: number("page_count")?,
+            free: number("freelist_count")?,
+            size: number("page_size")?,
+            // 2: incremental.
+            shrinks: number("auto_vacuum")? == 2,
+        })
+    }
+
+    /// Returns up to this many free pages to the file system.
+    pub(super) fn release_pages(&self, pages: i64) -> Result<()> {
+        // Each row is one page.
+        self.query(&format!("PRAGMA incremental_vacuum({pages})"), |_| Ok(())).map(|_| ())
+    }
+
     /// Sets the longest wait for a lock, and the size of the cache in KiB.
     pub(crate) fn limit(&self, lock_wait: Duration, cache: i64) -> Result<()> {
         self.sqlite().busy_timeout(lock_wait)?;
         Ok(self.sqlite().pragma_update(None, "cache_size", -cache)?)
+    }
+
+    /// Closes the file, and shows an error that a drop would hide.
+    pub(super) fn close(self) -> Result<()> {
+        let Self::Sqlite(sqlite) = self;
+        sqlite.connection.close().map_err(|(_, error)| error.into())
     }
 
     /// The path of the file; `None` for a database in memory.

@@ -7,11 +7,12 @@ use super::facts::{self, FactTable};
 use super::heal::{check_numbered, log_repairs};
 use super::ledger::next_event;
 use super::observations::{Observation, observe, tag_content};
+use super::retention::is_replay_of_pruned;
 use crate::directory::clock::Moment;
 use crate::directory::entity::EntityState;
 use crate::directory::fact::{Fact, Source};
 use crate::directory::numbered::{self, Difference, Numbered, NumberedMerge, implied_by_listing};
-use crate::directory::{DepartmentField, Field, TagField, TagId, UnixSeconds, Value};
+use crate::directory::{DepartmentField, Field, Stamp, TagField, TagId, UnixSeconds, Value};
 
 /// What differs between the row tables of departments and tags.
 pub(super) trait NumberedTable: FactTable + Numbered {
@@ -46,7 +47,10 @@ pub(super) fn add_numbered_fact<F: NumberedTable>(
     let checked = check_numbered(connection, id, known, Some(moment.local))?;
     log_repairs(&checked.findings);
     let (mut known, mut before) = (checked.records, checked.state);
-    if let Some(listing) = facts::later_listing(connection, F::ENTITY.as_str(), source.second(), moment)?
+    let stamp = Stamp::new(source.second(), fact.rank(source));
+    let is_pruned = is_replay_of_pruned(connection, &known, source, stamp)?;
+    if !is_pruned
+        && let Some(listing) = facts::later_listing(connection, F::ENTITY.as_str(), source.second(), moment)?
         && let Some(implied) = implied_by_listing(&known, listing)
     {
         facts::remember_numbered(connection, id, &known, &implied)?;
@@ -55,8 +59,10 @@ pub(super) fn add_numbered_fact<F: NumberedTable>(
     }
     let record = numbered::record(source, next_event(connection)?, fact);
     let mut merge = numbered::merge_into(&before, &known, id, record);
-    if known.iter().any(|record| record.repeats(&merge.record)) {
+    if is_pruned || known.iter().any(|record| record.repeats(&merge.record)) {
         merge.took_effect = false;
+        merge.is_unsettled = false;
+        merge.difference.changes.clear();
         return Ok(merge);
     }
     facts::remember_numbered(connection, id, &known, &merge.record)?;

@@ -26,6 +26,11 @@ pub(crate) fn epoch(connection: &Connection) -> Result<Option<String>> {
     Ok(get_state(connection, EPOCH)?.and_then(|(_, epoch)| epoch.as_str().map(str::to_owned)))
 }
 
+/// Removes the epoch from a copy of the database.
+pub(super) fn remove(connection: &Connection) -> Result<()> {
+    set_state(connection, EPOCH, UnixSeconds::default(), None)
+}
+
 /// The highest change number, of stored and of pruned changes.
 pub(crate) fn last_change(connection: &Connection) -> Result<i64> {
     Ok(connection.ledger()?.last_change)
@@ -82,6 +87,12 @@ impl HighWaterMark {
             (known, mark) => {
                 let epoch = format!("{:012x}", random & 0xffff_ffff_ffff);
                 set_state(connection, EPOCH, now, Some(&json!(epoch)))?;
+                if known.is_none() && last > 0 {
+                    log::warn!(
+                        "the database is a restored backup: epoch {epoch} of the change feed begins, and consumers must read \
+                         the whole directory again"
+                    );
+                }
                 if let (Some(former), Some(mark)) = (known, mark) {
                     log::warn!(
                         "the database is an older copy: its last change is #{last}, that of epoch {former} was #{mark}; \

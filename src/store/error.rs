@@ -72,6 +72,9 @@ pub enum StoreError {
     /// The writer has stopped, because the daemon shuts down.
     #[error("the database is being closed")]
     Closed,
+    /// The operating system has no random bytes for a key.
+    #[error("the system gives no random bytes: {0}; try again")]
+    NoRandomness(String),
     /// The program panicked on the data to write.
     #[error("the program failed on this data; please report it")]
     Panicked,
@@ -141,6 +144,7 @@ impl StoreError {
             Self::NoWriteAccess => Self::NoWriteAccess,
             Self::Closed => Self::Closed,
             Self::Panicked => Self::Panicked,
+            Self::NoRandomness(why) => Self::NoRandomness(why.clone()),
             Self::Unreadable(column) => Self::Unreadable(column.clone()),
             Self::Vanished(path) => Self::Vanished(path.clone()),
             Self::Damaged(what) => Self::Damaged(what.clone()),

@@ -5,8 +5,10 @@ use super::connection::Connection;
 use super::deferred::{MAX_AT_ONCE, defer};
 use super::departments::{add_numbered_fact, tag_starts_at};
 use super::event_log::{EventOutcome, NewEvent, original, record_duplicate, record_event};
+use super::forget::screen;
 use super::member_merge::add_member_fact;
 use super::openids::make_due_now;
+use super::retention::is_event_pruned;
 use super::{facts, state};
 use crate::directory::clock::Moment;
 use crate::directory::diff::DetailsAction;
@@ -38,12 +40,15 @@ impl Applied {
 
 /// Applies an event and records it.
 pub fn apply_event(connection: &Connection, event: &NewEvent) -> Result<Applied> {
+    let screened = screen(connection, event)?;
+    let event = screened.as_ref().map_or(event, |screened| &screened.event);
     let mut applied = Applied::new(EventOutcome::Duplicate);
     if let Some(original) = original(connection, event)? {
         record_duplicate(connection, event, original)?;
         return Ok(applied);
     }
     applied.outcome = match &event.meaning {
+        _ if screened.as_ref().is_some_and(|screened| screened.is_void) => EventOutcome::Stale,
         None => EventOutcome::Invalid,
         Some(meaning) => {
             let moment = Moment { local: event.received_at, latest: event.latest };
@@ -59,6 +64,8 @@ pub fn apply_event(connection: &Connection, event: &NewEvent) -> Result<Applied>
 
 /// Records an event that could not be applied, and requests a comparison in its place.
 pub(crate) fn record_invalid(connection: &Connection, event: &NewEvent) -> Result<Applied> {
+    let screened = screen(connection, event)?;
+    let event = screened.as_ref().map_or(event, |screened| &screened.event);
     record_event(connection, event, EventOutcome::Invalid)?;
     state::request_reconcile(connection, "an event could not be applied", event.received_at)?;
     Ok(Applied::new(EventOutcome::Invalid))
@@ -113,6 +120,8 @@ fn apply(
             merged.took_effect
         }
         Subject::Tag(tag, content) => apply_tag_event(connection, *tag, event.at, content, moment, applied)?,
+        // No fact tells a replay of these from a new event.
+        Subject::Trigger(..) | Subject::BatchJob(_) if is_event_pruned(connection, event.at)? => false,
         Subject::Trigger(userid, _) => {
             let group = fold(&facts::group_facts(connection, userid)?);
             let holder = group.resolve(userid);

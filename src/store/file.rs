@@ -225,9 +225,14 @@ fn is_ours_or_empty(file: &File) -> io::Result<bool> {
 
 /// Reads the beginning of a file into the buffer; returns the number of bytes read.
 pub(super) fn read_at_most(file: &File, buffer: &mut [u8]) -> io::Result<usize> {
+    read_chunk(file, buffer, 0)
+}
+
+/// As [`read_at_most`], from the byte `start` on.
+pub(super) fn read_chunk(file: &File, buffer: &mut [u8], start: u64) -> io::Result<usize> {
     let mut length = 0;
     while let Some(rest) = buffer.get_mut(length..).filter(|rest| !rest.is_empty()) {
-        match file.read_at(rest, length as u64) {
+        match file.read_at(rest, start + length as u64) {
             Ok(0) => break,
             Ok(count) => length += count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

@@ -5,6 +5,7 @@ use super::Result;
 use super::connection::Connection;
 use super::heal::{check_members, log_repairs};
 use super::ledger::next_event;
+use super::retention::{is_before_removed, is_replay_of_pruned};
 use super::{facts, members};
 use crate::directory::clock::Moment;
 use crate::directory::diff::{DetailsAction, MemberMerge, Restamp, merge_into, restamp};
@@ -49,7 +50,11 @@ pub(super) fn add_member_fact(
     log_repairs(&checked.findings);
     due.extend(checked.due);
     let (mut known, mut before) = (checked.records, checked.state);
-    if let Some(listing) = facts::later_listing(connection, "member", source.second(), moment)? {
+    let stamp = fact.stamp(source);
+    let is_pruned = is_replay_of_pruned(connection, &known, source, stamp)?
+        || is_before_removed(connection, &known, source)?;
+    if !is_pruned && let Some(listing) = facts::later_listing(connection, "member", source.second(), moment)?
+    {
         let implied = implied_by_listing(&known, userid, listing);
         if !implied.is_empty() {
             for fact in implied {
@@ -61,10 +66,13 @@ pub(super) fn add_member_fact(
     }
     let record = Record::new(userid.clone(), source, next_event(connection)?, fact);
     let mut merged = merge_into(&before, &known, source, record);
-    if known.iter().any(|record| record.repeats(&merged.record)) {
+    if is_pruned || known.iter().any(|record| record.repeats(&merged.record)) {
         // A replay of an event whose row was pruned must request nothing again.
         merged.took_effect = false;
+        merged.contradicts_api = false;
+        merged.is_unsettled = false;
         merged.details = DetailsAction::Keep;
+        merged.changes.clear();
         return Ok((merged, due));
     }
     facts::remember(connection, &known, &merged.record)?;

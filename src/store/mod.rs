@@ -2,10 +2,13 @@
 //!
 //! All SQL of the program is here, and no HTTP or XML.
 
+pub(crate) mod backup;
 mod changes;
 pub(crate) mod clashes;
 pub mod connection;
 pub(crate) mod deferred;
+pub(crate) mod deletions;
+mod departed;
 mod departments;
 pub(crate) mod details;
 pub(crate) mod epoch;
@@ -15,9 +18,11 @@ mod events;
 mod facts;
 mod failure_log;
 pub(crate) mod file;
+pub(crate) mod forget;
 mod heal;
 pub(crate) mod holders;
 mod images;
+pub(crate) mod import;
 pub(crate) mod ledger;
 pub(crate) mod member_list;
 mod member_merge;
@@ -30,6 +35,7 @@ pub mod openids;
 pub mod queries;
 pub mod reconciles;
 pub(crate) mod refusals;
+pub(crate) mod retention;
 pub(crate) mod sample;
 mod sqlite;
 pub(crate) mod state;

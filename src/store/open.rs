@@ -97,15 +97,22 @@ fn open_existing(path: &Path, flags: OpenFlags) -> Result<Connection> {
     }
 }
 
+/// Opens the file for this thread alone.
+pub(super) fn open_file(path: &Path, flags: OpenFlags) -> Result<rusqlite::Connection> {
+    let cannot = |error| StoreError::CannotOpen {
+        path: path.to_owned(),
+        reason: format!("{error}; check that folder and files belong to the service's user"),
+    };
+    rusqlite::Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX).map_err(cannot)
+}
+
 fn connect(path: &Path, flags: OpenFlags) -> Result<Connection> {
-    let connection = rusqlite::Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)
-        .map_err(|error| StoreError::CannotOpen {
-            path: path.to_owned(),
-            reason: format!("{error}; check that folder and files belong to the service's user"),
-        })?;
+    let connection = open_file(path, flags)?;
     connection.busy_timeout(LOCK_TIMEOUT)?;
     connection.set_prepared_statement_cache_capacity(128);
     connection.pragma_update(None, "foreign_keys", true)?;
+    // Deleted content is overwritten, so that `forget` rarely has to rewrite the whole file.
+    connection.pragma_update(None, "secure_delete", true)?;
     // Else SQLite plans by the values of parameters, and compiles some statements anew for each event.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     Ok(connection.into())
@@ -139,8 +146,11 @@ fn schema_version(connection: &Connection, path: &Path) -> Result<i64> {
 }
 
 fn migrate(connection: &Connection, path: &Path) -> Result<()> {
-    schema_version(connection, path)?;
     let sqlite = connection.sqlite();
+    if schema_version(connection, path)? == 0 {
+        // Before the first page is written: only then can the file shrink in pieces later.
+        sqlite.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+    }
     // Before WAL mode: the id must be in the file itself, whose first bytes identify it.
     let id: i64 = sqlite.pragma_query_value(None, "application_id", |row| row.get(0))?;
     if id != APPLICATION_ID {

@@ -56,6 +56,16 @@ pub(crate) const RECONCILE_PROGRESS: Entry<ReconcileProgress> = Entry::new("reco
 pub(crate) const DETAILS_DENIED: Entry<bool> = Entry::new("details_denied");
 /// The result of the last daily sample.
 pub(crate) const DRIFT: Entry<Drift> = Entry::new("drift");
+/// What was deleted by age, so that replays of it take no effect.
+pub(crate) const PRUNED: Entry<Pruned> = Entry::new("pruned");
+/// The size of the database, once a day.
+pub(crate) const SIZES: Entry<Vec<DatedSize>> = Entry::new("sizes");
+/// The key of the digests in `forgotten`, in hexadecimal digits.
+pub(crate) const FORGET_KEY: Entry<String> = Entry::new("forget_key");
+/// The highest number of a change that `forget` erased: who has read less may still have the person.
+pub(crate) const ERASED_CHANGES: Entry<i64> = Entry::new("erased_changes");
+/// What comparisons have deleted within a day.
+pub(crate) const COMPARISON_DELETIONS: Entry<Vec<DeletedCounts>> = Entry::new("comparison_deletions");
 /// A random number, written by each health check.
 pub(crate) const PROBE: Entry<u64> = Entry::new("probe");
 
@@ -113,6 +123,29 @@ pub(crate) struct Drift {
     pub(crate) asked: usize,
     /// Members whose fields differed from WeCom's.
     pub(crate) different: usize,
+}
+
+/// The limits of what was deleted by age, unix seconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Pruned {
+    /// Rows of `events` that are gone have an earlier CreateTime.
+    pub(crate) events_before: i64,
+    /// Facts that are gone with a departed member are earlier.
+    pub(crate) members_before: i64,
+}
+
+/// Members, departments and tags that a comparison deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct DeletedCounts {
+    pub(crate) at: i64,
+    pub(crate) counts: [usize; 3],
+}
+
+/// The size of the database's file at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct DatedSize {
+    pub(crate) at: i64,
+    pub(crate) bytes: i64,
 }
 
 /// Why a comparison is due.

@@ -17,6 +17,9 @@ use crate::directory::{
     DepartmentField, DepartmentId, Field, MemberField, TagField, TagId, UnixSeconds, UserId,
 };
 
+const DEPARTMENT: &str = "department";
+const LEADER_OF: &str = "leader_of";
+
 /// What was verified, and what was found.
 #[derive(Debug, Default)]
 pub struct Verification {
@@ -24,8 +27,10 @@ pub struct Verification {
     pub members: usize,
     /// Rows of departments and tags.
     pub numbered: usize,
-    /// `None` if old lines of the change feed are pruned, so that it does not rebuild the rows.
-    pub changes: Option<usize>,
+    /// Lines of the change feed.
+    pub changes: usize,
+    /// Whether older lines were deleted by age, so that only what the others mention is compared.
+    pub is_feed_pruned: bool,
     /// One line for each disagreement.
     pub findings: Vec<String>,
 }
@@ -74,9 +79,8 @@ pub fn verify(connection: &Connection, repair: Option<UnixSeconds>) -> Result<Ve
         findings.extend(check_numbered::<TagField>(connection, id, records, repair)?.findings);
         verification.numbered += 1;
     }
-    if oldest_change(connection)?.is_none_or(|oldest| oldest == 1) {
-        verification.changes = Some(check_feed(connection, repair, &mut findings)?);
-    }
+    verification.is_feed_pruned = oldest_change(connection)?.is_some_and(|oldest| oldest > 1);
+    verification.changes = check_feed(connection, verification.is_feed_pruned, repair, &mut findings)?;
     verification.findings = findings;
     Ok(verification)
 }
@@ -102,37 +106,50 @@ fn column_of<T: FromColumn>(connection: &Connection, sql: &'static str) -> Resul
     connection.rows(sql, &[], |row| row.get(0))
 }
 
-/// The directory that a consumer of the change feed has.
+/// What the change feed says of an entity.
+#[derive(Default)]
+struct Known {
+    /// Whether the feed names all fields of the entity; else it may have others, from lines that are deleted.
+    is_complete: bool,
+    /// The fields that lines have named; null: known to be empty.
+    fields: Image,
+}
+
+/// The directory that a consumer of the change feed has. An entity that is known to be deleted is `None`.
 #[derive(Default)]
 struct Replica {
-    members: BTreeMap<UserId, Image>,
-    departments: BTreeMap<u32, Image>,
-    /// Tag, kind of item, and the folded userid or number.
-    tag_items: BTreeSet<(u32, &'static str, String)>,
+    /// Whether the feed begins later than the directory.
+    is_partial: bool,
+    members: BTreeMap<UserId, Option<Known>>,
+    departments: BTreeMap<u32, Option<Known>>,
+    /// Tag, kind of item, and the folded userid or number; false: removed.
+    tag_items: BTreeMap<(u32, &'static str, String), bool>,
 }
 
 impl Replica {
     fn apply(&mut self, entity: &str, key: &str, action: &str, fields: &Map<String, Json>) -> Option<()> {
+        let unknown = || Known { is_complete: !self.is_partial, fields: Image::new() };
         match entity {
             "member" => {
                 let userid = UserId::parse(key).ok()?;
                 if action == "renamed" {
                     let old = UserId::parse(fields.get(USERID)?.get(0)?.as_str()?).ok()?;
-                    let row = self.members.remove(&old).unwrap_or_default();
-                    self.members.insert(userid.clone(), row);
+                    let known = self.members.insert(old, None).flatten().unwrap_or_else(unknown);
+                    self.members.insert(userid.clone(), Some(known));
                 }
-                apply_to_row(&mut self.members, userid, action, fields)
+                apply_to_row(self.members.entry(userid).or_default(), unknown, action, fields)
             }
-            "department" => apply_to_row(&mut self.departments, key.parse().ok()?, action, fields),
+            "department" => {
+                let row = self.departments.entry(key.parse().ok()?).or_default();
+                apply_to_row(row, unknown, action, fields)
+            }
             _ => {
                 let tag = key.parse().ok()?;
                 for kind in ["member", "department"] {
                     let Some(both) = fields.get(kind) else { continue };
-                    if both.get(0)?.is_null() {
-                        self.tag_items.insert((tag, kind, item(both.get(1)?)));
-                    } else {
-                        self.tag_items.remove(&(tag, kind, item(both.get(0)?)));
-                    }
+                    let is_added = both.get(0)?.is_null();
+                    let changed = item(both.get(usize::from(is_added))?);
+                    self.tag_items.insert((tag, kind, changed), is_added);
                 }
                 Some(())
             }
@@ -140,27 +157,25 @@ impl Replica {
     }
 }
 
-/// `None` if the line is unreadable. A row that is not there is taken as empty.
-fn apply_to_row<K: Ord>(
-    rows: &mut BTreeMap<K, Image>,
-    key: K,
+/// `None` if the line is unreadable. A row that is not there is taken as `unknown`.
+fn apply_to_row(
+    row: &mut Option<Known>,
+    unknown: impl Fn() -> Known,
     action: &str,
     fields: &Map<String, Json>,
 ) -> Option<()> {
-    if action == "deleted" {
-        rows.remove(&key);
-        return Some(());
+    match action {
+        "deleted" => {
+            *row = None;
+            return Some(());
+        }
+        "created" => *row = Some(Known { is_complete: true, fields: Image::new() }),
+        _ => {}
     }
-    let row = rows.entry(key).or_default();
-    if action == "created" {
-        row.clear();
-    }
+    let row = row.get_or_insert_with(unknown);
     for (name, both) in fields {
         let Some(name) = column(name) else { continue };
-        match both.get(1)? {
-            Json::Null => row.remove(name),
-            value => row.insert(name, value.clone()),
-        };
+        row.fields.insert(name, both.get(1)?.clone());
     }
     Some(())
 }
@@ -179,10 +194,11 @@ fn item(value: &Json) -> String {
 /// Compares the tables with what the change feed rebuilds; the number of its lines.
 fn check_feed(
     connection: &Connection,
+    is_partial: bool,
     repair: Option<UnixSeconds>,
     findings: &mut Vec<String>,
 ) -> Result<usize> {
-    let mut replica = Replica::default();
+    let mut replica = Replica { is_partial, ..Replica::default() };
     let mut lines = 0;
     let select = "SELECT seq, entity, key, action, fields FROM changes ORDER BY seq";
     connection.for_each(select, &[], |row| {
@@ -199,17 +215,19 @@ fn check_feed(
     for name in column_of::<String>(connection, "SELECT userid FROM members")? {
         let Ok(userid) = UserId::parse(&name) else { continue };
         let stored = Stored::member(connection, &userid)?;
-        let known = replica.members.remove(&userid).map(with_stored_lists);
-        missing.extend(correction(Entity::Member, &userid, known, &stored));
+        let known = replica.members.remove(&userid);
+        missing.extend(correction((Entity::Member, &userid), known, &stored, is_partial));
     }
-    missing.extend(replica.members.keys().map(|userid| deletion(Entity::Member, userid)));
+    let left = replica.members.iter().filter(|(_, known)| known.is_some());
+    missing.extend(left.map(|(userid, _)| deletion(Entity::Member, userid)));
     for id in column_of::<u32>(connection, "SELECT id FROM departments")? {
         let stored = Stored::numbered::<DepartmentField>(connection, id)?;
         let known = replica.departments.remove(&id);
-        missing.extend(correction(Entity::Department, &DepartmentId(id), known, &stored));
+        missing.extend(correction((Entity::Department, &DepartmentId(id)), known, &stored, is_partial));
     }
-    missing.extend(replica.departments.keys().map(|id| deletion(Entity::Department, &DepartmentId(*id))));
-    missing.extend(check_tag_items(connection, replica.tag_items)?);
+    let left = replica.departments.iter().filter(|(_, known)| known.is_some());
+    missing.extend(left.map(|(id, _)| deletion(Entity::Department, &DepartmentId(*id))));
+    missing.extend(check_tag_items(connection, replica.tag_items, is_partial)?);
     findings.extend(missing.iter().map(|change| {
         let names: Vec<&str> = change.fields.keys().map(String::as_str).collect();
         let (entity, action) = (change.entity.as_str(), change.action.as_str());
@@ -225,16 +243,35 @@ fn deletion(entity: Entity, key: &impl ToString) -> Change {
     Change::new(entity, key.to_string(), Action::Deleted, Map::new())
 }
 
-/// The line that the feed lacks, if what it rebuilds of an entity differs from the row.
-fn correction(entity: Entity, key: &impl ToString, known: Option<Image>, stored: &Stored) -> Option<Change> {
+/// The line that the feed lacks, if what it rebuilds of an entity differs from the row. Of a pruned feed, only what it
+/// mentions is compared.
+fn correction(
+    (entity, key): (Entity, &impl ToString),
+    known: Option<Option<Known>>,
+    stored: &Stored,
+    is_partial: bool,
+) -> Option<Change> {
     let row = stored.row.as_ref().filter(|_| stored.is_present());
     let line = |action, fields| Change::new(entity, key.to_string(), action, fields);
     match (known, row) {
-        (None, None) => None,
-        (Some(_), None) => Some(deletion(entity, key)),
-        (None, Some(row)) => Some(line(Action::Created, fields_of(difference(&Image::new(), row)))),
-        (Some(known), Some(row)) => {
-            let fields = fields_of(difference(&known, row));
+        (None, _) if is_partial => None,
+        (None | Some(None), None) => None,
+        (Some(Some(_)), None) => Some(deletion(entity, key)),
+        (None | Some(None), Some(row)) => {
+            Some(line(Action::Created, fields_of(difference(&Image::new(), row))))
+        }
+        (Some(Some(known)), Some(row)) => {
+            let mentions = |name: &str| {
+                known.is_complete
+                    // Whether a department is led is only known with the member's departments.
+                    || (known.fields.contains_key(name)
+                        && (name != LEADER_OF || known.fields.contains_key(DEPARTMENT)))
+            };
+            let mut rebuilt = known.fields.clone();
+            rebuilt.retain(|_, value| !value.is_null());
+            let rebuilt = if entity == Entity::Member { with_stored_lists(rebuilt) } else { rebuilt };
+            let differences = difference(&rebuilt, row).into_iter().filter(|(name, _)| mentions(name));
+            let fields = fields_of(differences.collect());
             (!fields.is_empty()).then(|| line(Action::Updated, fields))
         }
     }
@@ -243,24 +280,29 @@ fn correction(entity: Entity, key: &impl ToString, known: Option<Image>, stored:
 /// The lines about the content of tags that the feed lacks.
 fn check_tag_items(
     connection: &Connection,
-    mut known: BTreeSet<(u32, &'static str, String)>,
+    mut known: BTreeMap<(u32, &'static str, String), bool>,
+    is_partial: bool,
 ) -> Result<Vec<Change>> {
     let mut missing = Vec::new();
+    let mut is_missing = |tag: u32, kind, item: String| match known.remove(&(tag, kind, item)) {
+        Some(is_within) => !is_within,
+        None => !is_partial,
+    };
     connection.for_each("SELECT tag_id, userid FROM tag_members", &[], |row| {
         let (tag, userid): (u32, String) = (row.get(0)?, row.get(1)?);
-        if !known.remove(&(tag, "member", userid.to_ascii_lowercase())) {
+        if is_missing(tag, "member", userid.to_ascii_lowercase()) {
             missing.push(tag_item(TagId(tag), "member", json!([null, userid])));
         }
         Ok(true)
     })?;
     connection.for_each("SELECT tag_id, department_id FROM tag_departments", &[], |row| {
         let (tag, id): (u32, u32) = (row.get(0)?, row.get(1)?);
-        if !known.remove(&(tag, "department", id.to_string())) {
+        if is_missing(tag, "department", id.to_string()) {
             missing.push(tag_item(TagId(tag), "department", json!([null, id])));
         }
         Ok(true)
     })?;
-    missing.extend(known.into_iter().map(|(tag, kind, item)| {
+    missing.extend(known.into_iter().filter(|(_, is_within)| *is_within).map(|((tag, kind, item), _)| {
         let id = item.parse::<u32>().ok().filter(|_| kind == "department");
         tag_item(TagId(tag), kind, json!([id.map_or(json!(item), |id| json!(id)), null]))
     }));

@@ -4,6 +4,8 @@
 //! the commit. If one of them fails, they run again, each in its own savepoint, so that it fails alone.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -71,6 +73,8 @@ struct Job {
 #[derive(Clone)]
 pub struct Writer {
     queue: SyncSender<Message>,
+    /// Jobs without a reply yet.
+    waiting: Arc<AtomicUsize>,
 }
 
 /// The writer's thread: ends after [`Writer::close`], or when every [`Writer`] is dropped.
@@ -135,7 +139,7 @@ impl Writer {
         let thread = std::thread::Builder::new()
             .name("writer".into())
             .spawn(move || write_until_closed(&database, &jobs, mark, committed.as_ref()))?;
-        Ok((Self { queue }, WriterThread(thread)))
+        Ok((Self { queue, waiting: Arc::default() }, WriterThread(thread)))
     }
 
     /// Submits work without blocking. `reply` is called once, after the commit or with an error at `deadline` at the latest.
@@ -145,12 +149,24 @@ impl Writer {
         W: FnMut(&Connection) -> Result<T, StoreError> + Send + 'static,
         R: FnOnce(Result<T, StoreError>) + Send + 'static,
     {
+        self.waiting.fetch_add(1, Relaxed);
+        let waiting = Arc::clone(&self.waiting);
+        let reply = move |result| {
+            waiting.fetch_sub(1, Relaxed);
+            reply(result);
+        };
         let work = Box::new(Task { work, done: None, reply });
         match self.queue.try_send(Message::Job(Job { deadline, work })) {
             Err(TrySendError::Full(Message::Job(job))) => job.work.reply(Err(StoreError::Locked)),
             Err(TrySendError::Disconnected(Message::Job(job))) => job.work.reply(Err(StoreError::Closed)),
             _ => {}
         }
+    }
+
+    /// The number of jobs without a reply, that of the caller included.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.waiting.load(Relaxed)
     }
 
     /// Ends the thread after the commit of all earlier jobs. Later jobs get [`StoreError::Closed`].

@@ -90,14 +90,6 @@ fn check_prints_no_password_of_a_url() {
 }
 
 #[test]
-fn commands_that_do_not_work_yet_are_not_in_the_help() {
-    let help = run(&["--help"]).1;
-    for command in ["backup", "import-openids", "forget"] {
-        assert!(!help.contains(command), "{help}");
-    }
-}
-
-#[test]
 fn a_wrong_configuration_is_78_with_one_line_for_each_error() {
     let folder = tempfile::tempdir().unwrap();
     let ini = folder.path().join("sync.ini");

@@ -9,10 +9,10 @@ use crate::store::Connection;
 use crate::daemon::commit_probe::{CommitAnswer, CommitProbe};
 use crate::daemon::metrics::Metrics;
 use crate::gate::GateStats;
+use crate::store::Writer;
 use crate::store::queries::local_time;
 use crate::store::reconciles::{ReconcileOutcome, last_reconciles};
 use crate::store::state::{PAUSES, PauseState};
-use crate::store::{StoreError, Writer};
 
 /// A commit that takes longer counts as failed.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -60,7 +60,7 @@ impl Health {
         }
         let found = self.gate_failure().map_or_else(|| self.try_commit(), Err);
         let mut remarks = remarks(&self.reader).unwrap_or_else(|error| {
-            vec![format!("the database cannot be read: {}", one_line(&StoreError::from(error).to_string()))]
+            vec![format!("the database cannot be read: {}", one_line(&error.to_string()))]
         });
         remarks.extend(self.refused());
         let status = status(found, &remarks);

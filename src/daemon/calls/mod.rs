@@ -17,7 +17,7 @@ use super::threads::Threads;
 use super::wakeup::Wakeup;
 use super::{CHECK_DATABASE, Shared, StartError};
 use crate::config::Config;
-use crate::store::{Connection, StoreError};
+use crate::store::Connection;
 use crate::wecom::api::SecretKind;
 use crate::wecom::api::rate_limiter::Priority;
 pub(super) use backlog::{Backlog, Claim, Outcome};
@@ -48,7 +48,7 @@ impl MemberCalls {
         let (reader, wakeup) = (shared.reader()?, Wakeup::default());
         let converter = config.openid.enabled.then(|| Converter::new(&config.openid, shared, &wakeup));
         let details = config.fetch_details.then(|| Details::new(shared, &reader, &wakeup)).transpose();
-        let details = details.map_err(StoreError::from)?;
+        let details = details?;
         let (converter, details) = (converter.map(Arc::new), details.map(Arc::new));
         let mut queues: Vec<Box<dyn CallQueue>> = Vec::new();
         if let Some(converter) = &converter {

@@ -91,7 +91,7 @@ impl<C: Caller> Queue<C> {
         if let Err(error) = found
             && !was_failing
         {
-            log::error!("cannot look for members that are due: {}", StoreError::from(error));
+            log::error!("cannot look for members that are due: {}", error);
         }
     }
 }

@@ -132,8 +132,8 @@ impl<T> Missing<T> {
         Self { what: Vec::new(), present: 0, at, is_complete: false }
     }
 
-    fn deletions(&self) -> Deletions {
-        Deletions { missing: self.what.len(), present: self.present }
+    fn deletions(&self, recent: usize) -> Deletions {
+        Deletions { missing: self.what.len(), present: self.present, recent }
     }
 }
 

@@ -37,6 +37,14 @@ pub fn compact<'a>(records: impl IntoIterator<Item = &'a Record>) -> Option<Comp
     (compacted.records.len() < sorted.len()).then_some(compacted)
 }
 
+/// As [`compact`], of all facts at any number and age: the facts of each member are under its present name afterwards.
+#[must_use]
+pub fn snapshot<'a>(records: impl IntoIterator<Item = &'a Record>) -> Vec<Record> {
+    let mut sorted: Vec<&Record> = records.into_iter().collect();
+    sort(&mut sorted);
+    snapshot_of(&sorted, &[]).map_or_else(Vec::new, |compacted| compacted.records)
+}
+
 pub(super) fn snapshot_of(old: &[&Record], recent: &[&Record]) -> Option<Compacted> {
     let up_to = old.last()?.stamp.second;
     let group = fold(old.iter().copied());

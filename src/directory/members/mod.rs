@@ -21,7 +21,7 @@ mod record;
 #[cfg(test)]
 mod tests;
 
-pub use compaction::compact;
+pub use compaction::{compact, snapshot};
 pub use group::{RenameGroup, fold};
 pub use implied::implied_by_listing;
 pub use member::{Member, MemberIdentity};

@@ -61,6 +61,7 @@ CREATE INDEX members_by_openid ON members (openid) WHERE openid IS NOT NULL;
 CREATE INDEX members_by_openid_age ON members (openid_updated_at)
     WHERE openid_state = 'converted' AND deleted_at IS NULL;
 CREATE INDEX members_by_details_due ON members (event_time) WHERE details_state = 'due' AND deleted_at IS NULL;
+CREATE INDEX members_by_deletion ON members (deleted_at) WHERE deleted_at IS NOT NULL;
 
 -- The departments of present members.
 CREATE TABLE member_departments (
@@ -292,7 +293,13 @@ CREATE TABLE ledger (
     last_change            INTEGER NOT NULL CHECK (typeof(last_change) = 'integer')
 );
 INSERT INTO ledger (company, last_event, last_change) VALUES (1, 0, 0);
-
+-- Userids of people whom the command forget has erased. Events up to the second that name them are stored without content.
+CREATE TABLE forgotten (
+    -- HMAC-SHA256 of the userid in lower case, with the key forget_key in daemon_state
+    digest                 BLOB NOT NULL PRIMARY KEY CHECK (typeof(digest) = 'blob'),
+    -- WeCom's second
+    second                 INTEGER NOT NULL CHECK (typeof(second) = 'integer')
+) WITHOUT ROWID;
 -- State of the daemon: pauses, a requested comparison, ..
 CREATE TABLE daemon_state (
     name                   TEXT NOT NULL PRIMARY KEY CHECK (typeof(name) = 'text'),

@@ -3,6 +3,7 @@
 pub mod crypt;
 mod elements;
 pub mod envelope;
+pub(crate) mod mentions;
 pub mod message;
 mod repair;
 pub mod xml;

@@ -2,9 +2,12 @@
 
 use super::super::api_reader::{Abort, Existence};
 use super::{Missing, Run};
-use crate::directory::comparison::{Deletions, ExistenceChecks};
+use crate::daemon::COMMIT_TIMEOUT;
+use crate::directory::comparison::{Deletions, ExistenceChecks, Guard};
 use crate::directory::{DepartmentId, TagId, UserId};
+use crate::store::deletions::{deleted_within_a_day, record_deletions};
 use crate::store::observations::Observation;
+use crate::unix_time::unix_now;
 use crate::wecom::api::ApiObserver;
 
 impl<L: ApiObserver> Run<'_, L> {
@@ -16,11 +19,12 @@ impl<L: ApiObserver> Run<'_, L> {
         tags: &mut Missing<TagId>,
     ) -> Result<bool, Abort> {
         let guard = self.comparison.guard;
-        let others = [departments.deletions(), tags.deletions()];
+        let recent = deleted_within_a_day(self.comparison.reader, unix_now())?;
+        let others = [departments.deletions(recent[1]), tags.deletions(recent[2])];
         if self.hold_deletions(members, departments, tags) {
             return Ok(false);
         }
-        let checked = self.check_missing(members, &others)?;
+        let checked = self.check_missing(members, recent[0], &others)?;
         let mut absent = checked.absent;
         let mut unchecked = checked.unchecked;
         if checked.disproved {
@@ -32,15 +36,25 @@ impl<L: ApiObserver> Run<'_, L> {
             unchecked.clear();
             members.is_complete = false;
         }
-        let deletions = Deletions { missing: absent.len() + unchecked.len(), present: members.present };
-        let blocked = guard.blocks(&[deletions, others[0], others[1]]);
+        let missing = absent.len() + unchecked.len();
+        let deletions =
+            [Deletions { missing, present: members.present, recent: recent[0] }, others[0], others[1]];
+        let blocked = guard.blocks(&deletions);
         self.record_deletions(absent.iter().chain(&unchecked), departments, tags);
         if blocked {
             let number = self.differences.deletions();
+            let earlier = match recent.iter().sum::<usize>() {
+                0 => String::new(),
+                earlier => format!(", after {earlier} within a day,"),
+            };
             self.notes.push(format!(
-                "nothing is deleted, because {number} deletions are more than max_delete_percent allows; if they are right: wecom-dirsync reconcile --allow-deletes {number}"
+                "nothing is deleted, because {number} deletions{earlier} are more than max_delete_percent allows; if they are right: wecom-dirsync reconcile --allow-deletes {number}"
             ));
             return Ok(true);
+        }
+        // Those that only the operator's number allows do not count later.
+        if !(Guard { allowed: None, ..guard }).blocks(&deletions) {
+            self.count_deletions(deletions.map(|kind| kind.missing))?;
         }
         for userid in absent {
             self.batches.add(Observation::MemberAbsent(userid), members.at)?;
@@ -52,6 +66,14 @@ impl<L: ApiObserver> Run<'_, L> {
             self.batches.add(Observation::TagAbsent(tag), tags.at)?;
         }
         Ok(false)
+    }
+
+    /// Records the deletions for the guard of the next comparisons, before they are made: this process may be killed.
+    fn count_deletions(&self, counts: [usize; 3]) -> Result<(), Abort> {
+        let Some(writer) = self.comparison.writer.filter(|_| counts != [0; 3]) else { return Ok(()) };
+        let recorded =
+            writer.run(COMMIT_TIMEOUT, move |connection| record_deletions(connection, counts, unix_now()));
+        recorded.map_err(|error| Abort::Failed(format!("the deletions cannot be counted: {error}")))
     }
 
     /// Holds the deletions while the Date of WeCom's answers is unconfirmed: a cache may have sent an old listing.
@@ -90,6 +112,7 @@ impl<L: ApiObserver> Run<'_, L> {
     fn check_missing(
         &mut self,
         members: &mut Missing<UserId>,
+        recent: usize,
         others: &[Deletions; 2],
     ) -> Result<CheckedMembers, Abort> {
         let guard = self.comparison.guard;
@@ -115,7 +138,7 @@ impl<L: ApiObserver> Run<'_, L> {
                     }
                 }
             }
-            let so_far = Deletions { missing: found.absent.len(), present: members.present };
+            let so_far = Deletions { missing: found.absent.len(), present: members.present, recent };
             if found.disproves_the_listing() || guard.blocks(&[so_far, others[0], others[1]]) {
                 break;
             }
