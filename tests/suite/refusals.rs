@@ -65,15 +65,10 @@ fn every_cause_has_its_line_its_row_and_its_remedy() {
         ("400", "proxy_header", b"PROXY TCP4 1.2.3.4 1.2.3.4 1 2\r\n".to_vec(), &["proxy_protocol = yes"]),
         ("400", "parameters", get("/callback?echostr=1").into(), &["msg_signature"]),
         ("400", "no_echostr", get("/callback?msg_signature=1&timestamp=1&nonce=2").into(), &["echostr"]),
-        ("400", "envelope", to_signed("hello\n").into(), &["XML"]),
-        ("403", "signature", posted(&keys("Other", KEY, CORP), &delete).into(), &["token"]),
-        ("403", "decryption", posted(&keys(TOKEN, OTHER_KEY, CORP), &delete).into(), &["encoding_aes_key"]),
-        (
-            "403",
-            "receive_id",
-            posted(&keys(TOKEN, KEY, "wwother"), &delete).into(),
-            &["receive_id", "corp_id"],
-        ),
+        ("400", "envelope", to_signed("hello\n"), &["XML"]),
+        ("403", "signature", posted(&keys("Other", KEY, CORP), &delete), &["token"]),
+        ("403", "decryption", posted(&keys(TOKEN, OTHER_KEY, CORP), &delete), &["encoding_aes_key"]),
+        ("403", "receive_id", posted(&keys(TOKEN, KEY, "wwother"), &delete), &["receive_id", "corp_id"]),
     ];
     for (expected, cause, request, words) in &cases {
         let answer = lab.raw(request);
