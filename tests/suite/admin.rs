@@ -6,7 +6,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::common::{self, CORP, Lab, PATIENCE, Settings, ask, binary, eventually, now, text};
+use crate::common::http::ask;
+use crate::common::{self, CORP, Lab, PATIENCE, Settings, binary, eventually, now, text};
 use crate::exposition::Exposition;
 use wecom_dirsync::demo::sender::{Sender, contact_event};
 use wecom_dirsync::demo::standin::Fault;

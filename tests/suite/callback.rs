@@ -5,7 +5,8 @@ use std::net::TcpStream;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::common::{self, CORP, Lab, Settings, binary, crypt, eventually, now, post, signed};
+use crate::common::http::{post, signed};
+use crate::common::{self, CORP, Lab, Settings, binary, crypt, eventually, now};
 use wecom_dirsync::demo::sender::{Sender, contact_event};
 use wecom_dirsync::wecom::callback::crypt::{Crypt, EncodingAesKey};
 use wecom_dirsync::wecom::query::url_encode;

@@ -4,9 +4,8 @@
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use crate::common::{
-    Answer, CORP, KEY, Lab, Settings, TOKEN, ask, crypt, eventually, now, post, signed, text,
-};
+use crate::common::http::{Answer, ask, post, signed};
+use crate::common::{CORP, KEY, Lab, Settings, TOKEN, crypt, eventually, now, text};
 use wecom_dirsync::demo::sender::{Sender, contact_event};
 use wecom_dirsync::wecom::callback::crypt::{Crypt, EncodingAesKey};
 use wecom_dirsync::wecom::query::url_encode;
