@@ -92,6 +92,23 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     assert!(result.is_ok(), "waited in vain: {what}");
 }
 
+/// Asserts that something took less than `limit`. On a busy machine it may take longer by ten times what an event takes
+/// with an undisturbed daemon now.
+#[track_caller]
+pub fn assert_prompt(took: Duration, limit: Duration) {
+    if took < limit {
+        return;
+    }
+    let undisturbed = Lab::new(Settings { openid: "enabled = no", ..Settings::default() });
+    let event = |n| {
+        let begun = Instant::now();
+        undisturbed.event(now(), "create_user", &format!("<UserID>u{n}</UserID>"));
+        begun.elapsed()
+    };
+    let usual = (0..20).map(event).max().unwrap();
+    assert!(took < limit + usual * 10, "{took:?}, not {limit:?}; undisturbed {usual:?}");
+}
+
 /// Cases of one test that are checked at the same time. They mostly sleep.
 const CONCURRENT: usize = 20;
 

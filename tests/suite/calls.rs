@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::common::{Lab, PATIENCE, Settings, eventually, now};
+use crate::common::{Lab, PATIENCE, Settings, assert_prompt, eventually, now};
 use wecom_dirsync::demo::standin::{Call, Fault, User};
 
 const CONVERT: &str = "user/convert_to_openid";
@@ -188,7 +188,7 @@ fn the_shutdown_abandons_calls_in_flight_and_the_next_start_repeats_them() {
     let begun = Instant::now();
     let (code, _) = lab.terminate();
     assert_eq!(code, Some(0));
-    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert_prompt(begun.elapsed(), Duration::from_secs(5));
     lab.stand_in.mend();
     lab.start();
     lab.wait_for("SELECT count(*) FROM members WHERE openid_errcode = 43004", "20");

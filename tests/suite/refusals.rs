@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use crate::common::http::{Answer, ask, post, signed};
-use crate::common::{CORP, KEY, Lab, Settings, TOKEN, crypt, eventually, now, text};
+use crate::common::{CORP, KEY, Lab, Settings, TOKEN, assert_prompt, crypt, eventually, now, text};
 use wecom_dirsync::demo::sender::{Sender, contact_event};
 use wecom_dirsync::wecom::callback::crypt::{Crypt, EncodingAesKey};
 use wecom_dirsync::wecom::query::url_encode;
@@ -186,7 +186,7 @@ fn a_flood_of_refusals_is_written_about_once_a_second_and_delays_no_callback() {
         done.store(true, Relaxed);
     });
     assert!((1..=6).contains(&writes), "{writes} writes in 4 s");
-    assert!(slowest < Duration::from_millis(1500), "{slowest:?}");
+    assert_prompt(slowest, Duration::from_millis(1500));
     let counted = || lab.value("SELECT sum(count) FROM refusals").parse::<u64>().unwrap();
     eventually("all are counted", || counted() > 100);
 }
