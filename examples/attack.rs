@@ -93,6 +93,6 @@ fn start(folder: &Path, kind: Kind) -> Daemon {
 /// What the daemon itself thinks went wrong.
 fn complaints(daemon: &Daemon) {
     let log = daemon.log();
-    let bad = log.lines().filter(|line| line.starts_with("<3>") || line.contains("gate:"));
+    let bad = log.lines().filter(|line| line.contains(" [ERROR] ") || line.contains("gate:"));
     bad.take(5).for_each(|line| println!("    log: {line}"));
 }

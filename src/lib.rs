@@ -7,7 +7,8 @@
 //!   breaker.
 //! - [`store`] is the SQLite file: its schema, the writer that commits in groups, and every query.
 //! - [`daemon`] has one file for each running part, and starts and stops them.
-//! - [`text`] escapes foreign text for terminals, logs and files.
+//! - [`text`] escapes foreign text for terminals, logs and files; [`system_error`] has cause and remedy of the operating
+//!   system's errors.
 //! - [`config`] reads the INI file into settings, [`cli`] has one file for each command, and [`demo`] is a stand-in for
 //!   WeCom.
 //!
@@ -26,6 +27,7 @@ pub mod directory;
 pub mod gate;
 pub(crate) mod shutdown;
 pub mod store;
+pub(crate) mod system_error;
 pub mod text;
 pub mod unix_time;
 pub mod wecom;

@@ -51,7 +51,8 @@ const KEYS: [(&str, &[&str]); 11] = [
     ("retention", &["events", "changes", "deleted_members"]),
     ("admin", &["listen"]),
     ("notify", &[
-        "on_change_command", "robot_webhook", "robot_webhook_file", "heartbeat_url", "heartbeat_every",
+        "on_change_command", "robot_webhook", "robot_webhook_file", "webhook_url", "webhook_url_file", "heartbeat_url",
+        "heartbeat_every", "oldest_pending_over", "no_event_for",
     ]),
     ("log", &["level", "file"]),
 ];
@@ -112,13 +113,14 @@ fn compose(draw: &mut Draw<'_>) -> String {
 fn parse(text: &str) -> Result<Config, Vec<String>> {
     let surroundings = Surroundings {
         credentials_directory: None,
+        needs_secrets: true,
         read_file: Box::new(|path| match path.to_str() {
             Some("/etc/w/key") => Ok(format!("{KEY}\n")),
             Some("/etc/w/token") => Ok(format!("{TOKEN}\r\n")),
             _ => Err(std::io::ErrorKind::NotFound.into()),
         }),
     };
-    Config::parse(text, Path::new(FILE), &surroundings).map_err(|error| error.0)
+    Config::parse(text, Path::new(FILE), &surroundings).map_err(|error| error.lines)
 }
 
 /// `given` is the part of the text from the input; a secret that it contains may be shown.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::store::Connection;
 
-use super::{Failure, load};
+use super::{Failure, load_without_secrets};
 use crate::daemon::control::{ControlClient, Request, Response};
 use crate::store::epoch::{self, Position};
 use crate::store::file::beside;
@@ -26,7 +26,7 @@ const FAILURES: u32 = 12;
 const BATCH: u32 = 1000;
 
 pub(super) fn changes(path: Option<&Path>, since: &Position, follow: bool) -> Result<(), Failure> {
-    let config = load(path)?;
+    let config = load_without_secrets(path)?;
     let database = &config.database.path;
     let connection = match open_reader(database) {
         // A follower may start before the daemon.
@@ -112,7 +112,7 @@ fn next(
     epoch: &mut Option<String>,
     seen_version: &mut Option<i64>,
 ) -> Result<Option<String>, Failure> {
-    let version: i64 = connection.pragma_query_value(None, "data_version", |row| row.get(0))?;
+    let version: i64 = connection.data_version()?;
     if *seen_version == Some(version) {
         return Ok(None);
     }
@@ -129,15 +129,16 @@ fn read(
     last: &mut i64,
     epoch: &mut Option<String>,
 ) -> Result<Option<String>, Failure> {
-    // One transaction: the epoch is that of these lines.
-    let transaction = connection.unchecked_transaction()?;
-    let now = epoch::epoch(&transaction)?;
+    // One snapshot: the epoch is that of these lines.
+    let (now, found) = connection.snapshot(|connection| -> crate::store::Result<_> {
+        Ok((epoch::epoch(connection)?, changes_since(connection, *last, BATCH)?))
+    })?;
     if epoch.is_some() && now != *epoch {
         return Err(another_epoch(epoch.as_deref(), now.as_deref()));
     }
     *epoch = now;
     let mut lines = String::new();
-    for (seq, line) in changes_since(&transaction, *last, BATCH)? {
+    for (seq, line) in found {
         *last = seq;
         lines.push_str(&printable_json(&line));
         lines.push('\n');

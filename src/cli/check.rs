@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::prerequisites::examine;
 use super::{Failure, load, print};
 use crate::config::render;
 use crate::daemon::lock;
@@ -16,8 +17,9 @@ const SHOWN: usize = 1000;
 pub(super) fn check(path: Option<&Path>, database: bool, repair: bool) -> Result<(), Failure> {
     let config = load(path)?;
     let file = config.file.display().to_string();
+    let findings = examine(&config);
     let mut text = format!("# {}: the configuration is valid; in effect are:\n", printable(&file));
-    for warning in config.warnings() {
+    for warning in findings.notes.iter().cloned().chain(config.warnings()) {
         text.push_str(&format!("# note: {}\n", printable(&warning)));
     }
     text.push('\n');
@@ -26,7 +28,10 @@ pub(super) fn check(path: Option<&Path>, database: bool, repair: bool) -> Result
         text.push('\n');
     }
     print(&text)?;
-    if database { check_database(&config.database.path, config.database.mode, repair) } else { Ok(()) }
+    if database {
+        check_database(&config.database.path, config.database.mode, repair)?;
+    }
+    findings.failure().map_or(Ok(()), Err)
 }
 
 fn check_database(path: &Path, mode: u32, repair: bool) -> Result<(), Failure> {
@@ -46,30 +51,26 @@ fn check_database(path: &Path, mode: u32, repair: bool) -> Result<(), Failure> {
 }
 
 fn verified(path: &Path) -> Result<Verification, Failure> {
-    let connection = open_reader(path)?;
-    // One transaction sees one state while the daemon goes on.
-    let transaction = connection.unchecked_transaction()?;
-    Ok(verify(&transaction, None)?)
+    Ok(open_reader(path)?.snapshot(|connection| verify(connection, None))?)
 }
 
 /// Repairs, and verifies the result before it is committed.
 fn repaired(path: &Path, mode: u32) -> Result<Verification, Failure> {
     let _lock = lock(path)?;
-    let connection = open_writer(path, mode)?;
-    let transaction = connection.unchecked_transaction()?;
-    let found = verify(&transaction, Some(unix_now()))?;
-    let left = verify(&transaction, None)?;
-    if let Some(first) = left.findings.first() {
-        return Err(Failure::Other(format!(
-            "nothing was changed, because {} of {} disagreements cannot be repaired, the first: {}; put a copy of the \
-             database in its place, or start without one: the service fills it from WeCom",
-            left.findings.len(),
-            found.findings.len(),
-            printable(first)
-        )));
-    }
-    transaction.commit()?;
-    Ok(found)
+    open_writer(path, mode)?.transaction(|connection| {
+        let found = verify(connection, Some(unix_now()))?;
+        let left = verify(connection, None)?;
+        match left.findings.first() {
+            None => Ok(found),
+            Some(first) => Err(Failure::Other(format!(
+                "nothing was changed, because {} of {} disagreements cannot be repaired, the first: {}; put a copy of \
+                 the database in its place, or start without one: the service fills it from WeCom",
+                left.findings.len(),
+                found.findings.len(),
+                printable(first)
+            ))),
+        }
+    })
 }
 
 fn summary(found: &Verification) -> String {

@@ -5,17 +5,15 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use unicode_width::UnicodeWidthStr;
-
 use crate::unix_time::unix_now;
 
+use super::table::Table;
 use super::{Failure, load, print};
 use crate::daemon::{Daemon, is_running};
 use crate::demo::sender::{Sender, contact_event};
 use crate::demo::standin::{Company, StandIn};
-use crate::store::queries::table;
+use crate::store::queries::table as query;
 use crate::store::{Connection, open_reader};
-use crate::text::printable;
 use crate::wecom::callback::crypt::{Crypt, EncodingAesKey};
 
 const TOKEN: &str = "QDG6eK";
@@ -39,8 +37,8 @@ The daemon has stopped. Queries for its database:
   sqlite3 {db} 'select * from recent_events'
   {me} member -c {ini} zhangsan
 
-Next, for your own company: copy sync.example.ini to sync.ini, fill in what is marked there, then
-  {me} check && {me} run
+Next, for your own company, make a configuration and follow the steps that it prints:
+  {me} init
 ",
         db = demo.database.display(),
         me = std::env::args().next().unwrap_or_else(|| "wecom-dirsync".into()),
@@ -87,7 +85,7 @@ impl Demo {
         );
         std::fs::write(&ini, text).map_err(cannot)?;
         let config = load(Some(&ini))?;
-        let daemon = Daemon::start(&config)?;
+        let daemon = Daemon::start(&config, None)?;
         let key = EncodingAesKey::parse(KEY).map_err(|error| Failure::Other(error.to_string()))?;
         let url = format!("http://{}/callback", daemon.address());
         let sender = Sender::new(&url, Crypt::new(TOKEN, key, &corp_id), &corp_id);
@@ -146,7 +144,7 @@ impl Demo {
     fn wait_until(&self, sql: &str) -> Result<(), Failure> {
         let until = Instant::now() + TIMEOUT;
         loop {
-            if self.reader.query_row(sql, [], |row| row.get(0))? {
+            if query(&self.reader, sql)?.last().is_some_and(|row| row == &["1"]) {
                 return Ok(());
             }
             if Instant::now() >= until {
@@ -157,16 +155,11 @@ impl Demo {
     }
 
     fn show(&self, sql: &str) -> Result<(), Failure> {
-        let rows = table(&self.reader, sql)?;
-        let rows: Vec<Vec<String>> =
-            rows.iter().map(|row| row.iter().map(|cell| printable(cell).into_owned()).collect()).collect();
-        let columns = rows.first().map_or(0, Vec::len);
-        let width = |column: usize| rows.iter().map(|row| row[column].width()).max().unwrap_or(0);
-        let widths: Vec<usize> = (0..columns).map(width).collect();
+        let rows = query(&self.reader, sql)?;
+        let mut table = Table::default();
+        rows.iter().for_each(|row| table.measure(row));
         for row in &rows {
-            let cells = row.iter().zip(&widths);
-            let padded = cells.map(|(cell, width)| format!("{cell}{}", " ".repeat(width - cell.width())));
-            self.note(padded.collect::<Vec<_>>().join("  ").trim_end())?;
+            self.note(&table.line(row))?;
         }
         Ok(())
     }

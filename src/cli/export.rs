@@ -6,7 +6,7 @@ use std::path::Path;
 use clap::ValueEnum;
 use serde_json::Value as Json;
 
-use super::{Failure, load};
+use super::{Failure, load_without_secrets};
 use crate::store::open_reader;
 use crate::store::queries::{EXPORTED, export_members};
 use crate::text::{printable_cell, printable_json};
@@ -20,9 +20,9 @@ pub(super) enum Format {
 }
 
 pub(super) fn export(path: Option<&Path>, format: Format) -> Result<(), Failure> {
-    let config = load(path)?;
+    let config = load_without_secrets(path)?;
     let connection = open_reader(&config.database.path)?;
-    let connection = connection.unchecked_transaction()?;
+    connection.hold_snapshot()?;
     let mut out = BufWriter::new(std::io::stdout().lock());
     let mut written = match format {
         Format::Csv => write!(out, "\u{feff}{}\r\n", EXPORTED.join(",")),

@@ -1,38 +1,166 @@
 //! The log: this program's own lines, one per call, on standard error or in a file.
 //!
-//! The journal adds its own time stamps and reads the level from `<N>`, so standard error gets `<N>` unless it is a
-//! terminal. A terminal and a file get times.
+//! The journal adds its own time stamps and reads the level from `<N>`. Lines begin with it only if standard error is the
+//! journal's stream, as `$JOURNAL_STREAM` tells; anywhere else they have time and level.
 
 use std::fs::OpenOptions;
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use simplelog::{Config as Format, ConfigBuilder, SharedLogger, WriteLogger};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
-use super::Failure;
+use super::failure::Failure;
 use crate::config;
 use crate::text::printable;
 
-/// Sets up the log of the whole process; once.
-pub(super) fn start(settings: &config::Log) -> Result<(), Failure> {
-    let timed: Option<Box<dyn SharedLogger>> = match &settings.file {
-        Some(path) => {
-            let file =
-                OpenOptions::new().create(true).append(true).mode(0o640).open(path).map_err(|error| {
-                    Failure::Other(format!("{}: cannot write the log: {error}", path.display()))
-                })?;
-            Some(WriteLogger::new(LevelFilter::Trace, with_times(), file))
-        }
-        None if std::io::stderr().is_terminal() => {
-            Some(WriteLogger::new(LevelFilter::Trace, with_times(), std::io::stderr()))
-        }
-        None => None,
+/// The process's log, as the settings have it.
+pub(super) struct Logging {
+    times: Times,
+    sink: Arc<RwLock<Sink>>,
+}
+
+/// How lines show the time. Made before the first thread starts: with threads, the time zone cannot be read safely.
+#[derive(Clone)]
+pub(super) struct Times(Format);
+
+/// Where and how lines are written.
+struct Sink {
+    form: Form,
+    /// Whether lines go to the journal, without a file in between.
+    is_journal: bool,
+    /// Whether lines go to standard error.
+    is_stderr: bool,
+}
+
+enum Form {
+    /// Nothing but the text; the journal has the time.
+    Plain,
+    Timed(Box<dyn SharedLogger>),
+    Json(Box<dyn Fn(&str) + Send + Sync>),
+}
+
+impl Logging {
+    /// Sets up the log of the whole process; once.
+    pub(super) fn start(settings: &config::Log, times: Times) -> Result<Self, Failure> {
+        let sink = Arc::new(RwLock::new(Sink::open(settings, &times)?));
+        let lines = Lines { sink: Arc::clone(&sink) };
+        log::set_boxed_logger(Box::new(lines)).map_err(|error| Failure::Other(error.to_string()))?;
+        // The only filter by level, because the control socket changes it.
+        log::set_max_level(settings.level);
+        Ok(Self { times, sink })
+    }
+
+    /// Uses other settings. Opens the file again, which may have been moved away. On an error, nothing is changed.
+    pub(super) fn reload(&self, settings: &config::Log) -> Result<(), Failure> {
+        let sink = Sink::open(settings, &self.times)?;
+        *self.sink.write().unwrap_or_else(PoisonError::into_inner) = sink;
+        log::set_max_level(settings.level);
+        Ok(())
+    }
+
+    /// Whether a line of the log is what a reader of standard error expects there: in the journal, and as JSON.
+    pub(super) fn is_standard_error(&self) -> bool {
+        let sink = self.sink.read().unwrap_or_else(PoisonError::into_inner);
+        sink.is_journal || (sink.is_stderr && matches!(sink.form, Form::Json(_)))
+    }
+
+    pub(super) fn is_file(&self) -> bool {
+        !self.sink.read().unwrap_or_else(PoisonError::into_inner).is_stderr
+    }
+}
+
+/// Whether standard error is the stream of the journal: `$JOURNAL_STREAM` has its device and inode (systemd.exec(5)). A
+/// process inherits the variable also where its standard error is something else.
+pub(super) fn is_journal() -> bool {
+    let Some((device, inode)) = std::env::var("JOURNAL_STREAM").ok().and_then(|stream| {
+        stream.split_once(':').and_then(|(d, i)| Some((d.parse().ok()?, i.parse().ok()?)))
+    }) else {
+        return false;
     };
-    log::set_boxed_logger(Box::new(Lines { timed })).map_err(|error| Failure::Other(error.to_string()))?;
-    // The only filter by level, because the control socket changes it.
-    log::set_max_level(settings.level);
-    Ok(())
+    rustix::fs::fstat(std::io::stderr()).is_ok_and(|found| (found.st_dev, found.st_ino) == (device, inode))
+}
+
+impl Times {
+    pub(super) fn new() -> Self {
+        let mut builder = ConfigBuilder::new();
+        builder
+            .set_time_format_rfc3339()
+            .set_thread_level(LevelFilter::Off)
+            .set_target_level(LevelFilter::Off)
+            .set_location_level(LevelFilter::Off);
+        // UTC, where the time zone cannot be read safely because the process has threads already.
+        let _ = builder.set_time_offset_to_local();
+        Self(builder.build())
+    }
+}
+
+impl Sink {
+    fn open(settings: &config::Log, times: &Times) -> Result<Self, Failure> {
+        let is_stderr = settings.file.is_none();
+        let is_journal = is_stderr && is_journal();
+        let form = match &settings.file {
+            Some(path) => {
+                let file = OpenOptions::new().create(true).append(true).mode(0o640).open(path);
+                let file = file.map_err(|error| Failure::Log { path: path.display().to_string(), error })?;
+                if settings.is_json {
+                    Form::Json(Box::new(move |line| write_line(&file, line)))
+                } else {
+                    Form::timed(file, times)
+                }
+            }
+            None if settings.is_json => {
+                Form::Json(Box::new(|line| write_line(std::io::stderr().lock(), line)))
+            }
+            None if is_journal => Form::Plain,
+            None => Form::timed(std::io::stderr(), times),
+        };
+        Ok(Self { form, is_journal, is_stderr })
+    }
+
+    fn write(&self, level: Level, text: &str) {
+        let priority = if self.is_journal { priority(level) } else { "" };
+        match &self.form {
+            Form::Plain => write_line(std::io::stderr().lock(), &format!("{priority}{text}")),
+            Form::Json(write) => write(&format!("{priority}{}", json(level, text))),
+            Form::Timed(logger) => {
+                let mut line = Record::builder();
+                logger.log(&line.level(level).args(format_args!("{text}")).build());
+            }
+        }
+    }
+}
+
+impl Form {
+    fn timed(target: impl Write + Send + 'static, Times(format): &Times) -> Self {
+        Self::Timed(WriteLogger::new(LevelFilter::Trace, format.clone(), target))
+    }
+}
+
+/// One write, so that lines of several threads do not mix. A failure cannot be reported: this is where it would go.
+fn write_line(mut target: impl Write, line: &str) {
+    let _ = target.write_all(format!("{line}\n").as_bytes());
+}
+
+/// The prefix by which the journal knows the level (sd-daemon(3)).
+pub(super) fn priority(level: Level) -> &'static str {
+    match level {
+        Level::Error => "<3>",
+        Level::Warn => "<4>",
+        Level::Info => "<6>",
+        Level::Debug | Level::Trace => "<7>",
+    }
+}
+
+fn json(level: Level, text: &str) -> String {
+    let now = OffsetDateTime::now_utc();
+    let now = now.replace_millisecond(now.millisecond()).unwrap_or(now);
+    let time = now.format(&Rfc3339).unwrap_or_default();
+    let level = level.as_str().to_ascii_lowercase();
+    serde_json::json!({"time": time, "level": level, "message": text}).to_string()
 }
 
 /// Logs every panic as one line. Only the message of this program's own panic is logged: a library's may contain a URL,
@@ -62,22 +190,9 @@ fn within_its_crate(file: &str) -> &str {
     }
 }
 
-fn with_times() -> Format {
-    let mut builder = ConfigBuilder::new();
-    builder
-        .set_time_format_rfc3339()
-        .set_thread_level(LevelFilter::Off)
-        .set_target_level(LevelFilter::Off)
-        .set_location_level(LevelFilter::Off);
-    // UTC, where the time zone cannot be read safely because the process has threads already.
-    let _ = builder.set_time_offset_to_local();
-    builder.build()
-}
-
 /// Drops the lines of libraries, because they may contain URLs, and with them secrets.
 struct Lines {
-    /// Writes lines with times; `None`: lines for the journal.
-    timed: Option<Box<dyn SharedLogger>>,
+    sink: Arc<RwLock<Sink>>,
 }
 
 impl Log for Lines {
@@ -91,25 +206,8 @@ impl Log for Lines {
         }
         // A name in the text may contain line breaks, but one call is one line.
         let text = record.args().to_string();
-        let text = printable(&text);
-        if let Some(timed) = &self.timed {
-            let mut line = Record::builder();
-            line.metadata(record.metadata().clone());
-            return timed.log(&line.args(format_args!("{text}")).build());
-        }
-        let priority = match record.level() {
-            Level::Error => 3,
-            Level::Warn => 4,
-            Level::Info => 6,
-            Level::Debug | Level::Trace => 7,
-        };
-        // A failure cannot be reported: standard error is where it would go.
-        let _ = writeln!(std::io::stderr().lock(), "<{priority}>{text}");
+        self.sink.read().unwrap_or_else(PoisonError::into_inner).write(record.level(), &printable(&text));
     }
 
-    fn flush(&self) {
-        if let Some(timed) = &self.timed {
-            timed.flush();
-        }
-    }
+    fn flush(&self) {}
 }

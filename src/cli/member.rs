@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::store::Connection;
 use serde_json::{Map, Value as Json};
 
-use super::{Failure, load, print, shown};
+use super::{Failure, load_without_secrets, print, shown};
 use crate::directory::{UnixSeconds, UserId};
 use crate::store::clashes::members_with;
 use crate::store::open_reader;
@@ -17,10 +17,10 @@ use crate::text::printable_json;
 const HISTORY_LIMIT: u32 = 200;
 
 pub(super) fn member(path: Option<&Path>, userid: &str) -> Result<(), Failure> {
-    let config = load(path)?;
+    let config = load_without_secrets(path)?;
     let userid = UserId::parse(userid).map_err(|bad| Failure::Other(bad.to_string()))?;
     let connection = open_reader(&config.database.path)?;
-    let connection = connection.unchecked_transaction()?;
+    connection.hold_snapshot()?;
     let found = find(&connection, &userid)?.map(|member| printable_map(&member));
     let mut history = history(&connection, &userid, HISTORY_LIMIT)?;
     for entry in &mut history {

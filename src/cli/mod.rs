@@ -6,31 +6,42 @@
 mod changes;
 mod check;
 mod demo;
+mod doctor;
 mod export;
+mod failure;
+mod init;
 mod logging;
 mod member;
+mod members;
+mod prerequisites;
 mod reconcile;
 mod retry;
 mod run;
+mod send;
+mod start_failures;
 mod status;
+mod table;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use failure::Failure;
 use serde_json::Value as Json;
 
-use crate::config::{Config, ConfigError};
-use crate::daemon::StartError;
+use crate::config::Config;
 use crate::daemon::reconciler::ReconcileRequest;
-use crate::store::StoreError;
 use crate::store::epoch::Position;
 use crate::text::{printable, printable_json};
+use doctor::CallbackUrl;
 
 /// Keeps an exact local copy of your WeCom (企业微信) directory in one SQLite file, and converts userids to openids.
 #[derive(Parser)]
-#[command(version, max_term_width = 100, after_help = "Try it without an account: wecom-dirsync demo")]
+#[command(version = env!("WECOM_DIRSYNC_VERSION"), max_term_width = 100, after_help = "Try it without an account: wecom-dirsync demo")]
 struct Cli {
+    /// Also before the command; clap hands it down.
+    #[command(flatten)]
+    _config: ConfigFile,
     #[command(subcommand)]
     command: Command,
 }
@@ -38,26 +49,57 @@ struct Cli {
 #[derive(Args)]
 struct ConfigFile {
     /// The configuration [default: ./sync.ini, then /etc/wecom-dirsync/sync.ini]
-    #[arg(short, long = "config", value_name = "FILE")]
+    #[arg(short, long = "config", value_name = "FILE", global = true)]
     config: Option<PathBuf>,
 }
 
 #[derive(Subcommand)]
 enum Command {
     /// Serve callbacks, convert userids and reconcile, until SIGTERM or SIGINT
+    ///
+    /// Runs in the foreground and ends within 5 seconds. Only one daemon may use a database at a time. All other commands
+    /// work while it runs.
     Run(ConfigFile),
     /// Validate the configuration and print the effective one, secrets redacted
+    ///
+    /// Prints defaults too, and URLs without passwords and values of the query. Lists all errors at once. Does not call
+    /// WeCom.
     Check {
         #[command(flatten)]
         config: ConfigFile,
         /// Verify the database as well: the file, its rows and indexes, the change feed
+        ///
+        /// Works while the service runs. The exit status is 1 if anything disagrees.
         #[arg(long)]
         database: bool,
         /// Correct what disagrees, while the service is stopped
+        ///
+        /// Changes nothing if it cannot correct everything.
         #[arg(long, requires = "database")]
         repair: bool,
     },
+    /// Try database, clock, tokens, API permissions and the public callback URL, with a remedy for each failure
+    ///
+    /// Also checks the files as the service's user, the disk, the address that WeCom sees, and the requests that were refused
+    /// within a day. Each check is ok, warning or MUST FIX; the exit status is 1 if anything must be fixed. Sends no event and
+    /// changes nothing in WeCom.
+    Doctor {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// The callback URL as WeCom's console has it
+        ///
+        /// Tries name, certificate, redirects, and the response to a signed verification, directly and without a proxy.
+        #[arg(long, value_name = "URL", value_parser = CallbackUrl::parse)]
+        url: Option<CallbackUrl>,
+        /// Print the result as one JSON object
+        ///
+        /// Its findings have check, level (ok, warning, must_fix), what and remedy.
+        #[arg(long)]
+        json: bool,
+    },
     /// Show counts by state, age of the backlog, last event and comparison, pauses
+    ///
+    /// Also shows the requests to the callback port that were refused within a day, each with its remedy.
     Status {
         #[command(flatten)]
         config: ConfigFile,
@@ -66,13 +108,23 @@ enum Command {
         json: bool,
     },
     /// Show one member: fields, openid state, and its history
+    ///
+    /// The history has the latest 200 events, changes and API calls each.
     Member {
         #[command(flatten)]
         config: ConfigFile,
         /// Present or former userid of the member
         userid: String,
     },
+    /// List members: all, those without an openid and why, or those that departed
+    ///
+    /// Prints a table. Departed members are listed as long as their rows are stored.
+    Members(members::Arguments),
     /// Make conversions of members without an openid due now
+    ///
+    /// A running daemon attempts them at once, unless conversion is off or paused. The exit status is 1 if one of the
+    /// members is unknown, deleted or converted already; the others become due nevertheless. One line for each USERID has
+    /// the reason.
     Retry {
         #[command(flatten)]
         config: ConfigFile,
@@ -84,6 +136,9 @@ enum Command {
         all: bool,
     },
     /// Compare the directory with WeCom, merge the differences, and print them
+    ///
+    /// A running daemon does it on request; without one, the command does it itself. The exit status is 1 if deletions are
+    /// blocked.
     Reconcile {
         #[command(flatten)]
         config: ConfigFile,
@@ -102,6 +157,9 @@ enum Command {
         #[command(flatten)]
         config: ConfigFile,
         /// Start after this change; each line contains its epoch and seq
+        ///
+        /// Numbers are unique within an epoch, which changes when an older copy of the database is restored. The exit
+        /// status is 3 if the position is gone.
         #[arg(long, value_name = "[EPOCH:]SEQ", default_value = "0")]
         since: Position,
         /// Keep printing changes as they are committed
@@ -113,61 +171,46 @@ enum Command {
         #[command(flatten)]
         config: ConfigFile,
         /// Format, for a spreadsheet or for programs
+        ///
+        /// CSV is for Excel: UTF-8 with a byte order mark, and an apostrophe before text that Excel would evaluate as a
+        /// formula. NDJSON is one JSON object per line.
         #[arg(long, value_enum)]
         format: export::Format,
     },
+    /// Make a configuration with new callback keys, or complete the package's, and print the steps in WeCom's console
+    ///
+    /// Generates a Token and an EncodingAESKey. An existing file keeps all else byte for byte; one that has a Token or an
+    /// EncodingAESKey, or errors, is refused. The file is replaced atomically, with mode 0640, and belongs to the group
+    /// wecom-dirsync if there is one. The steps are in the order in which the console permits them.
+    Init {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// The same as -c FILE [default: ./sync.ini or /etc/wecom-dirsync/sync.ini if there is one, else a new ./sync.ini]
+        #[arg(value_name = "FILE")]
+        file: Option<PathBuf>,
+        /// Corp id (企业ID); asked for if it is missing and standard input is a terminal
+        #[arg(long, value_name = "ID")]
+        corp_id: Option<String>,
+    },
+    /// Send a signed, encrypted verification or event to a URL, and judge the response as WeCom does
+    ///
+    /// The exit status is 1, with the cause and the remedy, unless WeCom would accept the response: status 200 within 5
+    /// seconds and exactly the decrypted text, or for an event "success" or nothing, from a server with a certificate of a
+    /// known authority. The keys are those of [callback.app] if the URL has its path, else of [callback]. The connection is
+    /// direct, because WeCom comes from outside: neither proxy nor ca_file of the configuration is used. An event takes
+    /// effect where it arrives; the next comparison corrects what WeCom does not confirm.
+    Send(Box<send::Arguments>),
     /// Try the daemon on this machine, against a built-in stand-in for WeCom
+    ///
+    /// Goes from the saved callback URL to the first openid. A folder whose files are not from an earlier demo is refused.
     Demo {
         /// Folder for the database and its configuration [default: ./demo-wecom-dirsync]
         #[arg(value_name = "FOLDER")]
         folder: Option<PathBuf>,
+        /// Refused: a demo makes its own configuration
+        #[arg(short, long = "config", value_name = "FILE", hide = true)]
+        config: Option<PathBuf>,
     },
-}
-
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Failure {
-    #[error("{0}")]
-    Config(#[from] ConfigError),
-    #[error("{0}")]
-    Store(#[from] StoreError),
-    #[error("{0}")]
-    Start(#[from] StartError),
-    /// The change feed cannot continue at the consumer's position: pruned, or of another epoch.
-    #[error("{0}")]
-    PositionGone(String),
-    #[error("{0}")]
-    Other(String),
-}
-
-impl From<crate::store::Error> for Failure {
-    fn from(error: crate::store::Error) -> Self {
-        Self::Store(error.into())
-    }
-}
-
-impl From<std::io::Error> for Failure {
-    fn from(error: std::io::Error) -> Self {
-        Self::Other(error.to_string())
-    }
-}
-
-impl Failure {
-    /// One line for each error of the configuration; else a single line.
-    fn lines(&self) -> Vec<String> {
-        match self {
-            Self::Config(ConfigError(lines)) => lines.clone(),
-            other => vec![other.to_string()],
-        }
-    }
-
-    /// 78 is EX_CONFIG of sysexits: the unit does not restart the daemon after it.
-    fn exit_code(&self) -> ExitCode {
-        match self {
-            Self::Config(_) | Self::Start(StartError::Config(_)) => ExitCode::from(78),
-            Self::PositionGone(_) => ExitCode::from(3),
-            _ => ExitCode::from(1),
-        }
-    }
 }
 
 /// The arguments, parsed. Help and usage errors end the process with 0 and 2.
@@ -180,16 +223,24 @@ fn arguments() -> Cli {
     })
 }
 
+/// Ends the process as a usage error does.
+fn usage_error(what: &str) -> ! {
+    use clap::CommandFactory;
+    Cli::command().error(clap::error::ErrorKind::ValueValidation, what).exit()
+}
+
 /// Runs the command that the arguments name.
 #[must_use]
 pub fn main() -> ExitCode {
     let done = match arguments().command {
-        Command::Run(file) => run::run(file.config.as_deref()),
+        Command::Run(file) => return run::run(file.config.as_deref()),
         Command::Check { config, database, repair } => {
             check::check(config.config.as_deref(), database, repair)
         }
+        Command::Doctor { config, url, json } => doctor::doctor(config.config.as_deref(), url.as_ref(), json),
         Command::Status { config, json } => status::status(config.config.as_deref(), json),
         Command::Member { config, userid } => member::member(config.config.as_deref(), &userid),
+        Command::Members(arguments) => members::members(&arguments),
         Command::Retry { config, userids, all } => retry::retry(config.config.as_deref(), &userids, all),
         Command::Reconcile { config, dry_run, allow_deletes, json } => {
             let request = ReconcileRequest { dry_run, allow_deletes };
@@ -199,7 +250,19 @@ pub fn main() -> ExitCode {
             changes::changes(config.config.as_deref(), &since, follow)
         }
         Command::Export { config, format } => export::export(config.config.as_deref(), format),
-        Command::Demo { folder } => demo::demo(folder.as_deref().unwrap_or(Path::new("demo-wecom-dirsync"))),
+        Command::Init { config: ConfigFile { config: Some(_) }, file: Some(_), .. } => {
+            usage_error("init takes one file: -c FILE or FILE")
+        }
+        Command::Init { config, file, corp_id } => {
+            init::init(file.or(config.config).as_deref(), corp_id.as_deref())
+        }
+        Command::Send(arguments) => send::send(&arguments),
+        Command::Demo { config: Some(_), .. } => {
+            usage_error("demo makes a configuration of its own: leave out -c")
+        }
+        Command::Demo { folder, .. } => {
+            demo::demo(folder.as_deref().unwrap_or(Path::new("demo-wecom-dirsync")))
+        }
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -207,13 +270,24 @@ pub fn main() -> ExitCode {
             for line in failure.lines() {
                 eprintln!("wecom-dirsync: {}", printable(&line));
             }
-            failure.exit_code()
+            ExitCode::from(failure.exit_code())
         }
     }
 }
 
+/// The command line's definition, for manual page and completions.
+#[must_use]
+pub fn definition() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
+}
+
 fn load(path: Option<&Path>) -> Result<Config, Failure> {
     Ok(Config::load(path)?)
+}
+
+/// For a command that needs no secret, so that every reader of the INI and the database can run it.
+fn load_without_secrets(path: Option<&Path>) -> Result<Config, Failure> {
+    Ok(Config::load_without_secrets(path)?)
 }
 
 /// Prints indented JSON with control characters escaped.

@@ -9,7 +9,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use log::LevelFilter;
 use serde_json::Value as Json;
 
-use super::{Failure, load, logging, print, print_json};
+use super::logging::{Logging, Times};
+use super::{Failure, load, print, print_json};
 use crate::config::{Config, ConfigError};
 use crate::daemon::api_observer::ApiRecorder;
 use crate::daemon::control::{ControlClient, Request, Response};
@@ -39,10 +40,10 @@ pub(super) fn reconcile(
 ) -> Result<(), Failure> {
     let config = load(path)?;
     if config.wecom.contacts_secret.is_none() {
-        return Err(Failure::Config(ConfigError(vec![format!(
+        return Err(Failure::Config(ConfigError::from(format!(
             "{}: [wecom] contacts_secret is not set; listing members needs the secret of contacts sync (通讯录同步)",
             config.file.display()
-        )])));
+        ))));
     }
     let shown = Shown::new();
     let report = if is_running(&config.database.path) {
@@ -98,7 +99,8 @@ fn by_the_daemon(config: &Config, request: ReconcileRequest, shown: &Shown) -> R
 }
 
 fn here(config: &Config, request: ReconcileRequest, shown: &Shown) -> Result<Json, Failure> {
-    logging::start(&crate::config::Log { level: LevelFilter::Warn, file: None })?;
+    let settings = crate::config::Log { level: LevelFilter::Warn, is_json: false, file: None };
+    Logging::start(&settings, Times::new())?;
     let path = &config.database.path;
     // No daemon may start during the comparison: each process has its own rate limiter.
     recognise(path)?;

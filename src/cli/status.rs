@@ -7,7 +7,7 @@ use crate::store::Connection;
 use crate::unix_time::unix_now;
 use serde_json::{Value as Json, json};
 
-use super::{Failure, load, print, print_json};
+use super::{Failure, load_without_secrets, print, print_json};
 use crate::config::Config;
 use crate::daemon::is_running;
 use crate::daemon::refusals::advice::remedy;
@@ -27,11 +27,11 @@ use crate::text::printable;
 const DAY: i64 = 86_400;
 
 pub(super) fn status(path: Option<&Path>, as_json: bool) -> Result<(), Failure> {
-    let config = load(path)?;
+    let config = load_without_secrets(path)?;
     let connection = open_reader(&config.database.path)?;
     let now = unix_now();
     // One transaction: all figures belong to one snapshot.
-    let connection = connection.unchecked_transaction()?;
+    connection.hold_snapshot()?;
     let counts = counts(&connection, now)?;
     let running = is_running(&config.database.path);
     // The state that an ended daemon left behind is obsolete.

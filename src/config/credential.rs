@@ -1,5 +1,6 @@
 //! The form of a secret: WeCom's are printable ASCII without blanks or quotes.
 
+use super::Secret;
 use super::ini::unquote;
 use crate::text::is_invisible;
 
@@ -44,6 +45,23 @@ pub(super) fn validate(secret: &str) -> Result<(), &'static str> {
     } else {
         return Ok(());
     })
+}
+
+/// Random letters and digits.
+pub(super) fn random(length: usize) -> Result<Secret, getrandom::Error> {
+    const DIGITS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+    loop {
+        let mut text = String::with_capacity(length);
+        while text.len() < length {
+            let byte = getrandom::u32()?.to_le_bytes()[0] % 64;
+            // 62 and 63 are drawn again, so that all digits are equally likely.
+            text.extend(DIGITS.get(usize::from(byte)).map(|digit| char::from(*digit)));
+        }
+        // One in a million begins like a placeholder.
+        if validate(&text).is_ok() {
+            return Ok(Secret::new(text));
+        }
+    }
 }
 
 fn is_quote(c: char) -> bool {

@@ -3,15 +3,18 @@
 //! `ini` parses lines, `reader` takes one key at a time, `sections` states all keys, `values` and `credential` their
 //! forms, and `warnings` what is valid but risky.
 
+pub(crate) mod completion;
 mod credential;
 mod ini;
 mod proxy;
 mod reader;
+pub mod reload;
 mod secret;
 mod sections;
 mod values;
 mod warnings;
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -19,14 +22,17 @@ use std::time::Duration;
 
 use log::LevelFilter;
 
+use crate::system_error::{Operation, explain};
+use crate::wecom::query::url_encode;
 use crate::wecom::redact::secrets_of_url;
 
 pub(crate) use proxy::Proxy;
 pub use reader::Surroundings;
 pub use secret::Secret;
+pub(crate) use sections::corp_id as parse_corp_id;
 
 /// Where the configuration is looked for, in this order, without `-c FILE`.
-const PLACES: [&str; 2] = ["sync.ini", "/etc/wecom-dirsync/sync.ini"];
+pub(crate) const PLACES: [&str; 2] = ["sync.ini", "/etc/wecom-dirsync/sync.ini"];
 
 /// Length of the longest accepted INI, in bytes.
 const MAX_INI: u64 = 1024 * 1024;
@@ -45,6 +51,7 @@ pub struct Config {
     pub(crate) reconcile: Reconcile,
     /// `None`: the admin listener is off.
     pub(crate) admin_listen: Option<SocketAddr>,
+    pub(crate) notify: Notify,
     pub(crate) log: Log,
     /// Section, key and printed value of every setting; `None`: a secret that is not set.
     effective: Vec<(&'static str, &'static str, Option<String>)>,
@@ -58,6 +65,7 @@ pub(crate) struct Wecom {
     pub(crate) app_secret: Option<Secret>,
     /// Without a slash at the end.
     pub(crate) api_base: String,
+    pub(crate) ca_file: Option<PathBuf>,
     /// Certificate authorities of `ca_file`, in DER.
     pub(crate) authorities: Vec<Vec<u8>>,
     pub(crate) proxy: Proxy,
@@ -76,6 +84,8 @@ pub(crate) struct Keys {
 #[derive(Debug, Clone)]
 pub(crate) struct Callback {
     pub(crate) listen: SocketAddr,
+    /// Whether the INI sets `listen`.
+    pub(crate) is_listen_set: bool,
     pub(crate) path: String,
     pub(crate) keys: Keys,
     pub(crate) previous: Previous,
@@ -143,9 +153,35 @@ pub struct Reconcile {
     pub(crate) max_delete_percent: u32,
 }
 
+/// Whom to tell of what. URLs are secrets: they contain keys.
+#[derive(Debug, Clone)]
+pub(crate) struct Notify {
+    /// Run by `/bin/sh -c` for each notice.
+    pub(crate) on_change_command: Option<String>,
+    /// A group robot's URL, or only its key.
+    pub(crate) robot_webhook: Option<Secret>,
+    pub(crate) webhook_url: Option<Secret>,
+    pub(crate) heartbeat_url: Option<Secret>,
+    pub(crate) heartbeat_every: Duration,
+    /// Zero: never.
+    pub(crate) oldest_pending_over: Duration,
+    /// Zero: never.
+    pub(crate) no_event_for: Duration,
+}
+
+impl Notify {
+    /// The URL of the group robot. A bare key belongs to the robots of `api_base`.
+    pub(crate) fn robot_url(&self, api_base: &str) -> Option<String> {
+        let robot = self.robot_webhook.as_ref()?.expose();
+        let url = || format!("{api_base}/cgi-bin/webhook/send?key={}", url_encode(robot));
+        Some(if robot.contains("://") { robot.to_owned() } else { url() })
+    }
+}
+
 #[derive(Debug, Clone)]
 pub(crate) struct Log {
     pub(crate) level: LevelFilter,
+    pub(crate) is_json: bool,
     /// `None`: the log goes to standard error.
     pub(crate) file: Option<PathBuf>,
 }
@@ -159,10 +195,21 @@ struct StoredSecret {
     value: Secret,
 }
 
-/// One line for each error of the configuration, in the order of the file.
+/// What is wrong with a configuration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{}", .0.join("\n"))]
-pub struct ConfigError(pub Vec<String>);
+#[error("{}", .lines.join("\n"))]
+pub struct ConfigError {
+    /// One line for each error, in the order of the file.
+    pub lines: Vec<String>,
+    /// Whether this process lacks the right to read a file, and nothing else is wrong.
+    pub is_denied: bool,
+}
+
+impl From<String> for ConfigError {
+    fn from(line: String) -> Self {
+        Self { lines: vec![line], is_denied: false }
+    }
+}
 
 impl Config {
     /// Reads and parses `path`, else `./sync.ini`, else `/etc/wecom-dirsync/sync.ini`.
@@ -170,30 +217,79 @@ impl Config {
     /// # Errors
     /// [`ConfigError`], also if no file is found or it cannot be read.
     pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
+        Self::load_in(path, &Surroundings::real())
+    }
+
+    /// As [`Config::load`], for a command that needs no secret: a secret that is missing or cannot be read is no error.
+    ///
+    /// # Errors
+    /// [`ConfigError`], also if no file is found or it cannot be read.
+    pub fn load_without_secrets(path: Option<&Path>) -> Result<Self, ConfigError> {
+        Self::load_in(path, &Surroundings { needs_secrets: false, ..Surroundings::real() })
+    }
+
+    fn load_in(path: Option<&Path>, surroundings: &Surroundings<'_>) -> Result<Self, ConfigError> {
         let file = match path {
             Some(path) => path.to_owned(),
             None => PLACES.iter().map(PathBuf::from).find(|place| place.exists()).ok_or_else(|| {
-                ConfigError(vec![format!(
-                    "no configuration: found neither ./{} nor {}; name one with -c FILE, or copy sync.example.ini to ./{}",
-                    PLACES[0], PLACES[1], PLACES[0]
-                )])
+                format!(
+                    "no configuration: found neither ./{} nor {}; name one with -c FILE, or make one with `wecom-dirsync init`",
+                    PLACES[0], PLACES[1]
+                )
             })?,
         };
-        let unreadable =
-            |what: String| ConfigError(vec![format!("{}: cannot be read: {what}", file.display())]);
-        let text = reader::read_text(&file, MAX_INI).map_err(|error| unreadable(error.to_string()))?;
-        Self::parse(&text, &file, &Surroundings::real())
+        let text = read_ini(&file).map_err(|error| ConfigError {
+            lines: vec![format!(
+                "{}: cannot be read: {}",
+                file.display(),
+                explain(Operation::ReadConfig, &error)
+            )],
+            is_denied: error.kind() == std::io::ErrorKind::PermissionDenied,
+        })?;
+        Self::parse(&text, &file, surroundings)
+    }
+
+    /// The warning that systemd's socket has another address than `[callback] listen`, with the remedy.
+    pub(crate) fn ignored_listen(&self, passed: &str) -> String {
+        let unit = self.unit().unwrap_or_else(|| "UNIT".to_owned());
+        let listen = self.callback.listen;
+        format!(
+            "[callback] listen {listen} has no effect, because systemd listens on {passed}; to listen on {listen}, write the \
+             three lines [Socket], ListenStream= and ListenStream={listen} into \
+             /etc/systemd/system/{unit}.socket.d/listen.conf, then systemctl daemon-reload && systemctl stop {unit}.service \
+             {unit}.socket && systemctl start {unit}.service; or delete the line from the INI"
+        )
+    }
+
+    /// The unit of the packages that runs this configuration, such as `wecom-dirsync` or `wecom-dirsync@NAME`; `None` for a
+    /// file in another folder.
+    #[must_use]
+    pub fn unit(&self) -> Option<String> {
+        let file = self.file.canonicalize().unwrap_or_else(|_| self.file.clone());
+        let is_packaged = file.parent() == Path::new(PLACES[1]).parent();
+        let name = file.file_name()?.to_str()?.strip_suffix(".ini").filter(|_| is_packaged)?;
+        Some(if name == "sync" { "wecom-dirsync".to_owned() } else { format!("wecom-dirsync@{name}") })
     }
 
     /// The texts that a log or an error must not contain. Of a URL, only its secret parts.
     #[must_use]
     pub fn secrets(&self) -> Vec<String> {
         let texts = self.secrets.iter().flat_map(|StoredSecret { key, value, .. }| match *key {
-            "proxy" | "heartbeat_url" => secrets_of_url(value.expose()),
-            "robot_webhook" if value.expose().contains("://") => secrets_of_url(value.expose()),
+            "proxy" => secrets_of_url(value.expose()),
+            "robot_webhook" | "webhook_url" | "heartbeat_url" if value.expose().contains("://") => {
+                let mut secrets = secrets_of_url(value.expose());
+                secrets.extend(long_segments(value.expose()));
+                secrets
+            }
             _ => vec![value.expose().to_owned()],
         });
         texts.collect()
+    }
+
+    /// The INI and the files that it names, without those that the daemon writes.
+    pub(crate) fn files(&self) -> BTreeSet<&Path> {
+        let secrets = self.secrets.iter().map(|secret| secret.file.as_path());
+        secrets.chain([self.file.as_path()]).chain(self.wecom.ca_file.as_deref()).collect()
     }
 
     /// A secret that is set, by its section and key (without `_file`).
@@ -201,6 +297,24 @@ impl Config {
     pub fn secret(&self, section: &str, key: &str) -> Option<&Secret> {
         self.secrets.iter().find(|s| s.section == section && s.key == key).map(|s| &s.value)
     }
+}
+
+/// The parts of a URL's path that may be keys, as those of many chat and monitoring services are.
+fn long_segments(url: &str) -> impl Iterator<Item = String> {
+    const SHORTEST_KEY: usize = 16;
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let path = rest.split(['?', '#']).next().unwrap_or_default();
+    path.split('/').skip(1).filter(|segment| segment.len() >= SHORTEST_KEY).map(str::to_owned)
+}
+
+/// The text of an INI file.
+pub(crate) fn read_ini(file: &Path) -> std::io::Result<String> {
+    reader::read_text(file, MAX_INI)
+}
+
+/// A new Token and EncodingAESKey, of the form that WeCom's console generates.
+pub(crate) fn callback_keys() -> Result<(Secret, Secret), getrandom::Error> {
+    Ok((credential::random(32)?, credential::random(43)?))
 }
 
 /// The effective configuration as INI text, defaults included. It parses to the same settings once the redacted secrets

@@ -30,6 +30,15 @@ impl Wecom {
         &self,
         variable: impl Fn(&str) -> Option<String>,
     ) -> Result<Option<ChosenProxy>, String> {
+        self.proxy_for(&self.api_base, variable)
+    }
+
+    /// The same for another URL, for which `NO_PROXY` may have an exception.
+    pub(crate) fn proxy_for(
+        &self,
+        url: &str,
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Result<Option<ChosenProxy>, String> {
         match &self.proxy {
             Proxy::Direct => return Ok(None),
             Proxy::Url(url) => {
@@ -42,14 +51,14 @@ impl Wecom {
             let set = names.into_iter().filter_map(|name| variable(&name).map(|value| (name, value)));
             set.map(|(name, value)| (name, value.trim().to_owned())).find(|(_, value)| !value.is_empty())
         };
-        let Some((source, url)) = VARIABLES.into_iter().find_map(either) else { return Ok(None) };
-        if either("NO_PROXY").is_some_and(|(_, exceptions)| is_exception(&self.api_base, &exceptions)) {
+        let Some((source, proxy)) = VARIABLES.into_iter().find_map(either) else { return Ok(None) };
+        if either("NO_PROXY").is_some_and(|(_, exceptions)| is_exception(url, &exceptions)) {
             return Ok(None);
         }
-        parse_proxy(&url).map_err(|what| {
+        parse_proxy(&proxy).map_err(|what| {
             format!("the environment's {source} {what}; correct it, or set [wecom] proxy (none: no proxy)")
         })?;
-        Ok(Some(ChosenProxy { url: Secret::new(url), source: format!("the environment's {source}") }))
+        Ok(Some(ChosenProxy { url: Secret::new(proxy), source: format!("the environment's {source}") }))
     }
 }
 

@@ -8,7 +8,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use strsim::levenshtein;
+use strsim::osa_distance;
 
 use super::credential::{self, MAX_FILE};
 use super::ini::{self, Entry};
@@ -20,15 +20,19 @@ use super::{Config, ConfigError, Secret, StoredSecret};
 pub struct Surroundings<'a> {
     /// `$CREDENTIALS_DIRECTORY` (systemd's LoadCredential).
     pub credentials_directory: Option<PathBuf>,
+    /// Whether a secret that is missing or cannot be read is an error.
+    pub needs_secrets: bool,
     /// Reads a secret's file. An error must not contain what is in the file, because it is printed.
     #[allow(clippy::type_complexity)]
     pub read_file: Box<dyn Fn(&Path) -> std::io::Result<String> + 'a>,
 }
 
 impl Surroundings<'_> {
-    pub(super) fn real() -> Self {
+    /// Those of this process.
+    pub(crate) fn real() -> Self {
         Self {
             credentials_directory: std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from),
+            needs_secrets: true,
             read_file: Box::new(|path| read_text(path, MAX_FILE)),
         }
     }
@@ -64,8 +68,10 @@ impl Config {
         if reader.errors.is_empty() {
             return Ok(config);
         }
-        reader.errors.sort();
-        Err(ConfigError(reader.errors.into_iter().map(|(_, text)| text).collect()))
+        // What is missing in the file as a whole may follow from an error on a line.
+        reader.errors.sort_by_key(|(line, _)| (*line == 0, *line));
+        let is_denied = reader.denied == reader.errors.len();
+        Err(ConfigError { lines: reader.errors.into_iter().map(|(_, text)| text).collect(), is_denied })
     }
 }
 
@@ -85,6 +91,8 @@ pub(super) struct Reader<'a> {
     /// Section, key and line of every key that was taken; line 0: not set.
     known: Vec<(Key, String, usize)>,
     pub(super) errors: Vec<(usize, String)>,
+    /// How many of them are files that this process may not read.
+    denied: usize,
     /// Section, key and printed value of every setting; `None`: a secret that is not set.
     pub(super) effective: Vec<(Key, Key, Option<String>)>,
     pub(super) secrets: Vec<StoredSecret>,
@@ -102,6 +110,7 @@ impl<'a> Reader<'a> {
             sections: ini.sections,
             known: Vec::new(),
             errors: Vec::new(),
+            denied: 0,
             effective: Vec::new(),
             secrets: Vec::new(),
         };
@@ -142,6 +151,12 @@ impl<'a> Reader<'a> {
     /// The line of a key that was taken.
     pub(super) fn line_of(&self, section: &str, key: &str) -> usize {
         self.known.iter().find(|(of, name, _)| *of == section && name == key).map_or(0, |(.., line)| *line)
+    }
+
+    /// Whether a key that was taken has no error, so that its value is not a substitute.
+    pub(super) fn is_valid(&self, section: &str, key: &str) -> bool {
+        let line = self.line_of(section, key);
+        line == 0 || self.errors.iter().all(|(of, _)| *of != line)
     }
 
     pub(super) fn show(&mut self, key: Key, value: impl Into<Option<String>>) {
@@ -241,6 +256,10 @@ impl<'a> Reader<'a> {
     /// As [`Self::secret`], but `check` prints nothing where it is not set.
     pub(super) fn optional_secret(&mut self, key: Key, check: fn(&str) -> Parsed<()>) -> Option<Secret> {
         let (text, line, file) = self.secret_text(key)?;
+        if text.is_empty() && !self.surroundings.needs_secrets {
+            self.show(key, "[redacted]".to_owned());
+            return Some(Secret::default());
+        }
         if let Err(what) = credential::validate(&text).map_err(str::to_owned).and_then(|()| check(&text)) {
             self.error_of(line, key, &what);
             return None;
@@ -271,10 +290,12 @@ impl<'a> Reader<'a> {
         let path = self.secret_path(&value);
         match (self.surroundings.read_file)(&path) {
             Ok(text) => Some((credential::of_file(&text).to_owned(), line, path)),
+            Err(_) if !self.surroundings.needs_secrets => Some((String::new(), line, path)),
             Err(error) => {
                 // A secret in place of its path must not be printed.
                 let is_path = value.len() < 32 || value.contains(['/', '.']);
                 let path = if is_path { path.display().to_string() } else { "the file".into() };
+                self.denied += usize::from(error.kind() == std::io::ErrorKind::PermissionDenied);
                 self.error_of(line, &key_file, &format!("{path} cannot be read: {error}"));
                 None
             }
@@ -294,9 +315,11 @@ impl<'a> Reader<'a> {
     fn report_unknown(&mut self) {
         let known = self.known.clone();
         for (name, line) in std::mem::take(&mut self.sections) {
-            let nearest = known.iter().map(|(section, ..)| (levenshtein(section, &name), section)).min();
+            if known.iter().any(|(section, ..)| *section == name) {
+                continue;
+            }
+            let nearest = known.iter().map(|(section, ..)| (edits(section, &name), section)).min();
             let what = match nearest {
-                None | Some((0, _)) => continue,
                 Some((edits, section)) if is_typo(edits, section) => {
                     format!("there is no section [{name}]; did you mean [{section}]?")
                 }
@@ -307,12 +330,14 @@ impl<'a> Reader<'a> {
                     format!("there is no section of this name; there are {}", names.join(", "))
                 }
             };
-            self.error(line, &what);
+            // A line that is written wrongly has its error already.
+            if self.errors.iter().all(|(of, _)| *of != line) {
+                self.error(line, &what);
+            }
             self.entries.retain(|(section, _), _| *section != name);
         }
         for Entry { section, key, line, .. } in std::mem::take(&mut self.entries).into_values() {
-            let nearest =
-                known.iter().map(|(of, name, _)| (levenshtein(name, &key), *of != section, of, name));
+            let nearest = known.iter().map(|(of, name, _)| (edits(name, &key), *of != section, of, name));
             let what = match nearest.min() {
                 Some((edits, false, _, name)) if is_typo(edits, name) => {
                     format!("has no key {key}; did you mean {name}?")
@@ -341,7 +366,12 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// Edits between a known name and a given one, in any case; two neighbours that are swapped are one edit.
+fn edits(known: &str, given: &str) -> usize {
+    osa_distance(known, &given.to_lowercase())
+}
+
 /// Whether so few edits make a known name that a typing error explains them.
 fn is_typo(edits: usize, known: &str) -> bool {
-    edits <= 1 + known.len() / 3
+    edits <= (known.len() / 3).clamp(1, 3)
 }

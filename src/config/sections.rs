@@ -1,9 +1,11 @@
 //! Every section and key of the contract, with its default and range. The order is that in which `check` prints them.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use log::LevelFilter;
 
+use super::Notify;
 use super::reader::Reader;
 use super::secret::{redact_url, redact_urls};
 use super::values;
@@ -50,12 +52,17 @@ impl Reader<'_> {
         }
         self.section = "admin";
         let admin_listen = self.optional("listen", Some(([127, 0, 0, 1], 9180).into()), values::address);
-        self.notify();
+        let notify = self.notify();
         self.section = "log";
         let none_of = |_| "is none of off, error, warn, info, debug, trace".to_owned();
         let level = |text: &str| text.parse().map_err(none_of);
+        let format = |text: &str| match text {
+            "text" | "json" => Ok(text.to_owned()),
+            _ => Err("is neither text nor json".into()),
+        };
         let log = Log {
             level: self.value("level", LevelFilter::Info, level, |level| level.as_str().to_ascii_lowercase()),
+            is_json: self.plain("format", "text".to_owned(), format) == "json",
             file: Some(self.path("file", "")).filter(|path| !path.as_os_str().is_empty()),
         };
         Config {
@@ -68,6 +75,7 @@ impl Reader<'_> {
             fetch_details: fetch == "auto",
             reconcile,
             admin_listen,
+            notify,
             log,
             effective: std::mem::take(&mut self.effective),
             secrets: std::mem::take(&mut self.secrets),
@@ -76,16 +84,7 @@ impl Reader<'_> {
 
     fn wecom(&mut self) -> Wecom {
         self.section = "wecom";
-        let corp_id = self.plain("corp_id", String::new(), |text| {
-            let fits = |b| u8::is_ascii_alphanumeric(&b) || b == b'_' || b == b'-';
-            if text.is_empty() || !text.bytes().all(fits) {
-                return Err("is not a corp id (企业ID)".into());
-            }
-            if credential::is_placeholder(text) {
-                return Err("is a placeholder; copy 企业ID from 我的企业 in the admin console".into());
-            }
-            Ok(text.to_owned())
-        });
+        let corp_id = self.plain("corp_id", String::new(), corp_id);
         if self.line_of("wecom", "corp_id") == 0 {
             self.missing("corp_id", "copy 企业ID from 我的企业 in the admin console");
         }
@@ -93,39 +92,45 @@ impl Reader<'_> {
         let app_secret = self.secret("app_secret", |_| Ok(()));
         if let (Some(contacts), Some(app)) = (&contacts_secret, &app_secret)
             && contacts.expose() == app.expose()
+            && !app.expose().is_empty()
         {
             let what = "[wecom] app_secret and contacts_secret are the same; one is of the app, the other of 通讯录同步";
             self.error(0, what);
         }
+        let api_base = self.plain("api_base", "https://qyapi.weixin.qq.com".into(), values::base_url);
+        let (ca_file, authorities) = self.ca_file();
         Wecom {
             corp_id,
             contacts_secret,
             app_secret,
-            api_base: self.plain("api_base", "https://qyapi.weixin.qq.com".into(), values::base_url),
-            authorities: self.ca_file(),
+            api_base,
+            ca_file,
+            authorities,
             proxy: self.proxy(),
             timeout: self.duration("timeout", SECOND * 10, SECOND..=MINUTE),
             calls_per_minute: self.number("calls_per_minute", 5000, 1..=1_000_000),
         }
     }
 
-    fn ca_file(&mut self) -> Vec<Vec<u8>> {
+    fn ca_file(&mut self) -> (Option<PathBuf>, Vec<Vec<u8>>) {
         let path = self.path("ca_file", "");
         if path.as_os_str().is_empty() {
-            return Vec::new();
+            return (None, Vec::new());
         }
         let certificates = match (self.surroundings.read_file)(&path) {
             Ok(pem) => certificates(&pem),
+            Err(_) if !self.surroundings.needs_secrets => Ok(Vec::new()),
             Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
                 Err("is not PEM (openssl x509 -inform der -in FILE makes it so)".into())
             }
             Err(error) => Err(format!("cannot be read: {error}")),
         };
-        certificates.unwrap_or_else(|what| {
+        let certificates = certificates.unwrap_or_else(|what| {
             let line = self.line_of("wecom", "ca_file");
             self.error_of(line, "ca_file", &format!("{} {what}", path.display()));
             Vec::new()
-        })
+        });
+        (Some(path), certificates)
     }
 
     fn proxy(&mut self) -> Proxy {
@@ -149,8 +154,10 @@ impl Reader<'_> {
             size @ 0x400..=0x0100_0000 => Ok(size),
             _ => Err("is not from 1KiB to 16MiB".into()),
         };
+        let listen = self.plain("listen", ([127, 0, 0, 1], 8080).into(), values::address);
         Callback {
-            listen: self.plain("listen", ([127, 0, 0, 1], 8080).into(), values::address),
+            listen,
+            is_listen_set: self.line_of("callback", "listen") != 0,
             path: self.plain("path", "/callback".into(), values::url_path),
             keys: self.keys(),
             previous: self.previous(),
@@ -166,7 +173,7 @@ impl Reader<'_> {
         self.sections.iter().find(|(name, _)| name == "callback.app")?;
         self.section = "callback.app";
         let path = self.plain("path", String::new(), values::url_path);
-        if path.is_empty() {
+        if self.line_of("callback.app", "path") == 0 {
             self.missing("path", "the path of the app's own callback URL, such as /app");
         }
         let (keys, previous) = (self.keys(), self.previous());
@@ -179,10 +186,12 @@ impl Reader<'_> {
     }
 
     fn check_paths(&mut self, callback: &Callback, app: Option<&AppCallback>) {
-        if app.is_some_and(|app| app.path == callback.path) {
+        let are_valid = self.is_valid("callback", "path") && self.is_valid("callback.app", "path");
+        if are_valid && app.is_some_and(|app| app.path == callback.path) {
             self.error(0, "[callback.app] path: must differ from that of [callback]");
         }
         if let Some(probe) = &callback.probe_path
+            && are_valid
             && (callback.path == *probe || app.is_some_and(|app| app.path == *probe))
         {
             let what =
@@ -192,12 +201,17 @@ impl Reader<'_> {
     }
 
     fn keys(&mut self) -> Keys {
-        let errors = self.errors.len();
         let token = self.secret("token", is_token);
         let encoding_aes_key = self.secret("encoding_aes_key", is_aes_key);
-        if self.errors.len() == errors && (token.is_none() || encoding_aes_key.is_none()) {
-            let key = if token.is_none() { "token" } else { "encoding_aes_key" };
-            self.missing(key, "copy it from where the callback URL is set in the admin console");
+        for key in ["token", "encoding_aes_key"] {
+            let key_file = format!("{key}_file");
+            if self.surroundings.needs_secrets
+                && [key, &key_file].iter().all(|key| self.line_of(self.section, key) == 0)
+            {
+                let remedy = "copy it from where the callback URL is set in the admin console, or let \
+                              `wecom-dirsync init` generate both keys";
+                self.missing(key, remedy);
+            }
         }
         Keys { token: token.unwrap_or_default(), encoding_aes_key: encoding_aes_key.unwrap_or_default() }
     }
@@ -225,24 +239,53 @@ impl Reader<'_> {
             retry_max: self.duration("retry_max", DAY, SECOND..=DAY * 30),
             recheck_after: self.duration("recheck_after", Duration::ZERO, Duration::ZERO..=YEAR * 100),
         };
-        if openid.retry_first > openid.retry_max {
+        let are_valid = ["retry_first", "retry_max"].iter().all(|key| self.is_valid("openid", key));
+        if are_valid && openid.retry_first > openid.retry_max {
             self.error(0, "[openid] retry_first is longer than retry_max; make it shorter");
         }
         openid
     }
 
-    /// Only checks `[notify]`: its settings have no effect in this version.
-    fn notify(&mut self) {
+    fn notify(&mut self) -> Notify {
         self.section = "notify";
         let any = |text: &str| Ok(text.to_owned());
-        self.value("on_change_command", String::new(), any, |text| redact_urls(text));
-        self.secret("robot_webhook", |_| Ok(()));
-        let url = self.value("heartbeat_url", String::new(), any, |text| redact_url(text));
-        if !url.is_empty() {
-            self.keep("heartbeat_url", self.file.to_owned(), url);
+        let command = self.value("on_change_command", String::new(), any, |text| redact_urls(text));
+        Notify {
+            on_change_command: Some(command).filter(|command| !command.is_empty()),
+            robot_webhook: self.secret("robot_webhook", is_robot),
+            webhook_url: self.secret("webhook_url", is_url),
+            heartbeat_url: self.secret("heartbeat_url", is_url),
+            heartbeat_every: self.duration("heartbeat_every", MINUTE, SECOND..=DAY),
+            oldest_pending_over: self.duration("oldest_pending_over", Duration::ZERO, Duration::ZERO..=YEAR),
+            no_event_for: self.duration("no_event_for", Duration::ZERO, Duration::ZERO..=YEAR),
         }
-        self.duration("heartbeat_every", MINUTE, SECOND..=DAY);
     }
+}
+
+fn is_url(text: &str) -> Result<(), String> {
+    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    let has_host = rest.is_some_and(|rest| !rest.is_empty() && !rest.starts_with(['/', '?', '#', ':']));
+    has_host.then_some(()).ok_or("is not a URL such as https://example.com/path".into())
+}
+
+/// A robot's URL, or only the key in it.
+fn is_robot(text: &str) -> Result<(), String> {
+    if text.contains("://") { is_url(text) } else { Ok(()) }
+}
+
+/// A corp id as WeCom issues them. An error completes "VALUE ..".
+pub(crate) fn corp_id(text: &str) -> Result<String, String> {
+    let fits = |b| u8::is_ascii_alphanumeric(&b) || b == b'_' || b == b'-';
+    if text.is_empty() {
+        return Err("is empty; copy 企业ID from 我的企业 > 企业信息 in the admin console".into());
+    }
+    if !text.bytes().all(fits) {
+        return Err("is not a corp id (企业ID), such as ww0123456789abcdef".into());
+    }
+    if credential::is_placeholder(text) {
+        return Err("is a placeholder; copy 企业ID from 我的企业 in the admin console".into());
+    }
+    Ok(text.to_owned())
 }
 
 fn is_token(text: &str) -> Result<(), String> {

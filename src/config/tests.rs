@@ -16,12 +16,13 @@ fn parse(text: &str) -> Result<Config, Vec<String>> {
     let files = HashMap::from([("/etc/w/s", "hush\n"), ("/etc/w/bad", "short")]);
     let surroundings = Surroundings {
         credentials_directory: None,
+        needs_secrets: true,
         read_file: Box::new(move |path| {
             let found = path.to_str().and_then(|path| files.get(path));
             found.map(|text| (*text).to_owned()).ok_or_else(|| std::io::ErrorKind::NotFound.into())
         }),
     };
-    Config::parse(text, Path::new("/etc/w/sync.ini"), &surroundings).map_err(|error| error.0)
+    Config::parse(text, Path::new("/etc/w/sync.ini"), &surroundings).map_err(|error| error.lines)
 }
 
 #[test]
@@ -84,6 +85,7 @@ fn credentials_of_the_service_manager_come_first() {
     std::fs::write(folder.path().join("app"), "from-systemd\n").unwrap();
     let surroundings = Surroundings {
         credentials_directory: Some(folder.path().to_owned()),
+        needs_secrets: true,
         read_file: Box::new(|path| std::fs::read_to_string(path)),
     };
     let text = good("").replace("corp_id = ww1", "corp_id = ww1\napp_secret_file = app");

@@ -80,7 +80,7 @@ impl Config {
                 ),
             );
         }
-        warn(true, "without effect in this version: [retention], [notify]");
+        warn(true, "without effect in this version: [retention]");
         warnings
     }
 

@@ -15,7 +15,7 @@ use crate::store::{Connection, StoreError, Writer};
 use crate::unix_time::unix_now;
 use crate::wecom::api::circuit_breaker::{Pause, Scope};
 use crate::wecom::api::network::Network;
-use crate::wecom::api::{Api, ApiObserver, CallRecord, Client, Settings};
+use crate::wecom::api::{Api, ApiObserver, CallRecord, Client, Reloadable, Settings};
 use crate::wecom::clock::SharedClock;
 use crate::wecom::redact::{Redactor, secrets_of_url};
 
@@ -127,15 +127,23 @@ pub(crate) fn client(
     metrics: &Arc<Metrics>,
     shutdown: &Shutdown,
 ) -> Result<Client<ApiRecorder>, StartError> {
+    let reporter = ClockReporter::new(writer.clone());
+    let settings = settings(config, SharedClock::new(move |estimate| reporter.report(estimate)))?;
+    let recorder = ApiRecorder { writer: writer.clone(), metrics: Arc::clone(metrics) };
+    let client = Client::new(settings, recorder, shutdown.clone());
+    client.called_before(last_minute(writer));
+    Ok(client)
+}
+
+/// The settings of calls to WeCom's API. [`StartError::Config`]: the proxy is not usable.
+pub(crate) fn settings(config: &Config, clock: SharedClock) -> Result<Settings, StartError> {
     let proxy = config.wecom.chosen_proxy(|name| std::env::var(name).ok()).map_err(StartError::Config)?;
     let proxy = proxy.as_ref().map(|proxy| proxy.url.expose());
-    let network = Network::new(&config.wecom.api_base, proxy, config.wecom.authorities.clone());
     let secrets = config.secrets().into_iter().chain(proxy.iter().flat_map(|url| secrets_of_url(url)));
     let text = |secret: &Option<Secret>| secret.as_ref().map(|secret| secret.expose().to_owned());
-    let reporter = ClockReporter::new(writer.clone());
-    let settings = Settings {
+    Ok(Settings {
         api_base: config.wecom.api_base.clone(),
-        network: network.map_err(|what| StartError::Config(format!("the proxy {what}")))?,
+        network: network(config, &config.wecom.api_base)?,
         corp_id: config.wecom.corp_id.clone(),
         app_secret: text(&config.wecom.app_secret),
         contacts_secret: text(&config.wecom.contacts_secret),
@@ -143,12 +151,30 @@ pub(crate) fn client(
         timeout: config.wecom.timeout,
         calls_per_minute: config.wecom.calls_per_minute,
         max_concurrent_calls: config.openid.max_concurrent_calls,
-        clock: SharedClock::new(move |estimate| reporter.report(estimate)),
-    };
-    let recorder = ApiRecorder { writer: writer.clone(), metrics: Arc::clone(metrics) };
-    let client = Client::new(settings, recorder, shutdown.clone());
-    client.called_before(last_minute(writer));
-    Ok(client)
+        clock,
+    })
+}
+
+/// The way to a URL: by the proxy for WeCom's API, unless `NO_PROXY` exempts its host. [`StartError::Config`]: the proxy is
+/// not usable.
+pub(crate) fn network(config: &Config, url: &str) -> Result<Network, StartError> {
+    let variable = |name: &str| std::env::var(name).ok();
+    let proxy = config.wecom.proxy_for(url, variable).map_err(StartError::Config)?;
+    let proxy = proxy.as_ref().map(|proxy| proxy.url.expose());
+    let network = Network::new(url, proxy, config.wecom.authorities.clone());
+    network.map_err(|what| StartError::Config(format!("the proxy {what}")))
+}
+
+/// The settings of the client that a reload replaces.
+pub(crate) fn reloadable(config: &Config) -> Reloadable {
+    let text = |secret: &Option<Secret>| secret.as_ref().map(|secret| secret.expose().to_owned());
+    Reloadable {
+        app_secret: text(&config.wecom.app_secret),
+        contacts_secret: text(&config.wecom.contacts_secret),
+        redacted: config.secrets(),
+        calls_per_minute: config.wecom.calls_per_minute,
+        max_concurrent_calls: config.openid.max_concurrent_calls,
+    }
 }
 
 /// Calls of the last minute and their age. They count for WeCom's limit, whichever process made them.

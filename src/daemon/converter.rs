@@ -28,11 +28,24 @@ const MAX_NAMED: usize = 10_000;
 /// Converts the members that are due; other threads add members that events name.
 pub(crate) struct Converter {
     shared: Shared,
+    settings: Mutex<Settings>,
+    inbox: Mutex<Inbox>,
+    wakeup: Wakeup,
+}
+
+/// Settings that a reload replaces.
+#[derive(Debug, Clone, Copy)]
+struct Settings {
     backoff: Backoff,
     /// Age at which an openid is requested again; zero: never.
     recheck_after: Duration,
-    inbox: Mutex<Inbox>,
-    wakeup: Wakeup,
+}
+
+impl Settings {
+    fn of(openid: &config::Openid) -> Self {
+        let backoff = Backoff { first: openid.retry_first, max: openid.retry_max };
+        Self { backoff, recheck_after: openid.recheck_after }
+    }
 }
 
 /// News from other threads, until the dispatcher takes them.
@@ -54,11 +67,20 @@ impl Converter {
     pub(super) fn new(settings: &config::Openid, shared: &Shared, wakeup: &Wakeup) -> Self {
         Self {
             shared: shared.clone(),
-            backoff: Backoff { first: settings.retry_first, max: settings.retry_max },
-            recheck_after: settings.recheck_after,
+            settings: Mutex::new(Settings::of(settings)),
             inbox: Mutex::default(),
             wakeup: wakeup.clone(),
         }
+    }
+
+    /// Uses other settings from the next attempt on.
+    pub(super) fn reload(&self, settings: &config::Openid) {
+        *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = Settings::of(settings);
+        self.check();
+    }
+
+    fn settings(&self) -> Settings {
+        *self.settings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Converts these members before all others.
@@ -87,8 +109,9 @@ impl Converter {
 
     fn due(&self) -> Due {
         let seconds = |wait: Duration| i64::try_from(wait.as_secs()).unwrap_or(i64::MAX);
-        let (now, age) = (unix_now(), seconds(self.recheck_after));
-        let longest = seconds(self.backoff.max.saturating_add(Duration::from_secs(60)));
+        let Settings { backoff, recheck_after } = self.settings();
+        let (now, age) = (unix_now(), seconds(recheck_after));
+        let longest = seconds(backoff.max.saturating_add(Duration::from_secs(60)));
         Due { now, latest: now.plus(longest), recheck_before: (age > 0).then(|| now.plus(-age)) }
     }
 
@@ -99,7 +122,7 @@ impl Converter {
         calls: Vec<ApiCall>,
     ) -> Result<Outcome, StoreError> {
         log::debug!("conversion userid={} outcome={}", claim.userid, in_short(&outcome));
-        let (claim, backoff, random) = (claim.clone(), self.backoff, fastrand::f64());
+        let (claim, backoff, random) = (claim.clone(), self.settings().backoff, fastrand::f64());
         let clock = self.shared.client.clock();
         let (answered_at, moment) = (clock.estimate().now, clock.moment());
         // An outdated answer does not count: the event that named the member during the call has it converted again.

@@ -77,11 +77,7 @@ impl Claim for DetailsClaim {
 }
 
 impl Details {
-    pub(super) fn new(
-        shared: &Shared,
-        reader: &Connection,
-        wakeup: &Wakeup,
-    ) -> Result<Self, crate::store::Error> {
+    pub(super) fn new(shared: &Shared, reader: &Connection, wakeup: &Wakeup) -> crate::store::Result<Self> {
         Ok(Self {
             shared: shared.clone(),
             // An operator who restarts the daemon may have granted the permission.

@@ -101,7 +101,11 @@ mod tests {
     use crate::gate::RequestSummary;
 
     fn observer() -> GateObserver {
-        GateObserver::new(Arc::new(Refusals::new(vec!["/callback".into()])), Arc::default(), Arc::default())
+        GateObserver::new(
+            Arc::new(Refusals::new(vec!["/callback".into()], Arc::default())),
+            Arc::default(),
+            Arc::default(),
+        )
     }
 
     fn refused(refusal: Refusal, method: &str, path: &str, is_signed: bool) -> RefusedRequest {

@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use rustix::fs::OFlags;
 
 use super::StartError;
+use crate::store::StoreError;
 use crate::store::file::{beside, flags, is_trusted, open_for_good, set_mode, try_lock};
-use crate::store::{StoreError, holders};
+use crate::store::holders::{self, Holder};
 
 /// The lock file is no symbolic link, and opening it never blocks.
 const FLAGS: OFlags = OFlags::NOFOLLOW.union(OFlags::NONBLOCK);
@@ -25,7 +26,9 @@ pub(crate) fn lock(database: &Path) -> Result<File, StartError> {
             return Ok(file);
         }
         let holders = holders::of_file(&path);
-        if holders.is_empty() || holders.iter().any(is_trusted) {
+        // The sandbox of a unit hides the processes of others, root's included (ProtectProc=invisible).
+        let may_be_trusted = |holder: &Holder| holder.uid.is_none() || is_trusted(holder);
+        if holders.is_empty() || holders.iter().any(may_be_trusted) {
             break;
         }
         let who = holders::list(&holders);

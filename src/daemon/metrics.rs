@@ -8,6 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use prometheus::{IntCounterVec, IntGaugeVec, Opts, Registry};
 
 use super::hour::LastHour;
+use super::refusals::advice;
 use crate::store::EventOutcome;
 use crate::store::state::PauseState;
 use crate::wecom::api::errcode::Reason;
@@ -68,6 +69,7 @@ pub(crate) struct Metrics {
     callbacks: IntCounterVec,
     events: IntCounterVec,
     api_calls: IntCounterVec,
+    refusals: IntCounterVec,
     paused: IntGaugeVec,
     errcodes: Mutex<HashSet<(&'static str, Option<i64>)>>,
     pauses: Mutex<Vec<PauseState>>,
@@ -101,11 +103,20 @@ impl Default for Metrics {
             "Calls of WeCom's API, by errcode; none: without an answer that could be read.",
             &["api", "errcode"],
         );
+        let refusals = counter(
+            "wecom_dirsync_refusals_total",
+            "Refused requests to the callback listener, by cause.",
+            &["cause"],
+        );
+        for advice in advice::ALL {
+            refusals.with_label_values(&[advice.cause]);
+        }
         let help = "Whether calls of WeCom's API are paused for this reason.";
         let paused = valid(IntGaugeVec::new(Opts::new("wecom_dirsync_api_paused", help), &["reason"]));
         valid(registry.register(Box::new(paused.clone())));
         let (errcodes, pauses, unavailable) = Default::default();
-        let metrics = Self { registry, callbacks, events, api_calls, paused, errcodes, pauses, unavailable };
+        let metrics =
+            Self { registry, callbacks, events, api_calls, refusals, paused, errcodes, pauses, unavailable };
         metrics.set_pauses(Vec::new());
         metrics
     }
@@ -131,6 +142,11 @@ impl Metrics {
         let name = if change_type.is_empty() { event } else { change_type };
         let name = EVENTS.into_iter().find(|known| *known == name).unwrap_or(OTHER);
         self.events.with_label_values(&[name, outcome.as_str()]).inc();
+    }
+
+    /// Counts a refused request; `cause` is one of [`advice::ALL`].
+    pub(crate) fn refused(&self, cause: &str) {
+        self.refusals.with_label_values(&[cause]).inc();
     }
 
     /// Counts an API call; `None`: it had no readable answer.
@@ -205,6 +221,7 @@ mod tests {
         let calls = |errcode| metrics.api_calls.with_label_values(&["user/get", errcode]).get();
         assert_eq!((calls("7"), calls("199"), calls("other")), (2, 1, 801));
         let series: usize = metrics.registry.gather().iter().map(|family| family.get_metric().len()).sum();
-        assert_eq!(series, RESULTS.len() + Reason::ALL.len() + 1 + MAX_ERRCODES + 1);
+        let fixed = RESULTS.len() + Reason::ALL.len() + advice::ALL.len();
+        assert_eq!(series, fixed + 1 + MAX_ERRCODES + 1);
     }
 }

@@ -8,6 +8,7 @@ pub(crate) mod api_observer;
 pub mod callbacks;
 mod calls;
 pub(crate) mod clock_reporter;
+mod commit_probe;
 pub(crate) mod control;
 pub(crate) mod converter;
 pub(crate) mod details;
@@ -16,13 +17,15 @@ pub(crate) mod hour;
 mod lockfile;
 pub(crate) mod log_limiter;
 pub(crate) mod metrics;
+mod notify;
 pub(crate) mod reconciler;
 pub(crate) mod refusals;
+pub(crate) mod service_manager;
 pub(crate) mod threads;
 pub(crate) mod wakeup;
 
 use std::fs::File;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -35,6 +38,7 @@ use crate::store::openids::ApiCall;
 use crate::store::state::{self, DAEMON, PAUSES, RECONCILE_PROGRESS, RunningDaemon, STOPPED};
 use crate::store::writer::WriterThread;
 use crate::store::{Connection, StoreError, Writer, open_reader, open_writer};
+use crate::system_error::{Operation, explain};
 use crate::unix_time::unix_now;
 use crate::wecom::api::Client;
 use admin::Admin;
@@ -45,8 +49,10 @@ pub(crate) use calls::MemberCalls;
 use control::{Control, ControlEndpoint};
 pub(crate) use lockfile::{is_running, lock};
 use metrics::Metrics;
-use reconciler::Reconciler;
+use notify::Notifier;
 use reconciler::triggers::ReconcileTriggers;
+use reconciler::{ReconcileSettings, Reconciler};
+use service_manager::Supervision;
 use threads::Threads;
 
 /// Longest interval between checks of the database for due work: the clock may be set.
@@ -71,7 +77,7 @@ pub enum StartError {
     )]
     Taken(PathBuf),
     /// The callback listener's address is not usable.
-    #[error("cannot listen on {address}: {error}; is something else using this port? ([callback] listen)")]
+    #[error("cannot listen on {address} ([callback] listen): {}", explain(Operation::Listen, .error))]
     Listen {
         /// The address in the configuration.
         address: SocketAddr,
@@ -80,7 +86,7 @@ pub enum StartError {
     },
     /// The admin listener's address is not usable.
     #[error(
-        "cannot listen on {address}: {error}; set [admin] listen to another address, or leave it empty to do without the admin listener"
+        "cannot listen on {address} ([admin] listen): {}; or leave it empty to do without the admin listener", explain(Operation::Listen, .error)
     )]
     ListenAdmin {
         /// The address in the configuration.
@@ -150,17 +156,21 @@ pub struct Daemon {
     shared: Shared,
     callbacks: Callbacks,
     calls: MemberCalls,
+    reconcile: ReconcileSettings,
     /// Of the parts that call WeCom, and of the refusals.
     threads: Threads,
     control: Option<Control>,
     admin: Option<Admin>,
+    notifier: Option<Notifier>,
+    supervision: Supervision,
     writer_thread: WriterThread,
     _lock: File,
 }
 
 impl Daemon {
     /// Starts all parts; callbacks are answered when it returns.
-    pub fn start(config: &Config) -> Result<Self, StartError> {
+    /// `socket`: the callback listener that was handed over, instead of `[callback] listen`.
+    pub fn start(config: &Config, socket: Option<TcpListener>) -> Result<Self, StartError> {
         let endpoints = callbacks::endpoints(config)?;
         let database = &config.database;
         recognise(&database.path)?;
@@ -184,10 +194,13 @@ impl Daemon {
         let shared = Shared::new(config, writer)?;
         let mut threads = Threads::default();
         let calls = MemberCalls::start(config, &shared, &mut threads)?;
-        let can_compare = Reconciler::start(&config.reconcile, &shared, &calls, &mut threads)?;
+        let reconcile = ReconcileSettings::new(&config.reconcile);
+        let can_compare = Reconciler::start(&reconcile, &shared, &calls, &mut threads)?;
         let control = control.map(|control| control.start(&shared, &calls, can_compare)).transpose()?;
         let reserved = admin.as_ref().map_or(0, |_| admin::DESCRIPTORS);
-        let callbacks = Callbacks::start(config, endpoints, (&shared, &calls), reserved, &mut threads)?;
+        let mut callbacks =
+            Callbacks::start(config, (endpoints, socket), (&shared, &calls), reserved, &mut threads)?;
+        let notifier = Notifier::start(config, &shared, &mut threads)?;
         let compares = can_compare && config.reconcile.enabled;
         let admin =
             admin.map(|listener| Admin::start(listener, &shared, &callbacks, compares)).transpose()?;
@@ -195,7 +208,45 @@ impl Daemon {
         if let Err(error) = record_listeners(&shared.writer, running) {
             log::warn!("the addresses of the listeners could not be recorded: {error}");
         }
-        Ok(Self { shared, callbacks, calls, threads, control, admin, writer_thread, _lock: lock })
+        let supervision = Supervision::default();
+        supervision.start(&shared, callbacks.probes(), &mut threads)?;
+        Ok(Self {
+            shared,
+            callbacks,
+            calls,
+            reconcile,
+            threads,
+            control,
+            admin,
+            notifier,
+            supervision,
+            writer_thread,
+            _lock: lock,
+        })
+    }
+
+    /// Uses the settings of `config` that take effect without a restart, those of [`crate::config::reload`]. No request is
+    /// lost.
+    ///
+    /// # Errors
+    /// A key is not usable; nothing was changed.
+    pub fn reload(&self, config: &Config) -> Result<(), StartError> {
+        let endpoints = callbacks::endpoints(config)?;
+        self.shared.client.reload(api_observer::reloadable(config));
+        self.callbacks.reload(endpoints, config.callback.max_body);
+        if let Some(converter) = &self.calls.converter {
+            converter.reload(&config.openid);
+        }
+        self.reconcile.replace(&config.reconcile);
+        // Pauses may have ended.
+        self.calls.wake();
+        self.shared.triggers.wakeup.notify();
+        Ok(())
+    }
+
+    /// Shows this notice in the status line of the service manager, until the next call.
+    pub fn set_notice(&self, notice: Option<String>) {
+        self.supervision.set_notice(notice);
     }
 
     /// The address of the callback listener.
@@ -208,9 +259,9 @@ impl Daemon {
         self.admin.as_ref().map(Admin::address)
     }
 
-    /// Whether the gate or the writer has ended by itself.
+    /// Whether a thread that lives as long as the daemon has ended by itself.
     pub fn is_broken(&self) -> bool {
-        self.callbacks.is_broken() || self.writer_thread.is_finished()
+        self.callbacks.is_broken() || self.threads.has_ended() || self.writer_thread.is_finished()
     }
 
     /// Ends all parts within 5 s: accepted requests are answered, and calls of WeCom's API without an answer are due
@@ -225,7 +276,11 @@ impl Daemon {
             control.stop(deadline);
         }
         self.calls.wake();
+        self.supervision.wake();
         self.shared.triggers.wakeup.notify();
+        if let Some(notifier) = &self.notifier {
+            notifier.stop();
+        }
         self.callbacks.stop(deadline);
         // A call that waits for WeCom is left behind.
         self.threads.join_until(deadline.checked_sub(Duration::from_secs(1)).unwrap_or(deadline));

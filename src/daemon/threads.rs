@@ -22,6 +22,11 @@ impl Threads {
         Ok(())
     }
 
+    /// Whether a thread has ended.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.0.iter().any(JoinHandle::is_finished)
+    }
+
     /// Joins the threads that end before `deadline`, and leaves the others behind. Panics are logged.
     pub(crate) fn join_until(self, deadline: Instant) {
         for thread in self.0 {

@@ -1,4 +1,4 @@
-//! Sends callbacks as WeCom does: signed, each with new random bytes, over HTTP.
+//! Makes and sends callbacks as WeCom does: signed, each with new random bytes, over HTTP.
 
 use std::time::Duration;
 
@@ -6,11 +6,59 @@ use crate::wecom::callback::crypt::Crypt;
 use crate::wecom::callback::envelope::callback;
 use crate::wecom::query::url_encode;
 
-/// Sends callbacks to one URL. Errors state why no answer arrived.
-pub struct Sender {
+/// Makes the requests to one callback URL.
+pub struct Signer {
     url: String,
     crypt: Crypt,
     corp_id: String,
+}
+
+/// A signed request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// With the parameters of the signature.
+    pub url: String,
+    /// `None`: a GET.
+    pub body: Option<String>,
+}
+
+impl Signer {
+    /// `crypt` has the keys of the URL's receiver.
+    pub fn new(url: &str, crypt: Crypt, corp_id: &str) -> Self {
+        Self { url: url.to_owned(), crypt, corp_id: corp_id.to_owned() }
+    }
+
+    /// A verification request, as WeCom's console sends it when it saves a URL; `text` is its echostr.
+    pub fn verification(&self, text: &str) -> Result<Request, String> {
+        let encrypted = self.encrypt(text)?;
+        let url = format!("{}&echostr={}", self.signed(&encrypted), url_encode(&encrypted));
+        Ok(Request { url, body: None })
+    }
+
+    /// A POST with an event; `event` is its XML.
+    pub fn event(&self, event: &str) -> Result<Request, String> {
+        let encrypted = self.encrypt(event)?;
+        let body = Some(callback(&self.corp_id, &encrypted, ""));
+        Ok(Request { url: self.signed(&encrypted), body })
+    }
+
+    fn encrypt(&self, text: &str) -> Result<String, String> {
+        let mut random = [0; 16];
+        getrandom::fill(&mut random).map_err(|error| error.to_string())?;
+        self.crypt.encrypt(text.as_bytes(), random).ok_or_else(|| "the message is longer than 4 GiB".into())
+    }
+
+    fn signed(&self, encrypted: &str) -> String {
+        let (timestamp, nonce) = (crate::unix_time::unix_now().0.to_string(), fastrand::u32(..).to_string());
+        let signature = self.crypt.sign(&timestamp, &nonce, encrypted);
+        let separator = if self.url.contains('?') { '&' } else { '?' };
+        format!("{}{separator}msg_signature={signature}&timestamp={timestamp}&nonce={nonce}", self.url)
+    }
+}
+
+/// Sends callbacks to one URL. Errors state why no answer arrived.
+pub struct Sender {
+    signer: Signer,
     agent: ureq::Agent,
 }
 
@@ -25,36 +73,24 @@ impl Sender {
             .http_status_as_error(false)
             .proxy(None)
             .build();
-        Self { url: url.to_owned(), crypt, corp_id: corp_id.to_owned(), agent: agent.into() }
+        Self { signer: Signer::new(url, crypt, corp_id), agent: agent.into() }
     }
 
-    /// Sends a verification request, as WeCom's console does when it saves a URL; `text` is its echostr.
+    /// Sends [`Signer::verification`].
     pub fn verify(&self, text: &str) -> Result<Reply, String> {
-        let encrypted = self.encrypt(text)?;
-        let url = format!("{}&echostr={}", self.signed(&encrypted), url_encode(&encrypted));
-        self.read(self.agent.get(url).call())
+        self.exchange(self.signer.verification(text)?)
     }
 
-    /// Sends an event in a POST; `event` is its XML.
+    /// Sends [`Signer::event`].
     pub fn send(&self, event: &str) -> Result<Reply, String> {
-        let encrypted = self.encrypt(event)?;
-        let body = callback(&self.corp_id, &encrypted, "");
-        self.read(self.agent.post(self.signed(&encrypted)).content_type("text/xml").send(body))
+        self.exchange(self.signer.event(event)?)
     }
 
-    fn encrypt(&self, text: &str) -> Result<String, String> {
-        let mut random = [0; 16];
-        getrandom::fill(&mut random).map_err(|error| error.to_string())?;
-        self.crypt.encrypt(text.as_bytes(), random).ok_or_else(|| "the message is longer than 4 GiB".into())
-    }
-
-    fn signed(&self, encrypted: &str) -> String {
-        let (timestamp, nonce) = (crate::unix_time::unix_now().0.to_string(), fastrand::u32(..).to_string());
-        let signature = self.crypt.sign(&timestamp, &nonce, encrypted);
-        format!("{}?msg_signature={signature}&timestamp={timestamp}&nonce={nonce}", self.url)
-    }
-
-    fn read(&self, sent: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Result<Reply, String> {
+    fn exchange(&self, request: Request) -> Result<Reply, String> {
+        let sent = match request.body {
+            None => self.agent.get(request.url).call(),
+            Some(body) => self.agent.post(request.url).content_type("text/xml").send(body),
+        };
         let mut response = sent.map_err(|error| error.to_string())?;
         let body = response.body_mut().read_to_string().map_err(|error| error.to_string())?;
         Ok((response.status().as_u16(), body))

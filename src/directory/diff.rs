@@ -129,6 +129,17 @@ pub enum RowWrite {
     },
 }
 
+impl RowWrite {
+    /// The row after the write; `None` if there is none.
+    #[must_use]
+    pub fn row(&self) -> Option<&MemberRow> {
+        match self {
+            Self::Remove(_) => None,
+            Self::Create(row) | Self::Update { row, .. } | Self::Move { row, .. } => Some(row),
+        }
+    }
+}
+
 /// The change of a member's `details_state`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DetailsAction {

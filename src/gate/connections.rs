@@ -39,6 +39,10 @@ impl Connections {
         }
     }
 
+    pub(super) fn set_bound(&mut self, bound: usize) {
+        self.bound = bound;
+    }
+
     pub(super) fn open(&self) -> usize {
         self.slots.len() - self.free.len()
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use super::Shutdown;
+use super::Control;
 use super::connection::{Closed, Connection, Shared};
 use super::connections::Connections;
 use super::nonblocking::{FIRST_CONNECTION, FIRST_UPSTREAM, Interest, LISTENER, Poller, Token, WAKER};
@@ -39,7 +39,7 @@ pub(super) struct EventLoop {
     reduced: Option<(usize, Instant)>,
     /// When the paused listener accepts again.
     accept_pause: Option<Instant>,
-    shutdown: Arc<Shutdown>,
+    control: Arc<Control>,
 }
 
 impl Drop for EventLoop {
@@ -54,13 +54,13 @@ impl EventLoop {
         listener: TcpListener,
         shared: Shared,
         upstreams: Vec<Upstream>,
-        shutdown: Arc<Shutdown>,
+        control: Arc<Control>,
     ) -> io::Result<Self> {
         let poller = Poller::new()?;
         listener.set_nonblocking(true)?;
         let mut listener_interest = Interest::new();
         listener_interest.set(&poller, &listener, LISTENER, Interest::READ)?;
-        Interest::new().set(&poller, &shutdown.waker, WAKER, Interest::READ_ONCE)?;
+        Interest::new().set(&poller, &control.waker, WAKER, Interest::READ)?;
         let mut upstreams: Vec<_> = upstreams.into_iter().map(Some).collect();
         for (index, upstream) in upstreams.iter_mut().flatten().enumerate() {
             upstream.register(&poller, index)?;
@@ -76,7 +76,7 @@ impl EventLoop {
             buffer: vec![0; READ_SIZE],
             reduced: None,
             accept_pause: None,
-            shutdown,
+            control,
         })
     }
 
@@ -84,13 +84,19 @@ impl EventLoop {
     pub(super) fn run(&mut self) {
         let mut ready = Vec::new();
         loop {
-            let stop_at = self.shutdown.deadline.get().copied();
+            let stop_at = self.control.deadline.get().copied();
             let wake_at = [self.connections.earliest_deadline(), self.accept_pause, stop_at];
             let wake_at = wake_at.into_iter().flatten().min();
             let timeout = wake_at.map(|at| at.saturating_duration_since(Instant::now()));
             if let Err(error) = self.poller.wait(timeout, &mut ready) {
                 log::error!("gate: polling failed, callbacks are no longer received: {error}");
                 return;
+            }
+            if ready.contains(&WAKER) {
+                self.control.waker.reset();
+                self.shared.limits.max_body = self.control.max_body.load(Relaxed);
+                self.connections.set_bound(self.shared.limits.memory_bound());
+                self.control.answer_probe();
             }
             self.serve(&ready);
             let now = Instant::now();
@@ -106,7 +112,7 @@ impl EventLoop {
             let buffered = self.connections.buffered() + self.in_transit();
             self.shared.stats.buffered.store(buffered, Relaxed);
             self.shared.stats.open.store(self.connections.open(), Relaxed);
-            if let Some(deadline) = self.shutdown.deadline.get().copied() {
+            if let Some(deadline) = self.control.deadline.get().copied() {
                 self.stop_listening();
                 if self.connections.open() == 0 || deadline <= now {
                     return;

@@ -8,7 +8,7 @@
 //! - `event_loop` accepts clients, serves ready sockets, enforces deadlines and dispatches requests to the upstreams.
 //! - `connection` is the state machine of one client; `connections` holds all of them, their totals and the queue.
 //! - `request_reader` turns bytes into requests with `proxy_protocol`, `request_head` and `chunked`; no socket, no clock.
-//! - `upstream` and `response` are the side of tiny_http; `nonblocking` is epoll and socket I/O.
+//! - `upstream`, `server_probe` and `response` are the side of tiny_http; `nonblocking` is epoll and socket I/O.
 //! - `limits`, `routes`, `refusal`, `request_summary` and `stats` are what the daemon configures and observes.
 
 mod chunked;
@@ -24,12 +24,15 @@ mod request_reader;
 mod request_summary;
 mod response;
 mod routes;
+mod server_probe;
 mod stats;
 mod upstream;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -42,6 +45,7 @@ pub use request_head::{Head, PEER_HEADER, parse as parse_head};
 pub use request_summary::RequestSummary;
 pub use routes::Routes;
 pub(crate) use routes::without_slash;
+pub use server_probe::{SERVER_PROBE, ServerProbe};
 pub use stats::{GateSnapshot, GateStats, LatencySnapshot};
 pub use upstream::{Upstream, private_server};
 
@@ -49,15 +53,43 @@ pub use upstream::{Upstream, private_server};
 pub struct Gate {
     address: SocketAddr,
     stats: Arc<GateStats>,
-    shutdown: Arc<Shutdown>,
+    control: Arc<Control>,
     thread: JoinHandle<()>,
 }
 
-/// Request to the event loop to end.
-struct Shutdown {
+/// Requests of other threads to the event loop.
+struct Control {
     /// When the event loop ends at the latest; set once.
     deadline: OnceLock<Instant>,
+    /// As in [`Limits::max_body`], which it replaces in the next turn.
+    max_body: AtomicUsize,
+    /// Gets an answer in the next turn.
+    probe: Mutex<Option<SyncSender<()>>>,
     waker: Waker,
+}
+
+impl Control {
+    fn answer_probe(&self) {
+        if let Some(probe) = self.probe.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            // The prober may have given up.
+            let _ = probe.try_send(());
+        }
+    }
+}
+
+/// Asks the event loop for a sign of life.
+pub struct GateProbe(Arc<Control>);
+
+impl GateProbe {
+    /// Wakes the event loop, whose next turn sends one message.
+    pub fn send(&self) -> Receiver<()> {
+        let (answer, answered) = sync_channel(1);
+        *self.0.probe.lock().unwrap_or_else(PoisonError::into_inner) = Some(answer);
+        if let Err(error) = self.0.waker.wake() {
+            log::error!("gate: cannot wake the event loop: {error}");
+        }
+        answered
+    }
 }
 
 impl Gate {
@@ -75,11 +107,16 @@ impl Gate {
     ) -> io::Result<Self> {
         let address = listener.local_addr()?;
         let stats = Arc::new(GateStats::default());
-        let shutdown = Arc::new(Shutdown { deadline: OnceLock::new(), waker: Waker::new()? });
+        let control = Arc::new(Control {
+            deadline: OnceLock::new(),
+            max_body: AtomicUsize::new(limits.max_body),
+            probe: Mutex::default(),
+            waker: Waker::new()?,
+        });
         let shared = connection::Shared { routes, limits, stats: Arc::clone(&stats), observer };
-        let mut event_loop = EventLoop::new(listener, shared, upstreams, Arc::clone(&shutdown))?;
+        let mut event_loop = EventLoop::new(listener, shared, upstreams, Arc::clone(&control))?;
         let thread = std::thread::Builder::new().name("gate".into()).spawn(move || event_loop.run())?;
-        Ok(Self { address, stats, shutdown, thread })
+        Ok(Self { address, stats, control, thread })
     }
 
     /// The listening address, with the port that the system chose if 0 was asked for.
@@ -94,6 +131,20 @@ impl Gate {
         Arc::clone(&self.stats)
     }
 
+    /// Changes [`Limits::max_body`] for requests that have not begun.
+    pub fn set_max_body(&self, max_body: usize) {
+        self.control.max_body.store(max_body, Relaxed);
+        if let Err(error) = self.control.waker.wake() {
+            log::error!("gate: cannot wake the event loop: {error}");
+        }
+    }
+
+    /// A probe of the event loop.
+    #[must_use]
+    pub fn probe(&self) -> GateProbe {
+        GateProbe(Arc::clone(&self.control))
+    }
+
     /// Whether the thread has ended. It ends only after [`Gate::stop`], a polling error or a panic.
     #[must_use]
     pub fn is_finished(&self) -> bool {
@@ -104,8 +155,8 @@ impl Gate {
     /// closed after `grace`.
     pub fn stop(self, grace: Duration) {
         // Nothing else sets the deadline, because this consumes the handle.
-        let _ = self.shutdown.deadline.set(Instant::now() + grace);
-        if let Err(error) = self.shutdown.waker.wake() {
+        let _ = self.control.deadline.set(Instant::now() + grace);
+        if let Err(error) = self.control.waker.wake() {
             log::error!("gate: cannot wake the event loop to stop it: {error}");
             return;
         }

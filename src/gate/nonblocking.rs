@@ -57,8 +57,6 @@ impl Interest {
     pub(crate) const NONE: EventFlags = EventFlags::empty();
     pub(crate) const READ: EventFlags = EventFlags::IN;
     pub(crate) const WRITE: EventFlags = EventFlags::OUT;
-    /// Reported at one wait only.
-    pub(crate) const READ_ONCE: EventFlags = EventFlags::IN.union(EventFlags::ONESHOT);
 
     pub(crate) fn new() -> Self {
         Self(Self::NONE)

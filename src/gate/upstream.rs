@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use super::nonblocking::{FIRST_UPSTREAM, Interest, Output, Poller, read_available};
 use super::response::{self, Response};
+use super::server_probe::ServerProbe;
 
 /// Length of `sun_path` without its terminating zero, in bytes.
 const MAX_SOCKET_PATH: usize = 107;
@@ -137,6 +138,14 @@ pub struct Upstream {
 }
 
 impl Upstream {
+    /// Uses the connection for probes instead of clients' requests.
+    ///
+    /// # Errors
+    /// The socket cannot be made blocking.
+    pub fn into_probe(self) -> io::Result<ServerProbe> {
+        ServerProbe::new(self.stream)
+    }
+
     /// Whether the last request was sent completely and answered.
     pub(super) fn is_idle(&self) -> bool {
         self.exchange.is_none() && self.output.is_empty()

@@ -4,9 +4,10 @@
 
 use std::collections::BTreeMap;
 
-use rusqlite::{Connection, params};
 use serde_json::{Value as Json, json};
 
+use super::Result;
+use super::connection::{Connection, values};
 use super::state::{get_state, set_state};
 use crate::directory::UnixSeconds;
 
@@ -20,23 +21,23 @@ const NAMED: usize = 10;
 pub(crate) type Clashes = BTreeMap<String, Vec<String>>;
 
 /// Reads the unresolved clashes from `daemon_state`.
-pub(crate) fn clashes(connection: &Connection) -> rusqlite::Result<Clashes> {
+pub(crate) fn clashes(connection: &Connection) -> Result<Clashes> {
     let found = get_state(connection, CLASHES)?.map(|(_, clashes)| clashes);
     Ok(found.and_then(|clashes| serde_json::from_value(clashes).ok()).unwrap_or_default())
 }
 
 /// Present members with this openid, in order of userid.
-pub(crate) fn members_with(connection: &Connection, openid: &str) -> rusqlite::Result<Vec<String>> {
-    let mut statement = connection.prepare_cached(
+pub(crate) fn members_with(connection: &Connection, openid: &str) -> Result<Vec<String>> {
+    connection.rows(
         "SELECT userid FROM members WHERE openid = ?1 AND deleted_at IS NULL ORDER BY userid",
-    )?;
-    let found = statement.query_map([openid], |row| row.get(0))?;
-    found.collect()
+        values![openid],
+        |row| row.get(0),
+    )
 }
 
 /// Detects a clash after a member received this openid. The openid of each member is requested again once, when the member
 /// joins the clash, so that N members cost N calls.
-pub(super) fn look_for(connection: &Connection, openid: &str, now: UnixSeconds) -> rusqlite::Result<()> {
+pub(super) fn look_for(connection: &Connection, openid: &str, now: UnixSeconds) -> Result<()> {
     let members = members_with(connection, openid)?;
     if members.len() < 2 {
         return Ok(());
@@ -54,11 +55,11 @@ pub(super) fn look_for(connection: &Connection, openid: &str, now: UnixSeconds) 
         named(&added, before)
     );
     // A converted member with a next attempt is converted again then, independent of the age of its openid.
-    let mut make_due = connection.prepare_cached(
-        "UPDATE members SET openid_next_attempt_at = ?2 WHERE userid = ?1 AND deleted_at IS NULL",
-    )?;
     for userid in added {
-        make_due.execute(params![userid, now.0])?;
+        connection.execute(
+            "UPDATE members SET openid_next_attempt_at = ?2 WHERE userid = ?1 AND deleted_at IS NULL",
+            values![userid, now],
+        )?;
     }
     known.insert(openid.to_owned(), members);
     write(connection, &known, now)
@@ -75,7 +76,7 @@ fn named(added: &[&str], before: &[String]) -> String {
 }
 
 /// Removes resolved clashes, after members were deleted, renamed, respelled, or received other openids.
-pub(super) fn review(connection: &Connection, now: UnixSeconds) -> rusqlite::Result<()> {
+pub(super) fn review(connection: &Connection, now: UnixSeconds) -> Result<()> {
     let known = clashes(connection)?;
     let mut left = Clashes::new();
     for openid in known.keys() {
@@ -89,7 +90,7 @@ pub(super) fn review(connection: &Connection, now: UnixSeconds) -> rusqlite::Res
     if left == known { Ok(()) } else { write(connection, &left, now) }
 }
 
-fn write(connection: &Connection, clashes: &Clashes, now: UnixSeconds) -> rusqlite::Result<()> {
+fn write(connection: &Connection, clashes: &Clashes, now: UnixSeconds) -> Result<()> {
     let value = (!clashes.is_empty()).then(|| json!(clashes));
     set_state(connection, CLASHES, now, value.as_ref())
 }

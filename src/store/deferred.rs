@@ -5,9 +5,10 @@
 //! order of arrival, so the directory ends the same. A portion is deleted in the transaction that merges it, so a crash
 //! repeats none and loses none.
 
-use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::{Value as Json, json};
 
+use super::Result;
+use super::connection::{Connection, values};
 use super::events::{apply_tag_facts, is_void};
 use super::state;
 use crate::directory::clock::Moment;
@@ -19,16 +20,14 @@ pub(super) const MAX_AT_ONCE: usize = 256;
 const PORTION: usize = 64;
 
 /// Stores the content of a tag event, of WeCom's second `at`, for [`apply_portion`].
-pub(super) fn defer(
-    connection: &Connection,
-    tag: TagId,
-    at: UnixSeconds,
-    content: &TagEvent,
-) -> rusqlite::Result<()> {
-    let mut statement = connection
-        .prepare_cached("INSERT INTO deferred_facts (tag_id, second, content) VALUES (?1, ?2, ?3)")?;
-    let mut insert =
-        |portion: &Json| statement.execute(params![tag.0, at.0, portion.to_string()]).map(|_| ());
+pub(super) fn defer(connection: &Connection, tag: TagId, at: UnixSeconds, content: &TagEvent) -> Result<()> {
+    let insert = |portion: &Json| -> Result<()> {
+        connection.execute(
+            "INSERT INTO deferred_facts (tag_id, second, content) VALUES (?1, ?2, ?3)",
+            values![tag.0, at, portion.to_string()],
+        )?;
+        Ok(())
+    };
     for (name, userids) in
         [("added_members", &content.added_members), ("removed_members", &content.removed_members)]
     {
@@ -62,10 +61,7 @@ fn content(portion: &Json) -> TagEvent {
 
 /// Merges the first portion that waits, and deletes it. Returns the members without an openid that are due now; `None` if
 /// no portion waits.
-pub(crate) fn apply_portion(
-    connection: &Connection,
-    moment: Moment,
-) -> rusqlite::Result<Option<Vec<UserId>>> {
+pub(crate) fn apply_portion(connection: &Connection, moment: Moment) -> Result<Option<Vec<UserId>>> {
     let Some((id, tag, at, portion)) = first(connection)? else { return Ok(None) };
     let mut to_convert = Vec::new();
     match serde_json::from_str(&portion) {
@@ -80,7 +76,7 @@ pub(crate) fn apply_portion(
 }
 
 /// Deletes the first portion, which cannot be merged, and requests a comparison in its place.
-pub(crate) fn drop_portion(connection: &Connection, now: UnixSeconds) -> rusqlite::Result<()> {
+pub(crate) fn drop_portion(connection: &Connection, now: UnixSeconds) -> Result<()> {
     let Some((id, ..)) = first(connection)? else { return Ok(()) };
     delete(connection, id)?;
     state::request_reconcile(connection, "a part of a large event could not be applied", now)
@@ -88,14 +84,13 @@ pub(crate) fn drop_portion(connection: &Connection, now: UnixSeconds) -> rusqlit
 
 type StoredPortion = (i64, TagId, UnixSeconds, String);
 
-fn first(connection: &Connection) -> rusqlite::Result<Option<StoredPortion>> {
-    connection
-        .prepare_cached("SELECT id, tag_id, second, content FROM deferred_facts ORDER BY id LIMIT 1")?
-        .query_row([], |row| Ok((row.get(0)?, TagId(row.get(1)?), UnixSeconds(row.get(2)?), row.get(3)?)))
-        .optional()
+fn first(connection: &Connection) -> Result<Option<StoredPortion>> {
+    connection.row("SELECT id, tag_id, second, content FROM deferred_facts ORDER BY id LIMIT 1", &[], |row| {
+        Ok((row.get(0)?, TagId(row.get(1)?), UnixSeconds(row.get(2)?), row.get(3)?))
+    })
 }
 
-fn delete(connection: &Connection, id: i64) -> rusqlite::Result<()> {
-    connection.prepare_cached("DELETE FROM deferred_facts WHERE id = ?1")?.execute([id])?;
+fn delete(connection: &Connection, id: i64) -> Result<()> {
+    connection.execute("DELETE FROM deferred_facts WHERE id = ?1", values![id])?;
     Ok(())
 }

@@ -1,11 +1,11 @@
 //! Departments and tags: merging facts, and writing the rows.
 
-use rusqlite::{Connection, OptionalExtension, params};
-
+use super::Result;
 use super::changes::write_changes;
-use super::event_log::next_event;
+use super::connection::{Connection, values};
 use super::facts::{self, FactTable};
 use super::heal::{check_numbered, log_repairs};
+use super::ledger::next_event;
 use super::observations::{Observation, observe, tag_content};
 use crate::directory::clock::Moment;
 use crate::directory::entity::EntityState;
@@ -29,7 +29,7 @@ pub(super) trait NumberedTable: FactTable + Numbered {
         state: &EntityState<Self>,
         changed: bool,
         now: UnixSeconds,
-    ) -> rusqlite::Result<()>
+    ) -> Result<()>
     where
         Self: Sized;
 }
@@ -41,7 +41,7 @@ pub(super) fn add_numbered_fact<F: NumberedTable>(
     source: Source,
     fact: Fact<F>,
     moment: Moment,
-) -> rusqlite::Result<NumberedMerge<F>> {
+) -> Result<NumberedMerge<F>> {
     let known = plausible_numbered_facts::<F>(connection, id, source.second(), moment)?;
     let checked = check_numbered(connection, id, known, Some(moment.local))?;
     log_repairs(&checked.findings);
@@ -71,7 +71,7 @@ pub(super) fn plausible_numbered_facts<F: NumberedTable>(
     id: u32,
     next: UnixSeconds,
     moment: Moment,
-) -> rusqlite::Result<Vec<numbered::Record<F>>> {
+) -> Result<Vec<numbered::Record<F>>> {
     let known = facts::numbered_facts::<F>(connection, id)?;
     let restamped = moment.latest.and_then(|latest| numbered::restamped(&known, latest, next));
     let Some(restamped) = restamped else { return Ok(known) };
@@ -87,7 +87,7 @@ fn write_difference<F: NumberedTable>(
     id: u32,
     difference: &Difference<F>,
     now: UnixSeconds,
-) -> rusqlite::Result<()> {
+) -> Result<()> {
     if let Some(state) = &difference.row {
         F::write_row(connection, id, state, difference.changed, now)?;
     }
@@ -97,18 +97,13 @@ fn write_difference<F: NumberedTable>(
     write_changes(connection, &difference.changes, now)
 }
 
-pub(super) fn write_tag_department(
-    connection: &Connection,
-    tag: TagId,
-    id: u32,
-    within: bool,
-) -> rusqlite::Result<()> {
+pub(super) fn write_tag_department(connection: &Connection, tag: TagId, id: u32, within: bool) -> Result<()> {
     let sql = if within {
         "INSERT INTO tag_departments (tag_id, department_id) VALUES (?1, ?2) ON CONFLICT DO NOTHING"
     } else {
         "DELETE FROM tag_departments WHERE tag_id = ?1 AND department_id = ?2"
     };
-    connection.prepare_cached(sql)?.execute(params![tag.0, id])?;
+    connection.execute(sql, values![tag.0, id])?;
     Ok(())
 }
 
@@ -133,19 +128,15 @@ impl NumberedTable for DepartmentField {
         state: &EntityState<Self>,
         changed: bool,
         now: UnixSeconds,
-    ) -> rusqlite::Result<()> {
+    ) -> Result<()> {
         let number = |field| match state.fields.get(&field) {
             Some((_, Value::Int(number))) => Some(*number),
             _ => None,
         };
-        connection
-            .prepare_cached(
-                "INSERT INTO departments (id, name, parent_id, \"order\", created_at, updated_at, event_time, deleted_at)
+        connection.execute("INSERT INTO departments (id, name, parent_id, \"order\", created_at, updated_at, event_time, deleted_at)
                  VALUES (?1, ?2, ?3, ?4, ?5, ?5, ?6, ?7)
                  ON CONFLICT (id) DO UPDATE SET name = ?2, parent_id = ?3, \"order\" = ?4,
-                    updated_at = CASE WHEN ?8 THEN ?5 ELSE departments.updated_at END, event_time = ?6, deleted_at = ?7",
-            )?
-            .execute(params![
+                    updated_at = CASE WHEN ?8 THEN ?5 ELSE departments.updated_at END, event_time = ?6, deleted_at = ?7", values![
                 id,
                 text(state, Self::Name),
                 number(Self::ParentId),
@@ -170,16 +161,12 @@ impl NumberedTable for TagField {
         state: &EntityState<Self>,
         changed: bool,
         now: UnixSeconds,
-    ) -> rusqlite::Result<()> {
-        connection
-            .prepare_cached(
-                "INSERT INTO tags (id, name, created_at, updated_at, event_time, deleted_at, starts_at)
+    ) -> Result<()> {
+        connection.execute("INSERT INTO tags (id, name, created_at, updated_at, event_time, deleted_at, starts_at)
                  VALUES (?1, ?2, ?3, ?3, ?4, ?5, ?7)
                  ON CONFLICT (id) DO UPDATE SET name = ?2,
                     updated_at = CASE WHEN ?6 THEN ?3 ELSE tags.updated_at END, event_time = ?4, deleted_at = ?5,
-                    starts_at = ?7",
-            )?
-            .execute(params![
+                    starts_at = ?7", values![
                 id,
                 text(state, Self::Name),
                 now.0,
@@ -198,14 +185,13 @@ pub(super) fn tag_starts_at(
     connection: &Connection,
     tag: TagId,
     moment: Moment,
-) -> rusqlite::Result<Option<UnixSeconds>> {
-    let row: Option<(i64, Option<i64>)> = connection
-        .prepare_cached(
-            "SELECT starts_at, (SELECT second FROM tag_listings WHERE tag_id = tags.id) FROM tags
+) -> Result<Option<UnixSeconds>> {
+    let row: Option<(i64, Option<i64>)> = connection.row(
+        "SELECT starts_at, (SELECT second FROM tag_listings WHERE tag_id = tags.id) FROM tags
              WHERE id = ?1 AND deleted_at IS NULL",
-        )?
-        .query_row([tag.0], |row| Ok((row.get(0)?, row.get(1)?)))
-        .optional()?;
+        values![tag.0],
+        |row| Ok((row.get(0)?, row.get(1)?)),
+    )?;
     let is_plausible = |second: &i64| moment.latest.is_none_or(|latest| *second <= latest.0);
     Ok(row.map(|(starts_at, listed_at)| {
         UnixSeconds(listed_at.filter(is_plausible).map_or(starts_at, |at| at.max(starts_at)))
@@ -218,7 +204,7 @@ pub(super) fn tag_absent(
     tag: TagId,
     at: UnixSeconds,
     moment: Moment,
-) -> rusqlite::Result<NumberedMerge<TagField>> {
+) -> Result<NumberedMerge<TagField>> {
     // Before the tag's own fact, after which older memberships are void.
     let (members, departments) = tag_content(connection, tag)?;
     for userid in members {

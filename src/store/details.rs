@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
-use rusqlite::{Connection, OptionalExtension, params};
-
+use super::Result;
+use super::connection::{Connection, values};
 use super::observations::{Effect, observe_member};
 use crate::directory::clock::Moment;
 use crate::directory::{Fields, MemberField, UnixSeconds, UserId};
@@ -22,7 +22,7 @@ pub(crate) struct DetailsClaim {
 }
 
 /// Members whose details are due, those with the newest facts first.
-pub(crate) fn details_due(connection: &Connection, limit: usize) -> rusqlite::Result<Vec<DetailsClaim>> {
+pub(crate) fn details_due(connection: &Connection, limit: usize) -> Result<Vec<DetailsClaim>> {
     claims(
         connection,
         "SELECT userid, EXISTS (SELECT 1 FROM events WHERE subject = userid), details_revision FROM members
@@ -37,10 +37,10 @@ pub(crate) fn details_sample(
     connection: &Connection,
     limit: usize,
     mut random: impl FnMut(RangeInclusive<i64>) -> i64,
-) -> rusqlite::Result<Vec<DetailsClaim>> {
-    let (first, last): (Option<i64>, Option<i64>) = connection.query_row(
+) -> Result<Vec<DetailsClaim>> {
+    let (first, last): (Option<i64>, Option<i64>) = connection.one(
         "SELECT (SELECT min(rowid) FROM members), (SELECT max(rowid) FROM members)",
-        [],
+        &[],
         |row| Ok((row.get(0)?, row.get(1)?)),
     )?;
     let (Some(first), Some(last)) = (first, last) else { return Ok(Vec::new()) };
@@ -63,15 +63,14 @@ pub(crate) fn details_sample(
     Ok(found)
 }
 
-fn claims(connection: &Connection, sql: &str, parameter: i64) -> rusqlite::Result<Vec<DetailsClaim>> {
-    let mut statement = connection.prepare_cached(sql)?;
-    let mut rows = statement.query([parameter])?;
+fn claims(connection: &Connection, sql: &'static str, parameter: i64) -> Result<Vec<DetailsClaim>> {
     let mut found = Vec::new();
-    while let Some(row) = rows.next()? {
-        if let Ok(userid) = UserId::parse(row.get_ref(0)?.as_str()?) {
+    connection.for_each(sql, values![parameter], |row| {
+        if let Ok(userid) = UserId::parse(&row.text(0)?) {
             found.push(DetailsClaim { userid, is_named: row.get(1)?, revision: row.get(2)? });
         }
-    }
+        Ok(true)
+    })?;
     Ok(found)
 }
 
@@ -83,33 +82,30 @@ pub(crate) fn record_details(
     fields: &Fields<MemberField>,
     at: UnixSeconds,
     moment: Moment,
-) -> rusqlite::Result<Effect> {
+) -> Result<Effect> {
     let now = moment.local;
-    let row: Option<i64> = connection
-        .prepare_cached("SELECT details_revision FROM members WHERE userid = ?1 AND deleted_at IS NULL")?
-        .query_row([claim.userid.as_str()], |row| row.get(0))
-        .optional()?;
+    let row: Option<i64> = connection.row(
+        "SELECT details_revision FROM members WHERE userid = ?1 AND deleted_at IS NULL",
+        values![claim.userid.as_str()],
+        |row| row.get(0),
+    )?;
     let Some(revision) = row else { return Ok(Effect::default()) };
     let merge = observe_member(connection, &claim.userid, fields, at, moment)?;
     let state = if revision == claim.revision && !merge.is_unsettled { "known" } else { "due" };
-    connection
-        .prepare_cached("UPDATE members SET details_state = ?2, details_fetched_at = ?3 WHERE userid = ?1")?
-        .execute(params![claim.userid.as_str(), state, now.0])?;
+    connection.execute(
+        "UPDATE members SET details_state = ?2, details_fetched_at = ?3 WHERE userid = ?1",
+        values![claim.userid.as_str(), state, now.0],
+    )?;
     Ok(Effect::of(&merge.changes))
 }
 
 /// Records that WeCom does not show this member's fields.
-pub(crate) fn record_denied(
-    connection: &Connection,
-    claim: &DetailsClaim,
-    now: UnixSeconds,
-) -> rusqlite::Result<()> {
-    connection
-        .prepare_cached(
-            "UPDATE members SET details_state = 'denied', details_fetched_at = ?3
+pub(crate) fn record_denied(connection: &Connection, claim: &DetailsClaim, now: UnixSeconds) -> Result<()> {
+    connection.execute(
+        "UPDATE members SET details_state = 'denied', details_fetched_at = ?3
              WHERE userid = ?1 AND details_revision = ?2",
-        )?
-        .execute(params![claim.userid.as_str(), claim.revision, now.0])?;
+        values![claim.userid.as_str(), claim.revision, now.0],
+    )?;
     Ok(())
 }
 
@@ -120,19 +116,18 @@ pub(crate) fn move_details(
     (from, to): (&str, &str),
     after: &str,
     limit: usize,
-) -> rusqlite::Result<Option<String>> {
-    let mut statement = connection.prepare_cached(
+) -> Result<Option<String>> {
+    let mut found: Vec<String> = connection.rows(
         "SELECT userid FROM members WHERE userid > ?1 AND details_state = ?2 AND deleted_at IS NULL
          ORDER BY userid LIMIT ?3",
-    )?;
-    let found = statement
-        .query_map(params![after, from, i64::try_from(limit).unwrap_or(i64::MAX)], |row| row.get(0))?;
-    let mut found: Vec<String> = found.collect::<rusqlite::Result<_>>()?;
-    let mut update = connection.prepare_cached(
-        "UPDATE members SET details_state = ?2, details_revision = details_revision + 1 WHERE userid = ?1",
+        values![after, from, limit],
+        |row| row.get(0),
     )?;
     for userid in &found {
-        update.execute(params![userid, to])?;
+        connection.execute(
+            "UPDATE members SET details_state = ?2, details_revision = details_revision + 1 WHERE userid = ?1",
+            values![userid, to],
+        )?;
     }
     Ok(if found.len() == limit { found.pop() } else { None })
 }
@@ -146,11 +141,8 @@ mod tests {
         let db = open_in_memory().unwrap();
         for n in 0..known + due {
             let state = if n < known { "known" } else { "due" };
-            db.execute(
-                "INSERT INTO members (userid, openid_state, openid_next_attempt_at, openid_revision, details_state,
-                     created_at, updated_at, event_time) VALUES ('u' || ?1, 'pending', 7, 1, ?2, 0, 0, 0)",
-                params![i64::try_from(n).unwrap(), state],
-            )
+            db.execute("INSERT INTO members (userid, openid_state, openid_next_attempt_at, openid_revision, details_state,
+                     created_at, updated_at, event_time) VALUES ('u' || ?1, 'pending', 7, 1, ?2, 0, 0, 0)", values![i64::try_from(n).unwrap(), state])
             .unwrap();
         }
         db

@@ -6,9 +6,10 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-use rusqlite::{Connection, OptionalExtension};
 use serde_json::{Value as Json, json};
 
+use super::Result;
+use super::connection::Connection;
 use super::file::read_at_most;
 use super::state::{get_state, set_state};
 use crate::directory::UnixSeconds;
@@ -21,17 +22,13 @@ const REMEMBERED: usize = 16;
 const MAX_LENGTH: usize = 4096;
 
 /// The epoch of this database; `None` before the first start of a daemon.
-pub(crate) fn epoch(connection: &Connection) -> rusqlite::Result<Option<String>> {
+pub(crate) fn epoch(connection: &Connection) -> Result<Option<String>> {
     Ok(get_state(connection, EPOCH)?.and_then(|(_, epoch)| epoch.as_str().map(str::to_owned)))
 }
 
 /// The highest change number, of stored and of pruned changes.
-pub(crate) fn last_change(connection: &Connection) -> rusqlite::Result<i64> {
-    let last = connection
-        .prepare_cached("SELECT seq FROM sqlite_sequence WHERE name = 'changes'")?
-        .query_row([], |row| row.get(0))
-        .optional()?;
-    Ok(last.unwrap_or(0))
+pub(crate) fn last_change(connection: &Connection) -> Result<i64> {
+    Ok(connection.ledger()?.last_change)
 }
 
 /// The content of the lock file: the highest change number of each epoch, the latest epoch first.
@@ -75,12 +72,7 @@ pub struct HighWaterMark {
 impl HighWaterMark {
     /// Compares the database with the lock file; begins a new epoch, named by `random`, if the database has none or is an
     /// older copy.
-    pub fn open(
-        connection: &Connection,
-        file: File,
-        now: UnixSeconds,
-        random: u64,
-    ) -> rusqlite::Result<Self> {
+    pub fn open(connection: &Connection, file: File, now: UnixSeconds, random: u64) -> Result<Self> {
         let marks = Marks::parse(&read(&file));
         let last = last_change(connection)?;
         let known = epoch(connection)?;
@@ -171,14 +163,14 @@ pub(super) fn to_json(epoch: Option<&str>) -> Json {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::connection::values;
     use crate::store::open::open_in_memory;
 
     const NOW: UnixSeconds = UnixSeconds(1);
 
     fn database(last: i64) -> Connection {
         let db = open_in_memory().unwrap();
-        db.execute("INSERT INTO changes (seq, at, entity, key, action, fields) VALUES (?1, 0, 'tag', '1', 'created', '{}')", [last])
-            .unwrap();
+        db.execute("UPDATE ledger SET last_change = ?1", values![last]).unwrap();
         db
     }
 
@@ -210,7 +202,7 @@ mod tests {
         let db = database(10);
         let mut mark = HighWaterMark::open(&db, file.try_clone().unwrap(), NOW, 1).unwrap();
         assert_eq!(read(&file), "000000000001 10\n");
-        db.execute("UPDATE sqlite_sequence SET seq = 9", []).unwrap();
+        db.execute("UPDATE ledger SET last_change = 9", &[]).unwrap();
         mark.note(&db);
         assert_eq!(read(&file), "000000000001 9\n");
     }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::ErrorCode;
 
 use super::holders;
+use crate::system_error::{Operation, explain};
 
 /// A failed operation on the database. The text names the remedy.
 #[derive(Debug, thiserror::Error)]
@@ -13,9 +14,7 @@ pub enum StoreError {
     #[error("{0}: there is no database yet; `wecom-dirsync run` creates it")]
     Missing(PathBuf),
     /// The file cannot be created or opened.
-    #[error(
-        "{path}: cannot open the database: {reason}; check that its folder exists and belongs to the service's user"
-    )]
+    #[error("{path}: cannot open the database: {reason}")]
     CannotOpen { path: PathBuf, reason: String },
     /// Not SQLite, or a database of another program.
     #[error("{0}: this is not a database of wecom-dirsync; point [database] path to another file")]
@@ -73,6 +72,12 @@ pub enum StoreError {
     /// The writer has stopped, because the daemon shuts down.
     #[error("the database is being closed")]
     Closed,
+    /// The program panicked on the data to write.
+    #[error("the program failed on this data; please report it")]
+    Panicked,
+    /// A column contains what no table has.
+    #[error("the database has an unreadable value in column {0}; run `wecom-dirsync check --database`")]
+    Unreadable(String),
     /// Any other error of SQLite.
     #[error("the database failed: {0}")]
     Sqlite(#[source] rusqlite::Error),
@@ -96,6 +101,7 @@ impl StoreError {
     #[must_use]
     pub fn is_of_the_data(&self) -> bool {
         match self {
+            Self::Panicked => true,
             Self::Sqlite(error) => matches!(
                 error.sqlite_error_code(),
                 Some(ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch | ErrorCode::TooBig)
@@ -105,8 +111,11 @@ impl StoreError {
     }
 
     /// For `map_err`: converts an error about this path.
-    pub(crate) fn cannot_open<E: ToString>(path: &Path) -> impl Fn(E) -> Self {
-        move |error| Self::CannotOpen { path: path.to_owned(), reason: error.to_string() }
+    pub(crate) fn cannot_open(path: &Path) -> impl Fn(std::io::Error) -> Self {
+        move |error| Self::CannotOpen {
+            path: path.to_owned(),
+            reason: explain(Operation::OpenDatabase, &error),
+        }
     }
 
     /// Adds the processes that hold the lock, if the database is locked and any are found.
@@ -131,6 +140,8 @@ impl StoreError {
             Self::Full => Self::Full,
             Self::NoWriteAccess => Self::NoWriteAccess,
             Self::Closed => Self::Closed,
+            Self::Panicked => Self::Panicked,
+            Self::Unreadable(column) => Self::Unreadable(column.clone()),
             Self::Vanished(path) => Self::Vanished(path.clone()),
             Self::Damaged(what) => Self::Damaged(what.clone()),
             Self::Disk(what) => Self::Disk(what.clone()),

@@ -1,7 +1,8 @@
 //! The table `events`: recording callbacks, and finding repetitions.
 
-use rusqlite::{Connection, OptionalExtension, params};
-
+use super::Result;
+use super::connection::{Connection, values};
+use super::ledger::take_event;
 use crate::directory::{Event, UnixSeconds};
 
 /// The outcome of an event. The schema's CHECK has the same list.
@@ -71,26 +72,22 @@ impl NewEvent {
 /// The first event with the same content. Only the content identifies a repetition: WeCom encrypts each delivery anew, and
 /// different events of one second have the same CreateTime. The digest replaces content that is not stored. The index by
 /// subject and CreateTime leaves few rows to compare.
-pub(super) fn original(connection: &Connection, event: &NewEvent) -> rusqlite::Result<Option<i64>> {
-    connection
-        .prepare_cached(
-            "SELECT seq FROM events
-             WHERE subject = ?4 AND create_time IS ?5 AND payload = ?1 AND digest IS ?6 AND event = ?2
-               AND change_type = ?3 AND outcome <> 'duplicate'
-             LIMIT 1",
-        )?
-        .query_row(
-            params![
-                event.payload,
-                event.event,
-                event.change_type,
-                event.subject,
-                event.create_time.map(|at| at.0),
-                event.stored_digest(),
-            ],
-            |row| row.get(0),
-        )
-        .optional()
+pub(super) fn original(connection: &Connection, event: &NewEvent) -> Result<Option<i64>> {
+    connection.row(
+        "SELECT seq FROM events
+         WHERE subject = ?4 AND create_time IS NOT DISTINCT FROM ?5 AND payload = ?1
+           AND digest IS NOT DISTINCT FROM ?6 AND event = ?2 AND change_type = ?3 AND outcome <> 'duplicate'
+         LIMIT 1",
+        values![
+            &event.payload,
+            &event.event,
+            &event.change_type,
+            &event.subject,
+            event.create_time,
+            event.stored_digest()
+        ],
+        |row| row.get(0),
+    )
 }
 
 /// Maximum number of repetitions of an event with own rows; WeCom delivers an event three times. Further ones are only
@@ -99,49 +96,38 @@ const DUPLICATE_ROWS: i64 = 3;
 
 /// Counts a repetition of the event `original`, and records the first [`DUPLICATE_ROWS`]. Later ones are counted in memory and
 /// stored at each doubling, which saves disk writes; a restart loses the count since the last doubling.
-pub(super) fn record_duplicate(
-    connection: &Connection,
-    event: &NewEvent,
-    original: i64,
-) -> rusqlite::Result<()> {
-    let stored: i64 = connection
-        .prepare_cached("SELECT repeats FROM events WHERE seq = ?1")?
-        .query_row([original], |row| row.get(0))?;
+pub(super) fn record_duplicate(connection: &Connection, event: &NewEvent, original: i64) -> Result<()> {
+    let stored: i64 =
+        connection.one("SELECT repeats FROM events WHERE seq = ?1", values![original], |row| row.get(0))?;
     if stored < DUPLICATE_ROWS {
         add_repeats(connection, original, 1)?;
         return insert_event(connection, event, EventOutcome::Duplicate, ("", None));
     }
-    connection
-        .prepare_cached(
-            "CREATE TEMP TABLE IF NOT EXISTS repeats (seq INTEGER PRIMARY KEY, count INTEGER NOT NULL)",
-        )?
-        .execute([])?;
-    let counted: i64 = connection
-        .prepare_cached(
-            "INSERT INTO temp.repeats (seq, count) VALUES (?1, 1)
+    connection.execute(
+        "CREATE TEMP TABLE IF NOT EXISTS repeats (seq INTEGER PRIMARY KEY, count INTEGER NOT NULL)",
+        &[],
+    )?;
+    let counted: i64 = connection.one(
+        "INSERT INTO temp.repeats (seq, count) VALUES (?1, 1)
              ON CONFLICT (seq) DO UPDATE SET count = count + 1 RETURNING count",
-        )?
-        .query_row([original], |row| row.get(0))?;
+        values![original],
+        |row| row.get(0),
+    )?;
     if counted >= stored {
         add_repeats(connection, original, counted)?;
-        connection.prepare_cached("DELETE FROM temp.repeats WHERE seq = ?1")?.execute([original])?;
+        connection.execute("DELETE FROM temp.repeats WHERE seq = ?1", values![original])?;
     }
     Ok(())
 }
 
-fn add_repeats(connection: &Connection, original: i64, count: i64) -> rusqlite::Result<()> {
+fn add_repeats(connection: &Connection, original: i64, count: i64) -> Result<()> {
     connection
-        .prepare_cached("UPDATE events SET repeats = repeats + ?2 WHERE seq = ?1")?
-        .execute([original, count])?;
+        .execute("UPDATE events SET repeats = repeats + ?2 WHERE seq = ?1", values![original, count])?;
     Ok(())
 }
 
 /// Appends an event with its content.
-pub(super) fn record_event(
-    connection: &Connection,
-    event: &NewEvent,
-    outcome: EventOutcome,
-) -> rusqlite::Result<()> {
+pub(super) fn record_event(connection: &Connection, event: &NewEvent, outcome: EventOutcome) -> Result<()> {
     insert_event(connection, event, outcome, (&event.payload, event.stored_digest()))
 }
 
@@ -150,30 +136,21 @@ fn insert_event(
     event: &NewEvent,
     outcome: EventOutcome,
     (payload, digest): (&str, Option<i64>),
-) -> rusqlite::Result<()> {
-    connection
-        .prepare_cached(
-            "INSERT INTO events (received_at, create_time, event, change_type, subject, outcome, payload, digest)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-        )?
-        .execute(params![
-            event.received_at.0,
-            event.create_time.map(|at| at.0),
-            event.event,
-            event.change_type,
-            event.subject,
+) -> Result<()> {
+    connection.execute(
+        "INSERT INTO events (seq, received_at, create_time, event, change_type, subject, outcome, payload, digest)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+        values![
+            take_event(connection)?,
+            event.received_at,
+            event.create_time,
+            &event.event,
+            &event.change_type,
+            &event.subject,
             outcome.as_str(),
             payload,
             digest,
-        ])?;
+        ],
+    )?;
     Ok(())
-}
-
-/// The number that the next event will get; during [`apply_event`], that of the event itself.
-pub(super) fn next_event(connection: &Connection) -> rusqlite::Result<i64> {
-    let last = connection
-        .prepare_cached("SELECT seq FROM sqlite_sequence WHERE name = 'events'")?
-        .query_row([], |row| row.get::<_, i64>(0))
-        .optional()?;
-    Ok(last.unwrap_or(0) + 1)
 }

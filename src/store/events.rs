@@ -1,7 +1,7 @@
 //! One callback's effect on the database, inside the writer's transaction.
 
-use rusqlite::Connection;
-
+use super::Result;
+use super::connection::Connection;
 use super::deferred::{MAX_AT_ONCE, defer};
 use super::departments::{add_numbered_fact, tag_starts_at};
 use super::event_log::{EventOutcome, NewEvent, original, record_duplicate, record_event};
@@ -37,7 +37,7 @@ impl Applied {
 }
 
 /// Applies an event and records it.
-pub fn apply_event(connection: &Connection, event: &NewEvent) -> rusqlite::Result<Applied> {
+pub fn apply_event(connection: &Connection, event: &NewEvent) -> Result<Applied> {
     let mut applied = Applied::new(EventOutcome::Duplicate);
     if let Some(original) = original(connection, event)? {
         record_duplicate(connection, event, original)?;
@@ -58,7 +58,7 @@ pub fn apply_event(connection: &Connection, event: &NewEvent) -> rusqlite::Resul
 }
 
 /// Records an event that could not be applied, and requests a comparison in its place.
-pub(crate) fn record_invalid(connection: &Connection, event: &NewEvent) -> rusqlite::Result<Applied> {
+pub(crate) fn record_invalid(connection: &Connection, event: &NewEvent) -> Result<Applied> {
     record_event(connection, event, EventOutcome::Invalid)?;
     state::request_reconcile(connection, "an event could not be applied", event.received_at)?;
     Ok(Applied::new(EventOutcome::Invalid))
@@ -69,7 +69,7 @@ fn apply(
     event: &Event,
     moment: Moment,
     applied: &mut Applied,
-) -> rusqlite::Result<EventOutcome> {
+) -> Result<EventOutcome> {
     let now = moment.local;
     let to_convert = &mut applied.to_convert;
     let source = Source::Event(event.at);
@@ -80,14 +80,11 @@ fn apply(
             let (merged, due) =
                 add_member_fact(connection, userid, source, member_fact(source, member_event), moment)?;
             applied.details_due = merged.details == DetailsAction::Due;
-            if merged.took_effect && !is_deletion {
+            // The merge makes a new member due, and a late event may affect further members.
+            let is_due = due.contains(&merged.named);
+            to_convert.extend(due);
+            if merged.took_effect && !is_deletion && !is_due {
                 to_convert.extend(make_due_now(connection, &merged.named, now)?);
-            }
-            // A late event may affect further members.
-            for userid in due {
-                if !to_convert.contains(&userid) {
-                    to_convert.push(userid);
-                }
             }
             if (is_deletion && merged.contradicts_api) || (merged.is_unsettled && !merged.is_present) {
                 // Only a comparison can show whether the member still exists.
@@ -152,7 +149,7 @@ fn apply_tag_event(
     content: &TagEvent,
     moment: Moment,
     applied: &mut Applied,
-) -> rusqlite::Result<bool> {
+) -> Result<bool> {
     let source = Source::Event(at);
     let fact = Fact::present(Presence::Updated, source, &crate::directory::Fields::new());
     let merged = add_numbered_fact::<TagField>(connection, tag.0, source, fact, moment)?;
@@ -171,12 +168,7 @@ fn apply_tag_event(
 }
 
 /// Whether an event of `at` is older than the tag's present existence, or than the last complete listing of its content.
-pub(super) fn is_void(
-    connection: &Connection,
-    tag: TagId,
-    at: UnixSeconds,
-    moment: Moment,
-) -> rusqlite::Result<bool> {
+pub(super) fn is_void(connection: &Connection, tag: TagId, at: UnixSeconds, moment: Moment) -> Result<bool> {
     Ok(tag_starts_at(connection, tag, moment)?.is_none_or(|starts_at| at < starts_at))
 }
 
@@ -188,7 +180,7 @@ pub(super) fn apply_tag_facts(
     content: &TagEvent,
     moment: Moment,
     to_convert: &mut Vec<UserId>,
-) -> rusqlite::Result<bool> {
+) -> Result<bool> {
     let source = Source::Event(at);
     let (mut took_effect, mut is_unsettled) = (false, false);
     let lists = [(&content.added_members, true), (&content.removed_members, false)];
@@ -215,11 +207,7 @@ pub(super) fn apply_tag_facts(
 }
 
 /// Requests a comparison after a bulk job, which may have changed the directory without an event for each change.
-fn request_reconcile_after(
-    connection: &Connection,
-    job: &BatchJob,
-    now: UnixSeconds,
-) -> rusqlite::Result<()> {
+fn request_reconcile_after(connection: &Connection, job: &BatchJob, now: UnixSeconds) -> Result<()> {
     if job.changes_the_directory() {
         state::request_reconcile(connection, &format!("batch job {}", job.job_type), now)?;
     }

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::Value as Json;
 
+use super::Result;
+use super::connection::{Connection, Row, values};
 use crate::directory::clock::Moment;
 use crate::directory::entity::FEW;
 use crate::directory::fact::{CompleteListing, Fact, FactRecord};
@@ -13,7 +14,7 @@ use crate::directory::numbered::{self, Numbered};
 use crate::directory::{DepartmentField, Field, Stamp, TagField, TagId, UnixSeconds, UserId};
 
 /// All facts of `userid` and of the names that renames connect with it.
-pub(super) fn group_facts(connection: &Connection, userid: &UserId) -> rusqlite::Result<Vec<Record>> {
+pub(super) fn group_facts(connection: &Connection, userid: &UserId) -> Result<Vec<Record>> {
     facts_of(connection, tied_names(connection, userid)?)
 }
 
@@ -22,7 +23,7 @@ pub(super) fn facts_tied_by(
     connection: &Connection,
     userid: &UserId,
     fact: &MemberFact,
-) -> rusqlite::Result<Vec<Record>> {
+) -> Result<Vec<Record>> {
     let mut names = tied_names(connection, userid)?;
     if let MemberFact::Renamed(to, _) = fact
         && !names.contains(to)
@@ -32,16 +33,14 @@ pub(super) fn facts_tied_by(
     facts_of(connection, names)
 }
 
-fn facts_of(connection: &Connection, names: BTreeSet<UserId>) -> rusqlite::Result<Vec<Record>> {
-    let mut of_name = connection
-        .prepare_cached("SELECT userid, second, rank, arrival, fact FROM member_facts WHERE userid = ?1")?;
+fn facts_of(connection: &Connection, names: BTreeSet<UserId>) -> Result<Vec<Record>> {
     let mut facts = Vec::new();
     for name in names {
-        let mut rows = of_name.query([name.as_str()])?;
-        while let Some(row) = rows.next()? {
-            let spelled = row.get_ref(0)?.as_str()?;
+        let select = "SELECT userid, second, rank, arrival, fact FROM member_facts WHERE userid = ?1";
+        connection.for_each(select, values![name.as_str()], |row| {
+            let spelled = row.text(0)?;
             let read = read_fact(row, 1, MemberFact::from_json)?;
-            match (UserId::parse(spelled), read) {
+            match (UserId::parse(&spelled), read) {
                 (Ok(userid), Some((stamp, arrival, fact))) => {
                     facts.push(Record { stamp, arrival, fact: (userid, fact) });
                 }
@@ -49,7 +48,8 @@ fn facts_of(connection: &Connection, names: BTreeSet<UserId>) -> rusqlite::Resul
                     log::error!("database: a row of member_facts is unreadable and skipped userid={spelled}")
                 }
             }
-        }
+            Ok(true)
+        })?;
     }
     without_void_tags(connection, facts, |(_, fact)| match fact {
         MemberFact::Entity(Fact::Tagged(tag, _)) => Some(*tag),
@@ -59,21 +59,21 @@ fn facts_of(connection: &Connection, names: BTreeSet<UserId>) -> rusqlite::Resul
 
 /// Reads the columns second, rank, arrival and fact, of which `first` is the first; `None` if they are unreadable.
 fn read_fact<T>(
-    row: &rusqlite::Row<'_>,
+    row: &Row<'_>,
     first: usize,
     read: impl Fn(Stamp, &Json) -> Option<T>,
-) -> rusqlite::Result<Option<(Stamp, i64, T)>> {
+) -> Result<Option<(Stamp, i64, T)>> {
     let (second, rank, arrival) = (row.get(first)?, row.get(first + 1)?, row.get(first + 2)?);
-    let text = row.get_ref(first + 3)?.as_str()?;
+    let text = row.text(first + 3)?;
     let fact = || {
         let stamp = Stamp::from_columns(second, rank)?;
-        Some((stamp, arrival, read(stamp, &serde_json::from_str(text).ok()?)?))
+        Some((stamp, arrival, read(stamp, &serde_json::from_str(&text).ok()?)?))
     };
     Ok(fact())
 }
 
 /// `userid` and the names that renames connect with it.
-pub(super) fn tied_names(connection: &Connection, userid: &UserId) -> rusqlite::Result<BTreeSet<UserId>> {
+pub(super) fn tied_names(connection: &Connection, userid: &UserId) -> Result<BTreeSet<UserId>> {
     // UNION ALL: SQLite recompiles a statement with UNION for each use.
     closure(
         connection,
@@ -84,7 +84,7 @@ pub(super) fn tied_names(connection: &Connection, userid: &UserId) -> rusqlite::
 }
 
 /// `userid` and all names that the member may have had, also before a compaction.
-pub(super) fn all_names(connection: &Connection, userid: &UserId) -> rusqlite::Result<BTreeSet<UserId>> {
+pub(super) fn all_names(connection: &Connection, userid: &UserId) -> Result<BTreeSet<UserId>> {
     closure(
         connection,
         userid,
@@ -93,34 +93,32 @@ pub(super) fn all_names(connection: &Connection, userid: &UserId) -> rusqlite::R
     )
 }
 
-fn closure(connection: &Connection, userid: &UserId, sql: &str) -> rusqlite::Result<BTreeSet<UserId>> {
+fn closure(connection: &Connection, userid: &UserId, sql: &'static str) -> Result<BTreeSet<UserId>> {
     let mut names = BTreeSet::from([userid.clone()]);
     let mut to_visit = vec![userid.clone()];
-    let mut neighbours = connection.prepare_cached(sql)?;
     while let Some(name) = to_visit.pop() {
-        let mut rows = neighbours.query([name.as_str()])?;
-        while let Some(row) = rows.next()? {
-            if let Ok(other) = UserId::parse(row.get_ref(0)?.as_str()?)
+        connection.for_each(sql, values![name.as_str()], |row| {
+            if let Ok(other) = UserId::parse(&row.text(0)?)
                 && names.insert(other.clone())
             {
                 to_visit.push(other);
             }
-        }
+            Ok(true)
+        })?;
     }
     Ok(names)
 }
 
 /// Stores a fact; compacts the group if it has many facts.
-pub(super) fn remember(connection: &Connection, known: &[Record], record: &Record) -> rusqlite::Result<()> {
+pub(super) fn remember(connection: &Connection, known: &[Record], record: &Record) -> Result<()> {
     if let MemberFact::Renamed(to, _) = record.member_fact() {
-        connection
-            .prepare_cached(
-                "INSERT INTO renames (old_userid, new_userid, event_time) VALUES (?1, ?2, ?3)
+        connection.execute(
+            "INSERT INTO renames (old_userid, new_userid, event_time) VALUES (?1, ?2, ?3)
                  ON CONFLICT (old_userid, new_userid) DO UPDATE SET is_tied = 1,
                     event_time = CASE WHEN renames.event_time > excluded.event_time THEN renames.event_time
                                       ELSE excluded.event_time END",
-            )?
-            .execute(params![record.userid().as_str(), to.as_str(), record.stamp.second.0])?;
+            values![record.userid().as_str(), to.as_str(), record.stamp.second.0],
+        )?;
     }
     insert(connection, record)?;
     if known.len() < FEW {
@@ -138,42 +136,37 @@ pub(super) fn remember(connection: &Connection, known: &[Record], record: &Recor
 }
 
 /// Disconnects names whose renames a snapshot covers.
-fn untie(connection: &Connection, names: &BTreeSet<&UserId>, up_to: UnixSeconds) -> rusqlite::Result<()> {
-    let mut update = connection.prepare_cached(
-        "UPDATE renames SET is_tied = 0 WHERE old_userid = ?1 AND is_tied = 1 AND event_time <= ?2",
-    )?;
+fn untie(connection: &Connection, names: &BTreeSet<&UserId>, up_to: UnixSeconds) -> Result<()> {
     for name in names {
-        update.execute(params![name.as_str(), up_to.0])?;
+        connection.execute(
+            "UPDATE renames SET is_tied = 0 WHERE old_userid = ?1 AND is_tied = 1 AND event_time <= ?2",
+            values![name.as_str(), up_to],
+        )?;
     }
     Ok(())
 }
 
 /// Replaces all facts of these names.
-pub(super) fn replace(
-    connection: &Connection,
-    names: &BTreeSet<&UserId>,
-    records: &[Record],
-) -> rusqlite::Result<()> {
+pub(super) fn replace(connection: &Connection, names: &BTreeSet<&UserId>, records: &[Record]) -> Result<()> {
     for name in names {
-        connection.prepare_cached("DELETE FROM member_facts WHERE userid = ?1")?.execute([name.as_str()])?;
+        connection.execute("DELETE FROM member_facts WHERE userid = ?1", values![name.as_str()])?;
     }
     records.iter().try_for_each(|record| insert(connection, record))
 }
 
-fn insert(connection: &Connection, record: &Record) -> rusqlite::Result<()> {
-    connection
-        .prepare_cached(
-            "INSERT INTO member_facts (userid, second, rank, n, arrival, fact)
+fn insert(connection: &Connection, record: &Record) -> Result<()> {
+    connection.execute(
+        "INSERT INTO member_facts (userid, second, rank, n, arrival, fact)
              VALUES (?1, ?2, ?3, (SELECT coalesce(max(n) + 1, 0) FROM member_facts
                                   WHERE userid = ?1 AND second = ?2 AND rank = ?3), ?4, ?5)",
-        )?
-        .execute(params![
+        values![
             record.userid().as_str(),
             record.stamp.second.0,
             record.stamp.rank_number(),
             record.arrival,
             record.member_fact().to_json(record.stamp).to_string()
-        ])?;
+        ],
+    )?;
     Ok(())
 }
 
@@ -210,16 +203,15 @@ fact_table!(TagField, "tag_facts");
 pub(super) fn numbered_facts<F: FactTable>(
     connection: &Connection,
     id: u32,
-) -> rusqlite::Result<Vec<numbered::Record<F>>> {
-    let mut statement = connection.prepare_cached(F::SELECT)?;
-    let mut rows = statement.query([id])?;
+) -> Result<Vec<numbered::Record<F>>> {
     let mut facts = Vec::new();
-    while let Some(row) = rows.next()? {
+    connection.for_each(F::SELECT, values![id], |row| {
         match read_fact(row, 0, Fact::from_json)? {
             Some((stamp, arrival, fact)) => facts.push(FactRecord { stamp, arrival, fact }),
             None => log::error!("database: a fact of {} {id} is unreadable and skipped", F::ENTITY.as_str()),
         }
-    }
+        Ok(true)
+    })?;
     without_void_tags(connection, facts, |fact| match fact {
         Fact::Tagged(tag, _) => Some(*tag),
         _ => None,
@@ -232,7 +224,7 @@ pub(super) fn remember_numbered<F: FactTable>(
     id: u32,
     known: &[numbered::Record<F>],
     record: &numbered::Record<F>,
-) -> rusqlite::Result<()> {
+) -> Result<()> {
     insert_numbered(connection, id, record)?;
     if known.len() < FEW {
         return Ok(());
@@ -248,8 +240,8 @@ pub(super) fn replace_numbered<F: FactTable>(
     connection: &Connection,
     id: u32,
     records: &[numbered::Record<F>],
-) -> rusqlite::Result<()> {
-    connection.prepare_cached(F::DELETE)?.execute([id])?;
+) -> Result<()> {
+    connection.execute(F::DELETE, values![id])?;
     records.iter().try_for_each(|record| insert_numbered(connection, id, record))
 }
 
@@ -257,14 +249,17 @@ fn insert_numbered<F: Field + FactTable>(
     connection: &Connection,
     id: u32,
     record: &numbered::Record<F>,
-) -> rusqlite::Result<()> {
-    connection.prepare_cached(F::INSERT)?.execute(params![
-        id,
-        record.stamp.second.0,
-        record.stamp.rank_number(),
-        record.arrival,
-        record.fact.to_json(record.stamp).to_string()
-    ])?;
+) -> Result<()> {
+    connection.execute(
+        F::INSERT,
+        values![
+            id,
+            record.stamp.second.0,
+            record.stamp.rank_number(),
+            record.arrival,
+            record.fact.to_json(record.stamp).to_string()
+        ],
+    )?;
     Ok(())
 }
 
@@ -275,13 +270,11 @@ pub(super) fn later_listing(
     kind: &str,
     second: UnixSeconds,
     moment: Moment,
-) -> rusqlite::Result<Option<CompleteListing>> {
-    let last = connection
-        .prepare_cached("SELECT second, arrival FROM listings WHERE kind = ?1")?
-        .query_row([kind], |row| {
+) -> Result<Option<CompleteListing>> {
+    let last =
+        connection.row("SELECT second, arrival FROM listings WHERE kind = ?1", values![kind], |row| {
             Ok(CompleteListing { second: UnixSeconds(row.get(0)?), arrival: row.get(1)? })
-        })
-        .optional()?;
+        })?;
     let is_plausible =
         |listing: &CompleteListing| moment.latest.is_none_or(|latest| listing.second <= latest);
     Ok(last.filter(|listing| second < listing.second && is_plausible(listing)))
@@ -292,13 +285,14 @@ pub(super) fn without_void_tags<T>(
     connection: &Connection,
     mut facts: Vec<FactRecord<T>>,
     tag_of: impl Fn(&T) -> Option<TagId>,
-) -> rusqlite::Result<Vec<FactRecord<T>>> {
+) -> Result<Vec<FactRecord<T>>> {
     let tags: BTreeSet<TagId> = facts.iter().filter_map(|record| tag_of(&record.fact)).collect();
     for tag in tags {
-        let starts_at: Option<i64> = connection
-            .prepare_cached("SELECT coalesce(deleted_at, starts_at) FROM tags WHERE id = ?1")?
-            .query_row([tag.0], |row| row.get(0))
-            .optional()?;
+        let starts_at: Option<i64> = connection.row(
+            "SELECT coalesce(deleted_at, starts_at) FROM tags WHERE id = ?1",
+            values![tag.0],
+            |row| row.get(0),
+        )?;
         if let Some(starts_at) = starts_at {
             facts.retain(|record| tag_of(&record.fact) != Some(tag) || record.stamp.second.0 >= starts_at);
         }

@@ -20,6 +20,7 @@ pub(super) const APPLICATION_ID: u32 = 0x5744_5379;
 const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 /// Length of a database's header, and the offset of the application id in it (SQLite file format, 1.3).
 const HEADER: usize = 100;
+const USER_VERSION_AT: usize = 60;
 const APPLICATION_ID_AT: usize = 68;
 
 /// Attempts to take a lock, 10 ms apart.
@@ -56,6 +57,27 @@ pub(crate) fn recognise(path: &Path) -> Result<(), StoreError> {
         Ok(())
     } else {
         Err(StoreError::NotOurs(path.to_owned()))
+    }
+}
+
+/// The schema version in the header of a file that [`recognise`] accepts; `None` if there is no file or an empty one. The WAL
+/// may have a later one. [`StoreError::Newer`]: of a later version of this program.
+pub(crate) fn version_in_header(path: &Path) -> Result<Option<i64>, StoreError> {
+    let cannot = StoreError::cannot_open(path);
+    if !is_there(path, std::fs::metadata(path))? {
+        return Ok(None);
+    }
+    let mut header = [0; HEADER];
+    let length = open_for_good(path).and_then(|file| read_at_most(&file, &mut header)).map_err(&cannot)?;
+    let bytes = header.get(USER_VERSION_AT..USER_VERSION_AT + 4).filter(|_| length == HEADER);
+    let Some(found) = bytes.and_then(|bytes| bytes.try_into().ok()).map(i32::from_be_bytes) else {
+        return Ok(None);
+    };
+    let (found, known) = (i64::from(found), super::open::known_version());
+    if found > known {
+        Err(StoreError::Newer { path: path.to_owned(), found, known })
+    } else {
+        Ok(Some(found))
     }
 }
 

@@ -6,12 +6,13 @@
 
 use std::collections::BTreeSet;
 
-use rusqlite::Connection;
 use serde_json::Value as Json;
 
+use super::Result;
+use super::connection::{Connection, values};
 use super::departments::{NumberedTable, write_tag_department};
-use super::event_log::next_event;
 use super::images::{EVENT_TIME, Image, OPENID, Stored, fields_of_row};
+use super::ledger::next_event;
 use super::{facts, members};
 use crate::directory::diff::{RowWrite, member_row};
 use crate::directory::entity::EntityState;
@@ -36,7 +37,7 @@ pub(super) fn check_members(
     names: &BTreeSet<UserId>,
     mut records: Vec<Record>,
     now: Option<UnixSeconds>,
-) -> rusqlite::Result<Checked<Record, RenameGroup>> {
+) -> Result<Checked<Record, RenameGroup>> {
     let mut findings = Vec::new();
     let mut stored = Vec::with_capacity(names.len());
     for name in names {
@@ -76,7 +77,7 @@ pub(super) fn check_members(
         };
         let tags = tag_differences(stored, &expected);
         let tags: Vec<_> = tags.into_iter().map(|(tag, within)| (tag, (*name).clone(), within)).collect();
-        let rows = members::Rows { writes: &[write], tags: &tags, changes: &[] };
+        let rows = members::Rows { writes: &[write], tags: &tags, changes: &[], details: None };
         due.extend(members::write_rows(connection, rows, now)?);
     }
     Ok(Checked { records, state, findings, due })
@@ -88,7 +89,7 @@ pub(super) fn check_numbered<F: NumberedTable>(
     id: u32,
     mut records: Vec<numbered::Record<F>>,
     now: Option<UnixSeconds>,
-) -> rusqlite::Result<Checked<numbered::Record<F>, EntityState<F>>> {
+) -> Result<Checked<numbered::Record<F>, EntityState<F>>> {
     let mut findings = Vec::new();
     let stored = Stored::numbered::<F>(connection, id)?;
     let kind = F::ENTITY.as_str();
@@ -113,7 +114,7 @@ pub(super) fn check_numbered<F: NumberedTable>(
             if state.known {
                 F::write_row(connection, id, &state, true, now)?;
             } else {
-                connection.prepare_cached(F::DELETE_ROW)?.execute([id])?;
+                connection.execute(F::DELETE_ROW, values![id])?;
             }
             for (tag, within) in tag_differences(&stored, &expected) {
                 write_tag_department(connection, tag, id, within)?;

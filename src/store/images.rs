@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use rusqlite::types::ValueRef;
-use rusqlite::{Connection, OptionalExtension, Row};
 use serde_json::{Map, Value as Json, json};
 
+use super::Result;
+use super::connection::{Column, Connection, Row, values};
 use super::departments::NumberedTable;
 use super::members::columns;
 use crate::directory::entity::EntityState;
@@ -50,23 +50,18 @@ impl Stored {
     }
 
     /// What the tables hold of a member.
-    pub(super) fn member(connection: &Connection, userid: &UserId) -> rusqlite::Result<Self> {
-        let row = connection
-            .prepare_cached(
-                "SELECT name, alias, mobile, telephone, email, biz_mail, position, gender, status, avatar, address,
+    pub(super) fn member(connection: &Connection, userid: &UserId) -> Result<Self> {
+        let row = connection.row("SELECT name, alias, mobile, telephone, email, biz_mail, position, gender, status, avatar, address,
                         main_department, direct_leader, ext_attr, userid, openid, deleted_at, event_time
-                 FROM members WHERE userid = ?1",
-            )?
-            .query_row([userid.as_str()], |row| {
+                 FROM members WHERE userid = ?1", values![userid.as_str()], |row| {
                 read(row, columns(), &[USERID, OPENID, DELETED_AT, EVENT_TIME])
-            })
-            .optional()?;
+            })?;
         let Some(mut image) = row else { return Ok(Self { row: None, tags: tags_of(connection, userid)? }) };
-        let mut departments = connection.prepare_cached(
+        let departments: Vec<(i64, bool)> = connection.rows(
             "SELECT department_id, is_leader FROM member_departments WHERE userid = ?1 ORDER BY position",
+            values![userid.as_str()],
+            |row| Ok((row.get(0)?, row.get(1)?)),
         )?;
-        let departments = departments.query_map([userid.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))?;
-        let departments = departments.collect::<rusqlite::Result<Vec<(i64, bool)>>>()?;
         let led = departments.iter().filter(|(_, is_led)| *is_led);
         insert_list(&mut image, MemberField::LeaderOf, led.map(|(id, _)| *id).collect());
         insert_list(&mut image, MemberField::Department, departments.iter().map(|(id, _)| *id).collect());
@@ -74,14 +69,12 @@ impl Stored {
     }
 
     /// What the tables hold of a department or tag.
-    pub(super) fn numbered<F: NumberedTable>(connection: &Connection, id: u32) -> rusqlite::Result<Self> {
-        let row = connection
-            .prepare_cached(F::SELECT_ROW)?
-            .query_row([id], |row| read(row, F::ALL.iter().copied(), &[DELETED_AT, EVENT_TIME]))
-            .optional()?;
+    pub(super) fn numbered<F: NumberedTable>(connection: &Connection, id: u32) -> Result<Self> {
+        let row = connection.row(F::SELECT_ROW, values![id], |row| {
+            read(row, F::ALL.iter().copied(), &[DELETED_AT, EVENT_TIME])
+        })?;
         let Some(select) = F::SELECT_TAGS else { return Ok(Self { row, tags: Vec::new() }) };
-        let mut tags = connection.prepare_cached(select)?;
-        let tags = tags.query_map([id], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+        let tags = connection.rows(select, values![id], |row| row.get(0))?;
         Ok(Self { row, tags })
     }
 
@@ -166,21 +159,17 @@ fn is_nothing(value: &Json) -> bool {
     value.is_null() || value.as_array().is_some_and(Vec::is_empty)
 }
 
-fn read<F: Field>(
-    row: &Row<'_>,
-    fields: impl Iterator<Item = F>,
-    others: &[&'static str],
-) -> rusqlite::Result<Image> {
+fn read<F: Field>(row: &Row<'_>, fields: impl Iterator<Item = F>, others: &[&'static str]) -> Result<Image> {
     let columns = fields.map(|field| (field.name(), field.kind() == FieldKind::Attrs));
     let columns = columns.chain(others.iter().map(|name| (*name, false)));
     let mut image = Image::new();
     for (place, (name, is_json)) in columns.enumerate() {
-        let value = match row.get_ref(place)? {
-            ValueRef::Integer(number) => json!(number),
-            ValueRef::Text(text) if is_json => serde_json::from_slice(text).unwrap_or(Json::Null),
-            ValueRef::Text(text) => json!(String::from_utf8_lossy(text)),
+        let value = match row.column(place)? {
+            Column::Int(number) => json!(number),
+            Column::Text(text) if is_json => serde_json::from_str(&text).unwrap_or(Json::Null),
+            Column::Text(text) => json!(text),
             // CHECKs of the schema allow nothing else.
-            ValueRef::Null | ValueRef::Real(_) | ValueRef::Blob(_) => Json::Null,
+            Column::Null | Column::Real(_) | Column::Bytes => Json::Null,
         };
         if !is_nothing(&value) {
             image.insert(name, value);
@@ -189,10 +178,12 @@ fn read<F: Field>(
     Ok(image)
 }
 
-fn tags_of(connection: &Connection, userid: &UserId) -> rusqlite::Result<Vec<u32>> {
-    let mut tags =
-        connection.prepare_cached("SELECT tag_id FROM tag_members WHERE userid = ?1 ORDER BY tag_id")?;
-    tags.query_map([userid.as_str()], |row| row.get(0))?.collect()
+fn tags_of(connection: &Connection, userid: &UserId) -> Result<Vec<u32>> {
+    connection.rows(
+        "SELECT tag_id FROM tag_members WHERE userid = ?1 ORDER BY tag_id",
+        values![userid.as_str()],
+        |row| row.get(0),
+    )
 }
 
 /// The fields of a row as an answer of WeCom would give them, for facts that replace lost ones.

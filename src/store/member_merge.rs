@@ -1,10 +1,10 @@
 //! Merging facts about members: the rows of their group are compared and corrected first, then the fact is stored and the
 //! changed rows are written.
 
-use rusqlite::Connection;
-
-use super::event_log::next_event;
+use super::Result;
+use super::connection::Connection;
 use super::heal::{check_members, log_repairs};
+use super::ledger::next_event;
 use super::{facts, members};
 use crate::directory::clock::Moment;
 use crate::directory::diff::{DetailsAction, MemberMerge, Restamp, merge_into, restamp};
@@ -20,7 +20,7 @@ pub(super) fn plausible_facts(
     known: Vec<Record>,
     next: UnixSeconds,
     moment: Moment,
-) -> rusqlite::Result<(Vec<Record>, Vec<UserId>)> {
+) -> Result<(Vec<Record>, Vec<UserId>)> {
     let Some(restamped) = moment.latest.and_then(|latest| restamp(&known, latest, Some(next))) else {
         return Ok((known, Vec::new()));
     };
@@ -28,7 +28,7 @@ pub(super) fn plausible_facts(
     let names = known.iter().map(Record::userid).collect();
     facts::replace(connection, &names, &restamped.records)?;
     let Restamp { records, writes, tags, changes } = restamped;
-    let rows = members::Rows { writes: &writes, tags: &tags, changes: &changes };
+    let rows = members::Rows { writes: &writes, tags: &tags, changes: &changes, details: None };
     let due = members::write_rows(connection, rows, moment.local)?;
     Ok((records, due))
 }
@@ -40,7 +40,7 @@ pub(super) fn add_member_fact(
     source: Source,
     fact: MemberFact,
     moment: Moment,
-) -> rusqlite::Result<(MemberMerge, Vec<UserId>)> {
+) -> Result<(MemberMerge, Vec<UserId>)> {
     let known = facts::facts_tied_by(connection, userid, &fact)?;
     let (known, mut due) = plausible_facts(connection, userid, known, source.second(), moment)?;
     let names = known.iter().flat_map(Record::names).chain(std::iter::once(userid)).chain(fact.new_name());

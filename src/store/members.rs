@@ -2,11 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use rusqlite::types::Value as Sql;
-use rusqlite::{Connection, OptionalExtension, params, params_from_iter};
-
 use super::changes::write_changes;
-use super::clashes;
+use super::connection::{Connection, Value as Parameter, values};
+use super::{Result, clashes};
 use crate::directory::diff::{Change, DetailsAction, MemberMerge, MemberRow, RowWrite};
 use crate::directory::fields::FieldKind;
 use crate::directory::{Action, Field, MemberField, TagId, UnixSeconds, UserId, Value};
@@ -95,15 +93,11 @@ impl Carried {
     }
 
     /// Deletes a row and returns the columns to carry.
-    fn take(connection: &Connection, userid: &UserId) -> rusqlite::Result<Option<Self>> {
-        connection
-            .prepare_cached(
-                "DELETE FROM members WHERE userid = ?1
+    fn take(connection: &Connection, userid: &UserId) -> Result<Option<Self>> {
+        connection.row("DELETE FROM members WHERE userid = ?1
                  RETURNING openid, openid_state, openid_attempts, openid_next_attempt_at, openid_errcode,
                            openid_error, openid_updated_at, openid_revision, details_state, details_fetched_at,
-                           details_revision, created_at",
-            )?
-            .query_row([userid.as_str()], |row| {
+                           details_revision, created_at", values![userid.as_str()], |row| {
                 Ok(Self {
                     openid: row.get(0)?,
                     state: row.get(1)?,
@@ -119,7 +113,6 @@ impl Carried {
                     created_at: row.get(11)?,
                 })
             })
-            .optional()
     }
 }
 
@@ -128,19 +121,10 @@ pub(super) fn write_merge(
     connection: &Connection,
     merge: &MemberMerge,
     now: UnixSeconds,
-) -> rusqlite::Result<Vec<UserId>> {
-    let rows = Rows { writes: &merge.writes, tags: &merge.tags, changes: &merge.changes };
-    let due = write_rows(connection, rows, now)?;
-    let sql = match merge.details {
-        DetailsAction::Keep => return Ok(due),
-        DetailsAction::Known => "UPDATE members SET details_state = 'known' WHERE userid = ?1",
-        // The answer of a call in progress may be older than this fact.
-        DetailsAction::Due => {
-            "UPDATE members SET details_state = 'due', details_revision = details_revision + 1 WHERE userid = ?1"
-        }
-    };
-    connection.prepare_cached(sql)?.execute([merge.named.as_str()])?;
-    Ok(due)
+) -> Result<Vec<UserId>> {
+    let details = Some((&merge.named, merge.details));
+    let rows = Rows { writes: &merge.writes, tags: &merge.tags, changes: &merge.changes, details };
+    write_rows(connection, rows, now)
 }
 
 /// Writes that follow from a merge.
@@ -151,14 +135,16 @@ pub(super) struct Rows<'a> {
     pub(super) tags: &'a [(TagId, UserId, bool)],
     /// New lines of the change feed.
     pub(super) changes: &'a [Change],
+    /// The member whose details become known or due.
+    pub(super) details: Option<(&'a UserId, DetailsAction)>,
 }
 
 /// Writes rows, tags, and lines of the change feed. Returns the present members that become due.
 pub(super) fn write_rows(
     connection: &Connection,
-    Rows { writes, tags, changes }: Rows<'_>,
+    Rows { writes, tags, changes, details }: Rows<'_>,
     now: UnixSeconds,
-) -> rusqlite::Result<Vec<UserId>> {
+) -> Result<Vec<UserId>> {
     let mut carried = BTreeMap::new();
     for write in writes {
         match write {
@@ -168,31 +154,35 @@ pub(super) fn write_rows(
                 }
             }
             RowWrite::Remove(userid) => {
-                connection
-                    .prepare_cached("DELETE FROM members WHERE userid = ?1")?
-                    .execute([userid.as_str()])?;
+                connection.execute("DELETE FROM members WHERE userid = ?1", values![userid.as_str()])?;
             }
             RowWrite::Create(_) | RowWrite::Update { .. } => {}
         }
     }
     let mut due = Vec::new();
+    let mut details_left = details.filter(|(_, action)| *action != DetailsAction::Keep);
     // Openids that are new for a present member.
     let mut new_openids: Vec<&str> = Vec::new();
     for write in writes {
-        let (row, was_present, step) = match write {
+        let Some(row) = write.row() else { continue };
+        let details = details_left.take_if(|(named, _)| **named == row.userid);
+        let details = details.map_or(DetailsAction::Keep, |(_, action)| action);
+        let (was_present, step) = match write {
             RowWrite::Remove(_) => continue,
-            RowWrite::Create(row) => (row, false, insert(connection, row, Carried::fresh(now), false, now)?),
+            RowWrite::Create(row) => {
+                (false, insert(connection, row, Carried::fresh(now), false, details, now)?)
+            }
             RowWrite::Update { row, changed, respelled } => {
-                let step = update(connection, row, !changed.is_empty(), now)?;
+                let step = update(connection, row, !changed.is_empty(), details, now)?;
                 let departments = [MemberField::Department, MemberField::LeaderOf];
                 if *respelled || row.deleted_at.is_some() || departments.iter().any(|f| changed.contains(f)) {
                     write_departments(connection, row)?;
                 }
-                (row, true, step)
+                (true, step)
             }
             RowWrite::Move { from, row, was_present } => {
                 let carried = carried.remove(from).unwrap_or_else(|| Carried::fresh(now));
-                (row, *was_present, insert(connection, row, carried, *was_present, now)?)
+                (*was_present, insert(connection, row, carried, *was_present, details, now)?)
             }
         };
         if !was_present || matches!(step, OpenidStep::Convert(_)) {
@@ -201,6 +191,13 @@ pub(super) fn write_rows(
         if step == OpenidStep::MakeDue && row.deleted_at.is_none() {
             due.push(row.userid.clone());
         }
+    }
+    if let Some((named, action)) = details_left {
+        let (state, revisions) = details_columns(action);
+        connection.execute(
+            "UPDATE members SET details_state = ?2, details_revision = details_revision + ?3 WHERE userid = ?1",
+            values![named.as_str(), state, revisions],
+        )?;
     }
     for (tag, userid, within) in tags {
         write_tag_member(connection, *tag, userid, *within)?;
@@ -230,18 +227,35 @@ pub(super) fn columns() -> impl Iterator<Item = MemberField> {
     MemberField::ALL.iter().copied().filter(is_column)
 }
 
-fn column_values(row: &MemberRow) -> Vec<Sql> {
-    columns()
-        .map(|field| match row.fields.get(&field) {
-            None => Sql::Null,
-            Some(Value::Text(text)) => Sql::Text(text.clone()),
-            Some(Value::Int(number)) => Sql::Integer(*number),
-            Some(Value::Attrs(attrs)) => Sql::Text(attrs.to_string()),
-            Some(Value::Cleared) if field.kind() == FieldKind::Text => Sql::Text(String::new()),
-            Some(_) => Sql::Null,
-        })
-        .collect()
+fn column_values(row: &MemberRow) -> Vec<Parameter<'_>> {
+    let value = |field: MemberField| match row.fields.get(&field) {
+        Some(Value::Text(text)) => text.into(),
+        Some(Value::Int(number)) => (*number).into(),
+        Some(Value::Attrs(attrs)) => attrs.to_string().into(),
+        Some(Value::Cleared) if field.kind() == FieldKind::Text => "".into(),
+        None | Some(_) => Parameter::Null,
+    };
+    columns().map(value).collect()
 }
+
+/// The parameters begin with [`columns`], in order.
+const INSERT: &str =
+    "INSERT INTO members (name, alias, mobile, telephone, email, biz_mail, position, gender, status, avatar, address,
+        main_department, direct_leader, ext_attr, userid, openid, openid_state, openid_attempts,
+        openid_next_attempt_at, openid_errcode, openid_error, openid_updated_at, openid_revision, details_state,
+        details_fetched_at, details_revision, created_at, updated_at, event_time, deleted_at)
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23,
+        ?24, ?25, ?26, ?27, ?28, ?29, ?30)";
+
+/// The parameters begin with [`columns`], in order.
+const UPDATE: &str =
+    "UPDATE members SET name = ?1, alias = ?2, mobile = ?3, telephone = ?4, email = ?5, biz_mail = ?6, position = ?7,
+        gender = ?8, status = ?9, avatar = ?10, address = ?11, main_department = ?12, direct_leader = ?13,
+        ext_attr = ?14, userid = ?15,
+        updated_at = CASE WHEN ?16 OR deleted_at IS DISTINCT FROM ?19 THEN ?17 ELSE updated_at END,
+        event_time = ?18, deleted_at = ?19, details_state = coalesce(?20, details_state),
+        details_revision = details_revision + ?21
+     WHERE userid = ?15 RETURNING openid, openid_state";
 
 /// Inserts the row with the carried columns, after the step that the facts require of the openid.
 fn insert<'a>(
@@ -249,40 +263,33 @@ fn insert<'a>(
     row: &'a MemberRow,
     carried: Carried,
     was_present: bool,
+    details: DetailsAction,
     now: UnixSeconds,
-) -> rusqlite::Result<OpenidStep<'a>> {
+) -> Result<OpenidStep<'a>> {
     let step = OpenidStep::of((carried.openid.as_deref(), &carried.state), row, was_present);
     let carried = carried.with_openid(step, now);
-    let mut values = column_values(row);
-    values.extend([
-        Sql::Text(row.userid.as_str().to_owned()),
-        carried.openid.into(),
-        carried.state.into(),
-        carried.attempts.into(),
-        carried.next_attempt_at.into(),
-        carried.errcode.into(),
-        carried.error.into(),
-        carried.openid_updated_at.into(),
-        carried.revision.into(),
-        carried.details_state.into(),
-        carried.details_fetched_at.into(),
-        carried.details_revision.into(),
-        carried.created_at.into(),
-        now.0.into(),
-        row.event_time.0.into(),
-        row.deleted_at.map(|at| at.0).into(),
+    let (details_state, revisions) = details_columns(details);
+    let mut parameters = column_values(row);
+    parameters.extend_from_slice(values![
+        row.userid.as_str(),
+        carried.openid,
+        carried.state,
+        carried.attempts,
+        carried.next_attempt_at,
+        carried.errcode,
+        carried.error,
+        carried.openid_updated_at,
+        carried.revision,
+        details_state.map_or(carried.details_state, str::to_owned),
+        carried.details_fetched_at,
+        carried.details_revision.wrapping_add(revisions),
+        carried.created_at,
+        now,
+        row.event_time,
+        row.deleted_at,
     ]);
-    let names: Vec<&str> = columns().map(Field::name).collect();
-    let places = vec!["?"; values.len()].join(", ");
-    connection
-        .prepare_cached(&format!(
-            "INSERT INTO members ({}, userid, openid, openid_state, openid_attempts, openid_next_attempt_at,
-                openid_errcode, openid_error, openid_updated_at, openid_revision, details_state, details_fetched_at,
-                details_revision, created_at, updated_at, event_time, deleted_at) VALUES ({places})",
-            names.join(", ")
-        ))?
-        .execute(params_from_iter(values))?;
-    write_departments(connection, row)?;
+    connection.execute(INSERT, &parameters)?;
+    insert_departments(connection, row)?;
     Ok(step)
 }
 
@@ -291,61 +298,62 @@ fn update<'a>(
     connection: &Connection,
     row: &'a MemberRow,
     changed: bool,
+    details: DetailsAction,
     now: UnixSeconds,
-) -> rusqlite::Result<OpenidStep<'a>> {
-    let mut values = column_values(row);
-    let own: [Sql; 5] = [
-        Sql::Text(row.userid.as_str().to_owned()),
-        changed.into(),
-        now.0.into(),
-        row.event_time.0.into(),
-        row.deleted_at.map(|at| at.0).into(),
-    ];
-    values.extend(own);
-    let set: Vec<String> = columns().map(|field| format!("{} = ?", field.name())).collect();
-    let n = set.len();
-    let (openid, state): (Option<String>, String) = connection
-        .prepare_cached(&format!(
-            "UPDATE members SET {}, userid = ?{u},
-                updated_at = CASE WHEN ?{c} OR deleted_at IS NOT ?{d} THEN ?{t} ELSE updated_at END,
-                event_time = ?{e}, deleted_at = ?{d} WHERE userid = ?{u} RETURNING openid, openid_state",
-            set.join(", "),
-            u = n + 1,
-            c = n + 2,
-            t = n + 3,
-            e = n + 4,
-            d = n + 5,
-        ))?
-        .query_row(params_from_iter(values), |row| Ok((row.get(0)?, row.get(1)?)))?;
+) -> Result<OpenidStep<'a>> {
+    let (details_state, revisions) = details_columns(details);
+    let mut parameters = column_values(row);
+    parameters.extend_from_slice(values![
+        row.userid.as_str(),
+        changed,
+        now,
+        row.event_time,
+        row.deleted_at,
+        details_state,
+        revisions
+    ]);
+    let (openid, state): (Option<String>, String) =
+        connection.one(UPDATE, &parameters, |row| Ok((row.get(0)?, row.get(1)?)))?;
     let step = OpenidStep::of((openid.as_deref(), &state), row, true);
     match step {
         OpenidStep::Keep => {}
         OpenidStep::Convert(openid) => {
-            connection
-                .prepare_cached(
-                    "UPDATE members SET openid = ?2, openid_state = 'converted', openid_attempts = 0,
-                        openid_next_attempt_at = NULL, openid_errcode = NULL, openid_error = NULL,
-                        openid_updated_at = ?3 WHERE userid = ?1",
-                )?
-                .execute(params![row.userid.as_str(), openid, now.0])?;
+            connection.execute(
+                "UPDATE members SET openid = ?2, openid_state = 'converted', openid_attempts = 0,
+                    openid_next_attempt_at = NULL, openid_errcode = NULL, openid_error = NULL,
+                    openid_updated_at = ?3 WHERE userid = ?1",
+                values![row.userid.as_str(), openid, now],
+            )?;
         }
         OpenidStep::MakeDue => {
-            connection
-                .prepare_cached(
-                    "UPDATE members SET openid = NULL, openid_state = 'pending', openid_attempts = 0,
-                        openid_next_attempt_at = ?2, openid_revision = openid_revision + 1 WHERE userid = ?1",
-                )?
-                .execute(params![row.userid.as_str(), now.0])?;
+            connection.execute(
+                "UPDATE members SET openid = NULL, openid_state = 'pending', openid_attempts = 0,
+                    openid_next_attempt_at = ?2, openid_revision = openid_revision + 1 WHERE userid = ?1",
+                values![row.userid.as_str(), now],
+            )?;
         }
     }
     Ok(step)
 }
 
-/// Replaces the member's departments; a deleted member has none.
-fn write_departments(connection: &Connection, row: &MemberRow) -> rusqlite::Result<()> {
-    connection
-        .prepare_cached("DELETE FROM member_departments WHERE userid = ?1")?
-        .execute([row.userid.as_str()])?;
+/// The new `details_state`, if it changes, and the number of calls of user/get that become obsolete.
+fn details_columns(details: DetailsAction) -> (Option<&'static str>, i64) {
+    match details {
+        DetailsAction::Keep => (None, 0),
+        DetailsAction::Known => (Some("known"), 0),
+        // The answer of a call in progress may be older than this fact.
+        DetailsAction::Due => (Some("due"), 1),
+    }
+}
+
+/// Replaces the member's departments.
+fn write_departments(connection: &Connection, row: &MemberRow) -> Result<()> {
+    connection.execute("DELETE FROM member_departments WHERE userid = ?1", values![row.userid.as_str()])?;
+    insert_departments(connection, row)
+}
+
+/// Inserts the member's departments; a deleted member has none.
+fn insert_departments(connection: &Connection, row: &MemberRow) -> Result<()> {
     if row.deleted_at.is_some() {
         return Ok(());
     }
@@ -354,29 +362,40 @@ fn write_departments(connection: &Connection, row: &MemberRow) -> rusqlite::Resu
         _ => &[],
     };
     let (departments, led) = (list(MemberField::Department), list(MemberField::LeaderOf));
-    let mut statement = connection.prepare_cached(
-        "INSERT INTO member_departments (userid, department_id, is_leader, position) VALUES (?1, ?2, ?3, ?4)
-         ON CONFLICT DO NOTHING",
-    )?;
     for (position, id) in departments.iter().enumerate() {
-        let position = i64::try_from(position).unwrap_or(i64::MAX);
-        statement.execute(params![row.userid.as_str(), id, led.contains(id), position])?;
+        connection.execute(
+            "INSERT INTO member_departments (userid, department_id, is_leader, position) VALUES (?1, ?2, ?3, ?4)
+             ON CONFLICT DO NOTHING",
+            values![row.userid.as_str(), *id, led.contains(id), position],
+        )?;
     }
     Ok(())
 }
 
-fn write_tag_member(
-    connection: &Connection,
-    tag: TagId,
-    userid: &UserId,
-    within: bool,
-) -> rusqlite::Result<()> {
+fn write_tag_member(connection: &Connection, tag: TagId, userid: &UserId, within: bool) -> Result<()> {
     let sql = if within {
         "INSERT INTO tag_members (tag_id, userid) VALUES (?1, ?2)
          ON CONFLICT (tag_id, userid) DO UPDATE SET userid = excluded.userid"
     } else {
         "DELETE FROM tag_members WHERE tag_id = ?1 AND userid = ?2"
     };
-    connection.prepare_cached(sql)?.execute(params![tag.0, userid.as_str()])?;
+    connection.execute(sql, values![tag.0, userid.as_str()])?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_statements_name_the_fields_in_the_order_of_their_parameters() {
+        let names: Vec<&str> = columns().map(Field::name).collect();
+        assert!(
+            INSERT.split_whitespace().collect::<String>().contains(&format!("({},userid", names.join(",")))
+        );
+        let set = names.iter().enumerate().map(|(n, name)| format!("{name}=?{}", n + 1)).collect::<Vec<_>>();
+        assert!(
+            UPDATE.split_whitespace().collect::<String>().contains(&format!("SET{},userid", set.join(",")))
+        );
+    }
 }

@@ -4,6 +4,7 @@
 
 mod changes;
 pub(crate) mod clashes;
+pub mod connection;
 pub(crate) mod deferred;
 mod departments;
 pub(crate) mod details;
@@ -17,6 +18,8 @@ pub(crate) mod file;
 mod heal;
 pub(crate) mod holders;
 mod images;
+pub(crate) mod ledger;
+pub(crate) mod member_list;
 mod member_merge;
 mod members;
 pub(crate) mod monitor;
@@ -27,11 +30,13 @@ pub mod openids;
 pub mod queries;
 pub mod reconciles;
 pub(crate) mod refusals;
+pub(crate) mod sample;
 mod sqlite;
 pub(crate) mod state;
 pub mod verify;
 pub(crate) mod writer;
 
+pub use connection::Connection;
 pub(crate) use error::StoreError;
 pub use event_log::{EventOutcome, NewEvent};
 pub(crate) use events::record_invalid;
@@ -39,8 +44,7 @@ pub use events::{Applied, apply_event};
 pub(crate) use open::open_reader;
 pub use open::open_writer;
 pub use openids::ConversionOutcome;
-pub(crate) use rusqlite::{Connection, Error};
 pub use writer::Writer;
 
 /// The result of a statement; the caller rolls back on an error.
-pub(crate) type Result<T> = rusqlite::Result<T>;
+pub type Result<T, E = StoreError> = std::result::Result<T, E>;

@@ -1,24 +1,26 @@
 //! Figures for the admin listener, one query each.
 
-use rusqlite::{Connection, OptionalExtension};
-
+use super::Result;
+use super::connection::{Connection, values};
 use crate::directory::UnixSeconds;
 use crate::directory::openid::OpenidState;
 
 /// The number of present members in each openid state. Reads an index only: SQLite defers the seek to a row until a column
 /// is needed.
-pub(crate) fn members_by_state(connection: &Connection) -> rusqlite::Result<[(OpenidState, i64); 3]> {
+pub(crate) fn members_by_state(connection: &Connection) -> Result<[(OpenidState, i64); 3]> {
     let mut counts = OpenidState::ALL.map(|state| (state, 0));
     for (state, count) in &mut counts {
-        *count = connection
-            .prepare_cached("SELECT count(*) FROM members WHERE deleted_at IS NULL AND openid_state = ?1")?
-            .query_row([state.as_str()], |row| row.get(0))?;
+        *count = connection.one(
+            "SELECT count(*) FROM members WHERE deleted_at IS NULL AND openid_state = ?1",
+            values![state.as_str()],
+            |row| row.get(0),
+        )?;
     }
     Ok(counts)
 }
 
 /// Creation time of the pending member that has waited longest. `many`: more than a twelfth of all members are pending.
-pub(crate) fn oldest_pending(connection: &Connection, many: bool) -> rusqlite::Result<Option<UnixSeconds>> {
+pub(crate) fn oldest_pending(connection: &Connection, many: bool) -> Result<Option<UnixSeconds>> {
     // The index needs a seek per row. From one row in twelve on, a full scan is faster: for a million pending members 0.2 s
     // instead of 2.4 s.
     let sql = if many {
@@ -30,18 +32,17 @@ pub(crate) fn oldest_pending(connection: &Connection, many: bool) -> rusqlite::R
 }
 
 /// The time of receipt of the last callback.
-pub(crate) fn last_event(connection: &Connection) -> rusqlite::Result<Option<UnixSeconds>> {
+pub(crate) fn last_event(connection: &Connection) -> Result<Option<UnixSeconds>> {
     time(connection, "SELECT received_at FROM events ORDER BY seq DESC LIMIT 1")
 }
 
 /// The end of the last comparison that was complete, or partial because of what WeCom denies.
-pub(crate) fn last_reconcile(connection: &Connection) -> rusqlite::Result<Option<UnixSeconds>> {
+pub(crate) fn last_reconcile(connection: &Connection) -> Result<Option<UnixSeconds>> {
     time(connection, "SELECT max(finished_at) FROM reconciles WHERE outcome IN ('ok', 'partial')")
 }
 
-fn time(connection: &Connection, sql: &str) -> rusqlite::Result<Option<UnixSeconds>> {
-    let found =
-        connection.prepare_cached(sql)?.query_row([], |row| row.get::<_, Option<i64>>(0)).optional()?;
+fn time(connection: &Connection, sql: &'static str) -> Result<Option<UnixSeconds>> {
+    let found = connection.row(sql, &[], |row| row.get::<Option<i64>>(0))?;
     Ok(found.flatten().map(UnixSeconds))
 }
 
@@ -55,7 +56,7 @@ mod tests {
         let db = open_in_memory().unwrap();
         let sql = "EXPLAIN QUERY PLAN
                    SELECT count(*) FROM members WHERE deleted_at IS NULL AND openid_state = ?1";
-        let plan: String = db.query_row(sql, ["pending"], |row| row.get(3)).unwrap();
+        let plan: String = db.one(sql, values!["pending"], |row| row.get(3)).unwrap();
         assert_eq!(plan, "SEARCH members USING INDEX members_by_state (openid_state=?)");
     }
 
@@ -66,7 +67,7 @@ mod tests {
         let rows = [("a", "'pending'", 5, "NULL"), ("b", "'pending'", 3, "NULL"), ("c", "'pending'", 1, "9")];
         for (userid, state, created_at, deleted_at) in rows.into_iter().chain([("d", "'failed'", 2, "NULL")])
         {
-            db.execute_batch(&format!(
+            db.script(&format!(
                 "INSERT INTO members (userid, openid_state, openid_next_attempt_at, openid_revision, details_state,
                      created_at, updated_at, event_time, deleted_at)
                  VALUES ('{userid}', {state}, 7, 1, 'known', {created_at}, 0, 0, {deleted_at})"
@@ -84,7 +85,7 @@ mod tests {
         assert_eq!(last_reconcile(&db).unwrap(), None);
         let add = |finished_at: Option<i64>, outcome: &str| {
             let sql = "INSERT INTO reconciles (started_at, finished_at, reason, outcome) VALUES (1, ?1, 'test', ?2)";
-            db.execute(sql, rusqlite::params![finished_at, outcome]).unwrap();
+            db.execute(sql, values![finished_at, outcome]).unwrap();
         };
         add(None, "running");
         add(Some(9), "failed");

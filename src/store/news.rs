@@ -1,9 +1,9 @@
 //! What happened to an entity since a point in time: it explains an observation that does not hold.
 
-use rusqlite::{Connection, params};
-
-use super::event_log::next_event;
+use super::Result;
+use super::connection::{Connection, values};
 use super::facts::tied_names;
+use super::ledger::next_event;
 use super::observations::Observation;
 use crate::directory::{UnixSeconds, UserId};
 
@@ -18,7 +18,7 @@ pub struct Since {
 
 impl Since {
     /// The present position; `local` is the present time.
-    pub fn now(connection: &Connection, local: UnixSeconds) -> rusqlite::Result<Self> {
+    pub fn now(connection: &Connection, local: UnixSeconds) -> Result<Self> {
         Ok(Self { event: next_event(connection)?, local })
     }
 }
@@ -26,7 +26,7 @@ impl Since {
 impl Observation {
     /// Whether an event about the subject was applied or its details were fetched since `since`, which explains an observation
     /// that does not hold.
-    pub fn has_news_since(&self, connection: &Connection, since: Since) -> rusqlite::Result<bool> {
+    pub fn has_news_since(&self, connection: &Connection, since: Since) -> Result<bool> {
         match self {
             Self::Member(userid, _) | Self::MemberAbsent(userid) => {
                 member_has_news(connection, userid, since)
@@ -50,10 +50,11 @@ impl Observation {
     }
 }
 
-fn member_has_news(connection: &Connection, userid: &UserId, since: Since) -> rusqlite::Result<bool> {
-    let was_fetched = connection
-        .prepare_cached("SELECT 1 FROM members WHERE userid = ?1 AND details_fetched_at >= ?2")?
-        .exists(params![userid.as_str(), since.local.0])?;
+fn member_has_news(connection: &Connection, userid: &UserId, since: Since) -> Result<bool> {
+    let was_fetched = connection.exists(
+        "SELECT 1 FROM members WHERE userid = ?1 AND details_fetched_at >= ?2",
+        values![userid.as_str(), since.local.0],
+    )?;
     if was_fetched {
         return Ok(true);
     }
@@ -65,15 +66,6 @@ fn member_has_news(connection: &Connection, userid: &UserId, since: Since) -> ru
     Ok(false)
 }
 
-fn has_event(
-    connection: &Connection,
-    subject: &str,
-    change_type: &str,
-    since: Since,
-) -> rusqlite::Result<bool> {
-    connection
-        .prepare_cached(
-            "SELECT 1 FROM events WHERE subject = ?1 AND seq >= ?2 AND outcome = 'applied' AND change_type LIKE ?3",
-        )?
-        .exists(params![subject, since.event, change_type])
+fn has_event(connection: &Connection, subject: &str, change_type: &str, since: Since) -> Result<bool> {
+    connection.exists("SELECT 1 FROM events WHERE subject = ?1 AND seq >= ?2 AND outcome = 'applied' AND change_type LIKE ?3", values![subject, since.event, change_type])
 }

@@ -2,11 +2,11 @@
 
 use std::fmt;
 
-use rusqlite::{Connection, params};
-
+use super::Result;
+use super::connection::{Connection, values};
 use super::departments::{add_numbered_fact, plausible_numbered_facts, tag_absent};
-use super::event_log::next_event;
 use super::facts::group_facts;
+use super::ledger::next_event;
 use super::member_merge::{add_member_fact, plausible_facts};
 use crate::directory::clock::Moment;
 use crate::directory::diff::{Change, Entity, MemberMerge};
@@ -58,19 +58,18 @@ impl fmt::Display for EntityId {
 }
 
 /// Entities, present or deleted, with a newest fact later than `latest`.
-pub fn ahead_of(connection: &Connection, latest: UnixSeconds) -> rusqlite::Result<Vec<EntityId>> {
+pub fn ahead_of(connection: &Connection, latest: UnixSeconds) -> Result<Vec<EntityId>> {
     let mut found = Vec::new();
-    let mut members = connection.prepare_cached("SELECT userid FROM members WHERE event_time > ?1")?;
-    let mut rows = members.query([latest.0])?;
-    while let Some(row) = rows.next()? {
-        found.extend(UserId::parse(row.get_ref(0)?.as_str()?).ok().map(EntityId::Member));
-    }
-    let mut departments = connection.prepare_cached("SELECT id FROM departments WHERE event_time > ?1")?;
-    let ids = departments.query_map([latest.0], |row| Ok(EntityId::Department(DepartmentId(row.get(0)?))))?;
-    found.extend(ids.collect::<rusqlite::Result<Vec<_>>>()?);
-    let mut tags = connection.prepare_cached("SELECT id FROM tags WHERE event_time > ?1")?;
-    let ids = tags.query_map([latest.0], |row| Ok(EntityId::Tag(TagId(row.get(0)?))))?;
-    found.extend(ids.collect::<rusqlite::Result<Vec<_>>>()?);
+    connection.for_each("SELECT userid FROM members WHERE event_time > ?1", values![latest], |row| {
+        found.extend(UserId::parse(&row.text(0)?).ok().map(EntityId::Member));
+        Ok(true)
+    })?;
+    let ids = "SELECT id FROM departments WHERE event_time > ?1";
+    let departments =
+        connection.rows(ids, values![latest], |row| Ok(EntityId::Department(DepartmentId(row.get(0)?))))?;
+    let ids = "SELECT id FROM tags WHERE event_time > ?1";
+    let tags = connection.rows(ids, values![latest], |row| Ok(EntityId::Tag(TagId(row.get(0)?))))?;
+    found.extend(departments.into_iter().chain(tags));
     Ok(found)
 }
 
@@ -133,7 +132,7 @@ pub fn observe(
     observation: &Observation,
     at: UnixSeconds,
     now: impl Into<Moment>,
-) -> rusqlite::Result<Observed> {
+) -> Result<Observed> {
     let now: Moment = now.into();
     let source = Source::Api(at);
     let member = |userid: &UserId, fact| {
@@ -166,21 +165,19 @@ pub fn observe(
             Ok(Observed::of(&merged.difference.changes, merged.holds))
         }
         Observation::Complete(kind) => {
-            connection
-                .prepare_cached(
-                    "INSERT INTO listings (kind, second, arrival) VALUES (?1, ?2, ?3)
+            connection.execute(
+                "INSERT INTO listings (kind, second, arrival) VALUES (?1, ?2, ?3)
                      ON CONFLICT (kind) DO UPDATE SET second = excluded.second, arrival = excluded.arrival",
-                )?
-                .execute(params![kind.as_str(), at.0, next_event(connection)?])?;
+                values![kind.as_str(), at.0, next_event(connection)?],
+            )?;
             Ok(Observed::of(&[], true))
         }
         Observation::TagContentComplete(tag) => {
-            connection
-                .prepare_cached(
-                    "INSERT INTO tag_listings (tag_id, second) VALUES (?1, ?2)
+            connection.execute(
+                "INSERT INTO tag_listings (tag_id, second) VALUES (?1, ?2)
                      ON CONFLICT (tag_id) DO UPDATE SET second = excluded.second",
-                )?
-                .execute(params![tag.0, at.0])?;
+                values![tag.0, at.0],
+            )?;
             Ok(Observed::of(&[], true))
         }
         Observation::Ahead(subject) => {
@@ -207,7 +204,7 @@ pub(super) fn observe_member(
     fields: &Fields<MemberField>,
     at: UnixSeconds,
     now: Moment,
-) -> rusqlite::Result<MemberMerge> {
+) -> Result<MemberMerge> {
     let source = Source::Api(at);
     let fact = Fact::present(Presence::Listed, source, fields);
     Ok(add_member_fact(connection, userid, source, MemberFact::Entity(fact), now)?.0)
@@ -230,18 +227,12 @@ impl Observation {
 }
 
 /// The members and departments in a tag.
-pub fn tag_content(
-    connection: &Connection,
-    tag: TagId,
-) -> rusqlite::Result<(Vec<UserId>, Vec<DepartmentId>)> {
-    let mut statement = connection.prepare_cached("SELECT userid FROM tag_members WHERE tag_id = ?1")?;
-    let members = statement.query_map([tag.0], |row| row.get::<_, String>(0))?;
-    let members: Vec<String> = members.collect::<rusqlite::Result<_>>()?;
-    let mut statement =
-        connection.prepare_cached("SELECT department_id FROM tag_departments WHERE tag_id = ?1")?;
-    let departments = statement.query_map([tag.0], |row| Ok(DepartmentId(row.get(0)?)))?;
-    let members = members.iter().filter_map(|userid| UserId::parse(userid).ok()).collect();
-    Ok((members, departments.collect::<rusqlite::Result<_>>()?))
+pub fn tag_content(connection: &Connection, tag: TagId) -> Result<(Vec<UserId>, Vec<DepartmentId>)> {
+    let select = "SELECT userid FROM tag_members WHERE tag_id = ?1";
+    let members = connection.rows(select, values![tag.0], |row| Ok(UserId::parse(&row.text(0)?).ok()))?;
+    let select = "SELECT department_id FROM tag_departments WHERE tag_id = ?1";
+    let departments = connection.rows(select, values![tag.0], |row| Ok(DepartmentId(row.get(0)?)))?;
+    Ok((members.into_iter().flatten().collect(), departments))
 }
 
 #[cfg(test)]
@@ -281,8 +272,8 @@ mod tests {
         Fields::from([(MemberField::Name, Value::text(name)), (MemberField::Department, Value::Ids(vec![1]))])
     }
 
-    fn value(db: &Connection, sql: &str) -> String {
-        db.query_row(sql, [], |row| row.get(0)).unwrap()
+    fn value(db: &Connection, sql: &'static str) -> String {
+        db.one(sql, &[], |row| row.get(0)).unwrap()
     }
 
     #[test]
@@ -334,5 +325,39 @@ mod tests {
         assert!(!Observation::MemberAbsent(userid()).has_news_since(&db, since).unwrap());
         apply(&db, 2, NOW.plus(1), MemberEvent::Updated(named("b")));
         assert!(Observation::MemberAbsent(userid()).has_news_since(&db, since).unwrap());
+    }
+
+    #[test]
+    fn no_statement_is_compiled_anew_for_each_use() {
+        let db = open_in_memory().unwrap();
+        let mut recompiled = 0;
+        for n in 0..200 {
+            let at = NOW.plus(n);
+            db.transaction(|db| -> crate::store::Result<()> {
+                apply(db, 4 * n, at, MemberEvent::Created(named("a")));
+                apply(db, 4 * n + 1, at.plus(1), MemberEvent::Updated(named(&format!("b{n}"))));
+                apply(db, 4 * n + 1, at.plus(1), MemberEvent::Updated(named(&format!("b{n}"))));
+                if n % 3 == 0 {
+                    let to = UserId::parse(&format!("zhang{n}")).unwrap();
+                    apply(db, 4 * n + 2, at.plus(2), MemberEvent::Renamed(to, named("c")));
+                }
+                observe(db, &Observation::Tag(TagId(1), "t".into()), at, at)?;
+                observe(db, &Observation::TagMember(TagId(1), userid(), n % 2 == 0), at, at)?;
+                observe(db, &Observation::Department(DepartmentId(2), Fields::new()), at, at)?;
+                if let Some(claimed) = claim(db, &userid(), None, NOW.plus(9999))? {
+                    let backoff =
+                        Backoff { first: std::time::Duration::ZERO, max: std::time::Duration::ZERO };
+                    let outcome = ConversionOutcome::Openid(format!("o{n}"));
+                    record_conversion(db, &claimed, &outcome, at, backoff, NOW.into(), 0.0)?;
+                }
+                apply(db, 4 * n + 3, at.plus(3), MemberEvent::Deleted);
+                Ok(())
+            })
+            .unwrap();
+            if n == 20 {
+                recompiled = db.recompiled();
+            }
+        }
+        assert_eq!(db.recompiled(), recompiled);
     }
 }

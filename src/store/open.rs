@@ -5,11 +5,12 @@ use std::ops::Deref;
 use std::path::Path;
 use std::time::Duration;
 
+use rusqlite::OpenFlags;
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 
+use super::connection::Connection;
 use super::error::StoreError;
-use super::file;
+use super::{Result, file};
 
 const APPLICATION_ID: i64 = file::APPLICATION_ID as i64;
 
@@ -47,11 +48,11 @@ impl From<Connection> for Opened {
 ///
 /// # Errors
 /// [`StoreError`]. A file that is not a database of this program stays unchanged.
-pub fn open_writer(path: &Path, mode: u32) -> Result<Opened, StoreError> {
+pub fn open_writer(path: &Path, mode: u32) -> Result<Opened> {
     let file = file::claim(path, mode)?;
     let open = || {
-        let mut connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-        migrate(&mut connection, path)?;
+        let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        migrate(&connection, path)?;
         Ok(connection)
     };
     let connection = open().map_err(|error: StoreError| error.with_holders(Some(path)))?;
@@ -62,31 +63,26 @@ pub fn open_writer(path: &Path, mode: u32) -> Result<Opened, StoreError> {
 ///
 /// # Errors
 /// [`StoreError`].
-pub fn open_in_memory() -> Result<Connection, StoreError> {
+pub fn open_in_memory() -> Result<Connection> {
     let place = Path::new(":memory:");
-    let mut connection = connect(place, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-    migrate(&mut connection, place)?;
+    let connection = connect(place, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    migrate(&connection, place)?;
     Ok(connection)
 }
 
 /// Opens an existing, up-to-date database read-only.
-pub(crate) fn open_reader(path: &Path) -> Result<Connection, StoreError> {
+pub(crate) fn open_reader(path: &Path) -> Result<Connection> {
     let connection = open_existing(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
-    connection.pragma_update(None, "query_only", true)?;
+    connection.sqlite().pragma_update(None, "query_only", true)?;
     Ok(connection)
 }
 
 /// Opens an existing, up-to-date database for a command that writes while the daemon may run.
-pub(crate) fn open_beside(path: &Path) -> Result<Connection, StoreError> {
+pub(crate) fn open_beside(path: &Path) -> Result<Connection> {
     open_existing(path, OpenFlags::SQLITE_OPEN_READ_WRITE)
 }
 
-/// Begins a write transaction, which is rolled back if it is dropped without a commit.
-pub(crate) fn begin(connection: &mut Connection) -> rusqlite::Result<Transaction<'_>> {
-    connection.transaction_with_behavior(TransactionBehavior::Immediate)
-}
-
-fn open_existing(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
+fn open_existing(path: &Path, flags: OpenFlags) -> Result<Connection> {
     if !path.exists() {
         return Err(StoreError::Missing(path.to_owned()));
     }
@@ -101,25 +97,29 @@ fn open_existing(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError
     }
 }
 
-fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
-    let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)
-        .map_err(StoreError::cannot_open(path))?;
+fn connect(path: &Path, flags: OpenFlags) -> Result<Connection> {
+    let connection = rusqlite::Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)
+        .map_err(|error| StoreError::CannotOpen {
+            path: path.to_owned(),
+            reason: format!("{error}; check that folder and files belong to the service's user"),
+        })?;
     connection.busy_timeout(LOCK_TIMEOUT)?;
     connection.set_prepared_statement_cache_capacity(128);
     connection.pragma_update(None, "foreign_keys", true)?;
     // Else SQLite plans by the values of parameters, and compiles some statements anew for each event.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
-    Ok(connection)
+    Ok(connection.into())
 }
 
-fn known_version() -> i64 {
+/// The schema version of this program.
+pub(crate) fn known_version() -> i64 {
     i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX)
 }
 
 /// The file's schema version; 0 for an empty file. Refuses foreign databases and newer schemas.
-fn schema_version(connection: &Connection, path: &Path) -> Result<i64, StoreError> {
-    let number = |pragma: &str| -> Result<i64, StoreError> {
-        connection.pragma_query_value(None, pragma, |row| row.get(0)).map_err(|error| {
+fn schema_version(connection: &Connection, path: &Path) -> Result<i64> {
+    let number = |pragma: &str| -> Result<i64> {
+        connection.sqlite().pragma_query_value(None, pragma, |row| row.get(0)).map_err(|error| {
             match error.sqlite_error_code() {
                 Some(rusqlite::ErrorCode::NotADatabase) => StoreError::NotOurs(path.to_owned()),
                 _ => error.into(),
@@ -127,7 +127,7 @@ fn schema_version(connection: &Connection, path: &Path) -> Result<i64, StoreErro
         })
     };
     let (application, version) = (number("application_id")?, number("user_version")?);
-    let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    let tables: i64 = connection.one("SELECT count(*) FROM sqlite_schema", &[], |row| row.get(0))?;
     let is_empty = application == 0 && version == 0 && tables == 0;
     if !is_empty && application != APPLICATION_ID {
         return Err(StoreError::NotOurs(path.to_owned()));
@@ -138,43 +138,43 @@ fn schema_version(connection: &Connection, path: &Path) -> Result<i64, StoreErro
     Ok(version)
 }
 
-fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
+fn migrate(connection: &Connection, path: &Path) -> Result<()> {
     schema_version(connection, path)?;
+    let sqlite = connection.sqlite();
     // Before WAL mode: the id must be in the file itself, whose first bytes identify it.
-    let id: i64 = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
+    let id: i64 = sqlite.pragma_query_value(None, "application_id", |row| row.get(0))?;
     if id != APPLICATION_ID {
-        connection.pragma_update(None, "application_id", APPLICATION_ID)?;
+        sqlite.pragma_update(None, "application_id", APPLICATION_ID)?;
     }
-    connection.pragma_update(None, "journal_mode", "WAL")?;
-    connection.pragma_update(None, "synchronous", "FULL")?;
+    sqlite.pragma_update(None, "journal_mode", "WAL")?;
+    sqlite.pragma_update(None, "synchronous", "FULL")?;
     // A WAL that grew during a long read is truncated to this at its next restart.
-    connection.pragma_update(None, "journal_size_limit", 8 * 1024 * 1024)?;
+    sqlite.pragma_update(None, "journal_size_limit", 8 * 1024 * 1024)?;
     // SQLite's default of 2 MB does not hold the upper pages of all indexes of a large company.
-    connection.pragma_update(None, "cache_size", -8 * 1024)?;
+    sqlite.pragma_update(None, "cache_size", -8 * 1024)?;
     // Statement journals of savepoints: from 16 pages on, SQLite would write them to a file.
-    connection.pragma_update(None, "temp_store", "MEMORY")?;
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let version = schema_version(&transaction, path)?;
-    if version < known_version() {
+    sqlite.pragma_update(None, "temp_store", "MEMORY")?;
+    connection.transaction(|connection| {
+        let version = schema_version(connection, path)?;
+        if version == known_version() {
+            return Ok(());
+        }
         if version > 0 {
             log::info!("database: migrating the schema from {version} to {}", known_version());
         }
-        drop_views(&transaction)?;
+        drop_views(connection)?;
         for migration in MIGRATIONS.iter().skip(usize::try_from(version).unwrap_or(0)) {
-            transaction.execute_batch(migration)?;
+            connection.script(migration)?;
         }
-        transaction.execute_batch(VIEWS)?;
-        transaction.pragma_update(None, "user_version", known_version())?;
-    }
-    transaction.commit()?;
-    Ok(())
+        connection.script(VIEWS)?;
+        Ok(sqlite.pragma_update(None, "user_version", known_version())?)
+    })
 }
 
-fn drop_views(connection: &Connection) -> Result<(), StoreError> {
-    let mut statement = connection.prepare("SELECT name FROM sqlite_schema WHERE type = 'view'")?;
-    let names: Vec<String> = statement.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
-    for name in names {
-        connection.execute_batch(&format!("DROP VIEW \"{}\"", name.replace('"', "\"\"")))?;
+fn drop_views(connection: &Connection) -> Result<()> {
+    let names = "SELECT name FROM sqlite_schema WHERE type = 'view'";
+    for name in connection.rows(names, &[], |row| row.get::<String>(0))? {
+        connection.script(&format!("DROP VIEW \"{}\"", name.replace('"', "\"\"")))?;
     }
     Ok(())
 }

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
-
+use super::Result;
 use super::clashes;
+use super::connection::{Connection, Row, values};
 use super::member_merge::add_member_fact;
 use crate::directory::clock::Moment;
 use crate::directory::members::{Answer, Conversion, MemberFact};
@@ -52,22 +52,33 @@ const CHANGED_HANDS: Duration = Duration::from_secs(2);
 /// Maximum number of rows in `api_calls`.
 const CALLS_KEPT: i64 = 10_000;
 
+/// Selects the columns of claims on present members; ?1 is the time before which an openid is old.
+macro_rules! claims_where {
+    ($condition:literal) => {
+        concat!(
+            "SELECT userid, openid_revision,
+                openid_state = 'converted' AND NOT coalesce(openid_updated_at <= ?1, 0), event_time
+             FROM members WHERE deleted_at IS NULL AND ",
+            $condition
+        )
+    };
+}
+
 /// Records a call, and deletes the oldest beyond [`CALLS_KEPT`].
-pub(crate) fn record_api_call(connection: &Connection, call: &ApiCall) -> rusqlite::Result<()> {
-    connection
-        .prepare_cached(
-            "INSERT INTO api_calls (at, api, userid, errcode, errmsg, millis) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-        )?
-        .execute(params![
-            call.at.0,
+pub(crate) fn record_api_call(connection: &Connection, call: &ApiCall) -> Result<()> {
+    let newest: i64 = connection.one(
+        "INSERT INTO api_calls (at, api, userid, errcode, errmsg, millis) VALUES (?1, ?2, ?3, ?4, ?5, ?6) RETURNING id",
+        values![
+            call.at,
             call.api,
             call.userid.as_ref().map(UserId::as_str),
             call.errcode,
-            call.errmsg,
+            &call.errmsg,
             i64::try_from(call.millis).unwrap_or(i64::MAX),
-        ])?;
-    let newest = connection.last_insert_rowid();
-    connection.prepare_cached("DELETE FROM api_calls WHERE id <= ?1")?.execute([newest - CALLS_KEPT])?;
+        ],
+        |row| row.get(0),
+    )?;
+    connection.execute("DELETE FROM api_calls WHERE id <= ?1", values![newest - CALLS_KEPT])?;
     Ok(())
 }
 
@@ -76,18 +87,17 @@ pub(crate) fn recent_api_calls(
     connection: &Connection,
     seconds: i64,
     now: UnixSeconds,
-) -> rusqlite::Result<Vec<(String, i64)>> {
+) -> Result<Vec<(String, i64)>> {
     // In descending order of id, which is the order of time and needs no further index.
-    let mut statement = connection.prepare("SELECT api, at FROM api_calls ORDER BY id DESC")?;
-    let mut rows = statement.query([])?;
     let mut calls = Vec::new();
-    while let Some(row) = rows.next()? {
-        let ago = now.since(UnixSeconds(row.get(1)?));
-        if !(0..=seconds).contains(&ago) {
-            break;
+    connection.for_each("SELECT api, at FROM api_calls ORDER BY id DESC", &[], |row| {
+        let ago = now.since(row.get(1)?);
+        let is_recent = (0..=seconds).contains(&ago);
+        if is_recent {
+            calls.push((row.get(0)?, ago));
         }
-        calls.push((row.get(0)?, ago));
-    }
+        Ok(is_recent)
+    })?;
     calls.reverse();
     Ok(calls)
 }
@@ -108,47 +118,57 @@ pub(crate) fn due_members(
     connection: &Connection,
     Due { now, latest, recheck_before }: Due,
     limit: usize,
-) -> rusqlite::Result<Vec<ConversionClaim>> {
-    let most = i64::try_from(limit).unwrap_or(i64::MAX);
+) -> Result<Vec<ConversionClaim>> {
     let mut due = Vec::new();
-    let mut find = |which: &str, time: UnixSeconds| -> rusqlite::Result<()> {
-        let sql =
-            format!("SELECT {CLAIM_COLUMNS} FROM members WHERE deleted_at IS NULL AND {which} LIMIT ?3");
-        let mut statement = connection.prepare_cached(&sql)?;
-        let mut rows = statement.query(params![recheck_before.map(|at| at.0), time.0, most])?;
-        while let Some(row) = rows.next()? {
+    let mut find = |sql: &'static str, time: UnixSeconds| {
+        connection.for_each(sql, values![recheck_before, time, limit], |row| {
             due.extend(claimed(row)?);
-        }
-        Ok(())
+            Ok(true)
+        })
     };
-    let by_time = "ORDER BY openid_next_attempt_at";
-    find(&format!("openid_state = 'pending' AND openid_next_attempt_at <= ?2 {by_time}"), now)?;
-    find(&format!("openid_state = 'pending' AND openid_next_attempt_at > ?2 {by_time}"), latest)?;
-    find(&format!("openid_state = 'converted' AND openid_next_attempt_at <= ?2 {by_time}"), now)?;
+    find(
+        claims_where!(
+            "openid_state = 'pending' AND openid_next_attempt_at <= ?2 ORDER BY openid_next_attempt_at LIMIT ?3"
+        ),
+        now,
+    )?;
+    find(
+        claims_where!(
+            "openid_state = 'pending' AND openid_next_attempt_at > ?2 ORDER BY openid_next_attempt_at LIMIT ?3"
+        ),
+        latest,
+    )?;
+    find(
+        claims_where!(
+            "openid_state = 'converted' AND openid_next_attempt_at <= ?2 ORDER BY openid_next_attempt_at LIMIT ?3"
+        ),
+        now,
+    )?;
     if let Some(before) = recheck_before {
-        let unasked =
-            "openid_state = 'converted' AND openid_next_attempt_at IS NULL AND openid_updated_at <= ?2";
-        find(&format!("{unasked} ORDER BY openid_updated_at"), before)?;
+        find(
+            claims_where!(
+                "openid_state = 'converted' AND openid_next_attempt_at IS NULL AND openid_updated_at <= ?2
+                 ORDER BY openid_updated_at LIMIT ?3"
+            ),
+            before,
+        )?;
     }
     due.truncate(limit);
     Ok(due)
 }
 
 /// The earliest next attempt after `now`.
-pub(crate) fn earliest_due(
-    connection: &Connection,
-    now: UnixSeconds,
-) -> rusqlite::Result<Option<UnixSeconds>> {
-    connection
-        .prepare_cached(
-            "SELECT min(next) FROM (
+pub(crate) fn earliest_due(connection: &Connection, now: UnixSeconds) -> Result<Option<UnixSeconds>> {
+    connection.one(
+        "SELECT min(next) FROM (
                 SELECT min(openid_next_attempt_at) AS next FROM members
                 WHERE openid_state = 'pending' AND deleted_at IS NULL AND openid_next_attempt_at > ?1
                 UNION ALL
                 SELECT min(openid_next_attempt_at) FROM members
                 WHERE openid_state = 'converted' AND deleted_at IS NULL AND openid_next_attempt_at > ?1)",
-        )?
-        .query_row([now.0], |row| Ok(row.get::<_, Option<i64>>(0)?.map(UnixSeconds)))
+        values![now.0],
+        |row| Ok(row.get::<Option<i64>>(0)?.map(UnixSeconds)),
+    )
 }
 
 /// Makes a present member without an openid due at once, with its attempts reset. `None` if there is no such member.
@@ -156,31 +176,29 @@ pub(super) fn make_due_now(
     connection: &Connection,
     userid: &UserId,
     now: UnixSeconds,
-) -> rusqlite::Result<Option<UserId>> {
-    let changed = connection
-        .prepare_cached(
-            "UPDATE members SET openid_state = 'pending', openid_attempts = 0, openid_next_attempt_at = ?2,
+) -> Result<Option<UserId>> {
+    let changed = connection.execute(
+        "UPDATE members SET openid_state = 'pending', openid_attempts = 0, openid_next_attempt_at = ?2,
                 openid_revision = openid_revision + 1
              WHERE userid = ?1 AND openid IS NULL AND deleted_at IS NULL",
-        )?
-        .execute(params![userid.as_str(), now.0])?;
+        values![userid.as_str(), now.0],
+    )?;
     Ok((changed > 0).then(|| userid.clone()))
 }
 
 /// Makes a member due for the command `retry`; false if there is no such member without an openid.
-pub(crate) fn make_due(connection: &Connection, userid: &UserId, now: UnixSeconds) -> rusqlite::Result<bool> {
+pub(crate) fn make_due(connection: &Connection, userid: &UserId, now: UnixSeconds) -> Result<bool> {
     Ok(make_due_now(connection, userid, now)?.is_some())
 }
 
 /// Makes all members without an openid due now, and returns their number.
-pub(crate) fn make_all_due(connection: &Connection, now: UnixSeconds) -> rusqlite::Result<usize> {
-    connection
-        .prepare_cached(
-            "UPDATE members SET openid_state = 'pending', openid_attempts = 0, openid_next_attempt_at = ?1,
+pub(crate) fn make_all_due(connection: &Connection, now: UnixSeconds) -> Result<usize> {
+    connection.execute(
+        "UPDATE members SET openid_state = 'pending', openid_attempts = 0, openid_next_attempt_at = ?1,
                 openid_revision = openid_revision + 1
              WHERE openid IS NULL AND deleted_at IS NULL",
-        )?
-        .execute([now.0])
+        values![now.0],
+    )
 }
 
 /// Stores the result of a conversion. False: the claim is obsolete, because an event arrived during the call; the member is
@@ -196,19 +214,18 @@ pub fn record_conversion(
     backoff: Backoff,
     moment: Moment,
     random: f64,
-) -> rusqlite::Result<bool> {
+) -> Result<bool> {
     let now = moment.local;
     let (openid, attempts, is_current) = stored(connection, claim)?.unwrap_or_default();
-    let back_off = |backoff: Backoff, errcode: Option<i64>, errmsg: &str| -> rusqlite::Result<bool> {
+    let back_off = |backoff: Backoff, errcode: Option<i64>, errmsg: &str| -> Result<bool> {
         let attempts = attempts.saturating_add(1);
         // A clash causes only one further call.
         let next = (!claim.only_for_clash).then(|| backoff.next(attempts, now, random).0);
-        connection
-            .prepare_cached(
-                "UPDATE members SET openid_attempts = ?2, openid_next_attempt_at = ?3, openid_errcode = ?4,
+        connection.execute(
+            "UPDATE members SET openid_attempts = ?2, openid_next_attempt_at = ?3, openid_errcode = ?4,
                     openid_error = ?5 WHERE userid = ?1",
-            )?
-            .execute(params![claim.userid.as_str(), attempts, next, errcode, errmsg])?;
+            values![claim.userid.as_str(), attempts, next, errcode, errmsg],
+        )?;
         Ok(true)
     };
     let add_fact = |conversion: Conversion| {
@@ -220,12 +237,8 @@ pub fn record_conversion(
     match outcome {
         ConversionOutcome::Openid(answered) => {
             if openid.as_ref() == Some(answered) {
-                connection
-                    .prepare_cached(
-                        "UPDATE members SET openid_attempts = 0, openid_next_attempt_at = NULL,
-                            openid_errcode = NULL, openid_error = NULL, openid_updated_at = ?2 WHERE userid = ?1",
-                    )?
-                    .execute(params![claim.userid.as_str(), now.0])?;
+                connection.execute("UPDATE members SET openid_attempts = 0, openid_next_attempt_at = NULL,
+                            openid_errcode = NULL, openid_error = NULL, openid_updated_at = ?2 WHERE userid = ?1", values![claim.userid.as_str(), now.0])?;
                 clashes::look_for(connection, answered, now)?;
                 return Ok(true);
             }
@@ -245,13 +258,12 @@ pub fn record_conversion(
             if !merged.holds {
                 return back_off(backoff, Some(*errcode), errmsg);
             }
-            connection
-                .prepare_cached(
-                    "UPDATE members SET openid_state = 'failed', openid_attempts = openid_attempts + 1,
+            connection.execute(
+                "UPDATE members SET openid_state = 'failed', openid_attempts = openid_attempts + 1,
                         openid_next_attempt_at = NULL, openid_errcode = ?2, openid_error = ?3,
                         openid_updated_at = ?4 WHERE userid = ?1",
-                )?
-                .execute(params![claim.userid.as_str(), errcode, errmsg, now.0])?;
+                values![claim.userid.as_str(), errcode, errmsg, now.0],
+            )?;
             Ok(true)
         }
         // A converted member keeps its openid when a repeated call is refused: only another openid is a change.
@@ -261,19 +273,13 @@ pub fn record_conversion(
 }
 
 /// Openid and attempts of the present member with this name, and whether the claim is current.
-fn stored(
-    connection: &Connection,
-    claim: &ConversionClaim,
-) -> rusqlite::Result<Option<(Option<String>, u32, bool)>> {
-    connection
-        .prepare_cached(
-            "SELECT openid, openid_attempts, openid_revision = ?2 FROM members
+fn stored(connection: &Connection, claim: &ConversionClaim) -> Result<Option<(Option<String>, u32, bool)>> {
+    connection.row(
+        "SELECT openid, openid_attempts, openid_revision = ?2 FROM members
              WHERE userid = ?1 AND deleted_at IS NULL",
-        )?
-        .query_row(params![claim.userid.as_str(), claim.revision], |row| {
-            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
-        })
-        .optional()
+        values![claim.userid.as_str(), claim.revision],
+        |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+    )
 }
 
 /// A member to convert, with its revision before the call.
@@ -289,13 +295,9 @@ pub struct ConversionClaim {
     event_time: UnixSeconds,
 }
 
-/// The columns of a claim; its first parameter is the time before which an openid is old.
-const CLAIM_COLUMNS: &str = "userid, openid_revision,
-    openid_state = 'converted' AND NOT coalesce(openid_updated_at <= ?1, 0), event_time";
-
-/// Reads [`CLAIM_COLUMNS`].
-fn claimed(row: &Row<'_>) -> rusqlite::Result<Option<ConversionClaim>> {
-    let Ok(userid) = UserId::parse(row.get_ref(0)?.as_str()?) else { return Ok(None) };
+/// Reads a row of `claims_where!`.
+fn claimed(row: &Row<'_>) -> Result<Option<ConversionClaim>> {
+    let Ok(userid) = UserId::parse(&row.text(0)?) else { return Ok(None) };
     let (revision, only_for_clash, event_time) = (row.get(1)?, row.get(2)?, UnixSeconds(row.get(3)?));
     Ok(Some(ConversionClaim { userid, revision, only_for_clash, event_time }))
 }
@@ -307,14 +309,10 @@ pub fn claim(
     userid: &UserId,
     recheck_before: Option<UnixSeconds>,
     now: UnixSeconds,
-) -> rusqlite::Result<Option<ConversionClaim>> {
-    let sql = format!(
-        "SELECT {CLAIM_COLUMNS} FROM members
-         WHERE userid = ?3 AND deleted_at IS NULL
-           AND (openid_state = 'pending'
-                OR (openid_state = 'converted' AND (openid_updated_at <= ?1 OR openid_next_attempt_at <= ?2)))"
+) -> Result<Option<ConversionClaim>> {
+    let sql = claims_where!(
+        "userid = ?3 AND (openid_state = 'pending'
+            OR (openid_state = 'converted' AND (openid_updated_at <= ?1 OR openid_next_attempt_at <= ?2)))"
     );
-    let mut statement = connection.prepare_cached(&sql)?;
-    let mut rows = statement.query(params![recheck_before.map(|at| at.0), now.0, userid.as_str()])?;
-    rows.next()?.map_or(Ok(None), claimed)
+    Ok(connection.row(sql, values![recheck_before, now, userid.as_str()], claimed)?.flatten())
 }

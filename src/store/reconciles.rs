@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use rusqlite::{Connection, OptionalExtension, params};
-
+use super::Result;
+use super::connection::{Connection, Row, values};
 use super::observations::Effect;
 use crate::directory::comparison::{KnownDepartment, KnownMember};
 use crate::directory::{DepartmentField, DepartmentId, Fields, TagId, UnixSeconds, UserId, Value};
@@ -65,22 +65,18 @@ pub(crate) struct ReconcileRecord {
 }
 
 /// Records the begin of a comparison and returns its number. Earlier ones that are still running become stopped.
-pub(crate) fn begin_reconcile(
-    connection: &Connection,
-    reason: &str,
-    now: UnixSeconds,
-) -> rusqlite::Result<i64> {
+pub(crate) fn begin_reconcile(connection: &Connection, reason: &str, now: UnixSeconds) -> Result<i64> {
     connection.execute(
         "UPDATE reconciles SET outcome = 'stopped', finished_at = ?1, note = 'the program ended during the comparison'
          WHERE outcome = 'running'",
-        [now.0],
+        values![now],
     )?;
-    connection.execute(
-        "INSERT INTO reconciles (started_at, reason, outcome) VALUES (?1, ?2, 'running')",
-        params![now.0, reason],
+    let seq: i64 = connection.one(
+        "INSERT INTO reconciles (started_at, reason, outcome) VALUES (?1, ?2, 'running') RETURNING seq",
+        values![now, reason],
+        |row| row.get(0),
     )?;
-    let seq = connection.last_insert_rowid();
-    connection.execute("DELETE FROM reconciles WHERE seq <= ?1", [seq - 1000])?;
+    connection.execute("DELETE FROM reconciles WHERE seq <= ?1", values![seq - 1000])?;
     Ok(seq)
 }
 
@@ -91,12 +87,12 @@ pub(crate) fn finish_reconcile(
     (outcome, members_seen, effect): (ReconcileOutcome, usize, Effect),
     note: &str,
     now: UnixSeconds,
-) -> rusqlite::Result<()> {
+) -> Result<()> {
     let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
     connection.execute(
         "UPDATE reconciles SET finished_at = ?2, outcome = ?3, members_seen = ?4, created = ?5, updated = ?6,
             deleted = ?7, note = ?8 WHERE seq = ?1",
-        params![
+        values![
             seq,
             now.0,
             outcome.as_str(),
@@ -113,120 +109,105 @@ pub(crate) fn finish_reconcile(
 /// The last comparison, and the last one for which [`ReconcileOutcome::reached_end`] holds.
 pub(crate) fn last_reconciles(
     connection: &Connection,
-) -> rusqlite::Result<(Option<ReconcileRecord>, Option<ReconcileRecord>)> {
-    let last = |condition: &str| {
-        connection
-            .prepare_cached(&format!("SELECT * FROM reconciles WHERE {condition} ORDER BY seq DESC LIMIT 1"))?
-            .query_row([], |row| {
-                let word: String = row.get("outcome")?;
-                let outcome = ReconcileOutcome::ALL.into_iter().find(|outcome| outcome.as_str() == word);
-                let number = |name: &str| -> rusqlite::Result<usize> {
-                    Ok(usize::try_from(row.get::<_, i64>(name)?).unwrap_or(0))
-                };
-                Ok(ReconcileRecord {
-                    seq: row.get("seq")?,
-                    started_at: UnixSeconds(row.get("started_at")?),
-                    finished_at: row.get::<_, Option<i64>>("finished_at")?.map(UnixSeconds),
-                    reason: row.get("reason")?,
-                    outcome: outcome.unwrap_or(ReconcileOutcome::Failed),
-                    members_seen: row.get("members_seen")?,
-                    effect: Effect {
-                        created: number("created")?,
-                        updated: number("updated")?,
-                        deleted: number("deleted")?,
-                    },
-                    note: row.get("note")?,
-                })
-            })
-            .optional()
+) -> Result<(Option<ReconcileRecord>, Option<ReconcileRecord>)> {
+    let read = |row: &Row<'_>| {
+        let word: String = row.get(4)?;
+        let outcome = ReconcileOutcome::ALL.into_iter().find(|outcome| outcome.as_str() == word);
+        let count = |place| row.get::<i64>(place).map(|count| usize::try_from(count).unwrap_or(0));
+        Ok(ReconcileRecord {
+            seq: row.get(0)?,
+            started_at: row.get(1)?,
+            finished_at: row.get(2)?,
+            reason: row.get(3)?,
+            outcome: outcome.unwrap_or(ReconcileOutcome::Failed),
+            members_seen: row.get(5)?,
+            effect: Effect { created: count(6)?, updated: count(7)?, deleted: count(8)? },
+            note: row.get(9)?,
+        })
     };
-    Ok((last("1")?, last("outcome IN ('ok', 'partial', 'blocked')")?))
+    let last = connection.row(
+        "SELECT seq, started_at, finished_at, reason, outcome, members_seen, created, updated, deleted, note
+         FROM reconciles ORDER BY seq DESC LIMIT 1",
+        &[],
+        read,
+    )?;
+    let last_to_end = connection.row(
+        "SELECT seq, started_at, finished_at, reason, outcome, members_seen, created, updated, deleted, note
+         FROM reconciles WHERE outcome IN ('ok', 'partial', 'blocked') ORDER BY seq DESC LIMIT 1",
+        &[],
+        read,
+    )?;
+    Ok((last, last_to_end))
 }
 
 /// The first `limit` present members after `after`, in order of userid.
-pub(crate) fn known_members(
-    connection: &Connection,
-    after: &str,
-    limit: usize,
-) -> rusqlite::Result<Vec<KnownMember>> {
-    let mut statement = connection.prepare_cached(
-        "SELECT userid, event_time,
-                (SELECT group_concat(department_id) FROM member_departments AS md WHERE md.userid = m.userid)
-         FROM members AS m WHERE userid > ?1 AND deleted_at IS NULL ORDER BY userid LIMIT ?2",
-    )?;
-    let mut rows = statement.query(params![after, i64::try_from(limit).unwrap_or(i64::MAX)])?;
+pub(crate) fn known_members(connection: &Connection, after: &str, limit: usize) -> Result<Vec<KnownMember>> {
     let mut known = Vec::with_capacity(limit.min(10_000));
-    while let Some(row) = rows.next()? {
-        if let Ok(userid) = UserId::parse(row.get_ref(0)?.as_str()?) {
-            let list = row.get_ref(2)?.as_str_or_null()?.unwrap_or_default();
-            let departments = list.split(',').filter_map(|id| id.parse().ok()).collect();
-            known.push(KnownMember { userid, departments, event_time: UnixSeconds(row.get(1)?) });
-        }
-    }
+    connection.for_each(
+        "SELECT userid, event_time,
+                (SELECT string_agg(department_id, ',') FROM member_departments AS md WHERE md.userid = m.userid)
+         FROM members AS m WHERE userid > ?1 AND deleted_at IS NULL ORDER BY userid LIMIT ?2",
+        values![after, limit],
+        |row| {
+            if let Ok(userid) = UserId::parse(&row.text(0)?) {
+                let list: Option<String> = row.get(2)?;
+                let departments = list.iter().flat_map(|list| list.split(',')).filter_map(|id| id.parse().ok());
+                let departments = departments.collect();
+                known.push(KnownMember { userid, departments, event_time: row.get(1)? });
+            }
+            Ok(true)
+        },
+    )?;
     Ok(known)
 }
 
-pub(crate) fn count_members(connection: &Connection) -> rusqlite::Result<usize> {
+pub(crate) fn count_members(connection: &Connection) -> Result<usize> {
     let count: i64 =
-        connection
-            .query_row("SELECT count(*) FROM members WHERE deleted_at IS NULL", [], |row| row.get(0))?;
+        connection.one("SELECT count(*) FROM members WHERE deleted_at IS NULL", &[], |row| row.get(0))?;
     Ok(usize::try_from(count).unwrap_or(0))
 }
 
-pub(crate) fn known_departments(
-    connection: &Connection,
-) -> rusqlite::Result<BTreeMap<DepartmentId, KnownDepartment>> {
-    let mut statement = connection.prepare(
-        "SELECT id, name, parent_id, \"order\", event_time FROM departments WHERE deleted_at IS NULL",
-    )?;
-    let rows = statement.query_map([], |row| {
+pub(crate) fn known_departments(connection: &Connection) -> Result<BTreeMap<DepartmentId, KnownDepartment>> {
+    let select =
+        "SELECT id, name, parent_id, \"order\", event_time FROM departments WHERE deleted_at IS NULL";
+    let departments = connection.rows(select, &[], |row| {
         let mut fields = Fields::new();
-        if let Some(name) = row.get::<_, Option<String>>(1)? {
+        if let Some(name) = row.get::<Option<String>>(1)? {
             fields.insert(DepartmentField::Name, Value::text(&name));
         }
         for (column, field) in [(2, DepartmentField::ParentId), (3, DepartmentField::Order)] {
-            if let Some(number) = row.get::<_, Option<i64>>(column)? {
+            if let Some(number) = row.get(column)? {
                 fields.insert(field, Value::Int(number));
             }
         }
-        let event_time = UnixSeconds(row.get(4)?);
-        Ok((DepartmentId(row.get(0)?), KnownDepartment { fields, event_time }))
+        Ok((DepartmentId(row.get(0)?), KnownDepartment { fields, event_time: row.get(4)? }))
     })?;
-    rows.collect()
+    Ok(departments.into_iter().collect())
 }
 
 /// All present tags with their names and WeCom's time of their newest facts.
-pub(crate) fn known_tags(
-    connection: &Connection,
-) -> rusqlite::Result<BTreeMap<TagId, (Option<String>, UnixSeconds)>> {
-    let mut statement =
-        connection.prepare("SELECT id, name, event_time FROM tags WHERE deleted_at IS NULL")?;
-    let rows =
-        statement.query_map([], |row| Ok((TagId(row.get(0)?), (row.get(1)?, UnixSeconds(row.get(2)?)))))?;
-    rows.collect()
+pub(crate) fn known_tags(connection: &Connection) -> Result<BTreeMap<TagId, (Option<String>, UnixSeconds)>> {
+    let select = "SELECT id, name, event_time FROM tags WHERE deleted_at IS NULL";
+    let tags = connection.rows(select, &[], |row| Ok((TagId(row.get(0)?), (row.get(1)?, row.get(2)?))))?;
+    Ok(tags.into_iter().collect())
 }
 
 /// The members and departments in a tag, as sets.
 pub(crate) fn known_tag_content(
     connection: &Connection,
     tag: TagId,
-) -> rusqlite::Result<(BTreeSet<UserId>, BTreeSet<DepartmentId>)> {
+) -> Result<(BTreeSet<UserId>, BTreeSet<DepartmentId>)> {
     let (members, departments) = super::observations::tag_content(connection, tag)?;
     Ok((members.into_iter().collect(), departments.into_iter().collect()))
 }
 
 /// Makes up to `limit` failed members due again, and returns their number.
-pub(crate) fn retry_failed(
-    connection: &Connection,
-    limit: usize,
-    now: UnixSeconds,
-) -> rusqlite::Result<usize> {
-    connection
-        .prepare_cached(
-            "UPDATE members SET openid_state = 'pending', openid_attempts = 0, openid_next_attempt_at = ?1,
+pub(crate) fn retry_failed(connection: &Connection, limit: usize, now: UnixSeconds) -> Result<usize> {
+    connection.execute(
+        "UPDATE members SET openid_state = 'pending', openid_attempts = 0, openid_next_attempt_at = ?1,
                 openid_revision = openid_revision + 1
              WHERE userid IN (SELECT userid FROM members
                               WHERE openid_state = 'failed' AND deleted_at IS NULL LIMIT ?2)",
-        )?
-        .execute(params![now.0, i64::try_from(limit).unwrap_or(i64::MAX)])
+        values![now.0, i64::try_from(limit).unwrap_or(i64::MAX)],
+    )
 }

@@ -1,7 +1,7 @@
 //! The table `refusals`: bounded, written in batches.
 
-use rusqlite::{Connection, params};
-
+use super::Result;
+use super::connection::{Connection, values};
 use crate::directory::UnixSeconds;
 
 /// Maximum number of rows; the oldest `last_at` is deleted first.
@@ -22,46 +22,48 @@ pub(crate) struct RefusalRow {
 }
 
 /// Adds counts to the table, and deletes the oldest rows beyond [`ROWS`].
-pub(crate) fn record_refusals(connection: &Connection, rows: &[RefusalRow]) -> rusqlite::Result<()> {
-    let mut add = connection.prepare_cached(
-        "INSERT INTO refusals (cause, path, first_at, last_at, count, last_client)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6)
-         ON CONFLICT (cause, path) DO UPDATE SET
-           last_at = excluded.last_at, count = count + excluded.count, last_client = excluded.last_client",
-    )?;
+pub(crate) fn record_refusals(connection: &Connection, rows: &[RefusalRow]) -> Result<()> {
     for row in rows {
-        let count = i64::try_from(row.count).unwrap_or(i64::MAX);
-        add.execute(params![row.cause, row.path, row.first_at.0, row.last_at.0, count, row.last_client])?;
+        connection.execute(
+            "INSERT INTO refusals (cause, path, first_at, last_at, count, last_client)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+             ON CONFLICT (cause, path) DO UPDATE SET last_at = excluded.last_at,
+                count = refusals.count + excluded.count, last_client = excluded.last_client",
+            values![
+                &row.cause,
+                &row.path,
+                row.first_at,
+                row.last_at,
+                i64::try_from(row.count).unwrap_or(i64::MAX),
+                &row.last_client
+            ],
+        )?;
     }
-    connection
-        .prepare_cached(
-            "DELETE FROM refusals WHERE (cause, path) IN
+    connection.execute(
+        "DELETE FROM refusals WHERE (cause, path) IN
                (SELECT cause, path FROM refusals ORDER BY last_at DESC, count DESC LIMIT -1 OFFSET ?1)",
-        )?
-        .execute([ROWS])?;
+        values![ROWS],
+    )?;
     Ok(())
 }
 
 /// Rows with refusals at `since` or later, the latest first.
-pub(crate) fn refusals_since(
-    connection: &Connection,
-    since: UnixSeconds,
-) -> rusqlite::Result<Vec<RefusalRow>> {
-    let mut query = connection.prepare_cached(
+pub(crate) fn refusals_since(connection: &Connection, since: UnixSeconds) -> Result<Vec<RefusalRow>> {
+    connection.rows(
         "SELECT cause, path, first_at, last_at, count, last_client FROM refusals
          WHERE last_at >= ?1 ORDER BY last_at DESC, cause, path",
-    )?;
-    let rows = query.query_map([since.0], |row| {
-        Ok(RefusalRow {
-            cause: row.get(0)?,
-            path: row.get(1)?,
-            first_at: UnixSeconds(row.get(2)?),
-            last_at: UnixSeconds(row.get(3)?),
-            count: row.get::<_, i64>(4)?.unsigned_abs(),
-            last_client: row.get(5)?,
-        })
-    })?;
-    rows.collect()
+        values![since],
+        |row| {
+            Ok(RefusalRow {
+                cause: row.get(0)?,
+                path: row.get(1)?,
+                first_at: row.get(2)?,
+                last_at: row.get(3)?,
+                count: row.get::<i64>(4)?.unsigned_abs(),
+                last_client: row.get(5)?,
+            })
+        },
+    )
 }
 
 #[cfg(test)]

@@ -4,11 +4,12 @@ use std::borrow::Cow;
 use std::marker::PhantomData;
 use std::net::SocketAddr;
 
-use rusqlite::{Connection, OptionalExtension, params};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
+use super::Result;
+use super::connection::{Connection, values};
 use crate::directory::UnixSeconds;
 
 /// A row of `daemon_state` whose value is the JSON of `T`.
@@ -23,20 +24,20 @@ impl<T: Serialize + DeserializeOwned> Entry<T> {
     }
 
     /// The value and the time of its write; `None` also if another version wrote it in another form.
-    pub(crate) fn get(&self, connection: &Connection) -> rusqlite::Result<Option<(UnixSeconds, T)>> {
+    pub(crate) fn get(&self, connection: &Connection) -> Result<Option<(UnixSeconds, T)>> {
         let row = get_state(connection, self.name)?;
         Ok(row.and_then(|(at, json)| Some((at, serde_json::from_value(json).ok()?))))
     }
 
     /// Inserts or replaces the row of this name.
-    pub(crate) fn set(&self, connection: &Connection, at: UnixSeconds, value: &T) -> rusqlite::Result<()> {
+    pub(crate) fn set(&self, connection: &Connection, at: UnixSeconds, value: &T) -> Result<()> {
         let json = serde_json::to_value(value);
         let json = json.map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
         set_state(connection, self.name, at, Some(&json))
     }
 
     /// Deletes the row, if there is one.
-    pub(crate) fn remove(&self, connection: &Connection) -> rusqlite::Result<()> {
+    pub(crate) fn remove(&self, connection: &Connection) -> Result<()> {
         set_state(connection, self.name, UnixSeconds::default(), None)
     }
 }
@@ -57,6 +58,9 @@ pub(crate) const DETAILS_DENIED: Entry<bool> = Entry::new("details_denied");
 pub(crate) const DRIFT: Entry<Drift> = Entry::new("drift");
 /// A random number, written by each health check.
 pub(crate) const PROBE: Entry<u64> = Entry::new("probe");
+
+/// Which notices were announced, and those that are not delivered yet; [`crate::daemon`] knows the form.
+pub(crate) const NOTICES: Entry<Json> = Entry::new("notices");
 
 const COMPARISON_DUE: Entry<ComparisonDue> = Entry::new("comparison_due");
 
@@ -125,52 +129,43 @@ pub(crate) fn set_state(
     name: &str,
     at: UnixSeconds,
     value: Option<&Json>,
-) -> rusqlite::Result<()> {
+) -> Result<()> {
     match value {
-        Some(value) => connection
-            .prepare_cached(
-                "INSERT INTO daemon_state (name, at, value) VALUES (?1, ?2, ?3)
+        Some(value) => connection.execute(
+            "INSERT INTO daemon_state (name, at, value) VALUES (?1, ?2, ?3)
              ON CONFLICT (name) DO UPDATE SET at = excluded.at, value = excluded.value",
-            )?
-            .execute(params![name, at.0, value.to_string()])?,
-        None => connection.prepare_cached("DELETE FROM daemon_state WHERE name = ?1")?.execute([name])?,
+            values![name, at.0, value.to_string()],
+        )?,
+        None => connection.execute("DELETE FROM daemon_state WHERE name = ?1", values![name])?,
     };
     Ok(())
 }
 
 /// Reads a row that has no [`Entry`], with the time of its write.
-pub(crate) fn get_state(
-    connection: &Connection,
-    name: &str,
-) -> rusqlite::Result<Option<(UnixSeconds, Json)>> {
-    let row = connection
-        .prepare_cached("SELECT at, value FROM daemon_state WHERE name = ?1")?
-        .query_row([name], |row| Ok((UnixSeconds(row.get(0)?), row.get::<_, String>(1)?)))
-        .optional()?;
+pub(crate) fn get_state(connection: &Connection, name: &str) -> Result<Option<(UnixSeconds, Json)>> {
+    let row = connection.row("SELECT at, value FROM daemon_state WHERE name = ?1", values![name], |row| {
+        Ok((UnixSeconds(row.get(0)?), row.get::<String>(1)?))
+    })?;
     Ok(row.and_then(|(at, value)| Some((at, serde_json::from_str(&value).ok()?))))
 }
 
 /// Requests a comparison. A later request replaces the reason of an earlier one, not its time.
-pub(crate) fn request_reconcile(
-    connection: &Connection,
-    reason: &str,
-    now: UnixSeconds,
-) -> rusqlite::Result<()> {
+pub(crate) fn request_reconcile(connection: &Connection, reason: &str, now: UnixSeconds) -> Result<()> {
     let known = COMPARISON_DUE.get(connection)?;
     let since = known.map_or(now.0, |(_, due)| due.since);
     COMPARISON_DUE.set(connection, now, &ComparisonDue { reason: reason.to_owned(), since })
 }
 
 /// The pending request for a comparison.
-pub(crate) fn reconcile_request(connection: &Connection) -> rusqlite::Result<Option<ComparisonDue>> {
+pub(crate) fn reconcile_request(connection: &Connection) -> Result<Option<ComparisonDue>> {
     Ok(COMPARISON_DUE.get(connection)?.map(|(_, due)| due))
 }
 
 /// Removes the request, unless it was renewed at `began` or later.
-pub(crate) fn settle_reconcile_request(connection: &Connection, began: UnixSeconds) -> rusqlite::Result<()> {
+pub(crate) fn settle_reconcile_request(connection: &Connection, began: UnixSeconds) -> Result<()> {
     connection.execute(
         "DELETE FROM daemon_state WHERE name = ?1 AND at < ?2",
-        params![COMPARISON_DUE.name, began.0],
+        values![COMPARISON_DUE.name, began.0],
     )?;
     Ok(())
 }

@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use rusqlite::Connection;
-use rusqlite::types::FromSql;
 use serde_json::{Map, Value as Json, json};
 
+use super::Result;
 use super::changes::write_changes;
+use super::connection::{Connection, FromColumn};
 use super::facts::{group_facts, numbered_facts};
 use super::heal::{check_members, check_numbered};
 use super::images::{Image, OPENID, Stored, USERID, difference, fields_of, with_stored_lists};
@@ -33,11 +33,11 @@ pub struct Verification {
 /// Verifies the database within the caller's transaction. With `repair`, the present time, rows are written anew from
 /// their facts, lost facts from their rows, and lines are added to the change feed where it differs from the rows. Damage
 /// of the file other than that of its indexes cannot be repaired.
-pub fn verify(connection: &Connection, repair: Option<UnixSeconds>) -> rusqlite::Result<Verification> {
+pub fn verify(connection: &Connection, repair: Option<UnixSeconds>) -> Result<Verification> {
     let mut verification = Verification::default();
     let mut findings = damage(connection)?;
     if repair.is_some() && !findings.is_empty() {
-        connection.execute_batch("REINDEX")?;
+        connection.script("REINDEX")?;
     }
     let mut done: HashSet<UserId> = HashSet::new();
     let names: Vec<String> = column_of(
@@ -82,26 +82,24 @@ pub fn verify(connection: &Connection, repair: Option<UnixSeconds>) -> rusqlite:
 }
 
 /// What SQLite itself finds: damaged pages and indexes, violated constraints and references.
-fn damage(connection: &Connection) -> rusqlite::Result<Vec<String>> {
+fn damage(connection: &Connection) -> Result<Vec<String>> {
     let mut findings = Vec::new();
-    let mut check = connection.prepare("PRAGMA integrity_check")?;
-    let mut rows = check.query([])?;
-    while let Some(row) = rows.next()? {
+    connection.query("PRAGMA integrity_check", |row| {
         let text: String = row.get(0)?;
         findings.extend((text != "ok").then(|| format!("file: {text}")));
-    }
-    let mut check = connection.prepare("PRAGMA foreign_key_check")?;
-    let mut rows = check.query([])?;
-    while let Some(row) = rows.next()? {
+        Ok(())
+    })?;
+    connection.query("PRAGMA foreign_key_check", |row| {
         let (table, parent): (String, String) = (row.get(0)?, row.get(2)?);
         findings.push(format!("file: a row of {table} refers to no row of {parent}"));
-    }
+        Ok(())
+    })?;
     Ok(findings)
 }
 
 /// The first column of all rows.
-fn column_of<T: FromSql>(connection: &Connection, sql: &str) -> rusqlite::Result<Vec<T>> {
-    connection.prepare(sql)?.query_map([], |row| row.get(0))?.collect()
+fn column_of<T: FromColumn>(connection: &Connection, sql: &'static str) -> Result<Vec<T>> {
+    connection.rows(sql, &[], |row| row.get(0))
 }
 
 /// The directory that a consumer of the change feed has.
@@ -183,21 +181,20 @@ fn check_feed(
     connection: &Connection,
     repair: Option<UnixSeconds>,
     findings: &mut Vec<String>,
-) -> rusqlite::Result<usize> {
+) -> Result<usize> {
     let mut replica = Replica::default();
     let mut lines = 0;
-    let mut select =
-        connection.prepare("SELECT seq, entity, key, action, fields FROM changes ORDER BY seq")?;
-    let mut rows = select.query([])?;
-    while let Some(row) = rows.next()? {
+    let select = "SELECT seq, entity, key, action, fields FROM changes ORDER BY seq";
+    connection.for_each(select, &[], |row| {
         let (seq, entity, key, action): (i64, String, String, String) =
             (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?);
-        let fields = serde_json::from_str(row.get_ref(4)?.as_str()?).unwrap_or_default();
+        let fields = serde_json::from_str(&row.text(4)?).unwrap_or_default();
         if replica.apply(&entity, &key, &action, &fields).is_none() {
             findings.push(format!("changes: line {seq} is unreadable"));
         }
         lines += 1;
-    }
+        Ok(true)
+    })?;
     let mut missing = Vec::new();
     for name in column_of::<String>(connection, "SELECT userid FROM members")? {
         let Ok(userid) = UserId::parse(&name) else { continue };
@@ -247,24 +244,22 @@ fn correction(entity: Entity, key: &impl ToString, known: Option<Image>, stored:
 fn check_tag_items(
     connection: &Connection,
     mut known: BTreeSet<(u32, &'static str, String)>,
-) -> rusqlite::Result<Vec<Change>> {
+) -> Result<Vec<Change>> {
     let mut missing = Vec::new();
-    let mut select = connection.prepare("SELECT tag_id, userid FROM tag_members")?;
-    let members = select.query_map([], |row| Ok((row.get(0)?, row.get::<_, String>(1)?)))?;
-    for member in members {
-        let (tag, userid) = member?;
+    connection.for_each("SELECT tag_id, userid FROM tag_members", &[], |row| {
+        let (tag, userid): (u32, String) = (row.get(0)?, row.get(1)?);
         if !known.remove(&(tag, "member", userid.to_ascii_lowercase())) {
             missing.push(tag_item(TagId(tag), "member", json!([null, userid])));
         }
-    }
-    let mut select = connection.prepare("SELECT tag_id, department_id FROM tag_departments")?;
-    let departments = select.query_map([], |row| Ok((row.get(0)?, row.get::<_, u32>(1)?)))?;
-    for department in departments {
-        let (tag, id) = department?;
+        Ok(true)
+    })?;
+    connection.for_each("SELECT tag_id, department_id FROM tag_departments", &[], |row| {
+        let (tag, id): (u32, u32) = (row.get(0)?, row.get(1)?);
         if !known.remove(&(tag, "department", id.to_string())) {
             missing.push(tag_item(TagId(tag), "department", json!([null, id])));
         }
-    }
+        Ok(true)
+    })?;
     missing.extend(known.into_iter().map(|(tag, kind, item)| {
         let id = item.parse::<u32>().ok().filter(|_| kind == "department");
         tag_item(TagId(tag), kind, json!([id.map_or(json!(item), |id| json!(id)), null]))

@@ -7,3 +7,4 @@ pub mod callback;
 pub mod clock;
 pub mod query;
 pub mod redact;
+pub(crate) mod robot;

@@ -22,10 +22,10 @@ const PARAMETERS: [&str; 3] = ["access_token", "corpsecret", "suite_access_token
 /// Parameters of configured URLs (robot webhook, database) whose values are secret.
 const URL_PARAMETERS: [&str; 6] = ["key", "token", "access_token", "secret", "password", "sslpassword"];
 
-/// The secrets of the configuration, and the access tokens so far. Clones share the tokens.
+/// The secrets of the configuration, and the access tokens so far. Clones share both.
 #[derive(Clone, Default)]
 pub struct Redactor {
-    secrets: Arc<Vec<String>>,
+    secrets: Arc<RwLock<Vec<String>>>,
     tokens: Arc<RwLock<Vec<String>>>,
 }
 
@@ -38,16 +38,17 @@ impl std::fmt::Debug for Redactor {
 impl Redactor {
     /// A redactor of these secrets; empty ones are ignored.
     pub fn new(secrets: impl IntoIterator<Item = String>) -> Self {
-        Self::default().with(secrets)
+        let redactor = Self::default();
+        redactor.add_secrets(secrets);
+        redactor
     }
 
-    /// A redactor with more secrets and the same tokens.
-    pub fn with(self, more: impl IntoIterator<Item = String>) -> Self {
-        let mut secrets: Vec<String> =
-            self.secrets.iter().cloned().chain(more).filter(|s| !s.is_empty()).collect();
+    /// Adds secrets, for all clones. Those that are replaced in the configuration stay secret.
+    pub fn add_secrets(&self, more: impl IntoIterator<Item = String>) {
+        let mut secrets = self.secrets.write().unwrap_or_else(PoisonError::into_inner);
+        secrets.extend(more.into_iter().filter(|secret| !secret.is_empty()));
         secrets.sort();
         secrets.dedup();
-        Self { secrets: Arc::new(secrets), ..self }
     }
 
     /// Adds an access token, for all clones. The oldest is dropped beyond a maximum.
@@ -66,7 +67,8 @@ impl Redactor {
     /// characters, and cuts the text after 500 characters.
     pub fn clean(&self, text: &str) -> String {
         let tokens = self.tokens.read().unwrap_or_else(PoisonError::into_inner);
-        let secrets: Vec<&str> = self.secrets.iter().chain(tokens.iter()).map(String::as_str).collect();
+        let secrets = self.secrets.read().unwrap_or_else(PoisonError::into_inner);
+        let secrets: Vec<&str> = secrets.iter().chain(tokens.iter()).map(String::as_str).collect();
         let bytes = text.as_bytes();
         let (mut clean, mut length, mut at) = (String::new(), 0, 0);
         // Redacts before it cuts: a cut secret would not be recognised.

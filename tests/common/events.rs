@@ -7,9 +7,9 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Deref;
 
 use fastrand::Rng;
-use rusqlite::Connection;
 use wecom_dirsync::demo::sender::contact_event;
 use wecom_dirsync::directory::UnixSeconds;
+use wecom_dirsync::store::Connection;
 use wecom_dirsync::store::open::open_in_memory;
 use wecom_dirsync::store::{Applied, NewEvent, apply_event};
 use wecom_dirsync::wecom::callback::message;
@@ -204,7 +204,7 @@ thread_local! {
 impl Scratch {
     pub fn new() -> Self {
         let connection = EMPTY.with_borrow_mut(Vec::pop).unwrap_or_else(|| open_in_memory().unwrap());
-        connection.execute_batch("BEGIN").unwrap();
+        connection.begin().unwrap();
         Self(Some(connection))
     }
 }
@@ -220,9 +220,8 @@ impl Deref for Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         let connection = self.0.take().unwrap();
-        if connection.execute_batch("ROLLBACK").is_ok() {
-            EMPTY.with_borrow_mut(|empty| empty.push(connection));
-        }
+        connection.roll_back();
+        EMPTY.with_borrow_mut(|empty| empty.push(connection));
     }
 }
 

@@ -3,9 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use rusqlite::Connection;
-use rusqlite::types::ValueRef;
 use serde_json::{Map, Value as Json, json};
+use wecom_dirsync::store::Connection;
+use wecom_dirsync::store::connection::{Column, FromColumn, Row as Found};
 use wecom_dirsync::store::queries::table;
 
 type Row = BTreeMap<String, String>;
@@ -98,18 +98,17 @@ impl Replica {
                        address, main_department, direct_leader, ext_attr, openid FROM members WHERE deleted_at IS NULL";
         let departments = "SELECT id, name, parent_id, \"order\" FROM departments WHERE deleted_at IS NULL";
         for (sql, rows) in [(members, &mut replica.members), (departments, &mut replica.departments)] {
-            let mut statement = connection.prepare(sql).unwrap();
-            let names: Vec<String> = statement.column_names().map(str::to_owned).collect();
-            let mut found = statement.query([]).unwrap();
-            while let Some(row) = found.next().unwrap() {
-                let cell = |n| match row.get_ref(n).unwrap() {
-                    ValueRef::Null => None,
-                    ValueRef::Integer(number) => Some(number.to_string()),
-                    other => Some(other.as_str().unwrap().to_owned()),
+            let read = |row: &Found<'_>| {
+                let cell = |n| match row.column(n).unwrap() {
+                    Column::Null => None,
+                    Column::Int(number) => Some(number.to_string()),
+                    other => String::from_column(other),
                 };
-                let cells = names.iter().enumerate().filter_map(|(n, name)| Some((name.clone(), cell(n)?)));
+                let cells = row.names().enumerate().filter_map(|(n, name)| Some((name.to_owned(), cell(n)?)));
                 rows.insert(cell(0).unwrap().to_ascii_lowercase(), cells.collect());
-            }
+                Ok(true)
+            };
+            connection.for_each(sql, &[], read).unwrap();
         }
         let sql = "SELECT lower(userid), department_id, is_leader FROM member_departments ORDER BY userid, position";
         let mut lists: BTreeMap<String, (Vec<i64>, Vec<i64>)> = BTreeMap::new();

@@ -5,7 +5,7 @@
  * a kill -9 the test plays the undo file backwards, which leaves what a disk has after the power went.
  *
  * The file named by DISK_FAULT says how the disk is now: nothing, "full" (writes: ENOSPC), "broken" (writes: EIO),
- * "nosync" (syncs: EIO), or "lies" (a sync that syncs nothing: to see that the test notices). */
+ * "nosync" (syncs: EIO), "hangs" (syncs wait), or "lies" (a sync that syncs nothing: to see that the test notices). */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -76,6 +76,7 @@ static void remember(int fd, const char *path, off_t at, size_t count) {
 static int synced(int fd, int (*sync)(int)) {
     char path[PATH_MAX];
     if (!tracked(fd, path, sizeof path)) return sync(fd);
+    while (is_now("hangs")) usleep(10000);
     if (is_now("nosync")) return errno = EIO, -1;
     if (is_now("lies")) return 0;
     pthread_mutex_lock(&lock);

@@ -206,16 +206,27 @@ fn the_metrics_tell_the_story_with_the_contracts_names() {
     // Nothing that the contract does not name, and all of it but what is not there without a comparison.
     let types: Vec<_> = told.types.iter().map(|(name, kind)| (name.as_str(), kind.as_str())).collect();
     let expected = [
+        ("process_cpu_seconds_total", "counter"),
+        ("process_max_fds", "gauge"),
+        ("process_open_fds", "gauge"),
+        ("process_resident_memory_bytes", "gauge"),
+        ("process_start_time_seconds", "gauge"),
+        ("process_threads", "gauge"),
+        ("process_virtual_memory_bytes", "gauge"),
         ("wecom_dirsync_api_calls_total", "counter"),
         ("wecom_dirsync_api_paused", "gauge"),
         ("wecom_dirsync_build_info", "gauge"),
         ("wecom_dirsync_callback_duration_seconds", "histogram"),
         ("wecom_dirsync_callbacks_total", "counter"),
         ("wecom_dirsync_clock_offset_seconds", "gauge"),
+        ("wecom_dirsync_comparison_blocked", "gauge"),
+        ("wecom_dirsync_database_bytes", "gauge"),
         ("wecom_dirsync_events_total", "counter"),
         ("wecom_dirsync_last_event_timestamp_seconds", "gauge"),
         ("wecom_dirsync_members", "gauge"),
         ("wecom_dirsync_oldest_pending_seconds", "gauge"),
+        ("wecom_dirsync_refusals_total", "counter"),
+        ("wecom_dirsync_wal_bytes", "gauge"),
     ];
     let types: Vec<_> = types.into_iter().filter(|(name, _)| !name.contains("last_reconcile")).collect();
     assert_eq!(types, expected);
@@ -392,7 +403,7 @@ fn a_million_members_are_counted_without_harm() {
     for (what, pending) in [("one in ten pending", "n % 10 = 0"), ("all pending", "1")] {
         let mut lab = Lab::idle(Settings { openid: "enabled = no", ..watched() });
         let db = wecom_dirsync::store::open_writer(&lab.database(), 0o600).unwrap();
-        db.execute_batch(&format!(
+        db.script(&format!(
             "WITH RECURSIVE n (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM n WHERE n < 999999)
              INSERT INTO members (userid, name, mobile, position, email, openid, openid_state,
                  openid_next_attempt_at, openid_revision, details_state, created_at, updated_at, event_time)

@@ -225,7 +225,7 @@ fn a_failure_of_gettoken_pauses_at_once_and_names_its_cause() {
         assert_eq!(lab.stand_in.count(CONVERT), 0);
         assert_eq!(lab.value("SELECT sum(openid_attempts) FROM members"), "0");
         if let Fault::Errcode(code @ (41002 | 41004 | 2_000_002)) = fault {
-            assert!(line.contains(&code.to_string()) && line.contains("<3>"), "{line}");
+            assert!(line.contains(&code.to_string()) && line.contains("[ERROR]"), "{line}");
             let is_secret =
                 "SELECT value LIKE '%\"reason\":\"secret\"%' FROM daemon_state WHERE name = 'pauses'";
             lab.wait_for(is_secret, "1");

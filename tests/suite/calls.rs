@@ -150,7 +150,7 @@ fn an_events_member_comes_before_a_thousand_queued_details_of_a_first_fill() {
         let sql = "INSERT INTO members (userid, openid, openid_state, openid_revision, openid_updated_at, details_state,
                        created_at, updated_at, event_time)
                    VALUES ('user' || ?1, 'o-' || ?1, 'converted', 1, 1, 'due', 1, 1, 1)";
-        db.execute(sql, [n]).unwrap();
+        db.execute(sql, &[n.into()]).unwrap();
         lab.stand_in.company(|company| company.hire(&format!("user{n}")));
     }
     drop(db);

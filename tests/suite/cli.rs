@@ -16,18 +16,23 @@ fn run(arguments: &[&str]) -> (Option<i32>, String, String) {
 #[test]
 fn usage_errors_are_2_and_help_and_version_are_0() {
     for arguments in
-        [&["fly"][..], &[], &["run", "--loud"], &["member"], &["retry"], &["retry", "a", "--all"]]
+        [&["fly"][..], &[], &["run", "--loud"], &["member"], &["retry"], &["retry", "a", "--all"], &["send"]]
     {
         let (code, _, errors) = run(arguments);
         assert_eq!(code, Some(2), "{arguments:?}: {errors}");
     }
-    for command in ["", "run", "check", "status", "member", "retry", "changes", "export", "demo"] {
+    for command in [
+        "", "run", "check", "status", "member", "members", "retry", "changes", "export", "init", "send",
+        "demo",
+    ] {
         let arguments: Vec<&str> = [command, "--help"].into_iter().filter(|a| !a.is_empty()).collect();
         let (code, help, _) = run(&arguments);
         assert_eq!(code, Some(0), "{command}");
         assert!(help.contains("Usage: wecom-dirsync"), "{help}");
     }
-    assert_eq!(run(&["--version"]).1, format!("wecom-dirsync {}\n", env!("CARGO_PKG_VERSION")));
+    // A release build adds the commit.
+    let version = format!("wecom-dirsync {}", env!("CARGO_PKG_VERSION"));
+    assert!(run(&["--version"]).1.starts_with(&version));
 }
 
 #[test]
@@ -81,16 +86,13 @@ fn check_prints_no_password_of_a_url() {
         output.status.success() && shown.contains("proxy = http://user:***@proxy.example:3128"),
         "{shown}"
     );
-    assert!(
-        shown.contains("heartbeat_url = https://user:***@h/x?key=***") && !shown.contains("hush"),
-        "{shown}"
-    );
+    assert!(shown.contains("heartbeat_url = [redacted]") && !shown.contains("hush"), "{shown}");
 }
 
 #[test]
 fn commands_that_do_not_work_yet_are_not_in_the_help() {
     let help = run(&["--help"]).1;
-    for command in ["doctor", "backup", "init", "send", "import-openids", "forget"] {
+    for command in ["backup", "import-openids", "forget"] {
         assert!(!help.contains(command), "{help}");
     }
 }
@@ -171,9 +173,9 @@ fn files_that_are_not_ours_or_too_new_are_refused_untouched() {
         let _ = std::fs::remove_file(lab.database());
         rusqlite::Connection::open(lab.database()).unwrap().execute_batch(sql).unwrap();
         let before = std::fs::read(lab.database()).unwrap();
-        for command in ["run", "status"] {
+        for (command, code) in [("run", 78), ("check", 78), ("status", 1)] {
             let output = lab.command(&[command]);
-            assert_eq!(output.status.code(), Some(1), "{command}");
+            assert_eq!(output.status.code(), Some(code), "{command}");
             assert!(text(&output.stderr).contains(expected), "{output:?}");
         }
         assert_eq!(std::fs::read(lab.database()).unwrap(), before);
@@ -192,7 +194,11 @@ fn the_example_is_accepted_by_check_as_it_stands() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("sync.ini"), include_str!("../../sync.example.ini")).unwrap();
     let output = Command::new(binary()).arg("check").current_dir(folder.path()).output().unwrap();
-    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let shown = text(&output.stderr);
+    assert!(
+        shown.lines().all(|line| line.contains("cannot listen")),
+        "another program may use its ports: {shown}"
+    );
     let shown = text(&output.stdout);
     assert!(shown.contains("the configuration is valid") && shown.contains("retry_max = 1d"), "{shown}");
 }
@@ -281,10 +287,8 @@ fn sigterm_under_load_loses_nothing_that_was_acknowledged() {
 }
 
 #[test]
-fn sighup_changes_nothing_and_sigint_ends_it() {
+fn sigint_ends_it() {
     let lab = Lab::plain();
-    signal(lab.pid(), "HUP");
-    eventually("the log tells of it", || lab.log().contains("SIGHUP"));
     lab.event(now(), "delete_user", "<UserID>a</UserID>");
     signal(lab.pid(), "INT");
     eventually("the log tells of the end", || lab.log().contains("stopped"));
@@ -340,11 +344,12 @@ fn no_secret_is_found_anywhere() {
 }
 
 #[test]
-fn the_log_is_as_the_journal_reads_it_and_goes_to_a_file_if_asked() {
+fn the_log_has_times_and_levels_and_goes_to_a_file_if_asked() {
     let lab = Lab::plain();
     for line in lab.log().lines() {
-        let prefix = line.get(..3).unwrap_or_default();
-        assert!(["<3>", "<4>", "<6>", "<7>"].contains(&prefix), "{line}");
+        let is_timed =
+            line.starts_with("20") && ["[ERROR]", "[WARN]", "[INFO]"].iter().any(|l| line.contains(l));
+        assert!(is_timed, "{line}");
     }
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("sync.log");

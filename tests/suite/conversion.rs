@@ -177,7 +177,7 @@ fn a_wrong_secret_is_said_once_and_not_tried_again_quickly() {
     assert_eq!(lab.stand_in.count(CONVERT), 0);
     let log = lab.log();
     assert_eq!(log.matches("paused").count(), 1, "{log}");
-    assert!(log.contains("<3>") && log.contains("corp_id and the secret"), "{log}");
+    assert!(log.contains("[ERROR]") && log.contains("corp_id and the secret"), "{log}");
     assert_eq!(lab.value("SELECT sum(openid_attempts) FROM members"), "0");
 }
 

@@ -84,7 +84,7 @@ fn creation(userid: &str) -> String {
 }
 
 fn errors(lab: &Lab) -> usize {
-    lab.log().lines().filter(|line| line.starts_with("<3>")).count()
+    lab.log().lines().filter(|line| line.contains(" [ERROR] ")).count()
 }
 
 /// Events are refused in time, and said to be so once; then, after `mended`, all is as before.
@@ -106,7 +106,7 @@ fn refused_until(lab: &Lab, advice: &str, mended: impl FnOnce()) {
     assert!(lab.processor_time() - begun < 0.5, "{advice}: it keeps the processor busy");
     assert_eq!(errors(lab), 1, "{advice}: {}", lab.log());
     assert!(lab.log().contains(advice), "{advice}: {}", lab.log());
-    let told = lab.log().lines().find(|line| line.starts_with("<3>")).unwrap_or_default().to_owned();
+    let told = lab.log().lines().find(|line| line.contains(" [ERROR] ")).unwrap_or_default().to_owned();
     eprintln!("503 within {:.1} ms; {told}", longest.as_secs_f64() * 1000.0);
     mended();
     eventually("it goes on", || lab.sender().send(&creation("after")).unwrap().0 == 200);

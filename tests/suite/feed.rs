@@ -196,7 +196,7 @@ fn eight_senders_at_once_in_any_order_end_in_the_same_directory() {
                 });
             }
         });
-        let found = lab.db();
+        let found = lab.db().into();
         assert_eq!(directory(&found, false), directory(&expected, false), "seed {seed}");
         assert_eq!(
             Replica::of_feed(&found).comparable(),
@@ -225,7 +225,7 @@ fn a_replica_of_the_feed_that_the_command_prints_has_the_rows_of_the_directory()
         made.iter().for_each(|event| assert_eq!(sender.send(&event.xml()).unwrap().0, 200));
         lab.wait_for("SELECT count(*) FROM members WHERE openid IS NULL AND deleted_at IS NULL", "0");
         let feed = text(&lab.command(&["changes"]).stdout);
-        let found = lab.db();
+        let found = lab.db().into();
         assert_eq!(
             Replica::of_lines(&feed).comparable(),
             Replica::of_tables(&found).comparable(),

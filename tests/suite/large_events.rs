@@ -48,7 +48,7 @@ fn other_events_do_not_wait_for_a_large_one() {
     assert!(latencies.len() > 10, "no event came in between");
     // Many times what a portion takes on a busy machine, and a small part of the whole.
     assert!(percentile(50) < (took / 5).max(Duration::from_millis(50)), "{:?} of {took:?}", percentile(50));
-    Replica::assert_feed_equals_tables(&lab.db());
+    Replica::assert_feed_equals_tables(&lab.db().into());
 }
 
 #[test]
@@ -69,7 +69,7 @@ fn a_daemon_that_is_killed_while_it_merges_goes_on_at_the_next_start() {
     assert_eq!(lab.value(IN_TAG), MEMBERS.to_string());
     let lines = "SELECT count(*) FROM changes WHERE entity = 'tag' AND key = '7' AND fields LIKE '%u-%'";
     assert_eq!(lab.value(lines), MEMBERS.to_string(), "each member has one line in the change feed");
-    Replica::assert_feed_equals_tables(&lab.db());
+    Replica::assert_feed_equals_tables(&lab.db().into());
 }
 
 #[test]

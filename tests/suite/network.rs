@@ -27,7 +27,7 @@ fn splice(mut one: TcpStream, mut other: TcpStream) {
 }
 
 /// A listener that gives each connection to `serve`, in a thread of its own, until the test's process ends.
-fn listen(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> SocketAddr {
+pub(crate) fn listen(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let serve = Arc::new(serve);
@@ -40,7 +40,7 @@ fn listen(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> SocketAddr {
     address
 }
 
-fn read_head(stream: &mut TcpStream) -> String {
+pub(crate) fn read_head(stream: &mut TcpStream) -> String {
     let (mut head, mut byte) = (Vec::new(), [0]);
     while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).unwrap_or(0) == 1 {
         head.push(byte[0]);
@@ -123,12 +123,12 @@ fn socks_proxy(
 }
 
 /// An authority of one's own.
-struct Authority {
+pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
-    pem: String,
+    pub(crate) pem: String,
 }
 
-fn authority(name: &str) -> Authority {
+pub(crate) fn authority(name: &str) -> Authority {
     let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
     params.distinguished_name.push(rcgen::DnType::CommonName, name);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -138,7 +138,12 @@ fn authority(name: &str) -> Authority {
 }
 
 /// A TLS server with a certificate for `name`, before the stand-in. `years`: when the certificate is valid.
-fn tls_server(target: SocketAddr, authority: &Authority, name: &str, years: (i32, i32)) -> SocketAddr {
+pub(crate) fn tls_server(
+    target: SocketAddr,
+    authority: &Authority,
+    name: &str,
+    years: (i32, i32),
+) -> SocketAddr {
     let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
     params.not_before = rcgen::date_time_ymd(years.0, 1, 1);
     params.not_after = rcgen::date_time_ymd(years.1, 1, 1);

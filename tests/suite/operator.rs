@@ -6,8 +6,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use crate::common::{self, KEY, Lab, Settings, text};
-use rusqlite::Connection;
 use wecom_dirsync::config::{Config, Surroundings, render};
+use wecom_dirsync::store::Connection;
 use wecom_dirsync::store::open::open_writer;
 
 /// Writes a row without the daemon: the directory accepts such names from every source.
@@ -15,7 +15,7 @@ fn insert_member(db: &Connection, userid: &str, name: &str) {
     db.execute(
         "INSERT INTO members (userid, name, openid_state, openid_next_attempt_at, openid_revision, details_state,
              created_at, updated_at, event_time) VALUES (?1, ?2, 'pending', 7, 1, 'known', 0, 0, 0)",
-        [userid, name],
+        &[userid.into(), name.into()],
     )
     .unwrap();
 }
@@ -29,7 +29,7 @@ fn no_command_sends_a_name_raw_to_the_terminal() {
     let fields = serde_json::json!({"name": [null, name]}).to_string();
     db.execute(
         "INSERT INTO changes (at, entity, key, action, fields) VALUES (1, 'member', 'a', 'created', ?1)",
-        [&fields],
+        &[(&fields).into()],
     )
     .unwrap();
     drop(db);
@@ -64,7 +64,8 @@ fn secrets_that_wecom_never_issues_are_refused_without_showing_them() {
     let folder = tempfile::tempdir().unwrap();
     let (ini, file) = (folder.path().join("sync.ini"), folder.path().join("app"));
     let check = |wecom: &str, content: &[u8]| {
-        let keys = format!("[callback]\ntoken = {}\nencoding_aes_key = {}\n", common::TOKEN, common::KEY);
+        let keys = format!("[callback]\ntoken = {}\nencoding_aes_key = {}\n", common::TOKEN, common::KEY)
+            + "listen = 127.0.0.1:0\n[admin]\nlisten =\n";
         std::fs::write(&ini, format!("[wecom]\ncorp_id = ww1\n{wecom}\n{keys}")).unwrap();
         std::fs::write(&file, content).unwrap();
         let output =
@@ -103,9 +104,10 @@ fn good(more: &str) -> String {
 fn parse(text: &str) -> Result<Config, Vec<String>> {
     let surroundings = Surroundings {
         credentials_directory: None,
+        needs_secrets: true,
         read_file: Box::new(|_| Err(std::io::ErrorKind::NotFound.into())),
     };
-    Config::parse(text, Path::new("/etc/w/sync.ini"), &surroundings).map_err(|error| error.0)
+    Config::parse(text, Path::new("/etc/w/sync.ini"), &surroundings).map_err(|error| error.lines)
 }
 
 #[test]
@@ -139,7 +141,8 @@ fn errors_name_file_line_key_and_remedy() {
             "contains blanks, which WeCom's secrets never do; a comment needs a line of its own",
         ),
         ("[openid]\nthreds = 4", "[openid] has no key threds; did you mean [callback] threads?"),
-        ("[wecom.x]\na = 1", "there is no section [wecom.x]; did you mean [wecom]?"),
+        ("[wecon]\na = 1", "there is no section [wecon]; did you mean [wecom]?"),
+        ("[wecom.x]\na = 1", "there is no section of this name; there are [wecom], [callback]"),
         ("[database]\nmode = 644x", "is not an octal file mode"),
     ];
     for (more, expected) in cases {
@@ -217,9 +220,7 @@ fn secrets_in_urls_are_neither_in_errors_nor_in_what_check_prints() {
     let text = good(notify).replace("ww1\n", "ww1\nproxy = http://user:hush@proxy.example:3128\n");
     let config = parse(&text).unwrap();
     let shown = render(&config);
-    for line in
-        ["proxy = http://user:***@proxy.example:3128", "heartbeat_url = https://user:***@h.example/x?key=***"]
-    {
+    for line in ["proxy = http://user:***@proxy.example:3128", "heartbeat_url = [redacted]"] {
         assert!(shown.lines().any(|shown| shown == line), "{line}: {shown}");
     }
     assert!(!format!("{config:?}{shown}{:?}", config.warnings()).contains("hush"), "{shown}");
@@ -269,6 +270,7 @@ fn quotes_around_a_value_follow_one_rule_in_the_ini_and_in_a_file() {
     ] {
         let surroundings = Surroundings {
             credentials_directory: None,
+            needs_secrets: true,
             read_file: Box::new(move |_| Ok(format!("\u{feff}{value}\r\n"))),
         };
         for line in [format!("app_secret = {value}"), "app_secret_file = s".into()] {

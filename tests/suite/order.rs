@@ -66,7 +66,7 @@ impl Receiver {
             Fault::ListsAreMerged if made.change_type == "update_user" => {
                 let userid = made.get("UserID").unwrap().to_owned();
                 let sql = "SELECT group_concat(department_id) FROM member_departments WHERE userid = ?1";
-                let old: Option<String> = self.db.query_row(sql, [userid], |row| row.get(0)).unwrap();
+                let old: Option<String> = self.db.one(sql, &[userid.into()], |row| row.get(0)).unwrap();
                 let list = made.elements.iter_mut().find(|(name, _)| *name == "Department");
                 if let (Some((_, list)), Some(old)) = (list, old) {
                     *list = format!("{list},{old}");
@@ -78,7 +78,7 @@ impl Receiver {
         deliver(&self.db, &if as_another_url { made.xml_of_another_url() } else { made.xml() });
         if let (Fault::RenameLosesTheOpenid, Some(new)) = (self.fault, made.get("NewUserID")) {
             let sql = "UPDATE members SET openid = NULL, openid_state = 'pending', openid_next_attempt_at = 0 WHERE userid = ?1";
-            self.db.execute(sql, [new]).unwrap();
+            self.db.execute(sql, &[new.into()]).unwrap();
         }
     }
 

@@ -194,7 +194,7 @@ fn diverge(company: &mut Company, members: usize, rng: &mut Rng, times: usize) -
 }
 
 /// Every row, whole.
-fn rows(db: &Connection) -> BTreeMap<String, String> {
+fn rows(db: &wecom_dirsync::store::Connection) -> BTreeMap<String, String> {
     let mut all = BTreeMap::new();
     for (kind, key, tables) in [
         ("member", "userid", &["members", "member_departments"][..]),
@@ -225,17 +225,17 @@ fn what_was_missed_is_repaired_and_nothing_else_is_touched() {
         assert_eq!(outcome(&lab.reconcile(&[])), "ok", "without a daemon");
         is_exact(&lab);
         lab.start();
-        let (before, last) = (rows(&lab.db()), lab.value("SELECT max(seq) FROM changes"));
+        let (before, last) = (rows(&lab.db().into()), lab.value("SELECT max(seq) FROM changes"));
         let touched = lab.stand_in.company(|company| diverge(company, members, &mut rng, 200));
 
         let plan = lab.reconcile(&["--dry-run"]);
-        assert_eq!(rows(&lab.db()), before, "a dry run writes nothing");
+        assert_eq!(rows(&lab.db().into()), before, "a dry run writes nothing");
         let report = lab.reconcile(&[]);
         assert_eq!(outcome(&report), "ok", "{report}");
         assert_eq!(plan["plan"]["members"], report["plan"]["members"]);
         is_exact(&lab);
 
-        let after = rows(&lab.db());
+        let after = rows(&lab.db().into());
         for (key, row) in &before {
             assert!(touched.contains(key) || after.get(key) == Some(row), "{key} was touched");
         }
@@ -698,7 +698,7 @@ fn calls_of_a_run_before_count_in_the_same_minute() {
     let db = wecom_dirsync::store::open_writer(&lab.database(), 0o600).unwrap();
     let call = "INSERT INTO api_calls (at, api, errcode, errmsg, millis) VALUES (?1, 'tag/get', 0, '', 1)";
     for _ in 0..20 {
-        db.execute(call, [now()]).unwrap();
+        db.execute(call, &[now().into()]).unwrap();
     }
     drop(db);
     lab.start();

@@ -6,22 +6,23 @@ use wecom_dirsync::directory::diff::{Action, Entity};
 use wecom_dirsync::directory::openid::OpenidState;
 use wecom_dirsync::store::EventOutcome;
 use wecom_dirsync::store::open::open_in_memory;
+use wecom_dirsync::store::queries::table;
 use wecom_dirsync::store::reconciles::ReconcileOutcome;
 
 /// `CHECK (column IN ('a', 'b'))` of a fresh database: table and column, and the words.
 fn lists() -> BTreeMap<String, Vec<String>> {
     let db = open_in_memory().unwrap();
-    let mut statement = db.prepare("SELECT name, sql FROM sqlite_schema WHERE type = 'table'").unwrap();
-    let tables = statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)));
+    let sql = "SELECT name, sql FROM sqlite_schema WHERE type = 'table'";
     let mut lists = BTreeMap::new();
-    for (table, sql) in tables.unwrap().map(Result::unwrap) {
+    for row in table(&db, sql).unwrap() {
+        let [table, sql] = row.try_into().unwrap();
         for check in sql.split("CHECK (").skip(1) {
             let Some((column, rest)) = check.split_once(" IN ('") else { continue };
             if !column.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
                 continue;
             }
             let words = rest.split_once("')").unwrap().0.split("', '").map(str::to_owned);
-            lists.insert(format!("{table}.{column}"), words.collect());
+            lists.insert(format!("{table}.{column}"), words.collect::<Vec<_>>());
         }
     }
     lists

@@ -70,7 +70,7 @@ fn every_disagreement_is_found_and_repaired() {
     assert_eq!(code, Some(1), "{output}");
     assert!(output.contains("another wecom-dirsync works with this database"), "{output}");
     lab.terminate();
-    let tables = |lab: &Lab| Replica::of_tables(&lab.db()).comparable();
+    let tables = |lab: &Lab| Replica::of_tables(&lab.db().into()).comparable();
     let before = tables(&lab);
     for (damage, finding) in DAMAGE {
         damage_by(&lab, damage);
@@ -146,5 +146,5 @@ fn an_event_repairs_the_rows_that_it_touches() {
     assert_eq!(value(&db, names), "张a,张b,张c,张d");
     assert_eq!(value(&db, "SELECT name FROM departments WHERE id = 2"), "研发");
     assert_eq!(lab.log().matches("rows disagreed with the facts").count(), 4, "{}", lab.log());
-    Replica::assert_feed_equals_tables(&lab.db());
+    Replica::assert_feed_equals_tables(&lab.db().into());
 }

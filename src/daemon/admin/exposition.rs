@@ -1,10 +1,12 @@
 //! The text of `/metrics`, in the Prometheus format.
 
 use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use prometheus::core::Collector;
+use prometheus::process_collector::ProcessCollector;
 use prometheus::proto::{Bucket, Histogram, Metric, MetricFamily, MetricType};
 use prometheus::{IntGauge, IntGaugeVec, Opts, TEXT_FORMAT, TextEncoder};
 
@@ -14,7 +16,10 @@ use crate::directory::UnixSeconds;
 use crate::directory::openid::OpenidState;
 use crate::gate::{GateStats, LatencySnapshot};
 use crate::store::Connection;
+use crate::store::file::beside;
 use crate::store::monitor::{last_event, last_reconcile, members_by_state, oldest_pending};
+use crate::store::reconciles::{ReconcileOutcome, last_reconciles};
+use crate::store::state::{DRIFT, Drift};
 use crate::unix_time::unix_now;
 use crate::wecom::clock::SharedClock;
 
@@ -41,6 +46,9 @@ pub(super) struct Exposition {
     gate: Arc<GateStats>,
     wecom_clock: SharedClock,
     reader: Connection,
+    /// The database's file.
+    database: PathBuf,
+    process: ProcessCollector,
     counted: Option<(Instant, Duration, Members)>,
     /// Answers of the gate that are in [`Metrics`], by status.
     gate_answers: HashMap<u16, u64>,
@@ -52,10 +60,11 @@ impl Exposition {
         metrics: Arc<Metrics>,
         gate: Arc<GateStats>,
         wecom_clock: SharedClock,
-        reader: Connection,
+        (reader, database): (Connection, PathBuf),
     ) -> Self {
         let (gate_answers, errors) = Default::default();
-        Self { metrics, gate, wecom_clock, reader, counted: None, gate_answers, errors }
+        let process = ProcessCollector::for_self();
+        Self { metrics, gate, wecom_clock, reader, database, process, counted: None, gate_answers, errors }
     }
 
     /// All metrics as of now.
@@ -67,6 +76,8 @@ impl Exposition {
             self.metrics.answered(status, false, count.saturating_sub(before));
         }
         let mut families = self.metrics.registry().gather();
+        families.extend(self.process.collect());
+        families.extend(self.files());
         families.push(histogram(
             "wecom_dirsync_callback_duration_seconds",
             "From a complete callback request to its answer.",
@@ -116,7 +127,37 @@ impl Exposition {
             let help = "When the last comparison with WeCom ended, in unix time.";
             families.extend(gauge("wecom_dirsync_last_reconcile_timestamp_seconds", help, at.0));
         }
+        // Of the last one that reached its end: another decides nothing about deletions.
+        let (_, decided) = last_reconciles(&self.reader)?;
+        let is_blocked = decided.is_some_and(|last| last.outcome == ReconcileOutcome::Blocked);
+        let help = "Whether the last comparison with WeCom would delete more than allowed.";
+        families.extend(gauge("wecom_dirsync_comparison_blocked", help, i64::from(is_blocked)));
+        if let Some((_, Drift { asked, different })) = DRIFT.get(&self.reader)? {
+            let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+            let help = "Members that the last daily sample requested from WeCom.";
+            families.extend(gauge("wecom_dirsync_drift_sampled_members", help, number(asked)));
+            let help = "Members of the last daily sample whose fields differed from WeCom's.";
+            families.extend(gauge("wecom_dirsync_drift_differing_members", help, number(different)));
+        }
         Ok(families)
+    }
+
+    /// The lengths of the database's files.
+    fn files(&self) -> Vec<MetricFamily> {
+        let length = |path: &Path| i64::try_from(std::fs::metadata(path).ok()?.len()).ok();
+        let files = [
+            ("wecom_dirsync_database_bytes", "Length of the database's file.", length(&self.database)),
+            (
+                "wecom_dirsync_wal_bytes",
+                "Length of the database's WAL.",
+                length(&beside(&self.database, "-wal")),
+            ),
+        ];
+        files
+            .into_iter()
+            .filter_map(|(name, help, length)| Some(gauge(name, help, length?)))
+            .flatten()
+            .collect()
     }
 
     fn members(&mut self) -> crate::store::Result<Members> {
@@ -174,10 +215,12 @@ fn histogram(name: &str, help: &str, latencies: &LatencySnapshot) -> MetricFamil
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::connection::values;
     use crate::store::open::open_in_memory;
 
     fn exposition(reader: Connection) -> Exposition {
-        Exposition::new(Arc::default(), Arc::default(), SharedClock::default(), reader)
+        let files = (reader, PathBuf::from("/nonexistent/directory.db"));
+        Exposition::new(Arc::default(), Arc::default(), SharedClock::default(), files)
     }
 
     #[test]
@@ -187,13 +230,14 @@ mod tests {
         assert!(text.contains("\nwecom_dirsync_oldest_pending_seconds 0\n"), "{text}");
         assert!(text.contains("\nwecom_dirsync_callbacks_total{result=\"unavailable\"} 0\n"), "{text}");
         assert!(!text.contains("last_event") && !text.contains("last_reconcile"), "{text}");
+        assert!(!text.contains("drift") && !text.contains("database_bytes") && !text.contains("wal_bytes"));
         assert!(!text.contains("events_total") && !text.contains("api_calls_total"), "{text}");
     }
 
     #[test]
     fn a_finished_reconcile_has_its_time() {
         let db = open_in_memory().unwrap();
-        db.execute_batch(
+        db.script(
             "INSERT INTO reconciles (started_at, finished_at, reason, outcome) VALUES (1, 1700000000, 'test', 'ok')",
         )
         .unwrap();
@@ -202,8 +246,27 @@ mod tests {
     }
 
     #[test]
+    fn a_blocked_comparison_shows_until_one_that_is_not_reaches_its_end() {
+        let db = open_in_memory().unwrap();
+        let blocked = |db: &Connection| {
+            let (_, decided) = last_reconciles(db).unwrap();
+            decided.is_some_and(|last| last.outcome == ReconcileOutcome::Blocked)
+        };
+        for (outcome, expected) in
+            [("ok", false), ("blocked", true), ("failed", true), ("running", true), ("partial", false)]
+        {
+            let sql =
+                "INSERT INTO reconciles (started_at, finished_at, reason, outcome) VALUES (1, 2, 'test', ?1)";
+            db.execute(sql, values![outcome]).unwrap();
+            assert_eq!(blocked(&db), expected, "{outcome}");
+        }
+        let text = exposition(db).text().unwrap();
+        assert!(text.contains("\nwecom_dirsync_comparison_blocked 0\n"), "{text}");
+    }
+
+    #[test]
     fn a_database_that_cannot_be_read_costs_only_its_own_figures() {
-        let text = exposition(Connection::open_in_memory().unwrap()).text().unwrap();
+        let text = exposition(rusqlite::Connection::open_in_memory().unwrap().into()).text().unwrap();
         assert!(text.contains("wecom_dirsync_callbacks_total{"), "{text}");
         assert!(!text.contains("wecom_dirsync_members"), "{text}");
     }

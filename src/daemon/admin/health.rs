@@ -2,17 +2,16 @@
 
 use std::fmt::Write;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, sync_channel};
 use std::time::{Duration, Instant};
 
 use crate::store::Connection;
-use crate::unix_time::unix_now;
 
+use crate::daemon::commit_probe::{CommitAnswer, CommitProbe};
 use crate::daemon::metrics::Metrics;
 use crate::gate::GateStats;
 use crate::store::queries::local_time;
 use crate::store::reconciles::{ReconcileOutcome, last_reconciles};
-use crate::store::state::{PAUSES, PROBE, PauseState};
+use crate::store::state::{PAUSES, PauseState};
 use crate::store::{StoreError, Writer};
 
 /// A commit that takes longer counts as failed.
@@ -32,14 +31,12 @@ pub(super) struct HealthStatus {
 
 /// Checks the health, at most once a second.
 pub(super) struct Health {
-    writer: Writer,
     gate: Arc<GateStats>,
     metrics: Arc<Metrics>,
     /// Whether a comparison follows when a callback was refused.
     compares: bool,
     reader: Connection,
-    /// A commit without a reply of the writer.
-    in_flight: Option<Receiver<Result<(), StoreError>>>,
+    probe: CommitProbe,
     last: Option<(Instant, HealthStatus)>,
 }
 
@@ -51,7 +48,7 @@ impl Health {
         compares: bool,
         reader: Connection,
     ) -> Self {
-        Self { writer, gate, metrics, compares, reader, in_flight: None, last: None }
+        Self { probe: CommitProbe::new(writer), gate, metrics, compares, reader, last: None }
     }
 
     /// The status, at most a second old. Takes little more than two seconds.
@@ -100,38 +97,18 @@ impl Health {
     }
 
     fn try_commit(&mut self) -> Result<(), String> {
-        // At most one commit is outstanding; a late reply is discarded.
-        let earlier =
-            self.in_flight.take().filter(|answer| matches!(answer.try_recv(), Err(TryRecvError::Empty)));
-        let answer = earlier.unwrap_or_else(|| self.begin_commit());
-        match answer.recv_timeout(COMMIT_TIMEOUT + MARGIN) {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(StoreError::Closed)) | Err(RecvTimeoutError::Disconnected) => {
+        self.probe.send(COMMIT_TIMEOUT);
+        match self.probe.receive(Instant::now() + COMMIT_TIMEOUT + MARGIN) {
+            CommitAnswer::Committed => Ok(()),
+            CommitAnswer::Refused(error) => Err(one_line(&error.to_string())),
+            CommitAnswer::Ended => {
                 Err("the part that writes to the database has ended; restart the service".into())
             }
-            Ok(Err(error)) => Err(one_line(&error.to_string())),
-            Err(RecvTimeoutError::Timeout) => {
-                self.in_flight = Some(answer);
-                Err(format!(
-                    "no commit within {} s: the writer is busy, or the disk is slow or stuck",
-                    COMMIT_TIMEOUT.as_secs()
-                ))
-            }
+            CommitAnswer::Silent => Err(format!(
+                "no commit within {} s: the writer is busy, or the disk is slow or stuck",
+                COMMIT_TIMEOUT.as_secs()
+            )),
         }
-    }
-
-    fn begin_commit(&self) -> Receiver<Result<(), StoreError>> {
-        let (sender, receiver) = sync_channel(1);
-        // SQLite writes and syncs only a value that differs.
-        let random = fastrand::u64(..);
-        self.writer.submit(
-            Instant::now() + COMMIT_TIMEOUT,
-            move |connection| PROBE.set(connection, unix_now(), &random),
-            move |result| {
-                let _ = sender.send(result);
-            },
-        );
-        receiver
     }
 }
 
@@ -213,7 +190,7 @@ mod tests {
         let path = folder.path().join("directory.db");
         let (writer, _thread) = Writer::start(crate::store::open_writer(&path, 0o600).unwrap()).unwrap();
         let looker = crate::store::open_reader(&path).unwrap();
-        let version = || looker.query_row("PRAGMA data_version", [], |row| row.get::<_, i64>(0)).unwrap();
+        let version = || looker.data_version().unwrap();
         let mut health = Health::new(
             writer,
             Arc::default(),

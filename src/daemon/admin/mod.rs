@@ -68,7 +68,7 @@ impl Admin {
             Arc::clone(&shared.metrics),
             callbacks.gate_stats(),
             shared.client.clock().clone(),
-            reader(database)?,
+            (reader(database)?, database.clone()),
         );
         let (in_flight, max_connections) =
             if callbacks.has_few_descriptors() { FEW } else { (IN_FLIGHT, CONNECTIONS) };
@@ -124,8 +124,7 @@ fn limits(max_connections: usize) -> Limits {
 /// A connection with a short lock timeout and a small cache.
 fn reader(database: &Path) -> Result<Connection, StoreError> {
     let connection = open_reader(database)?;
-    connection.busy_timeout(READ_TIMEOUT)?;
-    connection.pragma_update(None, "cache_size", -256)?;
+    connection.limit(READ_TIMEOUT, 256)?;
     Ok(connection)
 }
 

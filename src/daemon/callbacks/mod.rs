@@ -7,7 +7,7 @@ mod server;
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 pub use endpoint::{CallbackError, Endpoint, Received};
@@ -18,7 +18,7 @@ use super::threads::Threads;
 use super::wakeup::Wakeup;
 use super::{MemberCalls, Shared, StartError};
 use crate::config::{Config, Keys, Previous};
-use crate::gate::{Budget, Gate, GateStats, Limits, Routes};
+use crate::gate::{Budget, Gate, GateProbe, GateStats, Limits, Routes, ServerProbe, Upstream};
 use crate::wecom::callback::crypt::{Crypt, EncodingAesKey};
 use event_clock::EventClock;
 use server::Server;
@@ -36,6 +36,7 @@ pub(crate) struct Callbacks {
     threads: Threads,
     workers: usize,
     has_few_descriptors: bool,
+    server_probe: Option<ServerProbe>,
 }
 
 /// The callback URLs and their keys, as configured.
@@ -63,26 +64,29 @@ impl Callbacks {
     /// added to `threads`, as it ends after the workers.
     pub(super) fn start(
         config: &Config,
-        endpoints: Vec<Endpoint>,
+        (endpoints, passed): (Vec<Endpoint>, Option<TcpListener>),
         (shared, calls): (&Shared, &MemberCalls),
         reserved: usize,
         threads: &mut Threads,
     ) -> Result<Self, StartError> {
         let settings = &config.callback;
-        let listener = listener(settings.listen)?;
+        let listener = listener(config, passed)?;
         let wanted = Budget { max_connections: CONNECTIONS, max_in_flight: IN_FLIGHT };
         let budget = crate::gate::descriptor_budget(wanted, RESERVED_DESCRIPTORS + reserved);
         let folder = shared.database.parent().unwrap_or(Path::new("."));
-        let (http, upstreams) = crate::gate::private_server(budget.max_in_flight, folder)?;
+        // One more, which no client's request uses.
+        let (http, mut upstreams) = crate::gate::private_server(budget.max_in_flight + 1, folder)?;
+        let server_probe = upstreams.pop().map(Upstream::into_probe).transpose()?;
         let routes = endpoints.iter().fold(Routes::new(), |r, e| r.with_callback(&e.path, &["GET", "POST"]));
         let routes = match &settings.probe_path {
             Some(path) => routes.with_probe(path),
             None => routes,
         };
-        let refusals = Refusals::start(&endpoints, shared.writer.clone(), threads)?;
+        let refusals =
+            Refusals::start(&endpoints, Arc::clone(&shared.metrics), shared.writer.clone(), threads)?;
         let server = Arc::new(Server {
             http,
-            endpoints,
+            endpoints: RwLock::new(endpoints.into()),
             corp_id: config.wecom.corp_id.clone(),
             event_clock: EventClock::new(shared.client.clock().clone()),
             shared: shared.clone(),
@@ -104,7 +108,8 @@ impl Callbacks {
         };
         let observer = GateObserver::new(refusals, Arc::clone(&shared.metrics), Arc::clone(&shared.triggers));
         let gate = Gate::start(listener, routes, limits, upstreams, Some(Arc::new(observer)))?;
-        Ok(Self { gate, server, threads, workers: settings.threads, has_few_descriptors: budget != wanted })
+        let has_few_descriptors = budget != wanted;
+        Ok(Self { gate, server, threads, workers: settings.threads, has_few_descriptors, server_probe })
     }
 
     pub(super) fn address(&self) -> SocketAddr {
@@ -120,9 +125,20 @@ impl Callbacks {
         self.has_few_descriptors
     }
 
-    /// Whether the gate has ended by itself.
+    /// Whether the gate, a worker or the responder has ended by itself.
     pub(super) fn is_broken(&self) -> bool {
-        self.gate.is_finished()
+        self.gate.is_finished() || self.threads.has_ended()
+    }
+
+    /// Accepts other keys and another length of bodies from the next request on.
+    pub(super) fn reload(&self, endpoints: Vec<Endpoint>, max_body: usize) {
+        *self.server.endpoints.write().unwrap_or_else(PoisonError::into_inner) = endpoints.into();
+        self.gate.set_max_body(max_body);
+    }
+
+    /// Probes of the gate, and of workers and responder; the latter once.
+    pub(super) fn probes(&mut self) -> Option<(GateProbe, ServerProbe)> {
+        Some((self.gate.probe(), self.server_probe.take()?))
     }
 
     /// Answers the accepted requests and ends; what is not answered at `deadline` stays unanswered.
@@ -137,11 +153,16 @@ impl Callbacks {
     }
 }
 
-/// The socket that systemd hands over (sd_listen_fds(3)); else a new one.
-fn listener(address: SocketAddr) -> Result<TcpListener, StartError> {
-    if let Some(listener) = listenfd::ListenFd::from_env().take_tcp_listener(0)? {
-        log::info!("listening on the socket that was handed over; [callback] listen is ignored");
-        return Ok(listener);
+/// The socket that systemd passed; else a new one.
+fn listener(config: &Config, passed: Option<TcpListener>) -> Result<TcpListener, StartError> {
+    let address = config.callback.listen;
+    let Some(listener) = passed else {
+        return crate::gate::bind(address).map_err(|error| StartError::Listen { address, error });
+    };
+    let passed = listener.local_addr()?;
+    log::info!("listening on {passed}, the socket that was handed over");
+    if config.callback.is_listen_set && passed != address {
+        log::warn!("{}", config.ignored_listen(&passed.to_string()));
     }
-    crate::gate::bind(address).map_err(|error| StartError::Listen { address, error })
+    Ok(listener)
 }

@@ -4,8 +4,8 @@
 //! events than workers can share a commit.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use tiny_http::{Header, Method, Request, Response};
@@ -17,7 +17,7 @@ use crate::daemon::refusals::{self, Refusals, Refused};
 use crate::daemon::threads::Threads;
 use crate::daemon::wakeup::Wakeup;
 use crate::daemon::{MemberCalls, Shared};
-use crate::gate::{self, PEER_HEADER};
+use crate::gate::{self, PEER_HEADER, SERVER_PROBE};
 use crate::store::{Applied, NewEvent, StoreError, apply_event, record_invalid};
 use crate::text::printable;
 use crate::unix_time::unix_now;
@@ -28,7 +28,8 @@ const COMMIT_TIMEOUT: Duration = Duration::from_secs(4);
 pub(super) struct Server {
     /// The server behind the gate.
     pub(super) http: tiny_http::Server,
-    pub(super) endpoints: Vec<Endpoint>,
+    /// Replaced as a whole when keys are changed.
+    pub(super) endpoints: RwLock<Arc<[Endpoint]>>,
     pub(super) corp_id: String,
     pub(super) event_clock: EventClock,
     pub(super) shared: Shared,
@@ -46,7 +47,10 @@ struct Answer {
 
 fn respond_all(ready: &Receiver<Answer>, metrics: &Metrics) {
     while let Ok(Answer { request, status, body }) = ready.recv() {
-        metrics.answered(status, *request.method() == Method::Get, 1);
+        // A probe is no callback.
+        if request.url() != SERVER_PROBE {
+            metrics.answered(status, *request.method() == Method::Get, 1);
+        }
         if status == 503 {
             metrics.unavailable.note(Instant::now(), unix_now());
         }
@@ -113,9 +117,13 @@ impl Server {
             let cause = gate::Refusal::BadRequest.cause();
             return self.refusals.note(&client.refused(400, cause, &url), &error);
         }
+        if request.url() == SERVER_PROBE {
+            return send(answers, request, 204, b"");
+        }
         let url = request.url().to_owned();
         let (path, query) = url.split_once('?').unwrap_or((&url, ""));
-        let Some(endpoint) = self.endpoints.iter().find(|endpoint| endpoint.path == path) else {
+        let endpoints = Arc::clone(&self.endpoints.read().unwrap_or_else(PoisonError::into_inner));
+        let Some(endpoint) = endpoints.iter().find(|endpoint| endpoint.path == path) else {
             return send(answers, request, 404, b"not found\n");
         };
         match request.method() {

@@ -36,9 +36,9 @@ impl From<Stopped> for Abort {
     }
 }
 
-impl From<crate::store::Error> for Abort {
-    fn from(error: crate::store::Error) -> Self {
-        Self::Failed(StoreError::from(error).to_string())
+impl From<StoreError> for Abort {
+    fn from(error: StoreError) -> Self {
+        Self::Failed(error.to_string())
     }
 }
 

@@ -10,6 +10,7 @@ pub(crate) mod triggers;
 mod write_batch;
 
 use std::cell::Cell;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use report::Report;
@@ -50,7 +51,25 @@ pub(crate) struct Reconciler {
     shared: Shared,
     calls: MemberCalls,
     reader: Connection,
-    settings: config::Reconcile,
+    settings: ReconcileSettings,
+}
+
+/// The settings of comparisons, which a reload replaces.
+#[derive(Debug, Clone)]
+pub(crate) struct ReconcileSettings(Arc<Mutex<config::Reconcile>>);
+
+impl ReconcileSettings {
+    pub(super) fn new(settings: &config::Reconcile) -> Self {
+        Self(Arc::new(Mutex::new(settings.clone())))
+    }
+
+    pub(super) fn replace(&self, settings: &config::Reconcile) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = settings.clone();
+    }
+
+    fn get(&self) -> config::Reconcile {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 /// The state between two checks.
@@ -67,7 +86,7 @@ struct CheckState {
 impl Reconciler {
     /// Starts the thread; false if there is no contacts_secret, so that nothing can be compared.
     pub(super) fn start(
-        settings: &config::Reconcile,
+        settings: &ReconcileSettings,
         shared: &Shared,
         calls: &MemberCalls,
         threads: &mut Threads,
@@ -128,7 +147,7 @@ impl Reconciler {
             state.failures = 0;
             return Ok(Duration::ZERO);
         }
-        if !self.settings.enabled {
+        if !self.settings.get().enabled {
             return Ok(CHECK_DATABASE);
         }
         let now = unix_now();
@@ -140,7 +159,7 @@ impl Reconciler {
             failures: state.failures,
             requested_at: due.as_ref().map(|due| UnixSeconds(due.since)),
         };
-        let next = schedule::next(history, self.settings.every, now);
+        let next = schedule::next(history, self.settings.get().every, now);
         if next > now {
             let left = Duration::from_secs(u64::try_from(next.since(now)).unwrap_or(u64::MAX));
             return Ok(left.min(CHECK_DATABASE));
@@ -191,7 +210,7 @@ impl Reconciler {
             reader: &self.reader,
             writer: (!request.dry_run).then_some(&self.shared.writer),
             shutdown: &self.shared.shutdown,
-            guard: Guard { percent: self.settings.max_delete_percent, allowed: request.allow_deletes },
+            guard: Guard { percent: self.settings.get().max_delete_percent, allowed: request.allow_deletes },
             progress: &progress,
         };
         let report = compare(&comparison, reason);

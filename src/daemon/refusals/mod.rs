@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::callbacks::Endpoint;
+use super::metrics::Metrics;
 use super::threads::Threads;
 use super::wakeup::Wakeup;
 use crate::store::Writer;
@@ -36,6 +37,7 @@ const SLEEP: Duration = Duration::from_secs(24 * 3600);
 /// Counts and logs the refusals of all threads.
 pub(crate) struct Refusals {
     paths: Vec<String>,
+    metrics: Arc<Metrics>,
     ledger: Mutex<Ledger>,
     news: Wakeup,
     ends: Wakeup,
@@ -44,10 +46,11 @@ pub(crate) struct Refusals {
 
 impl Refusals {
     /// `paths`: the configured callback paths.
-    pub(crate) fn new(paths: Vec<String>) -> Self {
+    pub(crate) fn new(paths: Vec<String>, metrics: Arc<Metrics>) -> Self {
         let ledger = Mutex::new(Ledger::new(paths.clone()));
         Self {
             paths,
+            metrics,
             ledger,
             news: Wakeup::default(),
             ends: Wakeup::default(),
@@ -58,10 +61,12 @@ impl Refusals {
     /// Starts the thread that writes the table.
     pub(super) fn start(
         endpoints: &[Endpoint],
+        metrics: Arc<Metrics>,
         writer: Writer,
         threads: &mut Threads,
     ) -> std::io::Result<Arc<Self>> {
-        let refusals = Arc::new(Self::new(endpoints.iter().map(|endpoint| endpoint.path.clone()).collect()));
+        let paths = endpoints.iter().map(|endpoint| endpoint.path.clone()).collect();
+        let refusals = Arc::new(Self::new(paths, metrics));
         let recorder = Arc::clone(&refusals);
         threads.spawn("refusals", move || recorder.write(&writer))?;
         Ok(refusals)
@@ -73,6 +78,7 @@ impl Refusals {
 
     /// Counts a refusal, and logs it unless this cause was logged for this path within the last minute.
     pub(crate) fn note(&self, refused: &Refused<'_>, why: &dyn std::fmt::Display) {
+        self.metrics.refused(refused.cause);
         let line = self.lock().note(refused, Instant::now(), unix_now());
         self.news.notify();
         let Some(line) = line else { return };

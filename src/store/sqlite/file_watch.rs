@@ -1,11 +1,11 @@
 //! Detects what SQLite does not report: replaced files, and a growing WAL.
 
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use rusqlite::Connection;
-
+use crate::store::Result;
+use crate::store::connection::Connection;
 use crate::store::error::StoreError;
 
 /// A WAL longer than this, in bytes, is checkpointed. SQLite does so at 4 MB, unless a reader prevents it.
@@ -37,7 +37,7 @@ impl Watched {
 
 impl Watch {
     pub(in crate::store) fn new(connection: &Connection) -> Self {
-        let path = connection.path().filter(|path| !path.is_empty() && *path != ":memory:").map(Path::new);
+        let path = connection.path();
         let watched = |path: PathBuf| {
             let mut watched = Watched { path, identity: None };
             watched.is_gone();
@@ -53,7 +53,7 @@ impl Watch {
 
     /// [`StoreError::Vanished`] if a file was moved, deleted or replaced: SQLite would continue on the old inode, and other
     /// programs would not find the commit.
-    pub(in crate::store) fn still_there(&mut self) -> Result<(), StoreError> {
+    pub(in crate::store) fn still_there(&mut self) -> Result<()> {
         for file in self.files.iter_mut().flatten() {
             if file.is_gone() {
                 return Err(StoreError::Vanished(file.path.clone()));
@@ -97,9 +97,10 @@ impl Watch {
 }
 
 /// Checkpoints and truncates the WAL; false if another connection prevents it. Never waits for a lock.
-pub(in crate::store) fn truncate_wal(connection: &Connection) -> rusqlite::Result<bool> {
-    connection.busy_timeout(Duration::ZERO)?;
-    let busy: i64 = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
+pub(in crate::store) fn truncate_wal(connection: &Connection) -> Result<bool> {
+    let sqlite = connection.sqlite();
+    sqlite.busy_timeout(Duration::ZERO)?;
+    let busy: i64 = sqlite.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
     Ok(busy == 0)
 }
 
@@ -131,9 +132,9 @@ mod tests {
         let db = open_writer(&path, 0o600).unwrap();
         let mut watch = Watch::new(&db);
         let reader = open_reader(&path).unwrap();
-        reader.execute_batch("BEGIN; SELECT count(*) FROM members").unwrap();
-        db.pragma_update(None, "synchronous", "OFF").unwrap();
-        db.execute_batch(
+        reader.script("BEGIN; SELECT count(*) FROM members").unwrap();
+        db.sqlite().pragma_update(None, "synchronous", "OFF").unwrap();
+        db.script(
             "CREATE TABLE filling (text);
              WITH RECURSIVE n (n) AS (VALUES (1) UNION ALL SELECT n + 1 FROM n WHERE n < 70)
              INSERT INTO filling SELECT zeroblob(1024 * 1024) FROM n",
@@ -142,7 +143,7 @@ mod tests {
         let now = Instant::now();
         watch.limit_wal(&db, now);
         assert!(watch.warned && watch.wal_length() > WAL_LIMIT);
-        reader.execute_batch("COMMIT").unwrap();
+        reader.script("COMMIT").unwrap();
         watch.limit_wal(&db, now + CHECK_INTERVAL / 2);
         assert!(watch.wal_length() > WAL_LIMIT, "it is not checked all the time");
         watch.limit_wal(&db, now + CHECK_INTERVAL);

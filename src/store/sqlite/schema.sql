@@ -132,7 +132,7 @@ CREATE INDEX renames_by_new ON renames (new_userid) WHERE is_tied = 1;
 
 -- Callbacks that were acknowledged.
 CREATE TABLE events (
-    seq                    INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+    seq                    INTEGER NOT NULL PRIMARY KEY,
     received_at            INTEGER NOT NULL CHECK (typeof(received_at) = 'integer'),
     -- null if the event has none
     create_time            INTEGER CHECK (typeof(create_time) IN ('integer', 'null')),
@@ -155,7 +155,7 @@ CREATE INDEX events_by_subject ON events (subject, create_time);
 
 -- The change feed, in the order of commits.
 CREATE TABLE changes (
-    seq                    INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+    seq                    INTEGER NOT NULL PRIMARY KEY,
     at                     INTEGER NOT NULL CHECK (typeof(at) = 'integer'),
     entity                 TEXT NOT NULL CHECK (entity IN ('member', 'department', 'tag')) CHECK (typeof(entity) = 'text'),
     -- the userid or number
@@ -197,7 +197,7 @@ CREATE INDEX refusals_by_time ON refusals (last_at);
 
 -- Comparisons of the directory with WeCom.
 CREATE TABLE reconciles (
-    seq                    INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+    seq                    INTEGER NOT NULL PRIMARY KEY,
     started_at             INTEGER NOT NULL CHECK (typeof(started_at) = 'integer'),
     -- null while it runs
     finished_at            INTEGER CHECK (typeof(finished_at) IN ('integer', 'null')),
@@ -284,6 +284,15 @@ CREATE TABLE deferred_facts (
     -- {"added_members": [userid, ..]}, or removed_members, added_departments, removed_departments
     content                TEXT NOT NULL CHECK (json_valid(content)) CHECK (typeof(content) = 'text')
 );
+-- One row: the last numbers of events and changes. A number is never given again, also after its row was deleted.
+CREATE TABLE ledger (
+    -- always 1
+    company                INTEGER NOT NULL PRIMARY KEY CHECK (company = 1),
+    last_event             INTEGER NOT NULL CHECK (typeof(last_event) = 'integer'),
+    last_change            INTEGER NOT NULL CHECK (typeof(last_change) = 'integer')
+);
+INSERT INTO ledger (company, last_event, last_change) VALUES (1, 0, 0);
+
 -- State of the daemon: pauses, a requested comparison, ..
 CREATE TABLE daemon_state (
     name                   TEXT NOT NULL PRIMARY KEY CHECK (typeof(name) = 'text'),

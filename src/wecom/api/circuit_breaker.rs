@@ -233,6 +233,15 @@ impl CircuitBreaker {
         self.pauses.extract_if(.., |pause| pause.probe == Some(ticket) && proves(pause)).collect()
     }
 
+    /// Closes the breakers of this secret, which was replaced. Returns them.
+    pub(super) fn forget(&mut self, replaced: SecretKind) -> Vec<Pause> {
+        let concerns = |scope: Scope| match scope {
+            Scope::All => false,
+            Scope::Secret(secret) | Scope::Api(_, secret) => secret == replaced,
+        };
+        self.pauses.extract_if(.., |pause| concerns(pause.scope)).collect()
+    }
+
     /// Whether this call is the probe of a breaker for this reason.
     pub(super) fn is_probe(&self, ticket: Ticket, reason: Reason) -> bool {
         self.pauses.iter().any(|pause| pause.probe == Some(ticket) && pause.reason == reason)

@@ -2,7 +2,7 @@
 //!
 //! A caller learns only what concerns its item, or that it has to wait.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use serde_json::Value as Json;
@@ -49,9 +49,11 @@ pub(crate) struct Settings {
 pub struct Client<L> {
     pub(super) settings: Settings,
     transport: Transport,
-    observer: L,
+    pub(super) observer: L,
     pub(super) shutdown: Shutdown,
     pub(super) rate_limiter: Mutex<RateLimiter>,
+    /// In the order of [`SecretKind`].
+    pub(super) secrets: RwLock<[Option<String>; 2]>,
     pub(super) breaker: Mutex<CircuitBreaker>,
     failures: Mutex<FailureTracker>,
     pub(super) concurrency: Mutex<Concurrency>,
@@ -71,8 +73,9 @@ pub(super) struct Call<'a> {
 impl<L: ApiObserver> Client<L> {
     /// Creates a client; makes no call yet.
     pub(crate) fn new(mut settings: Settings, observer: L, shutdown: Shutdown) -> Self {
-        settings.redactor = settings.redactor.with(secrets_of_url(&settings.api_base));
+        settings.redactor.add_secrets(secrets_of_url(&settings.api_base));
         Self {
+            secrets: RwLock::new([settings.app_secret.take(), settings.contacts_secret.take()]),
             transport: Transport::new(settings.timeout, settings.network.clone(), settings.clock.clone()),
             rate_limiter: Mutex::new(RateLimiter::new(settings.calls_per_minute, Instant::now())),
             breaker: Mutex::default(),
@@ -113,11 +116,8 @@ impl<L: ApiObserver> Client<L> {
         self.secret(secret).is_some()
     }
 
-    pub(super) fn secret(&self, secret: SecretKind) -> Option<&str> {
-        match secret {
-            SecretKind::App => self.settings.app_secret.as_deref(),
-            SecretKind::Contacts => self.settings.contacts_secret.as_deref(),
-        }
+    pub(super) fn secret(&self, secret: SecretKind) -> Option<String> {
+        self.secrets.read().unwrap_or_else(PoisonError::into_inner)[secret as usize].clone()
     }
 
     /// Makes a call, with token, rate limit, circuit breaker and retry. `parse` extracts the value from an answer of
@@ -258,7 +258,8 @@ impl<L: ApiObserver> Client<L> {
             return error;
         }
         if error.arrived || lock(&self.failures).unanswered(&call.item) {
-            return self.unusable(call, ticket, None, error.what, error.advice);
+            let advice = error.advice();
+            return self.unusable(call, ticket, None, error.what, advice);
         }
         match self.open_breaker(ticket, (call.api, call.secret), &error.into_failure()) {
             ApiError::NoAnswer(NoAnswer::Paused(until, reason)) => {

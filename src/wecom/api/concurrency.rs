@@ -49,6 +49,11 @@ impl Concurrency {
         Self { configured, calls_per_minute, latency: None, lowered: None }
     }
 
+    /// Changes limit and pace; the latency stays known.
+    pub(super) fn configure(&mut self, configured: Option<usize>, calls_per_minute: u32) {
+        (self.configured, self.calls_per_minute) = (configured, calls_per_minute);
+    }
+
     /// Takes the duration of a call into the average.
     pub(super) fn answered(&mut self, took: Duration) {
         let average = self.latency.unwrap_or(FIRST_LATENCY);

@@ -75,51 +75,83 @@ pub(super) struct ExchangeError {
     /// Whether an answer arrived. An unusable one concerns its item; a missing one concerns all calls.
     pub(super) arrived: bool,
     pub(super) what: String,
-    /// Replaces the general advice for network failures.
-    pub(super) advice: Option<&'static str>,
+    /// Decides the advice; without one, the general advice for network failures applies.
+    pub(super) cause: Option<Cause>,
 }
 
-const ADVICE_NAME: &str = "check api_base and this machine's DNS, or set [wecom] proxy";
-const ADVICE_PROXY: &str =
-    "check [wecom] proxy, or the environment's ALL_PROXY, HTTPS_PROXY, HTTP_PROXY, and the proxy itself";
-const ADVICE_CREDENTIALS: &str =
-    "check user and password in [wecom] proxy, or in the environment's ALL_PROXY, HTTPS_PROXY, HTTP_PROXY";
-const ADVICE_AUTHORITY: &str = "if api_base has a certificate authority of its own, or a proxy opens TLS, set [wecom] ca_file to that authority's certificate";
-const ADVICE_CERTIFICATE: &str = "check api_base, the server's certificate and this machine's clock";
-const ADVICE_BASE: &str = "check api_base: the APIs are expected below api_base/cgi-bin/";
+/// A cause that the operator can remove.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// The host name cannot be resolved.
+    Name,
+    Proxy,
+    /// The proxy's user and password.
+    Credentials,
+    /// The certificate's authority is unknown.
+    Authority,
+    /// Any other failure of TLS.
+    Tls,
+    /// There is no API at this URL.
+    Base,
+}
+
+impl Cause {
+    /// What to do about a call of WeCom's API.
+    fn advice(self) -> &'static str {
+        match self {
+            Self::Name => "check api_base and this machine's DNS, or set [wecom] proxy",
+            Self::Proxy => {
+                "check [wecom] proxy, or the environment's ALL_PROXY, HTTPS_PROXY, HTTP_PROXY, and the proxy itself"
+            }
+            Self::Credentials => {
+                "check user and password in [wecom] proxy, or in the environment's ALL_PROXY, HTTPS_PROXY, HTTP_PROXY"
+            }
+            Self::Authority => {
+                "if api_base has a certificate authority of its own, or a proxy opens TLS, set [wecom] ca_file to that authority's certificate"
+            }
+            Self::Tls => "check api_base, the server's certificate and this machine's clock",
+            Self::Base => "check api_base: the APIs are expected below api_base/cgi-bin/",
+        }
+    }
+}
 
 impl ExchangeError {
     pub(super) fn no_answer(what: impl Into<String>) -> Self {
-        Self { arrived: false, what: what.into(), advice: None }
+        Self { arrived: false, what: what.into(), cause: None }
     }
 
     pub(super) fn unusable(what: impl Into<String>) -> Self {
-        Self { arrived: true, what: what.into(), advice: None }
+        Self { arrived: true, what: what.into(), cause: None }
     }
 
     pub(super) fn into_failure(self) -> Failure {
-        let Self { what: errmsg, advice, .. } = self;
+        let advice = self.advice();
+        let errmsg = self.what;
         Failure { reason: Reason::Network, errcode: None, errmsg, advice, scope: None }
     }
 
-    fn with(self, advice: &'static str) -> Self {
-        Self { advice: Some(advice), ..self }
+    pub(super) fn advice(&self) -> Option<&'static str> {
+        self.cause.map(Cause::advice)
+    }
+
+    fn with(self, cause: Cause) -> Self {
+        Self { cause: Some(cause), ..self }
     }
 
     /// An HTTP status other than 200. Of `location`, a redirect's target, only scheme and host are shown.
     pub(super) fn of_status(status: u16, location: Option<&str>) -> Self {
         match status {
             407 => Self::no_answer("the proxy refuses the credentials (HTTP status 407)")
-                .with(ADVICE_CREDENTIALS),
+                .with(Cause::Credentials),
             404 | 405 | 410 => {
-                Self::unusable(format!("HTTP status {status}: there is no API at this URL")).with(ADVICE_BASE)
+                Self::unusable(format!("HTTP status {status}: there is no API at this URL")).with(Cause::Base)
             }
             300..=399 => {
                 let scheme = |to: &str| to.split_once("://").map(|(scheme, _)| scheme.to_owned());
                 let to = location.and_then(|to| Some(format!(" to {}://{}", scheme(to)?, host_of(to))));
                 let to = to.unwrap_or_default();
                 Self::unusable(format!("HTTP status {status}: a redirect{to}, which is not followed"))
-                    .with(ADVICE_BASE)
+                    .with(Cause::Base)
             }
             _ => Self::unusable(format!("HTTP status {status}")),
         }
@@ -144,15 +176,15 @@ pub(super) fn explain(error: &ureq::Error, network: &Network) -> ExchangeError {
         ureq::Error::Other(error) => match error.downcast_ref::<Unresolved>() {
             Some(Unresolved(host)) => {
                 let is_proxy = network.proxy.as_ref().is_some_and(|proxy| proxy.host() == host);
-                let advice = if is_proxy { ADVICE_PROXY } else { ADVICE_NAME };
-                ExchangeError::no_answer(format!("the host name {host} cannot be resolved")).with(advice)
+                let cause = if is_proxy { Cause::Proxy } else { Cause::Name };
+                ExchangeError::no_answer(format!("the host name {host} cannot be resolved")).with(cause)
             }
             None => ExchangeError::no_answer("the HTTP request failed"),
         },
         ureq::Error::Io(error) => explain_io(error, network, &peer),
         ureq::Error::Rustls(error) => explain_tls(error),
         ureq::Error::Tls(_) | ureq::Error::Pem(_) => {
-            ExchangeError::no_answer("TLS: the connection could not be set up").with(ADVICE_CERTIFICATE)
+            ExchangeError::no_answer("TLS: the connection could not be set up").with(Cause::Tls)
         }
         ureq::Error::Protocol(_) => ExchangeError::unusable("the answer is not HTTP"),
         ureq::Error::LargeResponseHeader(..) => ExchangeError::unusable("the answer's headers are too long"),
@@ -164,10 +196,10 @@ pub(super) fn explain(error: &ureq::Error, network: &Network) -> ExchangeError {
                 "{peer} does not connect to {}{status}",
                 host_of(&network.api_base)
             ))
-            .with(ADVICE_PROXY)
+            .with(Cause::Proxy)
         }
         ureq::Error::InvalidProxyUrl => {
-            ExchangeError::no_answer("the proxy's URL is not valid").with(ADVICE_PROXY)
+            ExchangeError::no_answer("the proxy's URL is not valid").with(Cause::Proxy)
         }
         ureq::Error::ConnectionFailed => ExchangeError::no_answer(format!("no connection to {peer}")),
         _ => ExchangeError::no_answer("the HTTP request failed"),
@@ -181,7 +213,7 @@ fn explain_io(error: &std::io::Error, network: &Network, peer: &str) -> Exchange
         return explain_tls(tls);
     }
     let proxy = |error: ExchangeError| {
-        if network.proxy.is_some() { error.with(ADVICE_PROXY) } else { error }
+        if network.proxy.is_some() { error.with(Cause::Proxy) } else { error }
     };
     let is_socks =
         network.proxy.as_ref().is_some_and(|proxy| proxy.protocol() == ureq::ProxyProtocol::Socks5h);
@@ -200,12 +232,12 @@ fn explain_io(error: &std::io::Error, network: &Network, peer: &str) -> Exchange
         }
         // ureq's texts for SOCKS are fixed: the reply codes of RFC 1928 and RFC 1929.
         ErrorKind::PermissionDenied if is_socks => {
-            ExchangeError::no_answer(format!("{peer} refuses user and password")).with(ADVICE_CREDENTIALS)
+            ExchangeError::no_answer(format!("{peer} refuses user and password")).with(Cause::Credentials)
         }
         _ if is_socks && inner.is_some() => {
             let wants_credentials = error.to_string().contains("auth");
-            let advice = if wants_credentials { ADVICE_CREDENTIALS } else { ADVICE_PROXY };
-            ExchangeError::no_answer(format!("{peer} refuses: {error}")).with(advice)
+            let cause = if wants_credentials { Cause::Credentials } else { Cause::Proxy };
+            ExchangeError::no_answer(format!("{peer} refuses: {error}")).with(cause)
         }
         kind => proxy(ExchangeError::no_answer(format!("no connection to {peer}: {kind}"))),
     }
@@ -218,22 +250,22 @@ fn explain_tls(error: &rustls::Error) -> ExchangeError {
             rustls::Error::PeerIncompatible(_) => "TLS: the server supports no secure version or cipher",
             _ => "TLS: the server aborted the handshake",
         };
-        return ExchangeError::no_answer(what).with(ADVICE_CERTIFICATE);
+        return ExchangeError::no_answer(what).with(Cause::Tls);
     };
-    let (what, advice) = match error {
-        CertificateError::UnknownIssuer => ("TLS: certificate of an unknown authority", ADVICE_AUTHORITY),
+    let (what, cause) = match error {
+        CertificateError::UnknownIssuer => ("TLS: certificate of an unknown authority", Cause::Authority),
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-            ("TLS: the certificate has expired", ADVICE_CERTIFICATE)
+            ("TLS: the certificate has expired", Cause::Tls)
         }
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-            ("TLS: the certificate is not valid yet", ADVICE_CERTIFICATE)
+            ("TLS: the certificate is not valid yet", Cause::Tls)
         }
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-            ("TLS: the certificate is for another host name", ADVICE_CERTIFICATE)
+            ("TLS: the certificate is for another host name", Cause::Tls)
         }
-        _ => ("TLS: the certificate is not valid", ADVICE_CERTIFICATE),
+        _ => ("TLS: the certificate is not valid", Cause::Tls),
     };
-    ExchangeError::no_answer(what).with(advice)
+    ExchangeError::no_answer(what).with(cause)
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -73,20 +73,28 @@ pub(super) struct RateLimiter {
 impl RateLimiter {
     /// Allows at most `per_minute` calls (at least 1) in any minute.
     pub(super) fn new(per_minute: u32, now: Instant) -> Self {
-        let per_minute = per_minute.max(1);
-        let all = f64::from(per_minute);
-        let burst = (all / BURST_PARTS).max(MIN_BURST).min(all);
-        let per_second = (all - burst.min(all * MAX_BURST_SHARE)) / WINDOW.as_secs_f64();
-        Self {
-            per_minute: usize::try_from(per_minute).unwrap_or(usize::MAX),
+        let mut limiter = Self {
+            per_minute: 0,
             calls: VecDeque::new(),
             per_api: HashMap::new(),
-            bucket: burst,
-            burst,
-            per_second,
+            bucket: f64::INFINITY,
+            burst: 0.0,
+            per_second: 0.0,
             refilled_at: now,
             shares: [Share { served: 0.0, waiting_until: now }; 3],
-        }
+        };
+        limiter.set_rate(per_minute);
+        limiter
+    }
+
+    /// Allows another number of calls from now on; those of the last minute count.
+    pub(super) fn set_rate(&mut self, per_minute: u32) {
+        let per_minute = per_minute.max(1);
+        let all = f64::from(per_minute);
+        self.burst = (all / BURST_PARTS).max(MIN_BURST).min(all);
+        self.per_second = (all - self.burst.min(all * MAX_BURST_SHARE)) / WINDOW.as_secs_f64();
+        self.per_minute = usize::try_from(per_minute).unwrap_or(usize::MAX);
+        self.bucket = self.bucket.min(self.burst);
     }
 
     /// Counts calls of a previous run, given their ages, oldest first: WeCom counts them in the same minute.
@@ -285,6 +293,19 @@ mod tests {
         limiter.called_before((0..19).map(|_| (API, Duration::from_secs(1))), start);
         assert_eq!(limiter.try_acquire(start, API, Priority::Now), Err(Duration::from_secs(30)));
         assert_eq!(limiter.try_acquire(start + Duration::from_secs(30), API, Priority::Now), Ok(()));
+    }
+
+    #[test]
+    fn another_rate_applies_at_once_and_earlier_calls_count() {
+        let start = Instant::now();
+        let mut limiter = RateLimiter::new(6000, start);
+        let made = run(&mut limiter, start, 1, Priority::Now).len();
+        assert!(made > 60, "{made}");
+        limiter.set_rate(60);
+        assert!(limiter.try_acquire(start + Duration::from_secs(2), API, Priority::Now).is_err());
+        let later = start + Duration::from_secs(70);
+        let made = run(&mut limiter, later, 61, Priority::Now).len();
+        assert!((50..=60).contains(&made), "{made}");
     }
 
     #[test]

@@ -37,7 +37,15 @@ pub fn certificates(pem: &str) -> Result<Vec<Vec<u8>>, String> {
 }
 
 /// Trusts the built-in authorities, the system's (`SSL_CERT_FILE` and `SSL_CERT_DIR` name others), and `own` (DER).
-pub(super) fn client_config(own: &[Vec<u8>]) -> Result<Arc<ClientConfig>, rustls::Error> {
+pub(crate) fn client_config(own: &[Vec<u8>]) -> Result<Arc<ClientConfig>, rustls::Error> {
+    let verifier = verifier(own)?;
+    let provider = Arc::new(ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    Ok(Arc::new(config.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()))
+}
+
+/// The verifier of [`client_config`].
+pub(super) fn verifier(own: &[Vec<u8>]) -> Result<Arc<dyn ServerCertVerifier>, rustls::Error> {
     let own: Vec<CertificateDer<'static>> = own.iter().map(|der| CertificateDer::from(der.clone())).collect();
     let system = rustls_native_certs::load_native_certs();
     // A machine may have no store; but a store that is named should exist.
@@ -51,12 +59,13 @@ pub(super) fn client_config(own: &[Vec<u8>]) -> Result<Arc<ClientConfig>, rustls
     }
     let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
     roots.add_parsable_certificates(system.certs.into_iter().chain(own.iter().cloned()));
+    Ok(Arc::new(Verifier { web: web_verifier(roots)?, own }))
+}
+
+pub(super) fn web_verifier(roots: RootCertStore) -> Result<Arc<WebPkiServerVerifier>, rustls::Error> {
     let provider = Arc::new(ring::default_provider());
-    let web = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build();
-    let web = web.map_err(|error| rustls::Error::General(error.to_string()))?;
-    let verifier = Arc::new(Verifier { web, own });
-    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
-    Ok(Arc::new(config.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()))
+    let web = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build();
+    web.map_err(|error| rustls::Error::General(error.to_string()))
 }
 
 /// webpki's verification; in addition a server may present a certificate of `ca_file` itself.
@@ -115,13 +124,13 @@ impl ServerCertVerifier for Verifier {
 }
 
 /// Whether webpki refused a server certificate because it is marked as an authority.
-fn is_authority(error: &CertificateError) -> bool {
+pub(super) fn is_authority(error: &CertificateError) -> bool {
     matches!(error, CertificateError::Other(other) if format!("{other:?}").contains("CaUsedAsEndEntity"))
 }
 
 /// Last connector of ureq's chain: wraps the connection in TLS if the URL is https.
 #[derive(Debug)]
-pub(super) struct Tls(pub(super) Option<Arc<ClientConfig>>);
+pub(crate) struct Tls(pub(crate) Option<Arc<ClientConfig>>);
 
 impl<In: Transport> Connector<In> for Tls {
     type Out = Either<In, TlsTransport>;
@@ -149,7 +158,7 @@ impl<In: Transport> Connector<In> for Tls {
     }
 }
 
-pub(super) struct TlsTransport {
+pub(crate) struct TlsTransport {
     buffers: LazyBuffers,
     stream: StreamOwned<ClientConnection, TransportAdapter>,
 }

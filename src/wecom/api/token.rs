@@ -31,7 +31,7 @@ struct Token {
 }
 
 /// Reads the answer of gettoken: the token, and its lifetime in seconds.
-fn read(answer: &Answer) -> Result<(String, u64), String> {
+pub(super) fn read(answer: &Answer) -> Result<(String, u64), String> {
     let token = answer.json.get("access_token");
     let text = token.and_then(Json::as_str).unwrap_or_default();
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
@@ -110,7 +110,7 @@ impl<L: ApiObserver> Client<L> {
             return Err(ApiError::NoAnswer(NoAnswer::NoSecret));
         };
         let corp_id = url_encode(&self.settings.corp_id);
-        let parameters = format!("corpid={corp_id}&corpsecret={}", url_encode(corp_secret));
+        let parameters = format!("corpid={corp_id}&corpsecret={}", url_encode(&corp_secret));
         let (answer, parsed) = self
             .exchange(api, None, &parameters, None, read)
             .map_err(|error| failed(&error.into_failure()))?;

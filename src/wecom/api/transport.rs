@@ -26,31 +26,7 @@ pub(super) struct Transport {
 impl Transport {
     /// `timeout` bounds a whole exchange, from name resolution to the last byte.
     pub(super) fn new(timeout: Duration, network: Network, clock: SharedClock) -> Self {
-        let config = ureq::Agent::config_builder()
-            .proxy(network.proxy.clone())
-            .timeout_global(Some(timeout))
-            .http_status_as_error(false)
-            // A redirect would carry the access_token to another host.
-            .max_redirects(0)
-            .max_redirects_will_error(false)
-            // One for each call in flight: by default, most calls would connect anew.
-            .max_idle_connections(MAX_CONCURRENT_CALLS)
-            .max_idle_connections_per_host(MAX_CONCURRENT_CALLS)
-            .user_agent(concat!("wecom-dirsync/", env!("CARGO_PKG_VERSION")))
-            .build();
-        let tls = network.uses_tls().then(|| client_config(&network.authorities));
-        let tls = tls.and_then(|config| {
-            config
-                .inspect_err(|error| log::error!("TLS cannot be set up, so calls to https:// fail: {error}"))
-                .ok()
-        });
-        let connector =
-            ().chain(SocksConnector::default())
-                .chain(ConnectProxyConnector::default())
-                .chain(TcpConnector::default())
-                .chain(Tls(tls));
-        let agent = ureq::Agent::with_parts(config, connector, NamedResolver::default());
-        Self { agent, network, clock }
+        Self { agent: bounded_agent(timeout, &network), network, clock }
     }
 
     /// GET, or POST with a JSON body. The error does not contain the URL, which has secrets.
@@ -80,6 +56,39 @@ impl Transport {
         let asked_at = self.clock.stamp_answer(date, took);
         Ok(Answer { asked_at, ..answer })
     }
+}
+
+/// An HTTP client with this machine's way to the network. A response of any status is one.
+pub(super) fn bounded_agent(timeout: Duration, network: &Network) -> ureq::Agent {
+    let config = ureq::Agent::config_builder()
+        .proxy(network.proxy.clone())
+        .timeout_global(Some(timeout))
+        .http_status_as_error(false)
+        // A redirect would carry the access_token to another host.
+        .max_redirects(0)
+        .max_redirects_will_error(false)
+        // One for each call in flight: by default, most calls would connect anew.
+        .max_idle_connections(MAX_CONCURRENT_CALLS)
+        .max_idle_connections_per_host(MAX_CONCURRENT_CALLS)
+        .user_agent(concat!("wecom-dirsync/", env!("CARGO_PKG_VERSION")))
+        .build();
+    agent(config, network)
+}
+
+/// An HTTP client with this program's certificates, and with errors that name the host.
+pub(super) fn agent(config: ureq::config::Config, network: &Network) -> ureq::Agent {
+    let tls = network.uses_tls().then(|| client_config(&network.authorities));
+    let tls = tls.and_then(|config| {
+        config
+            .inspect_err(|error| log::error!("TLS cannot be set up, so calls to https:// fail: {error}"))
+            .ok()
+    });
+    let connector =
+        ().chain(SocksConnector::default())
+            .chain(ConnectProxyConnector::default())
+            .chain(TcpConnector::default())
+            .chain(Tls(tls));
+    ureq::Agent::with_parts(config, connector, NamedResolver::default())
 }
 
 fn parse_date(text: &str) -> Option<UnixSeconds> {
