@@ -9,12 +9,12 @@
     missing_docs
 )]
 
+pub mod http;
 pub mod load;
 pub mod proc;
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -28,7 +28,6 @@ use tempfile::TempDir;
 use wecom_dirsync::demo::sender::{Sender, contact_event};
 use wecom_dirsync::demo::standin::StandIn;
 use wecom_dirsync::wecom::callback::crypt::{Crypt, EncodingAesKey};
-use wecom_dirsync::wecom::callback::envelope::callback;
 
 pub const CORP: &str = "wx5823bf96d3bd56c7";
 pub const TOKEN: &str = "QDG6eK";
@@ -44,7 +43,7 @@ pub struct Lab {
     pub address: SocketAddr,
     /// The admin listener, if it is on.
     pub admin: Option<SocketAddr>,
-    pub speed: u32,
+    speed: u32,
 }
 
 /// What a lab's configuration may have besides.
@@ -93,51 +92,21 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     assert!(result.is_ok(), "waited in vain: {what}");
 }
 
-/// The signed query and the body of an event as WeCom posts it.
-pub fn signed(crypt: &Crypt, message: &str) -> (String, String) {
-    let encrypted = crypt.encrypt(message.as_bytes(), [3; 16]).unwrap();
-    let signature = crypt.sign("1", "2", &encrypted);
-    (format!("msg_signature={signature}&timestamp=1&nonce=2"), callback(CORP, &encrypted, ""))
-}
-
-pub fn post(target: &str, body: &str) -> Vec<u8> {
-    let head =
-        format!("POST {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}", body.len());
-    format!("{head}\r\n\r\n{body}").into_bytes()
-}
-
-/// An answer of the admin listener.
-pub struct Answer {
-    pub status: u16,
-    pub head: String,
-    pub body: String,
-    pub took: Duration,
-}
-
-pub fn ask(address: SocketAddr, method: &str, path: &str) -> Answer {
-    let begun = Instant::now();
-    let request = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
-    let answer = exchange(address, &[request.as_bytes()]);
-    let (head, body) =
-        answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{method} {path}: no answer: {answer:?}"));
-    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    Answer { status, head: head.to_owned(), body: body.to_owned(), took: begun.elapsed() }
-}
-
-/// Sends all pieces on one connection; what comes until the server closes it.
-pub fn exchange(address: SocketAddr, pieces: &[&[u8]]) -> String {
-    let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_nodelay(true).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    for piece in pieces {
-        // A request that is refused may be closed before all of it is sent.
-        if stream.write_all(piece).is_err() {
-            break;
-        }
+/// Asserts that something took less than `limit`. On a busy machine it may take longer by ten times what an event takes
+/// with an undisturbed daemon now.
+#[track_caller]
+pub fn assert_prompt(took: Duration, limit: Duration) {
+    if took < limit {
+        return;
     }
-    let mut answer = Vec::new();
-    let _ = stream.read_to_end(&mut answer);
-    text(&answer)
+    let undisturbed = Lab::new(Settings { openid: "enabled = no", ..Settings::default() });
+    let event = |n| {
+        let begun = Instant::now();
+        undisturbed.event(now(), "create_user", &format!("<UserID>u{n}</UserID>"));
+        begun.elapsed()
+    };
+    let usual = (0..20).map(event).max().unwrap();
+    assert!(took < limit + usual * 10, "{took:?}, not {limit:?}; undisturbed {usual:?}");
 }
 
 /// Cases of one test that are checked at the same time. They mostly sleep.
@@ -426,7 +395,7 @@ impl Lab {
 
     /// Sends bytes to the callback listener; what comes until it closes the connection.
     pub fn raw(&self, bytes: &[u8]) -> String {
-        exchange(self.address, &[bytes])
+        http::exchange(self.address, &[bytes])
     }
 }
 

@@ -1,8 +1,9 @@
 //! From a member's first event to its openid, with everything that WeCom may say in between.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use crate::common::{self, CORP, Lab, Settings, eventually, now, text};
+use crate::common::{self, CORP, Lab, Settings, assert_prompt, eventually, now, text};
 use wecom_dirsync::demo::sender::Sender;
 use wecom_dirsync::demo::standin::Fault;
 use wecom_dirsync::wecom::callback::crypt::{Crypt, EncodingAesKey};
@@ -27,7 +28,7 @@ fn a_new_member_is_pending_with_a_due_time_and_converted_when_an_update_names_it
     let begun = Instant::now();
     lab.event(now(), "update_user", "<UserID>zhangsan</UserID><Status>1</Status>");
     lab.wait_for("SELECT openid FROM members", "o-1");
-    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    assert_prompt(begun.elapsed(), Duration::from_secs(2));
     assert_eq!(lab.state("zhangsan"), "converted");
     assert_eq!(lab.value("SELECT openid_errcode FROM members"), "null");
     assert_eq!(lab.value("SELECT fields FROM changes WHERE action = 'openid'"), r#"{"openid":[null,"o-1"]}"#);
@@ -217,7 +218,7 @@ fn a_slow_answer_is_given_up_and_callbacks_do_not_wait_for_it() {
     }
     let begun = Instant::now();
     lab.event(now(), "create_user", "<UserID>quick</UserID>");
-    assert!(begun.elapsed() < Duration::from_millis(500), "{:?}", begun.elapsed());
+    assert_prompt(begun.elapsed(), Duration::from_millis(500));
     lab.wait_for("SELECT count(*) FROM members WHERE openid_errcode = 43004", "4");
     assert!(lab.log().contains("no answer in time"), "{}", lab.log());
 }
@@ -259,7 +260,9 @@ fn an_unknown_errcode_is_the_members_problem_until_everybody_has_it() {
     }
     eventually("the pause is told", || lab.log().contains("paused"));
     assert_eq!(lab.value("SELECT count(*) FROM members WHERE openid_errcode = 99999"), "4");
-    assert_eq!(lab.stand_in.count(CONVERT), 5, "{:?}\n{}", lab.stand_in.calls(), lab.log());
+    // Different ones; the first may be asked about once more if its event's reply comes after the call.
+    let asked: BTreeSet<_> = lab.stand_in.calls().into_iter().filter_map(|call| call.userid).collect();
+    assert_eq!(asked.len(), 5, "{asked:?}");
 }
 
 #[test]
@@ -306,7 +309,7 @@ fn an_update_that_comes_while_wecom_is_being_asked_is_not_waited_for_longer() {
     let begun = Instant::now();
     lab.event(now(), "update_user", "<UserID>a</UserID><Status>1</Status>");
     lab.wait_for("SELECT openid FROM members", "o-a");
-    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    assert_prompt(begun.elapsed(), Duration::from_secs(2));
 }
 
 #[test]

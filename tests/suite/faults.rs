@@ -10,7 +10,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use crate::common::load::Acknowledged;
-use crate::common::{self, CORP, Lab, Settings, concurrently, eventually, now, shim, text};
+use crate::common::{self, CORP, Lab, Settings, assert_prompt, concurrently, eventually, now, shim, text};
 use wecom_dirsync::demo::sender::contact_event;
 
 /// A lab whose database lies on a disk of the shim's.
@@ -101,7 +101,7 @@ fn refused_until(lab: &Lab, advice: &str, mended: impl FnOnce()) {
     refused(0);
     concurrently(1..5, refused);
     let longest = longest.into_inner().unwrap();
-    assert!(longest < Duration::from_secs(5) / lab.speed, "{advice}: {longest:?}");
+    assert_prompt(longest, Duration::from_secs(5));
     std::thread::sleep(Duration::from_millis(500));
     assert!(lab.processor_time() - begun < 0.5, "{advice}: it keeps the processor busy");
     assert_eq!(errors(lab), 1, "{advice}: {}", lab.log());
@@ -206,7 +206,7 @@ fn a_database_that_is_damaged_under_the_daemon_refuses_and_says_so() {
 
 #[test]
 fn a_database_that_somebody_locks_is_waited_for_and_then_refused() {
-    let lab = Lab::new(Settings { speed: 2, ..Settings::default() });
+    let lab = Lab::plain();
     let shell = lab.locked();
     refused_until(&lab, "end its transaction", || shell.execute_batch("ROLLBACK").unwrap());
 }

@@ -6,9 +6,8 @@ use std::net::{Shutdown, TcpStream};
 use std::process::Command;
 use std::time::Duration;
 
-use crate::common::{
-    CORP, KEY, Lab, Settings, TOKEN, binary, crypt, eventually, exchange, now, signed, text,
-};
+use crate::common::http::{exchange, signed};
+use crate::common::{CORP, KEY, Lab, Settings, TOKEN, binary, crypt, eventually, now, text};
 use wecom_dirsync::demo::sender::{Sender, contact_event};
 use wecom_dirsync::wecom::callback::crypt::{Crypt, EncodingAesKey};
 

@@ -3,7 +3,8 @@
 
 use std::time::Instant;
 
-use crate::common::{self, CORP, KEY, Lab, Settings, TOKEN, crypt, eventually, now};
+use crate::common::http;
+use crate::common::{CORP, KEY, Lab, Settings, TOKEN, crypt, eventually, now};
 use wecom_dirsync::demo::sender::{Sender, contact_event};
 use wecom_dirsync::wecom::callback::crypt::{Crypt, EncodingAesKey};
 use wecom_dirsync::wecom::callback::envelope::callback;
@@ -26,7 +27,7 @@ fn signed(crypt: &Crypt, encrypted: &str) -> String {
 }
 
 fn raw_post(lab: &Lab, target: &str, body: &str) -> (String, String) {
-    parts(&lab.raw(&common::post(target, body)))
+    parts(&lab.raw(&http::post(target, body)))
 }
 
 fn get(lab: &Lab, query: &str) -> (String, String) {

@@ -4,9 +4,8 @@
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use crate::common::{
-    Answer, CORP, KEY, Lab, Settings, TOKEN, ask, crypt, eventually, now, post, signed, text,
-};
+use crate::common::http::{Answer, ask, post, signed};
+use crate::common::{CORP, KEY, Lab, Settings, TOKEN, assert_prompt, crypt, eventually, now, text};
 use wecom_dirsync::demo::sender::{Sender, contact_event};
 use wecom_dirsync::wecom::callback::crypt::{Crypt, EncodingAesKey};
 use wecom_dirsync::wecom::query::url_encode;
@@ -65,15 +64,10 @@ fn every_cause_has_its_line_its_row_and_its_remedy() {
         ("400", "proxy_header", b"PROXY TCP4 1.2.3.4 1.2.3.4 1 2\r\n".to_vec(), &["proxy_protocol = yes"]),
         ("400", "parameters", get("/callback?echostr=1").into(), &["msg_signature"]),
         ("400", "no_echostr", get("/callback?msg_signature=1&timestamp=1&nonce=2").into(), &["echostr"]),
-        ("400", "envelope", to_signed("hello\n").into(), &["XML"]),
-        ("403", "signature", posted(&keys("Other", KEY, CORP), &delete).into(), &["token"]),
-        ("403", "decryption", posted(&keys(TOKEN, OTHER_KEY, CORP), &delete).into(), &["encoding_aes_key"]),
-        (
-            "403",
-            "receive_id",
-            posted(&keys(TOKEN, KEY, "wwother"), &delete).into(),
-            &["receive_id", "corp_id"],
-        ),
+        ("400", "envelope", to_signed("hello\n"), &["XML"]),
+        ("403", "signature", posted(&keys("Other", KEY, CORP), &delete), &["token"]),
+        ("403", "decryption", posted(&keys(TOKEN, OTHER_KEY, CORP), &delete), &["encoding_aes_key"]),
+        ("403", "receive_id", posted(&keys(TOKEN, KEY, "wwother"), &delete), &["receive_id", "corp_id"]),
     ];
     for (expected, cause, request, words) in &cases {
         let answer = lab.raw(request);
@@ -192,7 +186,7 @@ fn a_flood_of_refusals_is_written_about_once_a_second_and_delays_no_callback() {
         done.store(true, Relaxed);
     });
     assert!((1..=6).contains(&writes), "{writes} writes in 4 s");
-    assert!(slowest < Duration::from_millis(1500), "{slowest:?}");
+    assert_prompt(slowest, Duration::from_millis(1500));
     let counted = || lab.value("SELECT sum(count) FROM refusals").parse::<u64>().unwrap();
     eventually("all are counted", || counted() > 100);
 }

@@ -99,7 +99,9 @@ impl Aftermath<'_> {
     /// Waits until the daemon is at rest.
     pub fn wait(self) -> Report {
         let Self { target, crowd, ended, mut report } = self;
-        while report.rest.is_none() && ended.elapsed() < REST_WITHIN {
+        // Other attacks may have come in between.
+        let begun = Instant::now();
+        while report.rest.is_none() && begun.elapsed() < REST_WITHIN {
             std::thread::sleep(Duration::from_millis(10));
             let now = Figures::of(target.pid);
             report.rest = now.at_rest(&report.before).then(|| ended.elapsed());
