@@ -99,6 +99,9 @@ fn of_store(error: &StoreError) -> u8 {
 /// Why a file cannot be opened or created, by the rights of this process.
 fn of_path(path: &Path) -> u8 {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if folder.exists() && !folder.is_dir() {
+        return EX_CONFIG;
+    }
     let of_folder = access(folder, Access::WRITE_OK | Access::EXEC_OK);
     // Only the owner may set the mode.
     let uid = rustix::process::geteuid();

@@ -111,8 +111,8 @@ fn connect(path: &Path, flags: OpenFlags) -> Result<Connection> {
     connection.busy_timeout(LOCK_TIMEOUT)?;
     connection.set_prepared_statement_cache_capacity(128);
     connection.pragma_update(None, "foreign_keys", true)?;
-    // Deleted content is overwritten, so that `forget` rarely has to rewrite the whole file.
-    connection.pragma_update(None, "secure_delete", true)?;
+    // Deleted content is overwritten where that writes no further page, so that `forget` seldom has to rewrite the file.
+    connection.pragma_update(None, "secure_delete", "FAST")?;
     // Else SQLite plans by the values of parameters, and compiles some statements anew for each event.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     Ok(connection.into())

@@ -62,7 +62,7 @@ fn a_path_to_anything_but_our_own_database_is_refused_and_leaves_no_trace() {
     let before = listed();
     for name in ["text", "other.db", "folder", "pipe", "socket"] {
         let output = second_daemon(&lab, &things(name));
-        assert_eq!(output.status.code(), Some(1), "{name}: {}", text(&output.stderr));
+        assert_eq!(output.status.code(), Some(78), "{name}: {}", text(&output.stderr));
         assert!(text(&output.stderr).contains(name), "{}", text(&output.stderr));
         assert_eq!(listed(), before, "{name}");
     }
@@ -81,7 +81,9 @@ fn a_second_daemon_is_refused_under_whatever_name() {
     std::os::unix::fs::symlink(lab.database(), &link).unwrap();
     let refused = |path: &Path| {
         let output = second_daemon(&lab, path);
-        assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+        // A restart helps when the other daemon ends, and not while the file has two names.
+        let expected = if path.ends_with("hard.db") { 78 } else { 1 };
+        assert_eq!(output.status.code(), Some(expected), "{}", text(&output.stderr));
         text(&output.stderr)
     };
     assert!(refused(&lab.database()).contains("another wecom-dirsync"));

@@ -261,11 +261,7 @@ fn the_exit_status_tells_whether_a_restart_can_help() {
     fails(78, "not a database", &database("own/text.db"));
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap();
-    fails(
-        1,
-        "something else using this port",
-        &in_own.replace("listen = 127.0.0.1:0", &format!("listen = {port}")),
-    );
+    fails(1, "this port", &in_own.replace("listen = 127.0.0.1:0", &format!("listen = {port}")));
     std::fs::write(lab.ini(), &in_own).unwrap();
     let newer = own.join("newer.db");
     drop(wecom_dirsync::store::open_writer(&newer, 0o666).unwrap());
