@@ -10,6 +10,7 @@ use rustix::io::Errno;
 
 use super::{Failure, load, print};
 use crate::store::backup::{copy, date_for_file};
+use crate::store::file::folder_of;
 use crate::text::printable;
 use crate::unix_time::unix_now;
 
@@ -79,7 +80,7 @@ impl Partial {
     fn create(target: &Path) -> Result<Self, Failure> {
         let name = target.file_name().ok_or_else(|| at(target)("this names no file"))?;
         let name = format!(".{}.{}.partial", name.to_string_lossy(), std::process::id());
-        let path = folder(target).join(name);
+        let path = folder_of(target).join(name);
         let created = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
         created.map_err(|error| at(&path)(&format!("cannot be created: {error}")))?;
         Ok(Self { path })
@@ -94,7 +95,7 @@ impl Partial {
                 Err(Errno::INVAL | Errno::NOSYS) => std::fs::hard_link(&self.path, target)?,
                 renamed => renamed?,
             }
-            File::open(folder(target))?.sync_all()
+            File::open(folder_of(target))?.sync_all()
         };
         named().map_err(|error| match error.kind() {
             ErrorKind::AlreadyExists => at(target)(exists(target)),
@@ -109,10 +110,6 @@ impl Drop for Partial {
         let _ = std::fs::remove_file(&self.path);
         let _ = std::fs::remove_file(self.path.with_extension("partial-journal"));
     }
-}
-
-fn folder(target: &Path) -> &Path {
-    target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// The backups of the folder beyond the newest `keep`. Other files are never touched.

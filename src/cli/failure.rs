@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use crate::config::ConfigError;
 use crate::daemon::StartError;
 use crate::store::StoreError;
+use crate::store::file::folder_of;
 
 /// sysexits EX_CONFIG: a setting is invalid. The unit does not restart the daemon after it.
 pub(super) const EX_CONFIG: u8 = 78;
@@ -98,7 +99,7 @@ fn of_store(error: &StoreError) -> u8 {
 
 /// Why a file cannot be opened or created, by the rights of this process.
 fn of_path(path: &Path) -> u8 {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = folder_of(path);
     if folder.exists() && !folder.is_dir() {
         return EX_CONFIG;
     }

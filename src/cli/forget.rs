@@ -78,7 +78,7 @@ fn report(userid: &UserId, erased: &Erased, rewritten: bool) -> String {
     text.push_str(&format!("the files of the database {files}contain no rest of it\n"));
     if *last_change > 0 {
         text.push_str(&format!(
-            "consumers of the change feed that have not read change #{last_change} yet are told to export the directory again\n"
+            "consumers of the change feed that have not read change #{last_change} yet must export the directory again\n"
         ));
     }
     text.push_str(

@@ -1,7 +1,7 @@
 //! The log: this program's own lines, one per call, on standard error or in a file.
 //!
 //! The journal adds its own time stamps and reads the level from `<N>`. Lines begin with it only if standard error is the
-//! journal's stream, as `$JOURNAL_STREAM` tells; anywhere else they have time and level.
+//! journal's stream, by `$JOURNAL_STREAM`; anywhere else they have time and level.
 
 use std::fs::OpenOptions;
 use std::io::Write;

@@ -13,7 +13,7 @@ use super::failure::{EX_CONFIG, EX_NOPERM, FAILURE, Failure};
 use crate::config::Config;
 use crate::daemon::{StartError, is_running};
 use crate::store::StoreError;
-use crate::store::file::{beside, recognise, version_in_header};
+use crate::store::file::{beside, folder_of, recognise, version_in_header};
 use crate::store::holders::{self, Holder};
 use crate::store::open::known_version;
 
@@ -224,7 +224,7 @@ fn files(config: &Config, unit: Option<&Unit>, actor: &Actor, findings: &mut Fin
     }
     let log = config.log.file.iter().map(|file| (file, "log"));
     for (file, what) in [(&config.database.path, "database")].into_iter().chain(log) {
-        let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let folder = folder_of(file);
         let (shown, who) = (folder.display(), actor.name());
         if !folder.is_dir() {
             // systemd makes its own folders when it starts the unit.

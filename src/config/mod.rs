@@ -23,6 +23,7 @@ use std::time::Duration;
 use log::LevelFilter;
 
 use crate::system_error::{Operation, explain};
+use crate::wecom::callback::crypt::{Crypt, EncodingAesKey, InvalidAesKey};
 use crate::wecom::query::url_encode;
 use crate::wecom::redact::secrets_of_url;
 
@@ -80,6 +81,14 @@ pub(crate) struct Keys {
     pub(crate) token: Secret,
     /// Has 43 characters that decode to 32 bytes.
     pub(crate) encoding_aes_key: Secret,
+}
+
+impl Keys {
+    /// The keys as the callback protocol uses them, for messages to `receive_id`.
+    pub(crate) fn crypt(&self, receive_id: &str) -> Result<Crypt, InvalidAesKey> {
+        let key = EncodingAesKey::parse(self.encoding_aes_key.expose())?;
+        Ok(Crypt::new(self.token.expose(), key, receive_id))
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -154,7 +163,7 @@ pub struct Reconcile {
     pub(crate) max_delete_percent: u32,
 }
 
-/// Whom to tell of what. URLs are secrets: they contain keys.
+/// The recipients of notices, and their conditions. URLs are secrets: they contain keys.
 #[derive(Debug, Clone)]
 pub(crate) struct Notify {
     /// Run by `/bin/sh -c` for each notice.
@@ -269,6 +278,14 @@ impl Config {
              /etc/systemd/system/{unit}.socket.d/listen.conf, then systemctl daemon-reload && systemctl stop {unit}.service \
              {unit}.socket && systemctl start {unit}.service; or delete the line from the INI"
         )
+    }
+
+    /// Section, keys and receive_id of the callback with this path, else those of `[callback]`.
+    pub(crate) fn callback_at(&self, path: &str) -> (&'static str, &Keys, &str) {
+        match self.app_callback.as_ref().filter(|app| app.path == path) {
+            Some(app) => ("callback.app", &app.keys, &app.receive_id),
+            None => ("callback", &self.callback.keys, &self.callback.receive_id),
+        }
     }
 
     /// The unit of the packages that runs this configuration, such as `wecom-dirsync` or `wecom-dirsync@NAME`; `None` for a

@@ -4,7 +4,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, sync_channel};
 use std::time::{Duration, Instant};
 
 use crate::store::state::PROBE;
-use crate::store::{StoreError, Writer};
+use crate::store::{Connection, StoreError, Writer};
 use crate::unix_time::unix_now;
 
 /// What the writer answers to a probe.
@@ -17,6 +17,18 @@ pub(super) enum CommitAnswer {
     Ended,
     /// No answer in time.
     Silent,
+}
+
+/// A job that changes the database.
+fn job() -> impl FnMut(&Connection) -> Result<(), StoreError> + Send + 'static {
+    // SQLite writes and syncs only a value that differs.
+    let random = fastrand::u64(..);
+    move |connection| PROBE.set(connection, unix_now(), &random)
+}
+
+/// Commits, and waits for the writer's reply.
+pub(super) fn commit(writer: &Writer, timeout: Duration) -> Result<(), StoreError> {
+    writer.run(timeout, job())
 }
 
 /// At most one commit is outstanding.
@@ -38,15 +50,9 @@ impl CommitProbe {
             return;
         }
         let (sender, receiver) = sync_channel(1);
-        // SQLite writes and syncs only a value that differs.
-        let random = fastrand::u64(..);
-        self.writer.submit(
-            Instant::now() + timeout,
-            move |connection| PROBE.set(connection, unix_now(), &random),
-            move |result| {
-                let _ = sender.send(result);
-            },
-        );
+        self.writer.submit(Instant::now() + timeout, job(), move |result| {
+            let _ = sender.send(result);
+        });
         self.in_flight = Some(receiver);
     }
 

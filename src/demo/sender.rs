@@ -30,30 +30,36 @@ impl Signer {
 
     /// A verification request, as WeCom's console sends it when it saves a URL; `text` is its echostr.
     pub fn verification(&self, text: &str) -> Result<Request, String> {
-        let encrypted = self.encrypt(text)?;
+        let encrypted = encrypt(&self.crypt, text)?;
         let url = format!("{}&echostr={}", self.signed(&encrypted), url_encode(&encrypted));
         Ok(Request { url, body: None })
     }
 
     /// A POST with an event; `event` is its XML.
     pub fn event(&self, event: &str) -> Result<Request, String> {
-        let encrypted = self.encrypt(event)?;
+        let encrypted = encrypt(&self.crypt, event)?;
         let body = Some(callback(&self.corp_id, &encrypted, ""));
         Ok(Request { url: self.signed(&encrypted), body })
     }
 
-    fn encrypt(&self, text: &str) -> Result<String, String> {
-        let mut random = [0; 16];
-        getrandom::fill(&mut random).map_err(|error| error.to_string())?;
-        self.crypt.encrypt(text.as_bytes(), random).ok_or_else(|| "the message is longer than 4 GiB".into())
-    }
-
     fn signed(&self, encrypted: &str) -> String {
-        let (timestamp, nonce) = (crate::unix_time::unix_now().0.to_string(), fastrand::u32(..).to_string());
-        let signature = self.crypt.sign(&timestamp, &nonce, encrypted);
         let separator = if self.url.contains('?') { '&' } else { '?' };
-        format!("{}{separator}msg_signature={signature}&timestamp={timestamp}&nonce={nonce}", self.url)
+        format!("{}{separator}{}", self.url, signed_query(&self.crypt, encrypted))
     }
+}
+
+/// Encrypts with new random bytes.
+pub(crate) fn encrypt(crypt: &Crypt, text: &str) -> Result<String, String> {
+    let mut random = [0; 16];
+    getrandom::fill(&mut random).map_err(|error| error.to_string())?;
+    crypt.encrypt(text.as_bytes(), random).ok_or_else(|| "the message is longer than 4 GiB".into())
+}
+
+/// The parameters of a signature made now, for a URL's query.
+pub(crate) fn signed_query(crypt: &Crypt, encrypted: &str) -> String {
+    let (timestamp, nonce) = (crate::unix_time::unix_now().0.to_string(), fastrand::u32(..).to_string());
+    let signature = crypt.sign(&timestamp, &nonce, encrypted);
+    format!("msg_signature={signature}&timestamp={timestamp}&nonce={nonce}")
 }
 
 /// Sends callbacks to one URL. Errors state why no answer arrived.

@@ -11,7 +11,7 @@ use rusqlite::types::{ToSqlOutput, ValueRef};
 use super::error::StoreError;
 use super::ledger::Ledger;
 use super::{Result, ledger};
-use crate::directory::UnixSeconds;
+use crate::directory::{UnixSeconds, UserId};
 
 /// A statement. All engines understand its text.
 #[derive(Debug, Clone, Copy)]
@@ -159,6 +159,11 @@ impl<'a> Row<'a> {
             Column::Text(text) => Ok(text),
             _ => Err(self.unreadable(place)),
         }
+    }
+
+    /// The userid at `place`; `None` if the text is none.
+    pub(super) fn userid(&self, place: usize) -> Result<Option<UserId>> {
+        Ok(UserId::parse(&self.text(place)?).ok())
     }
 
     /// The content of the column at `place`, from 0.

@@ -25,7 +25,7 @@ impl Names {
             let former = connection.rows(
                 "SELECT old_userid, event_time FROM renames WHERE new_userid = ?1",
                 values![name.as_str()],
-                |row| Ok((UserId::parse(&row.text(0)?).ok(), row.get(1)?)),
+                |row| Ok((row.userid(0)?, row.get(1)?)),
             )?;
             for (old, renamed_at) in former {
                 let Some(old) = old.filter(|old| !names.own.contains(old)) else { continue };

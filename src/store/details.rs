@@ -66,7 +66,7 @@ pub(crate) fn details_sample(
 fn claims(connection: &Connection, sql: &'static str, parameter: i64) -> Result<Vec<DetailsClaim>> {
     let mut found = Vec::new();
     connection.for_each(sql, values![parameter], |row| {
-        if let Ok(userid) = UserId::parse(&row.text(0)?) {
+        if let Some(userid) = row.userid(0)? {
             found.push(DetailsClaim { userid, is_named: row.get(1)?, revision: row.get(2)? });
         }
         Ok(true)

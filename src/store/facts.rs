@@ -98,7 +98,7 @@ fn closure(connection: &Connection, userid: &UserId, sql: &'static str) -> Resul
     let mut to_visit = vec![userid.clone()];
     while let Some(name) = to_visit.pop() {
         connection.for_each(sql, values![name.as_str()], |row| {
-            if let Ok(other) = UserId::parse(&row.text(0)?)
+            if let Some(other) = row.userid(0)?
                 && names.insert(other.clone())
             {
                 to_visit.push(other);

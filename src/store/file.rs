@@ -26,14 +26,18 @@ const APPLICATION_ID_AT: usize = 68;
 /// Attempts to take a lock, 10 ms apart.
 const LOCK_TRIES: u32 = 20;
 
+/// The folder of a file; that of a bare name is `.`.
+pub(crate) fn folder_of(file: &Path) -> &Path {
+    file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 /// The path with symbolic links resolved: SQLite names its other files after it.
 pub(crate) fn resolved(path: &Path) -> PathBuf {
     if let Ok(resolved) = path.canonicalize() {
         return resolved;
     }
     let name = path.file_name().map(Path::new);
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    match (folder.canonicalize(), name) {
+    match (folder_of(path).canonicalize(), name) {
         (Ok(folder), Some(name)) => folder.join(name),
         _ => path.to_owned(),
     }

@@ -32,18 +32,19 @@ pub(super) fn write(connection: &Connection, ledger: Ledger) -> Result<()> {
 
 /// Gives out the number of an event.
 pub(super) fn take_event(connection: &Connection) -> Result<i64> {
-    let mut ledger = connection.ledger()?;
-    ledger.last_event += 1;
-    connection.keep_ledger(ledger)?;
-    Ok(ledger.last_event)
+    take(connection, |ledger| &mut ledger.last_event)
 }
 
 /// Gives out the number of a line of the change feed.
 pub(super) fn take_change(connection: &Connection) -> Result<i64> {
+    take(connection, |ledger| &mut ledger.last_change)
+}
+
+fn take(connection: &Connection, last: fn(&mut Ledger) -> &mut i64) -> Result<i64> {
     let mut ledger = connection.ledger()?;
-    ledger.last_change += 1;
+    *last(&mut ledger) += 1;
     connection.keep_ledger(ledger)?;
-    Ok(ledger.last_change)
+    Ok(*last(&mut ledger))
 }
 
 /// The number that the next event will get; while an event is applied, its own.

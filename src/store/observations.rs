@@ -61,7 +61,7 @@ impl fmt::Display for EntityId {
 pub fn ahead_of(connection: &Connection, latest: UnixSeconds) -> Result<Vec<EntityId>> {
     let mut found = Vec::new();
     connection.for_each("SELECT userid FROM members WHERE event_time > ?1", values![latest], |row| {
-        found.extend(UserId::parse(&row.text(0)?).ok().map(EntityId::Member));
+        found.extend(row.userid(0)?.map(EntityId::Member));
         Ok(true)
     })?;
     let ids = "SELECT id FROM departments WHERE event_time > ?1";
@@ -229,7 +229,7 @@ impl Observation {
 /// The members and departments in a tag.
 pub fn tag_content(connection: &Connection, tag: TagId) -> Result<(Vec<UserId>, Vec<DepartmentId>)> {
     let select = "SELECT userid FROM tag_members WHERE tag_id = ?1";
-    let members = connection.rows(select, values![tag.0], |row| Ok(UserId::parse(&row.text(0)?).ok()))?;
+    let members = connection.rows(select, values![tag.0], |row| row.userid(0))?;
     let select = "SELECT department_id FROM tag_departments WHERE tag_id = ?1";
     let departments = connection.rows(select, values![tag.0], |row| Ok(DepartmentId(row.get(0)?)))?;
     Ok((members.into_iter().flatten().collect(), departments))

@@ -297,7 +297,7 @@ pub struct ConversionClaim {
 
 /// Reads a row of `claims_where!`.
 fn claimed(row: &Row<'_>) -> Result<Option<ConversionClaim>> {
-    let Ok(userid) = UserId::parse(&row.text(0)?) else { return Ok(None) };
+    let Some(userid) = row.userid(0)? else { return Ok(None) };
     let (revision, only_for_clash, event_time) = (row.get(1)?, row.get(2)?, UnixSeconds(row.get(3)?));
     Ok(Some(ConversionClaim { userid, revision, only_for_clash, event_time }))
 }

@@ -149,7 +149,7 @@ pub(crate) fn known_members(connection: &Connection, after: &str, limit: usize) 
          FROM members AS m WHERE userid > ?1 AND deleted_at IS NULL ORDER BY userid LIMIT ?2",
         values![after, limit],
         |row| {
-            if let Ok(userid) = UserId::parse(&row.text(0)?) {
+            if let Some(userid) = row.userid(0)? {
                 let list: Option<String> = row.get(2)?;
                 let departments = list.iter().flat_map(|list| list.split(',')).filter_map(|id| id.parse().ok());
                 let departments = departments.collect();

@@ -38,7 +38,7 @@ pub(crate) struct Limits {
 }
 
 /// Deletes a piece of `events`, after number `after`. Returns the number after which the next piece begins; `None` at the end.
-/// The newest row stays, because it tells when the last event came, and so do rows with a CreateTime ahead of their receipt:
+/// The newest row stays, because it shows when the last event came, and so do rows with a CreateTime ahead of their receipt:
 /// a replay would be dated anew, so only the row recognises it.
 pub(crate) fn prune_events(connection: &Connection, before: UnixSeconds, after: i64) -> Result<Option<i64>> {
     let (last, newest): (Option<i64>, Option<i64>) = connection.one(
@@ -82,7 +82,7 @@ pub(crate) fn departed_before(connection: &Connection, before: UnixSeconds) -> R
     let names = connection.rows(
         "SELECT userid FROM members WHERE deleted_at < ?1 ORDER BY deleted_at LIMIT ?2",
         values![before, MEMBERS],
-        |row| Ok(UserId::parse(&row.text(0)?).ok()),
+        |row| row.userid(0),
     )?;
     Ok(names.into_iter().flatten().collect())
 }
@@ -114,7 +114,7 @@ pub(crate) fn rowless_before(
             AND NOT EXISTS (SELECT 1 FROM members WHERE members.userid = f.userid)
          GROUP BY userid HAVING max(second) < ?1 ORDER BY userid LIMIT ?3",
         values![before, after, MEMBERS],
-        |row| Ok(UserId::parse(&row.text(0)?).ok()),
+        |row| row.userid(0),
     )?;
     Ok(names.into_iter().flatten().collect())
 }
@@ -200,6 +200,10 @@ pub(super) fn is_before_removed<T>(
     source: Source,
 ) -> Result<bool> {
     let Source::Event(at) = source else { return Ok(false) };
+    // A fact as old is left; the limit need not be read.
+    if known.iter().any(|record| record.stamp.second <= at) {
+        return Ok(false);
+    }
     let Some((_, pruned)) = PRUNED.get(connection)? else { return Ok(false) };
     let before = UnixSeconds(pruned.members_before);
     Ok(at < before && known.iter().all(|record| record.stamp.second >= before))

@@ -106,7 +106,7 @@ fn column_of<T: FromColumn>(connection: &Connection, sql: &'static str) -> Resul
     connection.rows(sql, &[], |row| row.get(0))
 }
 
-/// What the change feed says of an entity.
+/// The fields of an entity by the change feed.
 #[derive(Default)]
 struct Known {
     /// Whether the feed names all fields of the entity; else it may have others, from lines that are deleted.

@@ -218,7 +218,7 @@ fn a_failure_of_gettoken_pauses_at_once_and_names_its_cause() {
         for n in 0..3 {
             join(&lab, &format!("user{n}"));
         }
-        eventually("the pause is told", || lab.log().contains("paused"));
+        eventually("the pause is logged", || lab.log().contains("paused"));
         let log = lab.log();
         let line = log.lines().find(|line| line.contains("paused")).unwrap();
         assert!(line.contains(told), "{fault:?}: {line}");
@@ -242,7 +242,7 @@ fn errcodes_about_permission_and_licence_pause_the_api_under_their_own_names() {
         lab.stand_in.fail(Some(CONVERT), Fault::Errcode(errcode), usize::MAX);
         join(&lab, "user0");
         join(&lab, "user1");
-        eventually("the pause is told", || {
+        eventually("the pause is logged", || {
             let pauses = lab.value("SELECT value FROM daemon_state WHERE name = 'pauses'");
             pauses.contains(&format!("\"reason\":\"{reason}\""))
         });
@@ -287,7 +287,7 @@ fn tokens_that_are_refused_again_and_again_are_not_fetched_for_each_call() {
             join(&lab, &format!("user{n}"));
         }
         let is_told = |line: &str| line.contains("paused") && line.contains(told);
-        eventually("the pause is told", || lab.log().lines().any(is_told));
+        eventually("the pause is logged", || lab.log().lines().any(is_told));
         std::thread::sleep(Duration::from_secs(2));
         assert!(lab.stand_in.count("gettoken") <= 5, "{}", lab.stand_in.count("gettoken"));
         assert_eq!(lab.value("SELECT sum(openid_attempts) FROM members"), "0");

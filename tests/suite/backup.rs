@@ -164,7 +164,7 @@ fn a_restore_drill_loses_nothing_from_before_the_backup_and_the_rest_is_repaired
     other.wait_for("SELECT count(*) > 0 FROM reconciles WHERE outcome IN ('ok', 'partial')", "1");
     assert_ne!(other.value("SELECT value FROM daemon_state WHERE name = 'epoch'"), former_epoch);
     let since = format!("{}:5", former_epoch.trim_matches('"'));
-    assert_eq!(other.command(&["changes", "--since", &since]).status.code(), Some(3), "consumers are told");
+    assert_eq!(other.command(&["changes", "--since", &since]).status.code(), Some(3), "consumers are warned");
     let check = other.command(&["check", "--database"]);
     assert!(check.status.success(), "{}", text(&check.stdout));
 }

@@ -130,7 +130,7 @@ fn a_failing_gateway_backs_off_the_members_that_show_it_and_not_all_that_are_in_
     assert!(lab.stand_in.wait_for(PATIENCE, |calls| calls.iter().any(|call| call.in_flight >= 12)));
     lab.stand_in.fail(Some(CONVERT), Fault::HttpStatus(502), usize::MAX);
     // From then on only the probe is sent, a second later.
-    eventually("the pause is told", || lab.log().contains("all API calls paused"));
+    eventually("the pause is logged", || lab.log().contains("all API calls paused"));
     lab.stand_in.mend();
     let backed_off = "SELECT count(*) FROM members WHERE openid_attempts > 0";
     eventually("all others are converted", || {

@@ -1,4 +1,4 @@
-//! What is said of a wrong configuration, and where `-c` may stand.
+//! The errors of a wrong configuration, and where `-c` may stand.
 
 use std::process::{Command, Output};
 

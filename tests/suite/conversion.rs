@@ -169,7 +169,7 @@ fn a_wrong_secret_is_said_once_and_not_tried_again_quickly() {
     let lab = Lab::plain();
     lab.stand_in.company(|company| company.app_secret = "another".into());
     lab.hire("a");
-    eventually("the pause is told", || lab.log().contains("paused"));
+    eventually("the pause is logged", || lab.log().contains("paused"));
     for n in 0..5 {
         lab.hire(&format!("b{n}"));
     }
@@ -258,7 +258,7 @@ fn an_unknown_errcode_is_the_members_problem_until_everybody_has_it() {
     for n in 0..10 {
         lab.hire(&format!("user{n}"));
     }
-    eventually("the pause is told", || lab.log().contains("paused"));
+    eventually("the pause is logged", || lab.log().contains("paused"));
     assert_eq!(lab.value("SELECT count(*) FROM members WHERE openid_errcode = 99999"), "4");
     // Different ones; the first may be asked about once more if its event's reply comes after the call.
     let asked: BTreeSet<_> = lab.stand_in.calls().into_iter().filter_map(|call| call.userid).collect();
@@ -320,7 +320,7 @@ fn trouble_with_the_token_itself_does_not_keep_the_daemon_busy() {
         for n in 0..4 {
             lab.hire(&format!("user{n}"));
         }
-        eventually("the pause is told", || lab.log().contains("paused"));
+        eventually("the pause is logged", || lab.log().contains("paused"));
         let before = lab.processor_time();
         std::thread::sleep(Duration::from_secs(1));
         let ticks = ((lab.processor_time() - before) * 100.0).round();

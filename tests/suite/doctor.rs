@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::common::{CORP, KEY, Lab, Settings, TOKEN, eventually, now, text};
+use crate::network::listen;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde_json::Value as Json;
@@ -47,20 +48,6 @@ fn found(findings: &[Json], check: &str) -> (String, String) {
         finding["level"].as_str().unwrap().to_owned(),
         format!("{} -> {remedy}", finding["what"].as_str().unwrap()),
     )
-}
-
-/// Serves each connection in a thread of its own until the test ends.
-fn listen(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    let serve = Arc::new(serve);
-    std::thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            let serve = Arc::clone(&serve);
-            std::thread::spawn(move || serve(stream));
-        }
-    });
-    address
 }
 
 /// The target of a request, such as `/callback?..`.

@@ -112,7 +112,7 @@ fn nothing_of_a_forgotten_person_is_left_and_the_others_keep_everything() {
     assert!(check.status.success(), "{}", text(&check.stdout));
     Replica::assert_feed_equals_tables(&lab.db().into());
 
-    // A consumer between the erased changes is told, one after them is not, and one from the beginning misses nothing.
+    // A consumer between the erased changes gets exit code 3, one after them does not, and one from the beginning misses nothing.
     let since = |seq: &str| lab.command(&["changes", "--since", seq]).status.code();
     let erased = said.split("change #").nth(1).unwrap().split(' ').next().unwrap();
     assert_eq!([since("0"), since("105"), since(erased)], [Some(0), Some(3), Some(0)]);

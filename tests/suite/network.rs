@@ -255,7 +255,7 @@ fn pauses(mut lab: Lab, environment: &[(&str, &str)]) -> String {
     let run = command(&lab, "run", environment);
     lab.start_as(run);
     lab.event(common::now(), "create_user", "<UserID>a</UserID>");
-    eventually("the pause is told", || lab.log().contains("paused"));
+    eventually("the pause is logged", || lab.log().contains("paused"));
     assert_eq!(lab.value("SELECT openid_attempts FROM members"), "0");
     lab.log().lines().find(|line| line.contains("paused")).unwrap().to_owned()
 }

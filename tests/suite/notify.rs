@@ -136,8 +136,8 @@ fn a_pause_is_told_once_through_every_channel_and_the_robot_is_told_in_chinese()
     );
     lab.start_as(command);
     lab.hire("a");
-    eventually("the robot is told", || !messages.lock().unwrap().is_empty());
-    eventually("the webhook is told", || !requests.lock().unwrap().is_empty());
+    eventually("the robot has a notice", || !messages.lock().unwrap().is_empty());
+    eventually("the webhook has a notice", || !requests.lock().unwrap().is_empty());
     eventually("the command ran", || std::fs::read_to_string(&out).is_ok_and(|text| text.ends_with('\n')));
     let message = messages.lock().unwrap()[0].0.clone();
     for part in ["【异常】", "企业可信IP", "60020", "203.0.113.9", "处理："] {
@@ -167,12 +167,12 @@ fn events_that_cannot_be_made_durable_are_told_and_so_is_the_recovery_while_the_
     assert!(beats.lock().unwrap().iter().all(|(target, body, _)| target == "/ping" && body.is_empty()));
     let shell = rusqlite::Connection::open(lab.database()).unwrap();
     shell.execute_batch("BEGIN IMMEDIATE").unwrap();
-    eventually("it is told", || notices(&requests) == [pair("not_durable", "begins")]);
+    eventually("a notice arrives", || notices(&requests) == [pair("not_durable", "begins")]);
     let before = count();
     std::thread::sleep(Duration::from_secs(1));
     assert!(count() <= before + 1, "the heart beats although nothing can be made durable");
     shell.execute_batch("ROLLBACK").unwrap();
-    eventually("the recovery is told", || {
+    eventually("a notice of the recovery arrives", || {
         notices(&requests) == [pair("not_durable", "begins"), pair("not_durable", "ends")]
     });
     let after = count();
@@ -245,7 +245,7 @@ fn a_long_queue_reaches_the_robot_complete_in_order_and_within_its_limits() {
         .unwrap();
     lab.start();
     let all = || messages.lock().unwrap().iter().map(|(text, _)| text.clone()).collect::<String>();
-    eventually("all are told", || all().contains("#019#"));
+    eventually("all notices arrive", || all().contains("#019#"));
     let all = all();
     let places: Vec<usize> = (0..20).map(|n| all.find(&format!("#{n:03}#")).unwrap()).collect();
     assert!(places.is_sorted(), "{places:?}");
@@ -262,7 +262,7 @@ fn silence_and_long_waits_are_told_beyond_the_configured_times() {
     ));
     lab.hire("a");
     let expected = [pair("no_event", "begins"), pair("oldest_pending", "begins")];
-    eventually("both are told", || expected.iter().all(|notice| notices(&requests).contains(notice)));
+    eventually("both notices arrive", || expected.iter().all(|notice| notices(&requests).contains(notice)));
 }
 
 #[test]

@@ -453,7 +453,7 @@ fn a_credential_that_changed_on_disk_needs_a_restart() {
     std::fs::write(&source, "NewToken").unwrap();
     signal(lab.pid(), "HUP");
     let told = "systemd passes credentials at the start only; restart to use the new [callback] token_file";
-    eventually("told", || lab.log().contains(told));
+    eventually("it is logged", || lab.log().contains(told));
     assert_eq!(send_with(&lab, common::TOKEN, common::KEY), 200);
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::finding::Finding;
 use crate::config::Config;
-use crate::store::file::beside;
+use crate::store::file::{beside, folder_of};
 use crate::store::verify::{Verification, verify};
 use crate::store::{Connection, StoreError};
 
@@ -136,10 +136,7 @@ fn denied(user: &User, path: &Path, access: Access) -> Option<(PathBuf, Access)>
 /// The files and folders of the configuration, as this user sees them.
 pub(super) fn paths(config: &Config, user: &User) -> Vec<Finding> {
     let database = &config.database.path;
-    let folder = match database.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
-        _ => PathBuf::from("."),
-    };
+    let folder = folder_of(database).to_owned();
     if !folder.is_dir() {
         return vec![Finding::must_fix(
             "paths",
@@ -212,8 +209,7 @@ pub(super) fn unusable_database(error: &StoreError) -> Finding {
 
 /// Free space beside the database, and the length of the WAL.
 pub(super) fn disk(database: &Path) -> Vec<Finding> {
-    let folder = database.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let Ok(found) = rustix::fs::statvfs(folder) else { return Vec::new() };
+    let Ok(found) = rustix::fs::statvfs(folder_of(database)) else { return Vec::new() };
     let free = found.f_bavail.saturating_mul(found.f_frsize);
     let length = |path: &Path| std::fs::metadata(path).map_or(0, |found| found.len());
     vec![judge_space(free, length(database)), judge_wal(length(&beside(database, "-wal")))]

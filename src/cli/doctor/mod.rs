@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::{Failure, load, print, print_json};
-use crate::config::{Config, ConfigError, Keys};
+use crate::config::{Config, ConfigError};
 use crate::daemon::api_observer::settings;
 use crate::daemon::is_running;
 use crate::daemon::refusals::advice::remedy;
@@ -28,7 +28,6 @@ use crate::store::{Connection, open_reader};
 use crate::unix_time::unix_now;
 use crate::wecom::api::probe::{ProbeOutcome, Prober};
 use crate::wecom::api::{Api, SecretKind};
-use crate::wecom::callback::crypt::{Crypt, EncodingAesKey};
 use crate::wecom::clock::SharedClock;
 use finding::{Finding, Level, count, in_words};
 use reply::{Verdict, judge_reply, plus_lost, refused_by_daemon};
@@ -160,11 +159,9 @@ fn public_url(
     let app = config.app_callback.as_ref();
     let paths: Vec<&str> =
         std::iter::once(&callback.path).chain(app.map(|app| &app.path)).map(String::as_str).collect();
-    let path = url.path.trim_end_matches('/');
-    let crypt = match app.filter(|app| app.path == path) {
-        Some(app) => crypt(&app.keys, &app.receive_id)?,
-        None => crypt(&callback.keys, &callback.receive_id)?,
-    };
+    let (_, keys, receive_id) = config.callback_at(url.path.trim_end_matches('/'));
+    let crypt = keys.crypt(receive_id);
+    let crypt = crypt.map_err(|error| Failure::Config(ConfigError::from(error.to_string())))?;
     let prober = UrlProber::new(&url.url, &config.wecom.authorities).map_err(Failure::Other)?;
     let verify = |characters| prober.verify(&crypt, characters).map_err(Failure::Other);
     let since = unix_now();
@@ -218,12 +215,6 @@ fn public_url(
     let Verdict { cause, what, remedy } = verdict;
     findings.push(Finding::must_fix("url.response", format!("{what} ({cause})"), remedy));
     Ok(findings)
-}
-
-fn crypt(keys: &Keys, receive_id: &str) -> Result<Crypt, Failure> {
-    let key = EncodingAesKey::parse(keys.encoding_aes_key.expose());
-    let key = key.map_err(|error| Failure::Config(ConfigError::from(error.to_string())))?;
-    Ok(Crypt::new(keys.token.expose(), key, receive_id))
 }
 
 /// Adds the cause that the daemon of this machine recorded, if it is the one that answered.

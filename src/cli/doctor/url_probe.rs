@@ -9,7 +9,7 @@ use ureq::http::Uri;
 use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{Connector, NextTimeout, TcpConnector};
 
-use crate::unix_time::unix_now;
+use crate::demo::sender::{encrypt, signed_query};
 use crate::wecom::api::tls::Tls;
 use crate::wecom::api::tls_inspection::{Judged, Trust, inspecting_config};
 use crate::wecom::callback::crypt::Crypt;
@@ -106,14 +106,8 @@ impl UrlProber {
     pub(super) fn verify(&self, crypt: &Crypt, characters: Characters) -> Result<Verification, String> {
         // As long as WeCom's own.
         let text = format!("{:019}", fastrand::u64(1_000_000_000_000_000_000..=9_999_999_999_999_999_999));
-        let echostr = encrypt(crypt, &text, characters)?;
-        let (timestamp, nonce) = (unix_now().0.to_string(), fastrand::u32(..).to_string());
-        let signature = crypt.sign(&timestamp, &nonce, &echostr);
-        let url = format!(
-            "{}?msg_signature={signature}&timestamp={timestamp}&nonce={nonce}&echostr={}",
-            self.url,
-            url_encode(&echostr)
-        );
+        let echostr = encrypt_with(crypt, &text, characters)?;
+        let url = format!("{}?{}&echostr={}", self.url, signed_query(crypt, &echostr), url_encode(&echostr));
         let outcome = self.get(&url);
         Ok(Verification { text, echostr, outcome })
     }
@@ -148,11 +142,9 @@ impl UrlProber {
 }
 
 /// Encrypts `text` with random bytes that give the wanted characters.
-fn encrypt(crypt: &Crypt, text: &str, characters: Characters) -> Result<String, String> {
+fn encrypt_with(crypt: &Crypt, text: &str, characters: Characters) -> Result<String, String> {
     for _ in 0..TRIES {
-        let mut random = [0; 16];
-        getrandom::fill(&mut random).map_err(|error| error.to_string())?;
-        let encrypted = crypt.encrypt(text.as_bytes(), random).ok_or("the text is too long")?;
+        let encrypted = encrypt(crypt, text)?;
         let fits = match characters {
             Characters::WithPlus => encrypted.contains('+'),
             Characters::Plain => !encrypted.contains(['+', '/']),
@@ -225,8 +217,8 @@ mod tests {
         const KEY: &str = "jWmYm7qr5nMoAUwZRjGtBxmz3KA1tkAj3ykkR6q2B2C";
         let crypt = Crypt::new("QDG6eK", EncodingAesKey::parse(KEY).unwrap(), "wx5823bf96d3bd56c7");
         for _ in 0..20 {
-            assert!(encrypt(&crypt, "1", Characters::WithPlus).unwrap().contains('+'));
-            assert!(!encrypt(&crypt, "1", Characters::Plain).unwrap().contains(['+', '/']));
+            assert!(encrypt_with(&crypt, "1", Characters::WithPlus).unwrap().contains('+'));
+            assert!(!encrypt_with(&crypt, "1", Characters::Plain).unwrap().contains(['+', '/']));
         }
     }
 }

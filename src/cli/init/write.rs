@@ -1,5 +1,6 @@
 //! Writes the configuration atomically, readable by the service's group.
 
+use crate::store::file::folder_of;
 use std::fs::{File, Permissions};
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
@@ -34,10 +35,7 @@ impl Ownership {
 pub(super) fn replace(file: &Path, text: &str, is_new: bool) -> std::io::Result<Ownership> {
     // A symbolic link stays one: its target is replaced.
     let target = if is_new { file.to_owned() } else { file.canonicalize()? };
-    let folder = match target.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
+    let folder = folder_of(&target);
     let present = if is_new { None } else { Some(std::fs::metadata(&target)?) };
     let mut new = tempfile::Builder::new().prefix(".sync.ini.").tempfile_in(folder)?;
     new.write_all(text.as_bytes())?;

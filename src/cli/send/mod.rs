@@ -11,12 +11,11 @@ use std::time::Duration;
 use clap::Args;
 
 use super::{ConfigFile, Failure, load, print, usage_error};
-use crate::config::{Config, Keys};
+use crate::config::Config;
 use crate::demo::sender::Signer;
 use crate::text::printable;
 use crate::unix_time::unix_now;
 use crate::wecom::api::direct::{DirectResponse, exchange};
-use crate::wecom::callback::crypt::{Crypt, EncodingAesKey};
 use event::{Fields, Message};
 use verdict::{Expected, LIMIT, Rejection, judge, judge_failure};
 
@@ -86,19 +85,10 @@ pub(super) fn send(arguments: &Arguments) -> Result<(), Failure> {
 /// The keys of the callback whose path the URL has, else those of `[callback]`, and their section.
 fn signer(config: &Config, url: &str) -> Result<(&'static str, Signer), Failure> {
     let path = url.split(['?', '#']).next().unwrap_or(url).trim_end_matches('/');
-    let is_app = |app: &&crate::config::AppCallback| {
-        let authority = path.split_once("://").map_or(path, |(_, rest)| rest);
-        authority.find('/').is_some_and(|at| authority[at..] == app.path)
-    };
-    let callback = &config.callback;
-    let (section, Keys { token, encoding_aes_key }, receive_id) =
-        match config.app_callback.as_ref().filter(is_app) {
-            Some(app) => ("callback.app", &app.keys, &app.receive_id),
-            None => ("callback", &callback.keys, &callback.receive_id),
-        };
-    let key = EncodingAesKey::parse(encoding_aes_key.expose())
-        .map_err(|error| Failure::Other(error.to_string()))?;
-    let crypt = Crypt::new(token.expose(), key, receive_id);
+    let authority = path.split_once("://").map_or(path, |(_, rest)| rest);
+    let path = authority.find('/').map_or("", |at| &authority[at..]);
+    let (section, keys, receive_id) = config.callback_at(path);
+    let crypt = keys.crypt(receive_id).map_err(|error| Failure::Other(error.to_string()))?;
     Ok((section, Signer::new(url, crypt, &config.wecom.corp_id)))
 }
 

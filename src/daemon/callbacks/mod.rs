@@ -19,7 +19,7 @@ use super::wakeup::Wakeup;
 use super::{MemberCalls, Shared, StartError};
 use crate::config::{Config, Keys, Previous};
 use crate::gate::{Budget, Gate, GateProbe, GateStats, Limits, Routes, ServerProbe, Upstream};
-use crate::wecom::callback::crypt::{Crypt, EncodingAesKey};
+use crate::wecom::callback::crypt::Crypt;
 use event_clock::EventClock;
 use server::Server;
 
@@ -42,11 +42,8 @@ pub(crate) struct Callbacks {
 /// The callback URLs and their keys, as configured.
 pub(super) fn endpoints(config: &Config) -> Result<Vec<Endpoint>, StartError> {
     let crypts = |keys: &Keys, previous: &Previous, receive_id: &str| -> Result<Vec<Crypt>, StartError> {
-        let crypt = |keys: &Keys| {
-            let key = EncodingAesKey::parse(keys.encoding_aes_key.expose());
-            let key = key.map_err(|error| StartError::Config(error.to_string()))?;
-            Ok(Crypt::new(keys.token.expose(), key, receive_id))
-        };
+        let crypt =
+            |keys: &Keys| keys.crypt(receive_id).map_err(|error| StartError::Config(error.to_string()));
         keys.with(previous).iter().map(crypt).collect()
     };
     let callback = &config.callback;

@@ -1,4 +1,4 @@
-//! The conditions that operators are told about, and when a change is a notice. Pure.
+//! The conditions of the service, and when their begin or end is a notice. Pure.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ const INTERVAL: i64 = 3600;
 /// How long a pause that ends by itself lasts before it is worth a notice, in seconds.
 const PASSES: i64 = 600;
 
-/// What operators are told about.
+/// A condition that needs an operator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Condition {
     /// Events cannot be committed; callbacks get 503.

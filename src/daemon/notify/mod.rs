@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use super::commit_probe::commit;
 use super::metrics::Metrics;
 use super::threads::Threads;
 use super::{Shared, StartError};
@@ -23,7 +24,7 @@ use crate::shutdown::Shutdown;
 use crate::store::clashes::clashes;
 use crate::store::monitor::{last_event, oldest_pending};
 use crate::store::reconciles::{ReconcileOutcome, last_reconciles};
-use crate::store::state::{NOTICES, PROBE};
+use crate::store::state::NOTICES;
 use crate::store::{Connection, StoreError, Writer};
 use crate::unix_time::unix_now;
 use crate::wecom::api::errcode::Reason;
@@ -212,9 +213,7 @@ impl Observer {
     }
 
     fn try_commit(&mut self, now: UnixSeconds) {
-        let random = fastrand::u64(..);
-        let committed =
-            self.writer.run(COMMIT_TIMEOUT, move |connection| PROBE.set(connection, unix_now(), &random));
+        let committed = commit(&self.writer, COMMIT_TIMEOUT);
         *self.committed.lock().unwrap_or_else(PoisonError::into_inner) = committed.is_ok().then(Instant::now);
         self.not_durable = match committed {
             // The daemon ends.

@@ -12,7 +12,7 @@ const MAX_NOTICES: usize = 100;
 /// Wait after a failed delivery in seconds: first, and the longest after doubling.
 const BACKOFF: (i64, i64) = (60, 3600);
 
-/// A way to tell operators.
+/// A recipient of notices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Channel {

@@ -4,6 +4,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use serde_json::Value as Json;
+use ureq::Body;
+use ureq::http::Response;
 use ureq::unversioned::transport::{ConnectProxyConnector, Connector, SocksConnector, TcpConnector};
 
 use super::answer::Answer;
@@ -32,14 +34,7 @@ impl Transport {
     /// GET, or POST with a JSON body. The error does not contain the URL, which has secrets.
     pub(super) fn exchange(&self, url: &str, body: Option<&Json>) -> Result<Answer, ExchangeError> {
         let begun = Instant::now();
-        let send = || match body {
-            None => self.agent.get(url).call(),
-            Some(body) => {
-                self.agent.post(url).content_type("application/json; charset=utf-8").send(body.to_string())
-            }
-        };
-        // ureq resolves names in a new thread, and panics if the system refuses one; the caller's thread survives.
-        let sent = catch_unwind(AssertUnwindSafe(send)).map_err(|_| {
+        let sent = send(&self.agent, url, body).map_err(|_| {
             ExchangeError::no_answer("the HTTP client panicked, probably because no thread could be started")
         })?;
         let mut response = sent.map_err(|error| explain(&error, &self.network))?;
@@ -56,6 +51,19 @@ impl Transport {
         let asked_at = self.clock.stamp_answer(date, took);
         Ok(Answer { asked_at, ..answer })
     }
+}
+
+/// GET, or POST with a JSON body. ureq resolves names in a new thread, and panics if the system refuses one; the caller's
+/// thread survives.
+pub(super) fn send(
+    agent: &ureq::Agent,
+    url: &str,
+    body: Option<&Json>,
+) -> std::thread::Result<Result<Response<Body>, ureq::Error>> {
+    catch_unwind(AssertUnwindSafe(|| match body {
+        None => agent.get(url).call(),
+        Some(body) => agent.post(url).content_type("application/json; charset=utf-8").send(body.to_string()),
+    }))
 }
 
 /// An HTTP client with this machine's way to the network. A response of any status is one.

@@ -1,12 +1,11 @@
 //! Requests to one URL that an operator configured: a robot, a webhook, a heartbeat. No error contains the URL.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use serde_json::Value as Json;
 
 use super::network::{ExchangeError, Network, explain};
-use super::transport::bounded_agent;
+use super::transport::{bounded_agent, send};
 
 /// Longest answer that is read, in bytes.
 const MAX_ANSWER: u64 = 64 * 1024;
@@ -26,15 +25,7 @@ impl Webhook {
 
     /// GET, or POST with a JSON body; returns the body of an answer with a status of 200 to 299.
     pub(crate) fn request(&self, body: Option<&Json>) -> Result<Vec<u8>, String> {
-        let send = || match body {
-            None => self.agent.get(&self.url).call(),
-            Some(body) => {
-                let post = self.agent.post(&self.url).content_type("application/json; charset=utf-8");
-                post.send(body.to_string())
-            }
-        };
-        // ureq panics if the system refuses the thread that resolves the name.
-        let sent = catch_unwind(AssertUnwindSafe(send)).map_err(|_| "the HTTP client panicked".to_owned())?;
+        let sent = send(&self.agent, &self.url, body).map_err(|_| "the HTTP client panicked".to_owned())?;
         let mut response = sent.map_err(|error| explain(&error, &self.network).what)?;
         if !response.status().is_success() {
             return Err(format!("HTTP status {}", response.status().as_u16()));
